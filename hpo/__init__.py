@@ -1,0 +1,1 @@
+"""The driver: command line, study, slots, launchers, results."""

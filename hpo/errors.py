@@ -1,0 +1,35 @@
+"""What can go wrong in the driver, and the exit code of each.
+
+HpoError               1   the search could not be finished
+├── UsageError         2   an option, a study, a data folder: the user can mend it
+├── LauncherError      2   a worker cannot be started here at all
+└── StorageError       2   the database cannot be reached or refuses us
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HpoError(Exception):
+    """Base of every error that the driver reports in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(HpoError):
+    """An option, a study or a data folder cannot work; the message names the remedy."""
+
+    exit_code = 2
+
+
+class LauncherError(HpoError):
+    """No worker can be started: no engine, no image, no such command."""
+
+    exit_code = 2
+
+
+class StorageError(HpoError):
+    """The study's database cannot be reached, or refuses us."""
+
+    exit_code = 2

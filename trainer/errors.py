@@ -1,0 +1,62 @@
+"""What can go wrong in the worker, and the exit code of each.
+
+TrainerError             1   (base; never raised itself)
+├── UserError            2   bad config or data: every trial would fail alike
+│   ├── ConfigError          a key of config.json
+│   ├── DataError            an image, a mask, a folder
+│   ├── NetworkError         the network file
+│   └── WeightsError         a checkpoint to load
+├── DivergedError        3   the loss is NaN or infinite
+├── OutOfMemoryError     4   the batch does not fit the device
+└── StopRequestedError 143   SIGTERM, as a shell reports it
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TrainerError(Exception):
+    """Base of every error that the worker reports in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UserError(TrainerError):
+    """Something that the user can mend; the message says how."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key of the config is missing, unknown, or has a value that cannot work."""
+
+
+class DataError(UserError):
+    """An image, a mask or a folder cannot be used."""
+
+
+class NetworkError(UserError):
+    """The network description cannot be built, or does not fit the data."""
+
+
+class WeightsError(UserError):
+    """A checkpoint cannot be read, or matches nothing in the network."""
+
+
+class DivergedError(TrainerError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 3
+
+
+class OutOfMemoryError(TrainerError):
+    """The device has too little memory for the batch."""
+
+    exit_code = 4
+
+
+class StopRequestedError(TrainerError):
+    """Somebody asked the worker to stop."""
+
+    exit_code = 143

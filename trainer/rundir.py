@@ -1,0 +1,102 @@
+"""Names every file of a run folder, and reads the one that other engines write too.
+
+No torch here: the driver imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = "config.json"
+WORKER_LOG = "worker.log"
+OUTFILE = "out.txt"
+TRAIN_LOG = "out_train.txt"
+TEST_LOG = "out_test.txt"
+METRICS = "metrics.jsonl"
+PER_IMAGE = "per_image.csv"
+CHECKPOINTS = "temp_model"
+PREDICTIONS = "output_1.h5"
+
+MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
+
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+def log_files(outfile: str) -> tuple[str, str]:
+    """Return the names of the train and the test log: `out.txt` gives `out_train.txt`, …"""
+    path = Path(outfile)
+    stem, suffix = path.stem, path.suffix or ".txt"
+    return (
+        str(path.with_name(f"{stem}_train{suffix}")),
+        str(path.with_name(f"{stem}_test{suffix}")),
+    )
+
+
+def checkpoint_file(epoch: int) -> str:
+    """Return the contract's name of the checkpoint of an epoch."""
+    return f"model_checkpoint_{epoch}.pt"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One line of `out_test.txt`."""
+
+    epoch: int
+    accuracy: float
+
+
+def parse_test_line(line: str) -> Evaluation | None:
+    """Read one line of a test log: its first number is the epoch, its last the accuracy."""
+    numbers = _NUMBER.findall(line)
+    if len(numbers) < 2:
+        return None
+    epoch = float(numbers[0])
+    if epoch != int(epoch) or epoch < 0:
+        return None
+    return Evaluation(int(epoch), float(numbers[-1]))
+
+
+class TestLogReader:
+    """Follows a growing `out_test.txt`, one call after the other.
+
+    Lines are consumed only when they end in a newline, so a half-written one is never read.
+    The folder belongs to a worker that we don't trust: only a regular file is opened, without
+    following links or blocking on a FIFO, and no more than MAX_LOG_BYTES of it.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read_new(self) -> list[Evaluation]:
+        """Return the evaluations written since the last call."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return []
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return []
+            file.seek(self._offset)
+            chunk = file.read(max(0, MAX_LOG_BYTES - self._offset))
+        complete = chunk[: chunk.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        lines = complete.decode("utf-8", errors="replace").splitlines()
+        return [entry for line in lines if (entry := parse_test_line(line))]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write aside and rename, so that a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
