@@ -1,3 +1,3 @@
-"""The engine: config -> network -> training -> Dice -> predictions. Knows nothing of the driver."""
+"""The engine: config -> network -> training -> Dice -> predictions. No driver here."""
 
 __version__ = "0.1.0"
