@@ -1,0 +1,131 @@
+"""The whole contract of a launcher: what the driver hands over, and what it gets back.
+
+A new launcher is one module with a class of this shape and one line in `LAUNCHERS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Protocol
+
+from hpo.launchers.image import DEFAULT_IMAGE
+from trainer import rundir
+
+CONFIG_ARGS = (f"--config={rundir.CONFIG}",)
+STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
+
+_MOUNT_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A folder that workers may read and never write."""
+
+    name: str
+    path: Path
+
+    def __post_init__(self) -> None:
+        # the name becomes a path inside containers, so it is ours to choose, never the user's
+        assert _MOUNT_NAME.fullmatch(self.name), self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What one worker gets of this machine; no GPUs means that it must not see any."""
+
+    index: int
+    gpu_uuids: tuple[str, ...] = ()
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob:
+    """One start of a worker, in the only folder that it may write."""
+
+    run_dir: Path
+    slot: Slot
+    num_procs: int = 1
+    args: tuple[str, ...] = CONFIG_ARGS
+
+
+class Handle(Protocol):
+    """A worker that was started."""
+
+    def poll(self) -> int | None:
+        """Return the exit code once it has ended, 128+n if signal n ended it."""
+        ...
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Ask it to end, end it after `grace_s`, and return when it and its children are gone."""
+        ...
+
+    @property
+    def oom_killed(self) -> bool:
+        """Say whether the kernel ended it for want of (host) memory."""
+        ...
+
+    def log_tail(self, num_lines: int = 20) -> str:
+        """Return the last lines of what it printed, fit for a terminal."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts workers; safe to use from several threads at once."""
+
+    name: str
+
+    def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
+        """Return a path below a mount as the worker sees it."""
+        ...
+
+    def capabilities(self) -> frozenset[str]:
+        """Return what the worker says it can do beyond the contract; empty if it doesn't know."""
+        ...
+
+    def start(self, job: WorkerJob) -> Handle:
+        """Start a worker, or raise LauncherError with the remedy."""
+        ...
+
+    def describe(self) -> str:
+        """Return one line for the table of settings."""
+        ...
+
+    def close(self) -> None:
+        """Stop and remove everything that was started here and still lives."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSettings:
+    """What the launchers are built from; each takes the part that concerns it."""
+
+    worker: tuple[str, ...] | None = None  # local: None runs our own engine
+    mounts: tuple[Mount, ...] = ()
+    image: str = DEFAULT_IMAGE
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cap_add: tuple[str, ...] = ()
+    shm_size: str = "1g"  # the engine's own default, 64 MB, is too small for data loaders
+    tmp_size: str = "4g"  # /tmp: home folder and compile caches
+    memory: str | None = None
+    max_pids: int = 4096
+
+
+def worker_environment(slot: Slot) -> dict[str, str]:
+    """Return the variables that keep a worker inside its slot."""
+    threads = str(slot.num_threads)
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "CUDA_VISIBLE_DEVICES": ",".join(slot.gpu_uuids),
+        "PYTHONUNBUFFERED": "1",  # else what a killed worker printed last is lost
+    }
+
+
+def with_mpirun(command: tuple[str, ...], num_procs: int) -> tuple[str, ...]:
+    """Prefix a command as the contract does for several processes."""
+    return command if num_procs == 1 else ("mpirun", "-np", str(num_procs), *command)

@@ -1,0 +1,137 @@
+"""Follows one container: its output, its end, its removal."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import requests
+from docker.errors import DockerException, NotFound
+
+from hpo.launchers.base import STOP_GRACE_S
+from hpo.launchers.log import BoundedLog, open_log, read_tail
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+# the SDK lets some errors of its HTTP library and of the socket through
+ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
+
+LOST_EXIT_CODE = 125  # what `docker run` itself returns for troubles of the engine
+REMOVED_EXIT_CODE = 137
+_ENGINE_BACK_S = 60.0  # an engine that restarts reports the exit codes afterwards
+_KILL_TIMEOUT_S = 10.0
+
+
+class _Stream(Protocol):
+    def __iter__(self) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+class DockerHandle:
+    """A container with one thread that follows it, so that polling costs no request."""
+
+    def __init__(self, client: DockerClient, container: Container, run_dir: Path) -> None:
+        self._client = client
+        self._container = container
+        self._run_dir = run_dir
+        self._ended = threading.Event()
+        self._stop_lock = threading.Lock()
+        self._exit_code = LOST_EXIT_CODE
+        self._oom_killed = False
+
+    def start(self) -> None:
+        """Attach to the output, then start, so that no line is missed."""
+        assert self._container.id is not None
+        log = BoundedLog(open_log(self._run_dir))
+        try:
+            stream = self._client.api.attach(self._container.id, stream=True)
+            try:
+                self._container.start()
+            except BaseException:
+                _close(stream)
+                raise
+        except BaseException:
+            log.close()
+            raise
+        threading.Thread(
+            target=self._follow, args=(stream, log), name="container", daemon=True
+        ).start()
+
+    def poll(self) -> int | None:
+        """Return the exit code once the container has ended and is removed."""
+        return self._exit_code if self._ended.is_set() else None
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Send SIGTERM, SIGKILL after `grace_s`; return when the container is removed."""
+        with self._stop_lock:
+            if self._ended.is_set():
+                return
+            self._signal("SIGTERM")
+            if self._ended.wait(grace_s):
+                return
+            self._signal("SIGKILL")
+            if not self._ended.wait(_KILL_TIMEOUT_S):
+                remove(self._container)
+
+    @property
+    def oom_killed(self) -> bool:
+        """Say whether a process of the container was killed at its memory limit."""
+        return self._oom_killed
+
+    def log_tail(self, num_lines: int = 20) -> str:
+        """Return the last lines of what it printed."""
+        return read_tail(self._run_dir, num_lines)
+
+    def _signal(self, name: str) -> None:
+        with contextlib.suppress(*ENGINE_ERRORS):  # it may have ended by itself meanwhile
+            self._container.kill(name)
+
+    def _follow(self, stream: _Stream, log: BoundedLog) -> None:
+        try:
+            with contextlib.suppress(*ENGINE_ERRORS):
+                for chunk in stream:
+                    log.write(chunk)
+            _close(stream)
+            self._wait(log)
+            remove(self._container)
+        finally:
+            log.close()
+            self._ended.set()
+
+    def _wait(self, log: BoundedLog) -> None:
+        """Take over exit code and memory flag; bridge a restart of the engine."""
+        deadline = time.monotonic() + _ENGINE_BACK_S
+        while True:
+            try:
+                # without a time-out of its own, wait() has none: a trial takes hours
+                self._exit_code = int(self._container.wait()["StatusCode"])
+                self._container.reload()
+            except NotFound:
+                self._exit_code = REMOVED_EXIT_CODE
+                log.note("the container was removed by somebody else")
+            except ENGINE_ERRORS as error:
+                if time.monotonic() < deadline:
+                    time.sleep(1.0)
+                    continue
+                log.note(f"lost the Docker engine: {error}")
+            else:
+                killed = bool(self._container.attrs["State"].get("OOMKilled"))
+                self._oom_killed = killed and self._exit_code != 0
+            return
+
+
+def remove(container: Container) -> None:
+    """Remove a container in whatever state it is."""
+    with contextlib.suppress(*ENGINE_ERRORS):
+        container.remove(force=True, v=True)
+
+
+def _close(stream: _Stream) -> None:
+    with contextlib.suppress(*ENGINE_ERRORS):  # the other side may have closed it first
+        stream.close()

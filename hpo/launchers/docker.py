@@ -1,0 +1,251 @@
+"""Runs workers in containers of a Docker engine.
+
+What a container gets: the run folder (the only thing it can write, apart from a tmpfs on /tmp),
+the mounts (read-only), its slot's GPUs, the user's own uid. No network, no capabilities, no new
+privileges, a read-only root; the tests look from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.types import DeviceRequest, LogConfig, Ulimit
+from docker.types import Mount as BindMount
+
+from hpo.errors import LauncherError
+from hpo.launchers.base import (
+    LaunchSettings,
+    Mount,
+    Slot,
+    WorkerJob,
+    with_mpirun,
+    worker_environment,
+)
+from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
+from hpo.launchers.image import DEFAULT_IMAGE
+from hpo.launchers.probe import ask_capabilities
+
+WORK_DIR = "/home/ubuntu"  # the tutorial's: images may have it built in
+MOUNT_ROOT = PurePosixPath("/rml")
+WORKER = ("rmldnn",)
+NOBODY = 65534
+_ENGINE_TIMEOUT_S = 60
+_MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
+
+_ENVIRONMENT = {
+    # a uid without a passwd entry has neither home nor name, and torch asks for both
+    "HOME": "/tmp",
+    "USER": "rml",
+    "LOGNAME": "rml",
+    "XDG_CACHE_HOME": "/tmp/cache",
+    "MPLCONFIGDIR": "/tmp/cache/matplotlib",
+    "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/torchinductor",
+    "TRITON_CACHE_DIR": "/tmp/cache/triton",
+}
+
+
+class DockerLauncher:
+    """Starts each worker in a container of its own and removes it afterwards."""
+
+    name = "docker"
+
+    def __init__(self, settings: LaunchSettings) -> None:
+        self._settings = settings
+        for mount in settings.mounts:
+            if not mount.path.is_dir():
+                raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
+        self._client = _connect()
+        try:
+            self._image_id = _image_id(self._client, settings.image)
+            info = self._client.info()
+        except BaseException:
+            self._client.close()
+            raise
+        self._engine = str(info.get("ServerVersion", "?"))
+        self._rootless = "name=rootless" in (info.get("SecurityOptions") or [])
+        self._handles: list[DockerHandle] = []
+        self._lock = threading.Lock()
+        self._capabilities: frozenset[str] | None = None
+        self._capabilities_lock = threading.Lock()
+
+    def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
+        """Return the path inside the container."""
+        return str(MOUNT_ROOT / mount.name / relative)
+
+    def capabilities(self) -> frozenset[str]:
+        """Ask the image's worker once."""
+        with self._capabilities_lock:
+            if self._capabilities is None:
+                self._capabilities = ask_capabilities(self)
+            return self._capabilities
+
+    def start(self, job: WorkerJob) -> DockerHandle:
+        """Start a container on the run folder."""
+        user = container_user(job.run_dir, rootless=self._rootless)
+        try:
+            container = self._client.containers.create(**self._create_options(job, user))
+        except ENGINE_ERRORS as error:
+            raise self._start_error(error) from error
+        handle = DockerHandle(self._client, container, job.run_dir)
+        try:
+            handle.start()
+        except ENGINE_ERRORS as error:
+            remove(container)  # a container that could not start stays, as "created"
+            raise self._start_error(error) from error
+        with self._lock:
+            self._handles = [other for other in self._handles if other.poll() is None]
+            self._handles.append(handle)
+        return handle
+
+    def describe(self) -> str:
+        """Return image and engine."""
+        short = self._image_id.removeprefix("sha256:")[:12]
+        return f"containers of {self._settings.image} ({short}), Docker {self._engine}"
+
+    def close(self) -> None:
+        """Stop and remove all containers of this launcher."""
+        with self._lock:
+            for handle in self._handles:
+                handle.stop()
+            self._handles.clear()
+        self._client.close()
+
+    def _create_options(self, job: WorkerJob, user: str) -> dict[str, Any]:
+        settings = self._settings
+        binds = [BindMount(WORK_DIR, str(job.run_dir.absolute()), type="bind")]
+        binds += [
+            BindMount(
+                self.worker_path(mount), str(mount.path.absolute()), type="bind", read_only=True
+            )
+            for mount in settings.mounts
+        ]
+        return {
+            "image": self._image_id,  # the tag may move while the search runs
+            "command": list(with_mpirun((*WORKER, *job.args), job.num_procs)),
+            "working_dir": WORK_DIR,
+            "mounts": binds,
+            "user": user,
+            "environment": _environment(job.slot),
+            "labels": dict(settings.labels),
+            "device_requests": _device_requests(job.slot),
+            # exec: compiled kernels are loaded from the cache in /tmp
+            "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={settings.tmp_size}"},
+            "read_only": True,
+            "network_mode": "none",
+            "cap_drop": ["ALL"],
+            "cap_add": list(settings.cap_add),
+            "security_opt": ["no-new-privileges"],
+            "pids_limit": settings.max_pids,
+            "shm_size": settings.shm_size,
+            "mem_limit": settings.memory,
+            "memswap_limit": settings.memory,  # the same: no swap on top
+            "ulimits": [Ulimit(name="core", soft=0, hard=0)],  # no dumps in run folders
+            "init": True,  # as process 1 a worker would ignore SIGTERM
+            # we follow the output ourselves; the engine's own copy would have no bound
+            "log_config": LogConfig(type="none"),
+        }
+
+    def _start_error(self, error: Exception) -> LauncherError:
+        image = self._settings.image
+        text = _explain(error)
+        if "could not select device driver" in text:
+            return LauncherError(
+                "Docker has no NVIDIA runtime, so containers get no GPU: install the NVIDIA "
+                "Container Toolkit, or use --launcher local, or --no-gpu"
+            )
+        if "executable file not found" in text or "no such file or directory: unknown" in text:
+            return LauncherError(f"image {image!r} has no such command: {text}")
+        if "no such image" in text.lower():
+            return _missing_image(image)
+        return LauncherError(f"Docker could not start a container of {image!r}: {text}")
+
+
+def container_user(run_dir: Path, *, rootless: bool = False) -> str:
+    """Return `uid:gid` of the worker, which must be able to write the run folder.
+
+    Normally our own. A driver that runs as root never hands root to an image: it takes the
+    owner of the run folder, and if that is root as well, gives the folder to `nobody`. In a
+    rootless engine, root inside the container is the unprivileged user who runs the engine.
+    """
+    if rootless:
+        return "0:0"
+    uid, gid = os.geteuid(), os.getegid()
+    if uid != 0:
+        return f"{uid}:{gid}"
+    owner = run_dir.stat()
+    if owner.st_uid != 0:
+        return f"{owner.st_uid}:{owner.st_gid}"
+    _give_to_nobody(run_dir)
+    return f"{NOBODY}:{NOBODY}"
+
+
+def _give_to_nobody(run_dir: Path) -> None:
+    for folder, _, files in os.walk(run_dir):
+        os.chown(folder, NOBODY, NOBODY, follow_symlinks=False)
+        for name in files:
+            path = Path(folder, name)
+            status = path.lstat()
+            # a second link is somebody's original: his data must not change hands
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def _environment(slot: Slot) -> dict[str, str]:
+    environment = worker_environment(slot) | _ENVIRONMENT
+    if not slot.gpu_uuids:
+        # where the NVIDIA runtime is the default, CUDA images would see every GPU
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return environment
+
+
+def _device_requests(slot: Slot) -> list[DeviceRequest]:
+    if not slot.gpu_uuids:
+        return []
+    return [DeviceRequest(device_ids=list(slot.gpu_uuids), capabilities=[["gpu"]])]
+
+
+def _connect() -> docker.DockerClient:
+    try:
+        return docker.from_env(timeout=_ENGINE_TIMEOUT_S, max_pool_size=_MAX_CONNECTIONS)
+    except (DockerException, requests.RequestException) as error:
+        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        if "PermissionError" in str(error) or "Permission denied" in str(error):
+            remedy = "your user may not use it (ask to be added to the group `docker`)"
+        else:
+            remedy = "start it (`sudo systemctl start docker`) or set DOCKER_HOST"
+        raise LauncherError(
+            f"no Docker engine answers at {host}: {remedy}, or use --launcher local"
+        ) from error
+
+
+def _image_id(client: docker.DockerClient, image: str) -> str:
+    try:
+        return str(client.images.get(image).id)
+    except ImageNotFound as error:
+        raise _missing_image(image) from error
+    except ENGINE_ERRORS as error:
+        if "no such image" in _explain(error).lower():  # some engines answer 500, not 404
+            raise _missing_image(image) from error
+        raise LauncherError(
+            f"Docker does not know the image {image!r}: {_explain(error)}"
+        ) from error
+
+
+def _missing_image(image: str) -> LauncherError:
+    if image == DEFAULT_IMAGE:
+        remedy = f"build it with `docker build -t {image} .` in the source folder"
+    else:
+        remedy = f"`docker pull {image}` first, or build it with `docker build -t {image} .`"
+    return LauncherError(f"image {image!r} is not present: {remedy}, or use --launcher local")
+
+
+def _explain(error: Exception) -> str:
+    explanation = error.explanation if isinstance(error, APIError) else None
+    return " ".join(str(explanation or error).split())

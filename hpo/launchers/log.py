@@ -1,0 +1,75 @@
+"""Opens, limits and reads a worker's log, in a folder whose owner we don't trust."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer import rundir
+
+MAX_LOG_BYTES = 64 * 2**20
+_TAIL_BYTES = 64 * 1024
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def open_log(run_dir: Path) -> BinaryIO:
+    """Open the log for appending, so that a second start in one folder loses nothing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(run_dir / rundir.WORKER_LOG, flags, 0o644)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb", buffering=0)
+
+
+class BoundedLog:
+    """Writes what a container prints, up to a size, then one line that says so."""
+
+    def __init__(self, file: BinaryIO, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self._file = file
+        self._left = max_bytes
+        self._max_bytes = max_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk, or drop what goes beyond the limit."""
+        if self._left <= 0:
+            return
+        try:
+            self._file.write(chunk[: self._left])
+        except OSError:  # a full disk; the worker must not block on a log that nobody reads
+            self._left = 0
+            return
+        self._left -= len(chunk)
+        if self._left <= 0:
+            self.note(f"log cut after {self._max_bytes} bytes")
+
+    def note(self, text: str) -> None:
+        """Append a line of our own, whatever the size."""
+        with contextlib.suppress(OSError):
+            self._file.write(f"\n[rml-optimize: {text}]\n".encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_tail(run_dir: Path, num_lines: int) -> str:
+    """Return the log's last lines without escape sequences and control characters."""
+    path = run_dir / rundir.WORKER_LOG
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return ""
+        file.seek(max(0, status.st_size - _TAIL_BYTES))
+        text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
+    # splitlines also parts at \r, so of a progress bar only the last states remain
+    lines = (_CONTROL.sub("", _ESCAPE.sub("", line)).rstrip() for line in text.splitlines())
+    return "\n".join([line for line in lines if line][-num_lines:])

@@ -1,0 +1,54 @@
+"""Asks a worker what it can do beyond the contract."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from hpo.errors import LauncherError
+from hpo.launchers.base import Handle, Launcher, Slot, WorkerJob
+
+PROBE_ARGS = ("--capabilities",)
+PROBE_TIMEOUT_S = 20.0
+CANNOT_RUN = (126, 127)  # of shells, env and docker-init: not executable, not found
+_PROBE_LINES = 200  # warnings may surround the answer
+
+
+def ask_capabilities(launcher: Launcher, timeout_s: float = PROBE_TIMEOUT_S) -> frozenset[str]:
+    """Start the worker once with `--capabilities` and read its JSON answer.
+
+    An engine that doesn't know the option fails, prints its help, or hangs: all of that means
+    "the contract's keys only". A worker that can't be started at all raises LauncherError.
+    """
+    with tempfile.TemporaryDirectory(prefix="rml-probe-") as folder:
+        slot = Slot(index=0, num_threads=1)
+        handle = launcher.start(WorkerJob(run_dir=Path(folder), slot=slot, args=PROBE_ARGS))
+        try:
+            exit_code = _wait(handle, timeout_s)
+        finally:
+            handle.stop()
+        if exit_code in CANNOT_RUN:
+            raise LauncherError(f"the worker cannot be run: {handle.log_tail(1)}")
+        return parse_capabilities(handle.log_tail(_PROBE_LINES)) if exit_code == 0 else frozenset()
+
+
+def _wait(handle: Handle, timeout_s: float) -> int | None:
+    deadline = time.monotonic() + timeout_s
+    while (exit_code := handle.poll()) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return exit_code
+
+
+def parse_capabilities(output: str) -> frozenset[str]:
+    """Find the JSON object with a list `capabilities` in a worker's output."""
+    for line in reversed(output.splitlines()):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        names = answer.get("capabilities") if isinstance(answer, dict) else None
+        if isinstance(names, list):
+            return frozenset(name for name in names if isinstance(name, str))
+    return frozenset()
