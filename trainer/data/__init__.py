@@ -1,0 +1,1 @@
+"""Images and masks: found, paired, read, surveyed, transformed. No torch in this package."""

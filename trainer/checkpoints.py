@@ -1,0 +1,65 @@
+"""Saves the network's weights, atomically, and keeps as many files as the config asks for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer.config import Checkpoints
+from trainer.errors import TrainerError
+from trainer.rundir import checkpoint_file
+
+FORMAT = 1
+
+
+def save_weights(module: nn.Module, path: Path, *, epoch: int) -> None:
+    """Write the weights aside and rename, so that a reader never sees half a file.
+
+    Raises:
+        TrainerError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"format": FORMAT, "epoch": epoch, "state_dict": state}, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise TrainerError(f"{path}: the checkpoint cannot be written ({error})") from None
+
+
+class CheckpointKeeper:
+    """Decides after each epoch whether to save, and removes what is not kept."""
+
+    def __init__(self, settings: Checkpoints, *, num_epochs: int) -> None:
+        self._settings = settings
+        self._num_epochs = num_epochs
+        self._best: float | None = None
+        self._kept: Path | None = None
+
+    def after_epoch(self, module: nn.Module, *, epoch: int, accuracy: float | None) -> Path | None:
+        """Save the weights of this epoch if the config wants them; return the file.
+
+        `keep: all` saves every `interval` epochs and the last one. `keep: best` saves whenever
+        the accuracy is the best so far (each epoch, where nothing is evaluated) and removes the
+        file that it replaces.
+        """
+        if self._settings.save is None:
+            return None
+        path = Path(self._settings.save) / checkpoint_file(epoch)
+        if self._settings.keep == "all":
+            if epoch % self._settings.interval == 0 or epoch == self._num_epochs:
+                save_weights(module, path, epoch=epoch)
+                return path
+            return None
+        if accuracy is not None and self._best is not None and accuracy <= self._best:
+            return None
+        save_weights(module, path, epoch=epoch)
+        if self._kept is not None:
+            self._kept.unlink(missing_ok=True)
+        self._best, self._kept = accuracy, path
+        return path

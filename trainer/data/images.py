@@ -1,0 +1,173 @@
+"""Finds images and masks in folders, pairs them by name, and reads them with OpenCV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.errors import DataError
+
+Array = NDArray[Any]  # uint8 or uint16, as stored in the file
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
+MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg", "_gt")
+NUM_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and, where it is known, its mask."""
+
+    input: Path
+    target: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The input's file name: how logs and predictions call the sample."""
+        return self.input.name
+
+
+def list_images(folder: Path, key: str) -> list[Path]:
+    """Return the image files of a folder, sorted by name; other files are left alone.
+
+    Raises:
+        DataError: no such folder, or no image in it; names `key`, the config's key for it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{key}: no such folder: {folder}")
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{key}: no image in {folder}; expected {', '.join(SUFFIXES)}")
+    return files
+
+
+def list_samples(input_dir: Path, target_dir: Path | None, key: str) -> list[Pair]:
+    """Pair each input with the mask of the same name (whatever the suffix, `_mask` allowed).
+
+    Masks without an input are left alone, as a set's masks often cover more than one part.
+
+    Raises:
+        DataError: inputs without a mask, or with several; the first ten are named.
+    """
+    inputs = list_images(input_dir, f"{key}input_path")
+    _refuse_repeated_names(inputs)
+    if target_dir is None:
+        return [Pair(path) for path in inputs]
+    by_stem: dict[str, list[Path]] = {}
+    for path in list_images(target_dir, f"{key}target_path"):
+        by_stem.setdefault(path.stem, []).append(path)
+    pairs, without = [], []
+    for path in inputs:
+        found = next(
+            (by_stem[path.stem + end] for end in MASK_ENDINGS if path.stem + end in by_stem), []
+        )
+        if len(found) > 1:
+            raise DataError(f"{path.name}: several masks: {_names(found)} in {target_dir}")
+        if found:
+            pairs.append(Pair(path, found[0]))
+        else:
+            without.append(path)
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(inputs)} images in {input_dir} have no mask of the same name "
+            f"in {target_dir}: {_names(without)}; add the masks or move the images away"
+        )
+    return pairs
+
+
+def _refuse_repeated_names(inputs: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in inputs:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise DataError(
+                f"{other.name} and {path.name} in {path.parent} differ in their suffix only; "
+                "masks are found by name, so rename one of them"
+            )
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = [path.name for path in paths]
+    more = f", … ({len(names)} in all)" if len(names) > NUM_NAMES_SHOWN else ""
+    return ", ".join(names[:NUM_NAMES_SHOWN]) + more
+
+
+def read_image(path: Path, *, gray: bool) -> Array:
+    """Read an input as OpenCV does: (H, W, 3) in BGR order, or (H, W, 1); 8 or 16 bits.
+
+    Raises:
+        DataError: the file is empty, broken or not an image.
+    """
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+    image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
+    return image[:, :, np.newaxis] if image.ndim == 2 else image
+
+
+def read_mask(path: Path) -> Array:
+    """Read a mask as its stored values, (H, W): palette images give their indices.
+
+    Raises:
+        DataError: the file is broken, or its channels differ (a mask of colours).
+    """
+    palette = _palette_indices(path)
+    mask = palette if palette is not None else _decode(path, cv2.IMREAD_UNCHANGED)
+    if mask.ndim == 3:
+        colours = mask[:, :, :3]
+        if mask.shape[2] == 2 or (colours != colours[:, :, :1]).any():
+            raise DataError(
+                f"{path}: the mask is coloured ({mask.shape[2]} channels that differ); "
+                "expected one value a pixel, the class"
+            )
+        mask = mask[:, :, 0]
+    return np.ascontiguousarray(mask)
+
+
+def _palette_indices(path: Path) -> Array | None:
+    try:
+        with Image.open(path) as image:
+            if image.mode != "P":
+                return None
+            _refuse_bomb(path, image.height * image.width)
+            return np.asarray(image, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _broken(path, str(error)) from None
+
+
+def _decode(path: Path, flags: int) -> Array:
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if data.size == 0:
+        raise _broken(path, "the file is empty")
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise _broken(path, error.err or "OpenCV refused it") from None
+    if image is None:
+        raise _broken(path, "OpenCV cannot decode it")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: pixels are {image.dtype}; expected 8 or 16 bits a channel")
+    _refuse_bomb(path, image.shape[0] * image.shape[1])
+    return image
+
+
+def _refuse_bomb(path: Path, num_pixels: int) -> None:
+    if num_pixels > MAX_PIXELS:
+        raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
+
+
+def _broken(path: Path, reason: str) -> DataError:
+    return DataError(f"{path}: not a readable image ({reason}); replace or remove it")

@@ -1,0 +1,94 @@
+"""Checks that a network's output fits the masks, and decides what its last activation means.
+
+No torch here: `rml-optimize --dry-run` makes the same checks on a login node.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer.config import NeuralNetwork
+from trainer.data.survey import MaskCoding
+from trainer.errors import ConfigError, NetworkError
+from trainer.networks import NetworkFacts
+
+Activation = Literal["sigmoid", "softmax", "log_softmax", "linear"]
+
+
+def resolve_activation(config: NeuralNetwork, facts: NetworkFacts) -> Activation:
+    """Return what turns the network's logits into probabilities.
+
+    A network that ends in sigmoid, softmax or log_softmax says it itself; `loss.source` must
+    agree. One that ends in anything else gives logits, for which `loss.source` names the
+    activation: by default sigmoid for one channel and softmax for more. MSE takes raw output.
+
+    Raises:
+        ConfigError: `loss.source` contradicts the network.
+    """
+    ending = facts.final_activation
+    source = config.loss.source if config.loss else None
+    if ending in ("sigmoid", "softmax", "log_softmax"):
+        if source is not None and source != ending:
+            raise ConfigError(
+                f"loss.source: {source!r}, but network {facts.name!r} ends in {ending}; "
+                f"set it to {ending!r} or leave it out"
+            )
+        return ending  # type: ignore[return-value]  # one of the three by the line above
+    if source is not None:
+        return source
+    if config.loss is not None and config.loss.function == "MSE":
+        return "linear"
+    return "sigmoid" if facts.output_shape[-1] == 1 else "softmax"
+
+
+def check_fit(
+    facts: NetworkFacts,
+    coding: MaskCoding,
+    config: NeuralNetwork,
+    size_HW: tuple[int, int],  # noqa: N803
+) -> None:
+    """Refuse a network whose output cannot be compared with the masks.
+
+    Raises:
+        NetworkError: number of channels against classes, or an output larger than the masks.
+        ConfigError: per-class settings of another length than the number of classes.
+    """
+    num_channels = facts.output_shape[-1]
+    if len(facts.output_shape) != 3:
+        raise NetworkError(
+            f"network {facts.name!r}: its output has shape {facts.output_shape}; a segmentation "
+            "needs (height, width, classes)"
+        )
+    if num_channels == 1 and coding.num_classes > 2:
+        raise NetworkError(
+            f"network {facts.name!r} has 1 output channel, the masks {coding.num_classes} classes "
+            f"({coding.describe()}); give its last layer {coding.num_classes} channels and softmax"
+        )
+    is_two_valued = coding.kind in ("binary", "threshold", "continuous")
+    if num_channels > 1 and (
+        coding.num_classes > num_channels or (is_two_valued and num_channels > 2)
+    ):
+        raise NetworkError(
+            f"network {facts.name!r} has {num_channels} output channels, which does not fit the "
+            f"masks: {coding.describe()}; give its last layer "
+            f"{max(1, coding.num_classes if coding.num_classes > 2 else 1)}"
+        )
+    if facts.output_shape[0] > size_HW[0] or facts.output_shape[1] > size_HW[1]:
+        raise NetworkError(
+            f"network {facts.name!r}: its output is {facts.output_shape[0]}x"
+            f"{facts.output_shape[1]}, larger than the masks, {size_HW[0]}x{size_HW[1]}; check "
+            "data.transforms"
+        )
+    _check_lengths(config, num_channels)
+
+
+def _check_lengths(config: NeuralNetwork, num_channels: int) -> None:
+    names = config.data.class_names
+    if names is not None and len(names) != max(2, num_channels):
+        raise ConfigError(
+            f"data.class_names: {len(names)} names for {max(2, num_channels)} classes "
+            "(the background is one)"
+        )
+    weight = config.loss.weight if config.loss else None
+    if isinstance(weight, tuple) and len(weight) != num_channels:
+        raise ConfigError(f"loss.weight: {len(weight)} weights for {num_channels} output channels")
