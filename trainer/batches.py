@@ -30,7 +30,7 @@ class Batch:
     """
 
     indices: NDArray[np.int64]
-    inputs_NCHW: Tensor  # noqa: N815
+    inputs_NCHW: Tensor
     targets: Tensor | None
 
 
@@ -106,7 +106,7 @@ def _flip(values: Tensor, chosen: Tensor, axis: int) -> Tensor:
     return torch.where(chosen.view(shape), values.flip(axis), values)
 
 
-def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:  # noqa: N803
+def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:
     for step in steps:
         mean, std = (
             torch.tensor(value, dtype=torch.float32, device=values_NCHW.device).view(1, -1, 1, 1)

@@ -45,7 +45,7 @@ def check_fit(
     facts: NetworkFacts,
     coding: MaskCoding,
     config: NeuralNetwork,
-    size_HW: tuple[int, int],  # noqa: N803
+    size_HW: tuple[int, int],
 ) -> None:
     """Refuse a network whose output cannot be compared with the masks.
 

@@ -27,7 +27,7 @@ class PredictionWriter:
         self._file = h5py.File(self._temporary, "w")
         return self
 
-    def write(self, names: Sequence[str], outputs_NCHW: NDArray[np.float32]) -> None:  # noqa: N803
+    def write(self, names: Sequence[str], outputs_NCHW: NDArray[np.float32]) -> None:
         """Add the network's outputs (probabilities), each (C, H, W) in single precision."""
         for name, output_CHW in zip(names, outputs_NCHW, strict=True):
             self._file.create_dataset(name, data=output_CHW)

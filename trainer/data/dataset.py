@@ -31,8 +31,8 @@ class ImageSet:
     """
 
     names: tuple[str, ...]
-    inputs_NHWC: Array  # noqa: N815
-    targets_NHW: Array | None  # noqa: N815
+    inputs_NHWC: Array
+    targets_NHW: Array | None
     steps: Steps
     target_steps: Steps
 
@@ -174,7 +174,7 @@ def _read_sample(
     return steps[0].resize(image, nearest=False), mask, counts
 
 
-def read_checked_mask(pair: Pair, size_HW: tuple[int, ...]) -> Array:  # noqa: N803
+def read_checked_mask(pair: Pair, size_HW: tuple[int, ...]) -> Array:
     """Read a pair's mask and refuse one of another size than its image."""
     assert pair.target is not None
     mask = read_mask(pair.target)

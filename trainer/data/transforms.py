@@ -27,7 +27,7 @@ class Steps:
         normalize: applied to values in [0, 1], at the end.
     """
 
-    sizes_HW: tuple[tuple[int, int], ...]  # noqa: N815  # shape suffix
+    sizes_HW: tuple[tuple[int, int], ...]
     flips: tuple[tuple[int, float], ...]
     normalize: tuple[Normalize, ...]
 

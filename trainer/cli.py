@@ -1,0 +1,136 @@
+"""The worker's command line: `rmldnn --config=config.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from trainer import __version__
+from trainer.config import EXTENSIONS, load_config
+from trainer.errors import ConfigError, StopRequestedError, TrainerError
+from trainer.keypath import parse_setting
+from trainer.log import Log
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the worker and return its exit code (see `trainer.errors`)."""
+    signal.signal(signal.SIGTERM, _stop)
+    log = Log()
+    try:
+        _dispatch(_parse(sys.argv[1:] if argv is None else argv), log)
+    except TrainerError as error:
+        _report(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _report("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def _report(message: str) -> None:
+    for line in message.splitlines():
+        sys.stderr.write(f"rmldnn: error: {line}\n")
+    sys.stderr.flush()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Raised where the main thread is: the folder holds what was finished, files are renamed whole.
+    raise StopRequestedError("stopped on request (SIGTERM)")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="rmldnn", description="Train, evaluate or run an image-segmentation network."
+    )
+    parser.add_argument("--config", metavar="FILE", help="the run's config.json")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a config field by its dotted path, e.g. data.batch_size=8",
+    )
+    parser.add_argument("--app", default="seg", help="only 'seg' (segmentation)")
+    parser.add_argument(
+        "--write-network", metavar="NAME", help="write a built-in network as Keras JSON"
+    )
+    parser.add_argument("--input", metavar="H,W,C", help="with --write-network: the input's shape")
+    parser.add_argument(
+        "--classes", type=int, default=1, help="with --write-network: number of classes"
+    )
+    parser.add_argument(
+        "--export", metavar="FILE.h5", help="write the config's network and weights for Keras"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="with --write-network: the file")
+    parser.add_argument("--capabilities", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"rmldnn {__version__}")
+    return parser.parse_args(_join_blank(argv))
+
+
+def _join_blank(argv: Sequence[str]) -> list[str]:
+    """Take `--config= file` for `--config=file`, as the tutorials write it."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == "--config=":
+            joined[-1] += argument
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _dispatch(options: argparse.Namespace, log: Log) -> None:
+    if options.capabilities:
+        known = {"engine": f"rml-optimize rmldnn {__version__}", "capabilities": EXTENSIONS}
+        sys.stdout.write(json.dumps(known) + "\n")
+    elif options.write_network:
+        _write_network(options)
+    elif options.app != "seg":
+        raise ConfigError(f"--app={options.app}: only 'seg' (segmentation) is supported")
+    elif not options.config:
+        raise ConfigError("--config is missing; use rmldnn --config=config.json")
+    else:
+        path = Path(options.config)
+        config = load_config(path, dict(parse_setting(text) for text in options.set))
+        # Imported here: torch takes over a second, which no mistake in the config should cost.
+        from trainer.memory import memory_errors_named
+
+        with memory_errors_named(config):
+            if options.export:
+                from trainer.export import export
+
+                export(config, path.parent, Path(options.export), log)
+            else:
+                from trainer.run import run
+
+                run(config, path.parent, log)
+        log("All done (return value = 0).")
+
+
+def _write_network(options: argparse.Namespace) -> None:
+    from trainer.networks import network_json
+    from trainer.rundir import write_atomic
+
+    if not options.input or not options.output:
+        raise ConfigError("--write-network needs --input H,W,C and -o FILE")
+    try:
+        height, width, channels = (int(text) for text in options.input.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--input: expected H,W,C such as 256,256,3, not {options.input!r}"
+        ) from None
+    network = network_json(options.write_network, (height, width, channels), options.classes)
+    write_atomic(Path(options.output), json.dumps(network, indent=1))
+    sys.stdout.write(f"{options.output}: {options.write_network}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Chooses the device and the precision of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.errors import ConfigError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the first GPU where there is one and the config does not say otherwise.
+
+    Raises:
+        ConfigError: `device` is "cuda" and torch sees no GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU here")
+    if wanted == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", 0)
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """Return the type that training computes in.
+
+    "auto" takes bfloat16 on GPUs that have it natively; on CPUs it stays float32, where bfloat16
+    pays only with AVX-512 and would make the same search differ between machines.
+    """
+    if wanted == "bf16":
+        return torch.bfloat16
+    if wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False):
+        return torch.bfloat16
+    return torch.float32

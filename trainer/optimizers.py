@@ -1,0 +1,91 @@
+"""Builds the optimizer and the learning-rate scheduler of a run from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from trainer import config as cfg
+from trainer.errors import NetworkError
+
+
+def build_optimizer(
+    config: cfg.Optimizer, parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Return the optimizer over those parameters that are not frozen.
+
+    Raises:
+        NetworkError: every parameter is frozen, or there is none.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained:
+        raise NetworkError(
+            "the network has no trainable parameter; unfreeze a layer (trainable: true) or "
+            "leave out data.input_path to evaluate only"
+        )
+    return _build(config, trained)
+
+
+def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    lr, decay = config.learning_rate, config.weight_decay
+    # One kernel for all parameters instead of some ten per parameter; where torch has no fused
+    # form it has one that batches them (foreach).
+    match config:
+        case cfg.SGD():
+            return torch.optim.SGD(
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                momentum=config.momentum,
+                dampening=config.dampening,
+                nesterov=config.nesterov,
+                fused=True,
+            )
+        case cfg.RMSprop():
+            return torch.optim.RMSprop(
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                momentum=config.momentum,
+                alpha=config.alpha,
+                eps=config.eps,
+                centered=config.centered,
+                foreach=True,
+            )
+        case cfg.Adagrad():
+            return torch.optim.Adagrad(
+                trained, lr=lr, weight_decay=decay, lr_decay=config.lr_decay, foreach=True
+            )
+        case cfg.Adam() | cfg.AdamW():
+            kind = torch.optim.AdamW if isinstance(config, cfg.AdamW) else torch.optim.Adam
+            return kind(
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                amsgrad=config.amsgrad,
+                fused=True,
+            )
+
+
+def build_scheduler(
+    config: cfg.Scheduler | None, optimizer: torch.optim.Optimizer
+) -> lr_scheduler.LRScheduler | None:
+    """Return the scheduler, to be stepped once at the end of each epoch, or None."""
+    match config:
+        case None:
+            return None
+        case cfg.StepScheduler():
+            return lr_scheduler.StepLR(optimizer, config.step_size, config.gamma)
+        case cfg.MultiStepScheduler():
+            return lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
+        case cfg.ExponentialScheduler():
+            return lr_scheduler.ExponentialLR(optimizer, config.gamma)
+        case cfg.WarmupScheduler():
+            return lr_scheduler.LinearLR(
+                optimizer, config.start_factor, total_iters=config.num_epochs
+            )

@@ -1,0 +1,87 @@
+"""Writes the files that a run leaves: train log, test log, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TextIO
+
+from trainer.errors import TrainerError
+from trainer.rundir import METRICS, PER_IMAGE, log_files
+
+if TYPE_CHECKING:
+    from trainer.evaluation import Evaluation
+    from trainer.training import Step
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """The open files of a run; without `outfile` in the config, none.
+
+    `<outfile>_train.txt`: time in seconds, epoch, batch, loss, gradient norm.
+    `<outfile>_test.txt`: epoch, time in seconds, loss, accuracy. The first and the last number
+    of each line are what drivers read, so no other line may stand in it.
+    """
+
+    folder: Path
+    train: TextIO | None = None
+    test: TextIO | None = None
+    metrics: TextIO | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, outfile: str | None) -> Iterator[Self]:
+        """Open the files of `outfile`, emptied, and close them at the end.
+
+        Raises:
+            TrainerError: the folder cannot be written.
+        """
+        if outfile is None:
+            yield cls(Path())
+            return
+        train, test = log_files(outfile)
+        folder = Path(outfile).parent
+        with contextlib.ExitStack() as stack:
+
+            def create(path: Path) -> TextIO:
+                try:
+                    # Line by line, so that a driver sees an evaluation when it is written.
+                    return stack.enter_context(path.open("w", buffering=1, encoding="utf-8"))
+                except OSError as error:
+                    raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
+
+            folder.mkdir(parents=True, exist_ok=True)
+            metrics = create(folder / METRICS)
+            yield cls(folder, create(Path(train)), create(Path(test)), metrics)
+
+    def add_steps(self, steps: Sequence[Step]) -> None:
+        """Append training steps to the train log."""
+        if self.train:
+            self.train.writelines(
+                f"{step.time_s:.3f} {step.epoch} {step.batch} "
+                f"{step.loss:.6g} {step.gradient_norm:.6g}\n"
+                for step in steps
+            )
+
+    def add_evaluation(
+        self, epoch: int, time_s: float, evaluation: Evaluation, extra: dict[str, float]
+    ) -> None:
+        """Append an evaluation to the metrics, the per-image table and, last, the test log."""
+        if self.test is None or self.metrics is None:
+            return
+        assert evaluation.scores is not None
+        assert evaluation.counts is not None
+        entry = {
+            "epoch": epoch,
+            "time_s": round(time_s, 3),
+            "loss": evaluation.loss,
+            **extra,
+            **asdict(evaluation.scores),
+        }
+        self.metrics.write(json.dumps(entry) + "\n")
+        evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE)
+        loss = 0.0 if evaluation.loss is None else evaluation.loss
+        self.test.write(f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.dice_dataset:.9f}\n")

@@ -1,0 +1,303 @@
+"""Carries out one config: reads the data, builds the network, trains, evaluates, predicts."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.batches import Batches
+from trainer.checkpoints import CheckpointKeeper
+from trainer.config import NeuralNetwork
+from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
+from trainer.data.survey import MaskCoding
+from trainer.device import choose_device, choose_precision
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation import Evaluation, Evaluator
+from trainer.fit import Activation, check_fit, resolve_activation
+from trainer.log import Log
+from trainer.losses import build_loss
+from trainer.metrics import Scores, SegmentationCounts
+from trainer.networks import (
+    Graph,
+    NetworkFacts,
+    check_network,
+    is_builtin,
+    load_network,
+    network_json,
+    parse_network,
+)
+from trainer.networks.module import KerasModule, build_module
+from trainer.networks.weights import load_weights
+from trainer.optimizers import build_optimizer, build_scheduler
+from trainer.outputs import OutputFiles
+from trainer.training import Step, Trainer
+
+
+def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
+    """Do what a config asks for.
+
+    Args:
+        config: the checked config.
+        config_dir: the folder of its file, where relative paths are looked for that lead nowhere
+            from the current folder.
+        log: where the contract's log lines go.
+
+    Raises:
+        TrainerError: see `trainer.errors` for the kinds and their exit codes.
+    """
+    started = time.monotonic()
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    torch.manual_seed(config.seed)
+    log.section(
+        "Device(s)",
+        {
+            "device": _device_name(device),
+            "precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
+            "threads": torch.get_num_threads(),
+            "seed": config.seed,
+        },
+    )
+    resolve = Resolve(config_dir)
+    data = load_data(config.data, resolve)
+    images = data.train or data.test
+    assert images is not None  # the config has one of the two
+    graph = load_graph(config, resolve, images.input_shape, data.coding)
+    facts = check_network(graph, images.input_shape)
+    activation = resolve_activation(config, facts)
+    if data.coding is not None:
+        check_fit(facts, data.coding, config, images.input_shape[:2])
+    network = build_module(graph, images.input_shape)
+    _log_network(log, facts, activation)
+    if config.checkpoints.load is not None:
+        path = resolve(config.checkpoints.load)
+        report = load_weights(network, graph, path, log)
+        log(
+            f"Loaded {report.num_loaded} parameters from {path} "
+            f"({report.num_skipped} skipped, {report.num_missing} keep their initial values)"
+        )
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _log_data(log, config, data)
+    _Run(config, log, device, precision, data, facts, activation, network, started).carry_out()
+
+
+def load_graph(
+    config: NeuralNetwork,
+    resolve: Resolve,
+    input_shape: tuple[int, int, int],
+    coding: MaskCoding | None,
+) -> Graph:
+    """Read the network that `layers` names: a file, a built-in name, or the layers themselves."""
+    layers = config.layers
+    if not isinstance(layers, str):
+        return parse_network(list(layers) if isinstance(layers, tuple) else layers, "layers")
+    path = resolve(layers)
+    if path.exists() or not is_builtin(layers):
+        return load_network(path)
+    if coding is None:
+        raise ConfigError(
+            f"layers: {layers!r} by name needs masks, which tell the number of classes; "
+            "write it to a file with `rmldnn --write-network`"
+        )
+    num_classes = coding.num_classes if coding.num_classes > 2 else 1
+    return parse_network(network_json(layers, input_shape, num_classes), layers)
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: NeuralNetwork
+    log: Log
+    device: torch.device
+    precision: torch.dtype
+    data: LoadedData
+    facts: NetworkFacts
+    activation: Activation
+    network: KerasModule
+    started: float
+
+    def carry_out(self) -> None:
+        with OutputFiles.open(self.config.outfile) as files:
+            if self.config.is_training:
+                self._train(files)
+            else:
+                evaluator = self._evaluator(1)
+                assert evaluator is not None
+                self._record(files, 1, evaluator.run(self.network, self._output_folder()), {})
+
+    def _train(self, files: OutputFiles) -> None:
+        config, num_epochs = self.config, self.config.num_epochs
+        assert self.data.train is not None
+        assert config.loss is not None
+        optimizer = build_optimizer(config.optimizer, self.network.parameters())
+        scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
+        self.log.section("Optimizer", _settings(config.optimizer, leave_out="lr_scheduler"))
+        self.log.section(
+            "Learning rate scheduler",
+            _settings(config.optimizer.lr_scheduler)
+            if config.optimizer.lr_scheduler
+            else {"type": "none"},
+        )
+        self.log.section("Loss", _settings(config.loss))
+        keeper = CheckpointKeeper(config.checkpoints, num_epochs=num_epochs)
+        trainer = Trainer(
+            network=self.network,
+            batches=self._batches(self.data.train, config.data.batch_size),
+            loss=build_loss(config.loss, self.activation, self.facts.output_shape[-1]),
+            optimizer=optimizer,
+            precision=self.precision,
+            device=self.device,
+            seed=config.seed,
+            started=self.started,
+            record=files.add_steps,
+            log_batch=self._log_train,
+        )
+        for epoch in range(1, num_epochs + 1):
+            learning_rate = optimizer.param_groups[0]["lr"]
+            train_loss = trainer.run_epoch(epoch)
+            evaluator = self._evaluator(epoch)
+            accuracy = None
+            if evaluator:
+                is_last = epoch == num_epochs
+                folder = self._output_folder() if is_last else None
+                evaluation = evaluator.run(self.network, folder)
+                accuracy = evaluation.scores.dice_dataset if evaluation.scores else None
+            # Before the line in the test log: who reads of an epoch there finds its checkpoint.
+            keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
+            if evaluator:
+                extra = {"train_loss": train_loss, "learning_rate": learning_rate}
+                self._record(files, epoch, evaluation, extra)
+            if scheduler:
+                scheduler.step()
+                settings = config.optimizer.lr_scheduler
+                if settings and settings.verbose:
+                    self.log(f"Learning rate: {optimizer.param_groups[0]['lr']:.6g}")
+
+    def _batches(self, images: ImageSet, batch_size: int) -> Batches:
+        coding = self.data.coding
+        continuous = coding is not None and coding.kind == "continuous"
+        return Batches(images, batch_size=batch_size, device=self.device, continuous=continuous)
+
+    def _evaluator(self, epoch: int) -> Evaluator | None:
+        test, config = self.data.test, self.config
+        if test is None:
+            return None
+        num_channels = self.facts.output_shape[-1]
+
+        def log_batch(number: int, total: int, loss: float | None, scores: Scores | None) -> None:
+            self._log_eval(epoch, number, total, loss, scores)
+
+        return Evaluator(
+            batches=self._batches(test, config.data.test_batch_size),
+            activation=self.activation,
+            loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
+            new_counts=self._new_counts if test.targets_NHW is not None else None,
+            log_batch=log_batch,
+        )
+
+    def _new_counts(self) -> SegmentationCounts:
+        return SegmentationCounts(
+            self.facts.output_shape[-1],
+            self.config.data.class_names,
+            include_background=self.config.metrics.include_background,
+            ignore_index=self.config.loss.ignore_index if self.config.loss else None,
+        )
+
+    def _record(
+        self, files: OutputFiles, epoch: int, evaluation: Evaluation, extra: dict[str, float]
+    ) -> None:
+        if evaluation.scores is None or evaluation.counts is None:
+            return
+        time_s = time.monotonic() - self.started
+        files.add_evaluation(epoch, time_s, evaluation, extra)
+        scores = evaluation.scores
+        self.log(
+            f"dice_dataset = {scores.dice_dataset:.6f}, "
+            f"dice_per_image = {scores.dice_per_image:.6f} "
+            f"(classes averaged: {', '.join(scores.classes_averaged)}; "
+            f"{scores.num_images} images)"
+        )
+
+    def _output_folder(self) -> Path | None:
+        folder = self.config.data.test_output_path
+        return Path(folder) if folder else None
+
+    def _log_train(self, step: Step, data_share: float, compute_share: float) -> None:
+        assert self.data.train is not None
+        num_batches = -(-len(self.data.train) // self.config.data.batch_size)
+        self.log(
+            f"Train Epoch [{step.epoch:3d}/{self.config.num_epochs:3d}] : "
+            f"Batch [{step.batch:5d}/{num_batches:5d}] "
+            f"(Loss = {step.loss:.4f}; |g| = {step.gradient_norm:.4f}) "
+            f"[Data: {data_share:.0%}; Compute: {compute_share:.0%}]"
+        )
+
+    def _log_eval(
+        self, epoch: int, number: int, total: int, loss: float | None, scores: Scores | None
+    ) -> None:
+        num_epochs = self.config.num_epochs if self.config.is_training else 1
+        line = f"Eval  Epoch [{epoch:3d}/{num_epochs:3d}] : Batch [{number:5d}/{total:5d}]"
+        if loss is not None:
+            line += f" (Loss: {loss:.4f})"
+        if scores is not None:
+            line += f" | Accuracy: {scores.dice_dataset:.3f}"
+        self.log(line)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
+    shape = "x".join(str(size) for size in facts.output_shape)
+    ending = facts.final_activation
+    log.section(
+        "Neural Network",
+        {
+            "model name": facts.name,
+            "number of layers": facts.num_layers,
+            "total parameters": f"{facts.num_trainable + facts.num_non_trainable:,}",
+            "trainable parameters": f"{facts.num_trainable:,}",
+            "output": f"{shape}, {ending}"
+            + ("" if ending == activation else f" (read as logits of {activation})"),
+        },
+    )
+
+
+def _log_data(log: Log, config: NeuralNetwork, data: LoadedData) -> None:
+    for title, part, batch_size in (
+        ("Dataset (training)", data.train, config.data.batch_size),
+        ("Dataset (test)", data.test, config.data.test_batch_size),
+    ):
+        if part is None:
+            continue
+        entries: dict[str, Any] = {
+            "images (total / per process)": f"{len(part)} / {len(part)}",
+            "batch size (requested / per process)": f"{batch_size} / {batch_size}",
+            "batches per process": -(-len(part) // batch_size),
+            "input size": "x".join(str(size) for size in part.input_shape),
+        }
+        log.section(title, entries)
+    if config.data.transforms:
+        steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
+        log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
+    if data.coding is not None:
+        log(f"Mask values {data.coding.describe()}")
+        if data.coding.kind != "continuous" and data.train is not None:
+            empty = max(data.coding.class_shares()) == 1.0
+            if empty:
+                raise DataError("every mask holds one value only: there is nothing to segment")
+
+
+def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in section.model_dump().items()
+        if key != leave_out and value is not None
+    }

@@ -1,0 +1,106 @@
+"""Trains a network for one epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.batches import Batches
+from trainer.errors import DivergedError
+from trainer.evaluation import forward_logits
+from trainer.losses import LossFunction
+from trainer.networks.module import KerasModule
+
+# Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
+STEPS_BETWEEN_READS_CUDA = 20
+SECONDS_BETWEEN_LINES = 2.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as the train log records it."""
+
+    time_s: float
+    epoch: int
+    batch: int
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Everything that an epoch needs besides its number."""
+
+    network: KerasModule
+    batches: Batches
+    loss: LossFunction
+    optimizer: torch.optim.Optimizer
+    precision: torch.dtype
+    device: torch.device
+    seed: int
+    started: float
+    record: Callable[[list[Step]], None]
+    log_batch: Callable[[Step, float, float], None]
+
+    def run_epoch(self, epoch: int) -> float:
+        """Train on every sample once and return the mean loss.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite; the message names the step.
+        """
+        self.network.train()
+        pending: list[tuple[float, int, Tensor, Tensor]] = []
+        losses: list[float] = []
+        is_cuda = self.device.type == "cuda"
+        read_every = STEPS_BETWEEN_READS_CUDA if is_cuda else 1
+        data_s, last_line = 0.0, time.monotonic()
+        epoch_started = mark = time.monotonic()
+        for number, batch in enumerate(self.batches.shuffled(seed=self.seed, epoch=epoch), 1):
+            data_s += time.monotonic() - mark
+            assert batch.targets is not None  # a config without target_path does not train
+            loss, norm = self._step(batch.inputs_NCHW, batch.targets)
+            pending.append((time.monotonic() - self.started, number, loss, norm))
+            is_last = number == len(self.batches)
+            if is_last or number % read_every == 0:
+                steps = self._read(pending, epoch)
+                losses.extend(step.loss for step in steps)
+                pending.clear()
+                if is_last or time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                    last_line = time.monotonic()
+                    elapsed = max(last_line - epoch_started, 1e-9)
+                    self.log_batch(steps[-1], data_s / elapsed, 1 - data_s / elapsed)
+            mark = time.monotonic()
+        return math.fsum(losses) / len(losses)
+
+    def _step(self, inputs_NCHW: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
+            logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
+        loss = self.loss(logits, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.optimizer.step()
+        return loss.detach(), norm
+
+    def _read(self, pending: list[tuple[float, int, Tensor, Tensor]], epoch: int) -> list[Step]:
+        values = torch.stack([torch.stack((loss, norm)) for _, _, loss, norm in pending]).tolist()
+        steps = [
+            Step(time_s, epoch, batch, loss, norm)
+            for (time_s, batch, _, _), (loss, norm) in zip(pending, values, strict=True)
+        ]
+        self.record(steps)
+        for step in steps:
+            if not math.isfinite(step.loss):
+                raise DivergedError(
+                    f"the loss is {step.loss} at epoch {epoch}, batch {step.batch}; try a smaller "
+                    "optimizer.learning_rate"
+                )
+        return steps
