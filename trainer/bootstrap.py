@@ -1,0 +1,106 @@
+"""Says how sure a Dice is: a bootstrap over images, from the counts of `per_image.csv`.
+
+NumPy only, no torch: the driver computes the interval of the best model with this module, and
+`trainer.metrics` takes its definition of Dice from here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import DataError
+
+Counts = npt.NDArray[np.int64]  # (..., classes, 3): intersection, predicted, target in pixels
+Floats = npt.NDArray[np.float64]
+
+COUNTS = ("intersection", "predicted", "target")
+_RESAMPLES_AT_ONCE = 100  # 10,000 images: 8 MB of multiplicities
+
+
+def column(class_name: str, figure: str) -> str:
+    """Return the name of a column of `per_image.csv`, such as `lesion_target`."""
+    return f"{class_name}_{figure}"
+
+
+def dice_of_counts(counts: npt.ArrayLike) -> Floats:
+    """Return 2 |A and B| / (|A| + |B|) over the last axis; 1 where both are empty."""
+    both, predicted, target = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    size = predicted + target
+    return np.where(size > 0, 2 * both / np.where(size > 0, size, 1), 1.0)
+
+
+def mean_of_present(values: Floats, counts: npt.ArrayLike) -> Floats:
+    """Average over classes, without those neither predicted nor in a target; 1 if none is left.
+
+    values has shape (..., classes), counts (..., classes, 3), the result (...).
+    """
+    present = np.asarray(counts)[..., 1:].sum(-1) > 0
+    number = present.sum(-1)
+    total = np.where(present, values, 0.0).sum(-1)
+    return np.where(number > 0, total / np.maximum(number, 1), 1.0)
+
+
+def read_per_image_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a `per_image.csv`, as text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def counts_of_rows(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Counts:
+    """Return the counts (images, classes, 3) of those classes, from numbers or their text.
+
+    Raises:
+        DataError: a row lacks a class, or a count is not a whole number.
+    """
+    columns = [column(name, count) for name in classes for count in COUNTS]
+    try:
+        flat = [[int(row[name]) for name in columns] for row in rows]
+    except KeyError as error:
+        raise DataError(f"per-image counts: column {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"per-image counts: {error}") from None
+    return np.array(flat, dtype=np.int64).reshape(len(rows), len(classes), len(COUNTS))
+
+
+def bootstrap_interval(
+    rows: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return the percentile interval of `dice_dataset` when images are drawn anew.
+
+    Images are drawn with replacement, as many as there are (Efron and Tibshirani 1993, ch. 13).
+    What varies between trainings is not in it. Images of one patient are no independent draws:
+    with several per patient the interval is too narrow.
+
+    Args:
+        rows: those of `SegmentationCounts.per_image_rows()`, or of `per_image.csv`.
+        classes: the classes to average, `Scores.classes_averaged`.
+        num_resamples: how often images are drawn.
+        seed: the same seed and rows give the same interval.
+        level: the share of resamples inside the interval.
+    """
+    if not rows or not classes:
+        raise DataError("a bootstrap interval needs at least one image and one class")
+    counts = counts_of_rows(rows, classes).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    num_images = len(rows)
+    scores = []
+    for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
+        draws = min(_RESAMPLES_AT_ONCE, num_resamples - start)
+        # How often each image is drawn; float64 sums pixel counts exactly up to 2**53.
+        times = generator.multinomial(num_images, np.full(num_images, 1 / num_images), draws)
+        pooled = np.tensordot(times.astype(np.float64), counts, axes=1)
+        scores.append(mean_of_present(dice_of_counts(pooled), pooled))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(scores), [tail, 1 - tail])
+    return float(low), float(high)

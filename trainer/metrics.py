@@ -1,0 +1,269 @@
+"""Counts pixels per image and class, and makes every score from these whole numbers.
+
+Definitions, with I the pixels of a class both predicted and in the target, P predicted, T target:
+Dice 2I/(P+T), IoU I/(P+T-I), sensitivity I/T, precision I/P. `dice_dataset` pools I, P and T over
+all images, then averages the classes; `dice_per_image` averages over images, where empty
+predicted empty counts 1.
+
+Edge cases: a class that occurs neither in a target nor in a prediction is left out of the
+averages, and both are 1 if that leaves none (all empty, predicted empty); its own figures, like
+every figure with a denominator of 0, are NaN. Ignored pixels count nowhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.bootstrap import COUNTS, Counts, column, dice_of_counts, mean_of_present
+from trainer.errors import ConfigError, DataError
+from trainer.rundir import write_atomic
+from trainer.surface import hd95_px
+
+
+def predict_classes(probabilities_NCHW: Tensor) -> Tensor:
+    """Return class ids (N,H,W) int64: the most probable, or p > 0.5 with one channel.
+
+    Exactly 0.5 is background, as NumPy's rounding of the stored probability has it.
+    """
+    if probabilities_NCHW.shape[1] == 1:
+        return (probabilities_NCHW.squeeze(1) > 0.5).long()
+    return probabilities_NCHW.argmax(1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of one evaluation. With one channel the only class is the foreground."""
+
+    dice_dataset: float
+    dice_per_image: float
+    per_class: dict[str, dict[str, float]]  # NaN where undefined; see the module's docstring
+    pixel_accuracy: float
+    classes_averaged: tuple[str, ...]
+    num_images: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object, in which an undefined figure is null (JSON has no NaN)."""
+        plain = asdict(self)
+        plain["pixel_accuracy"] = _or_none(self.pixel_accuracy)
+        plain["classes_averaged"] = list(self.classes_averaged)
+        plain["per_class"] = {
+            name: {figure: _or_none(value) for figure, value in figures.items()}
+            for name, figures in self.per_class.items()
+        }
+        return plain
+
+
+class SegmentationCounts:
+    """Collects the pixel counts of an evaluation, batch after batch.
+
+    Only integers are summed, and fractions by `math.fsum`, so the scores are the same, to the
+    last bit, however the images are batched or ordered.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        class_names: Sequence[str] | None,
+        include_background: bool = False,
+        ignore_index: int | None = None,
+        *,
+        with_hd95: bool = False,
+    ) -> None:
+        """Prepare for the output of a network.
+
+        Args:
+            num_channels: 1 for one foreground class, else the number of classes.
+            class_names: one per channel; with one channel also (background, foreground).
+            include_background: average class 0 as well; of no effect with one channel.
+            ignore_index: class id of pixels that count nowhere.
+            with_hd95: also measure the 95 % Hausdorff distance. Costs two distance transforms
+                per image and class on the CPU, so it is for a final evaluation.
+        """
+        self._num_classes = max(2, num_channels)
+        self._first = 1 if num_channels == 1 else 0  # one channel: the foreground only
+        self._names = _class_names(num_channels, class_names)
+        self._averaged = slice(0 if include_background or num_channels == 1 else 1, None)
+        self._ignore_index = ignore_index
+        self._with_hd95 = with_hd95
+        self._image_names: list[str] = []
+        self._counts: list[Counts] = []  # per image (classes shown, 3)
+        self._dice: list[list[float]] = []  # per image and class shown
+        self._hd95: list[list[float]] = []
+        self._pooled = np.zeros((len(self._names), len(COUNTS)), dtype=np.int64)
+        self._correct = 0
+        self._pixels = 0
+
+    def update(self, names: Sequence[str], predicted_NHW: Tensor, target_NHW: Tensor) -> None:
+        """Add a batch of predicted and true class ids.
+
+        Raises:
+            DataError: a target holds an id that is neither a class nor ignored.
+        """
+        # .cpu() waits for the GPU, once per batch, for a few numbers per image.
+        confusion_NTP = self._confusion(predicted_NHW, target_NHW).cpu().numpy()
+        self._check_ids(names, confusion_NTP)
+        confusion_NTP = confusion_NTP[:, : self._num_classes]
+        counts_NC3 = np.stack(
+            [
+                confusion_NTP.diagonal(axis1=1, axis2=2),
+                confusion_NTP.sum(1),
+                confusion_NTP.sum(2),
+            ],
+            axis=-1,
+        )
+        self._correct += int(counts_NC3[..., 0].sum())
+        self._pixels += int(counts_NC3[..., 2].sum())
+        shown = counts_NC3[:, self._first :]
+        self._pooled += shown.sum(0)
+        self._image_names.extend(names)
+        self._counts.extend(shown)
+        self._dice.extend(dice_of_counts(shown).tolist())
+        if self._with_hd95:
+            self._measure_surfaces(predicted_NHW, target_NHW)
+
+    def merge(self, other: SegmentationCounts) -> None:
+        """Add what another process counted, of other images."""
+        self._image_names.extend(other._image_names)
+        self._counts.extend(other._counts)
+        self._dice.extend(other._dice)
+        self._hd95.extend(other._hd95)
+        self._pooled += other._pooled
+        self._correct += other._correct
+        self._pixels += other._pixels
+
+    def scores(self) -> Scores:
+        """Return the scores of the images seen so far; without any, Dice is 1 and the rest NaN."""
+        averaged = self._pooled[self._averaged]
+        present = averaged[:, 1:].sum(-1) > 0
+        kept = [
+            name for name, kept in zip(self._names[self._averaged], present, strict=True) if kept
+        ]
+        return Scores(
+            dice_dataset=float(mean_of_present(dice_of_counts(averaged), averaged)),
+            dice_per_image=self._dice_per_image(kept),
+            per_class={name: self._figures(c) for c, name in enumerate(self._names)},
+            pixel_accuracy=_ratio(self._correct, self._pixels),
+            classes_averaged=tuple(kept),
+            num_images=len(self._image_names),
+        )
+
+    def per_image_rows(self) -> list[dict[str, Any]]:
+        """Return for each image its name and, per class, its counts and Dice (HD95 if measured).
+
+        An HD95 is None where it is undefined: prediction or target is empty.
+        """
+        rows = []
+        for index, name in enumerate(self._image_names):
+            row: dict[str, Any] = {"name": name}
+            for c, class_name in enumerate(self._names):
+                for figure, count in zip(COUNTS, self._counts[index][c].tolist(), strict=True):
+                    row[column(class_name, figure)] = count
+                row[column(class_name, "dice")] = self._dice[index][c]
+                if self._with_hd95:
+                    row[column(class_name, "hd95_px")] = _or_none(self._hd95[index][c])
+            rows.append(row)
+        return rows
+
+    def write_per_image_csv(self, path: Path) -> None:
+        """Write `per_image_rows` as CSV, at once or not at all."""
+        figures = [*COUNTS, "dice", *(["hd95_px"] if self._with_hd95 else [])]
+        header = ["name", *(column(name, figure) for name in self._names for figure in figures)]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.per_image_rows())
+        write_atomic(path, text.getvalue())
+
+    def _confusion(self, predicted_NHW: Tensor, target_NHW: Tensor) -> Tensor:
+        """Count pixels by image, true class (then ignored, then invalid) and predicted class."""
+        num_images, k = predicted_NHW.shape[0], self._num_classes
+        valid = (target_NHW >= 0) & (target_NHW < k)
+        true = torch.where(valid, target_NHW, k + 1)
+        if self._ignore_index is not None:
+            true = true.masked_fill(target_NHW == self._ignore_index, k)
+        image_N = torch.arange(num_images, device=true.device)
+        image = image_N.view(-1, *[1] * (true.ndim - 1))
+        cell = (image * (k + 2) + true) * k + predicted_NHW
+        counts = torch.bincount(cell.flatten(), minlength=num_images * (k + 2) * k)
+        return counts.view(num_images, k + 2, k)
+
+    def _check_ids(self, names: Sequence[str], confusion_NTP: Counts) -> None:
+        invalid_N = confusion_NTP[:, -1].sum(-1)
+        if invalid_N.any():
+            first = int(invalid_N.argmax())
+            raise DataError(
+                f"{names[first]}: {invalid_N[first]} pixels of the target have a class id outside "
+                f"0..{self._num_classes - 1}; the network has {self._num_classes} classes"
+            )
+
+    def _measure_surfaces(self, predicted_NHW: Tensor, target_NHW: Tensor) -> None:
+        predicted, target = predicted_NHW.cpu().numpy(), target_NHW.cpu().numpy()
+        if self._ignore_index is not None:
+            # Neither in the prediction nor in the target: no surface there for any class.
+            ignored = target == self._ignore_index
+            predicted = np.where(ignored, -1, predicted)
+            target = np.where(ignored, -1, target)
+        classes = range(self._first, self._num_classes)
+        self._hd95.extend(
+            [hd95_px(p == c, t == c) for c in classes]
+            for p, t in zip(predicted, target, strict=True)
+        )
+
+    def _dice_per_image(self, classes: Sequence[str]) -> float:
+        if not classes:
+            return 1.0
+        wanted = [self._names.index(name) for name in classes]
+        total = math.fsum(row[c] for row in self._dice for c in wanted)
+        return total / (len(self._dice) * len(wanted))
+
+    def _figures(self, c: int) -> dict[str, float]:
+        both, predicted, target = self._pooled[c].tolist()
+        figures = {
+            "dice": _ratio(2 * both, predicted + target),
+            "iou": _ratio(both, predicted + target - both),
+            "sensitivity": _ratio(both, target),
+            "precision": _ratio(both, predicted),
+            "share": _ratio(target, self._pixels),
+        }
+        if self._with_hd95:
+            defined = [row[c] for row in self._hd95 if not math.isnan(row[c])]
+            figures["hd95_px"] = math.fsum(defined) / len(defined) if defined else math.nan
+            # A mean over fewer images leaves out misses: it must be seen beside the distance.
+            figures["hd95_images"] = float(len(defined))
+        return figures
+
+
+def _class_names(num_channels: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the classes shown: one for one channel, else one per channel."""
+    if names is None:
+        if num_channels == 1:
+            return ("foreground",)
+        return ("background", *(f"class_{c}" for c in range(1, num_channels)))
+    if num_channels == 1 and len(names) == 2:
+        return (names[1],)
+    if len(names) != num_channels:
+        raise ConfigError(
+            f"data.class_names: expected {num_channels} names, one for each channel of the "
+            f"network, received {len(names)}"
+        )
+    if len(set(names)) != len(names):
+        raise ConfigError("data.class_names: expected distinct names")
+    return tuple(names)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
