@@ -60,12 +60,16 @@ def choose_launcher(
             "--worker names a command for local processes and --launcher docker runs the "
             "image's own; drop one of the two"
         )
-    if kind != "auto":
-        return LAUNCHERS[kind](settings), f"{kind}, as asked"
+    if kind == "local":
+        return LAUNCHERS["local"](settings), "local, as asked"
     if worker is not None:
         return LAUNCHERS["local"](settings), "local, because --worker names a command"
     try:
         launcher = LAUNCHERS["docker"](settings)
     except LauncherError as error:
+        if kind == "docker":
+            raise LauncherError(f"{error}, or use --launcher local") from error
         return LAUNCHERS["local"](settings), f"local, because {error}"
+    if kind == "docker":
+        return launcher, "docker, as asked"
     return launcher, "docker, because an engine answers and has the image"

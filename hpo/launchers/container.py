@@ -5,32 +5,31 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import requests
 from docker.errors import DockerException, NotFound
+from docker.utils.socket import frames_iter
 
 from hpo.launchers.base import STOP_GRACE_S
-from hpo.launchers.log import BoundedLog, open_log, read_tail
+from hpo.launchers.log import MAX_LOG_BYTES, BoundedLog, open_log, read_tail
 
 if TYPE_CHECKING:
+    from socket import SocketIO
+
     from docker import DockerClient
     from docker.models.containers import Container
 
 # the SDK lets some errors of its HTTP library and of the socket through
 ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
 
+_ATTACH = {"stdout": 1, "stderr": 1, "stream": 1}
+
 LOST_EXIT_CODE = 125  # what `docker run` itself returns for troubles of the engine
 REMOVED_EXIT_CODE = 137
 _ENGINE_BACK_S = 60.0  # an engine that restarts reports the exit codes afterwards
 _KILL_TIMEOUT_S = 10.0
-
-
-class _Stream(Protocol):
-    def __iter__(self) -> Iterator[bytes]: ...
-    def close(self) -> None: ...
 
 
 class DockerHandle:
@@ -48,19 +47,19 @@ class DockerHandle:
     def start(self) -> None:
         """Attach to the output, then start, so that no line is missed."""
         assert self._container.id is not None
-        log = BoundedLog(open_log(self._run_dir))
+        log = BoundedLog(open_log(self._run_dir), MAX_LOG_BYTES)
         try:
-            stream = self._client.api.attach(self._container.id, stream=True)
+            output = self._client.api.attach_socket(self._container.id, params=_ATTACH)
             try:
                 self._container.start()
             except BaseException:
-                _close(stream)
+                _close(output)
                 raise
         except BaseException:
             log.close()
             raise
         threading.Thread(
-            target=self._follow, args=(stream, log), name="container", daemon=True
+            target=self._follow, args=(output, log), name="container", daemon=True
         ).start()
 
     def poll(self) -> int | None:
@@ -92,12 +91,12 @@ class DockerHandle:
         with contextlib.suppress(*ENGINE_ERRORS):  # it may have ended by itself meanwhile
             self._container.kill(name)
 
-    def _follow(self, stream: _Stream, log: BoundedLog) -> None:
+    def _follow(self, output: SocketIO, log: BoundedLog) -> None:
         try:
             with contextlib.suppress(*ENGINE_ERRORS):
-                for chunk in stream:
+                for _, chunk in frames_iter(output, tty=False):  # type: ignore[no-untyped-call]
                     log.write(chunk)
-            _close(stream)
+            _close(output)
             self._wait(log)
             remove(self._container)
         finally:
@@ -132,6 +131,9 @@ def remove(container: Container) -> None:
         container.remove(force=True, v=True)
 
 
-def _close(stream: _Stream) -> None:
-    with contextlib.suppress(*ENGINE_ERRORS):  # the other side may have closed it first
-        stream.close()
+def _close(output: SocketIO) -> None:
+    """Close an attached stream and the socket under it, which the SDK would leave open."""
+    connection = getattr(output, "_sock", None)
+    output.close()
+    if connection is not None:
+        connection.close()

@@ -8,14 +8,14 @@ privileges, a read-only root; the tests look from inside.
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import docker
-import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, ImageNotFound
 from docker.types import DeviceRequest, LogConfig, Ulimit
 from docker.types import Mount as BindMount
 
@@ -32,6 +32,7 @@ from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.probe import ask_capabilities
 
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 WORK_DIR = "/home/ubuntu"  # the tutorial's: images may have it built in
 MOUNT_ROOT = PurePosixPath("/rml")
 WORKER = ("rmldnn",)
@@ -135,8 +136,7 @@ class DockerLauncher:
             "environment": _environment(job.slot),
             "labels": dict(settings.labels),
             "device_requests": _device_requests(job.slot),
-            # exec: compiled kernels are loaded from the cache in /tmp
-            "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={settings.tmp_size}"},
+            "tmpfs": {"/tmp": _tmpfs_options(user, settings.tmp_size)},
             "read_only": True,
             "network_mode": "none",
             "cap_drop": ["ALL"],
@@ -197,6 +197,13 @@ def _give_to_nobody(run_dir: Path) -> None:
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
 
+def _tmpfs_options(user: str, size: str) -> str:
+    uid, gid = user.split(":")
+    # exec: compiled kernels are loaded from the cache there; the owner: the engine gives a
+    # tmpfs the mode of the image's own folder, which others may not be allowed to write
+    return f"rw,exec,nosuid,nodev,size={size},mode=1777,uid={uid},gid={gid}"
+
+
 def _environment(slot: Slot) -> dict[str, str]:
     environment = worker_environment(slot) | _ENVIRONMENT
     if not slot.gpu_uuids:
@@ -212,16 +219,22 @@ def _device_requests(slot: Slot) -> list[DeviceRequest]:
 
 
 def _connect() -> docker.DockerClient:
+    host = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
     try:
+        if host.startswith("unix://"):
+            # the SDK leaves its socket open when nobody answers, so ask first
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(host.removeprefix("unix://"))
         return docker.from_env(timeout=_ENGINE_TIMEOUT_S, max_pool_size=_MAX_CONNECTIONS)
-    except (DockerException, requests.RequestException) as error:
-        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        if "PermissionError" in str(error) or "Permission denied" in str(error):
-            remedy = "your user may not use it (ask to be added to the group `docker`)"
-        else:
-            remedy = "start it (`sudo systemctl start docker`) or set DOCKER_HOST"
+    except PermissionError as error:
         raise LauncherError(
-            f"no Docker engine answers at {host}: {remedy}, or use --launcher local"
+            f"the Docker engine at {host} does not let you in: "
+            "ask to be added to the group `docker`"
+        ) from error
+    except ENGINE_ERRORS as error:
+        raise LauncherError(
+            f"no Docker engine answers at {host}: "
+            "start it (`sudo systemctl start docker`) or set DOCKER_HOST"
         ) from error
 
 
@@ -243,7 +256,7 @@ def _missing_image(image: str) -> LauncherError:
         remedy = f"build it with `docker build -t {image} .` in the source folder"
     else:
         remedy = f"`docker pull {image}` first, or build it with `docker build -t {image} .`"
-    return LauncherError(f"image {image!r} is not present: {remedy}, or use --launcher local")
+    return LauncherError(f"image {image!r} is not present: {remedy}")
 
 
 def _explain(error: Exception) -> str:

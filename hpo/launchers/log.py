@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from hpo.errors import LauncherError
 from trainer import rundir
 
 MAX_LOG_BYTES = 64 * 2**20
@@ -21,7 +22,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def open_log(run_dir: Path) -> BinaryIO:
     """Open the log for appending, so that a second start in one folder loses nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(run_dir / rundir.WORKER_LOG, flags, 0o644)
+    path = run_dir / rundir.WORKER_LOG
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise LauncherError(f"cannot write {str(path)!r}: {error.strerror}") from error
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "wb", buffering=0)
 
@@ -29,7 +34,7 @@ def open_log(run_dir: Path) -> BinaryIO:
 class BoundedLog:
     """Writes what a container prints, up to a size, then one line that says so."""
 
-    def __init__(self, file: BinaryIO, max_bytes: int = MAX_LOG_BYTES) -> None:
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
         self._file = file
         self._left = max_bytes
         self._max_bytes = max_bytes
