@@ -7,6 +7,7 @@ name, never ignored. No torch here: the driver validates each trial's config wit
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -109,14 +110,14 @@ class WarmupScheduler(Section):
 
 class _Optimizer(Section):
     learning_rate: PositiveFloat = 0.01
-    weight_decay: NonNegativeFloat = 0.0
     lr_scheduler: Scheduler | None = None
 
 
-class SGD(_Optimizer):
-    """Stochastic gradient descent, as `torch.optim.SGD`."""
+class _Decaying(_Optimizer):
+    weight_decay: NonNegativeFloat = 0.0
 
-    type: Literal["SGD"] = "SGD"
+
+class _Momentum(_Decaying):
     momentum: NonNegativeFloat = 0.0
     dampening: NonNegativeFloat = 0.0
     nesterov: bool = False
@@ -130,14 +131,27 @@ class SGD(_Optimizer):
         return self
 
 
-class Adagrad(_Optimizer):
+class SGD(_Momentum):
+    """Stochastic gradient descent, as `torch.optim.SGD`."""
+
+    type: Literal["SGD"] = "SGD"
+
+
+class LARS(_Momentum):
+    """Layer-wise adaptive rate scaling, arXiv 1708.03888."""
+
+    type: Literal["LARS"]
+    eta: PositiveFloat = 1e-3
+
+
+class Adagrad(_Decaying):
     """Adaptive subgradients, as `torch.optim.Adagrad`."""
 
     type: Literal["Adagrad"]
     lr_decay: NonNegativeFloat = 0.0
 
 
-class _AdamFamily(_Optimizer):
+class _AdamFamily(_Decaying):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: NonNegativeFloat = 1e-8
@@ -156,7 +170,13 @@ class AdamW(_AdamFamily):
     type: Literal["AdamW"]
 
 
-class RMSprop(_Optimizer):
+class LAMB(_AdamFamily):
+    """Layer-wise adaptive moments, arXiv 1904.00962."""
+
+    type: Literal["LAMB"]
+
+
+class RMSprop(_Decaying):
     """RMSprop, as `torch.optim.RMSprop`."""
 
     type: Literal["RMSprop"]
@@ -166,20 +186,32 @@ class RMSprop(_Optimizer):
     centered: bool = False
 
 
+class Hessian(_Optimizer):
+    """L-BFGS with a line search; the limits hold for each batch."""
+
+    type: Literal["Hessian"]
+    # The contract has none. Drivers write one for every optimizer: the line search starts there.
+    learning_rate: PositiveFloat = 1.0
+    max_iterations: PositiveInt = 2000
+    max_func_eval: PositiveInt = 4000
+    absolute_tolerance: NonNegativeFloat = 1e-8
+    relative_tolerance: NonNegativeFloat = 1e-8
+
+
 OPTIMIZERS: dict[str, type[_Optimizer]] = {
     "SGD": SGD,
     "RMSprop": RMSprop,
     "Adagrad": Adagrad,
     "Adam": Adam,
     "AdamW": AdamW,
+    "LARS": LARS,
+    "LAMB": LAMB,
+    "Hessian": Hessian,
 }
-OPTIMIZERS_LATER = ("LARS", "LAMB", "Hessian")
 SCHEDULERS = ("Step", "MultiStep", "Exponential", "Warmup")
 
 
-def _spell_type(
-    names: tuple[str, ...], *, later: tuple[str, ...] = (), default: str | None = None
-) -> BeforeValidator:
+def _spell_type(names: tuple[str, ...], *, default: str | None = None) -> BeforeValidator:
     """Check the `type` of a section and write it as the contract does, whatever its case."""
     spelling = {name.lower(): name for name in names}
 
@@ -191,8 +223,6 @@ def _spell_type(
             raise PydanticCustomError(
                 "type", "expected a 'type', one of {names}", {"names": ", ".join(names)}
             )
-        if kind.lower() in {name.lower() for name in later}:
-            raise not_yet(kind)
         if kind.lower() not in spelling:
             raise unknown_name_error(kind, names)
         return {**value, "type": spelling[kind.lower()]}
@@ -206,22 +236,39 @@ Scheduler = Annotated[
     _spell_type(SCHEDULERS),
 ]
 Optimizer = Annotated[
-    SGD | RMSprop | Adagrad | Adam | AdamW,
+    SGD | RMSprop | Adagrad | Adam | AdamW | LARS | LAMB | Hessian,
     Field(discriminator="type"),
-    _spell_type(tuple(OPTIMIZERS), later=OPTIMIZERS_LATER, default="SGD"),
+    _spell_type(tuple(OPTIMIZERS), default="SGD"),
 ]
 
 # --- loss -----------------------------------------------------------------------------------
 
-LossName = Literal["NLL", "BCE", "MSE", "Dice"]
-LOSSES = ("NLL", "BCE", "MSE", "Dice")
-LOSSES_LATER = ("Jaccard", "Focal", "Lovasz")
+LossName = Literal["NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz"]
+LOSSES = ("NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz")
+
+_INVERSE_FREQUENCY = re.compile(r"inverse_frequency\^(\d*\.?\d+)")
+
+
+def _class_weights(value: Any) -> Any:
+    # Checked whole, because a union reports a mistake once for each of its members.
+    is_numbers = isinstance(value, tuple) and all(
+        type(weight) in (int, float) and 0 <= weight < float("inf") for weight in value
+    )
+    is_rule = isinstance(value, str) and _INVERSE_FREQUENCY.fullmatch(value)
+    if value is None or is_numbers or is_rule:
+        return value
+    raise PydanticCustomError(
+        "weight",
+        'expected a list with one number of 0 or more per class, or "inverse_frequency^0.35" '
+        "(count^-0.35, divided by its mean), received {value}",
+        {"value": repr(list(value) if isinstance(value, tuple) else value)},
+    )
 
 
 class Loss(Section):
     """What training minimises; `source` names the activation that ends the network."""
 
-    function: Annotated[LossName, _named(*LOSSES, later=LOSSES_LATER)]
+    function: Annotated[LossName, _named(*LOSSES)]
     source: (
         Annotated[
             Literal["sigmoid", "softmax", "log_softmax"],
@@ -229,9 +276,18 @@ class Loss(Section):
         ]
         | None
     ) = None
-    weight: tuple[NonNegativeFloat, ...] | None = None
+    weight: Annotated[
+        tuple[NonNegativeFloat, ...] | str | None, BeforeValidator(_class_weights)
+    ] = None
     ignore_index: int | None = None
     eps: PositiveFloat = 1e-7  # the reference engine's Dice
+    gamma: NonNegativeFloat = 2.0  # of Focal; the best in Lin et al. 2017, table 1b
+
+    @property
+    def weight_power(self) -> float | None:
+        """The power p of "inverse_frequency^p", for weights from the training set's counts."""
+        match = _INVERSE_FREQUENCY.fullmatch(self.weight) if isinstance(self.weight, str) else None
+        return float(match[1]) if match else None
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -405,6 +461,7 @@ EXTENSIONS = (
     "data.mask_threshold",
     "data.class_names",
     "loss.eps",
+    "loss.gamma",
 )
 
 
