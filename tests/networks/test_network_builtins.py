@@ -1,0 +1,169 @@
+"""The built-in networks and a first round of layers against Keras."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers
+from keras_oracle import TOLERANCE, compare, randomize, to_first, to_last
+
+from trainer.errors import NetworkError, WeightsError
+from trainer.networks import (
+    check_network,
+    infer_shapes,
+    is_builtin,
+    load_network,
+    network_json,
+    parse_network,
+)
+from trainer.networks.module import build_module
+from trainer.networks.weights import export_keras_h5, load_weights
+
+
+def quiet(line):
+    pass
+
+
+def build(spec, shape, classes=1):
+    graph = parse_network(network_json(spec, shape, classes), spec)
+    return graph, build_module(graph, shape)
+
+
+def test_importing_the_package_leaves_torch_alone():
+    code = "import sys, trainer.networks; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_resunet_has_the_known_layers_and_parameters():
+    graph = parse_network(network_json("resunet", (256, 256, 3), 1), "resunet")
+    facts = check_network(graph, (256, 256, 3))
+    assert facts.num_layers == 231
+    assert facts.num_trainable == 32_513_556
+    assert facts.num_non_trainable == 47_558
+    assert facts.output_shape == (256, 256, 1)
+    assert facts.final_activation == "sigmoid"
+
+
+@pytest.mark.parametrize("spec", ["unet", "unet:width=8,depth=2", "resunet"])
+@pytest.mark.parametrize("shape, classes", [((64, 64, 1), 1), ((64, 96, 3), 3)])
+def test_builtin_equals_keras_reading_the_same_file(spec, shape, classes, tmp_path):
+    text = json.dumps(network_json(spec, shape, classes))
+    model = keras.models.model_from_json(text)
+    randomize(model)
+    assert compare(model, tmp_path, shape) <= TOLERANCE
+    assert is_builtin(spec)
+
+
+def test_exported_weights_load_by_name_in_keras(tmp_path):
+    graph, module = build("unet:width=8,depth=2", (32, 32, 3))
+    for tensor in module.state_dict().values():
+        tensor.uniform_(0.2, 0.8)
+    path = tmp_path / "with blank ü.weights.h5"
+    export_keras_h5(module, graph, path)
+    model = keras.models.model_from_json(
+        json.dumps(network_json("unet:width=8,depth=2", (32, 32, 3), 1))
+    )
+    import h5py
+
+    with h5py.File(path) as file:
+        keras.src.legacy.saving.legacy_h5_format.load_weights_from_hdf5_group_by_name(file, model)
+    x = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
+    expected = model([x], training=False).detach().numpy()
+    np.testing.assert_allclose(to_last(module.eval()(to_first(x))), expected, atol=1e-5)
+
+
+def test_checkpoint_restores_the_network(tmp_path):
+    graph, module = build("unet:width=8,depth=2", (32, 32, 1))
+    _, other = build("unet:width=8,depth=2", (32, 32, 1))
+    path = tmp_path / "model.pt"
+    torch.save({"format": 1, "state_dict": module.state_dict()}, path)
+    report = load_weights(other, graph, path, quiet)
+    assert (report.num_skipped, report.num_missing) == (0, 0)
+    assert report.num_loaded == len(module.state_dict())
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_unmatched_parameter_is_skipped_with_the_known_line(tmp_path):
+    inputs = keras.Input((32, 32, 3), name="data")
+    x = layers.BatchNormalization(name="bn_data")(inputs)
+    model = keras.Model(inputs, x)
+    path = tmp_path / "old.h5"
+    keras.src.legacy.saving.legacy_h5_format.save_model_to_hdf5(model, path)
+    graph, module = build("resunet", (32, 32, 3))
+    lines = []
+    report = load_weights(module, graph, path, lines.append)
+    assert any(
+        line.startswith("Skipping parameter bn_data.weight (bn_data/gamma") for line in lines
+    )
+    assert (report.num_loaded, report.num_skipped) == (3, 1)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not weights", b"\x89HDF\r\n\x1a\n" + b"x" * 99])
+def test_bad_weights_file_is_one_clear_error(content, tmp_path):
+    graph, module = build("unet:width=4,depth=1", (16, 16, 1))
+    path = tmp_path / "w.h5"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"w\.h5: "):
+        load_weights(module, graph, path, quiet)
+
+
+def test_size_that_does_not_fit_names_the_nearest():
+    graph = parse_network(network_json("resunet", (256, 256, 3), 1), "net.json")
+    with pytest.raises(NetworkError, match=r"decoder_stage2_concat.*224×224 and 256×256.*32"):
+        infer_shapes(graph, (250, 250, 3))
+    with pytest.raises(NetworkError, match="takes 3 channels, the data has 1"):
+        infer_shapes(graph, (256, 256, 1))
+
+
+def test_training_step_updates_batch_statistics_as_keras(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), layers.BatchNormalization(momentum=0.9, epsilon=1e-2)]
+    )
+    randomize(model)
+    graph = parse_network(json.loads(model.to_json()), "net.json")
+    module = build_module(graph, (4, 4, 3))
+    path = tmp_path / "w.h5"
+    keras.src.legacy.saving.legacy_h5_format.save_model_to_hdf5(model, path)
+    load_weights(module, graph, path, quiet)
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    theirs = model(x, training=True).detach().numpy()
+    module.train()
+    y = module(to_first(x))
+    np.testing.assert_allclose(to_last(y), theirs, atol=1e-5)
+    norm = model.layers[-1]
+    state = {key.split(".")[1]: value.numpy() for key, value in module.state_dict().items()}
+    np.testing.assert_allclose(state["running_var"], norm.moving_variance.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(state["running_mean"], norm.moving_mean.numpy(), rtol=1e-5)
+    (y**2).sum().backward()
+
+
+def test_unknown_builtin_names_the_nearest():
+    with pytest.raises(NetworkError, match="did you mean 'resunet'"):
+        network_json("resnet", (64, 64, 3), 1)
+    with pytest.raises(NetworkError, match="did you mean 'width'"):
+        network_json("unet:widht=4", (64, 64, 3), 1)
+    with pytest.raises(NetworkError, match="width: expected a whole number from 2 to 512"):
+        network_json("unet:width=0", (64, 64, 3), 1)
+
+
+def test_file_that_is_no_json_is_named(tmp_path):
+    path = tmp_path / "a b'.json"
+    path.write_text("{oops")
+    with pytest.raises(NetworkError, match=r"a b'\.json: is no JSON"):
+        load_network(path)
+    with pytest.raises(NetworkError, match="cannot be read"):
+        load_network(tmp_path / "missing.json")
+
+
+def test_build_is_reproducible_and_seeded():
+    torch.manual_seed(7)
+    first = build("unet", (32, 32, 1))[1].state_dict()
+    torch.manual_seed(7)
+    second = build("unet", (32, 32, 1))[1].state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)

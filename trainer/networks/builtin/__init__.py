@@ -1,0 +1,91 @@
+"""The registry of our own networks: names, options, and what writes each as Keras JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.errors import NetworkError
+from trainer.networks.builtin.resunet import write_resunet
+from trainer.networks.builtin.unet import write_unet
+from trainer.networks.functions import nearest
+
+
+@dataclass(frozen=True)
+class Option:
+    """A whole number that changes a built-in network."""
+
+    default: int
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A built-in network: `write(input_shape, num_classes, **options)` and what it is."""
+
+    write: Callable[..., dict[str, Any]]
+    summary: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+BUILTIN_NETWORKS: Mapping[str, Builtin] = {
+    "unet": Builtin(
+        write_unet,
+        "compact residual U-Net for CPUs, about 130,000 parameters",
+        {"width": Option(16, 2, 512), "depth": Option(4, 1, 8)},
+    ),
+    "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
+}
+
+
+def is_builtin(spec: str) -> bool:
+    """Tell whether `spec` (a name, perhaps with `:option=number,…`) means a built-in network."""
+    return spec.split(":", maxsplit=1)[0] in BUILTIN_NETWORKS
+
+
+def network_json(spec: str, input_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    """Write a built-in network for images of (H, W, C) as Keras JSON.
+
+    One class gives one sigmoid channel, more give a softmax. An unknown name or option raises
+    NetworkError with the nearest one and the valid set.
+    """
+    name, _, settings = spec.partition(":")
+    if name not in BUILTIN_NETWORKS:
+        raise NetworkError(
+            f"network '{name[:60]}': there is no built-in network of this name"
+            f"{nearest(name, BUILTIN_NETWORKS)}; expected one of {', '.join(BUILTIN_NETWORKS)}"
+        )
+    if num_classes < 1 or min(input_shape) < 1:
+        raise NetworkError(
+            f"network '{spec}': expected sizes and classes from 1 on, received input "
+            f"{list(input_shape)} and {num_classes} classes"
+        )
+    builtin = BUILTIN_NETWORKS[name]
+    return builtin.write(input_shape, num_classes, **_read_options(spec, settings, builtin))
+
+
+def _read_options(spec: str, settings: str, builtin: Builtin) -> dict[str, int]:
+    options = {key: option.default for key, option in builtin.options.items()}
+    given: set[str] = set()
+    for item in filter(None, settings.split(",")):
+        key, _, text = (part.strip() for part in item.partition("="))
+        option = builtin.options.get(key)
+        if option is None:
+            valid = ", ".join(builtin.options) or "none"
+            raise NetworkError(
+                f"network '{spec}': there is no option '{key}'"
+                f"{nearest(key, builtin.options)}; expected one of: {valid}"
+            )
+        if key in given:
+            raise NetworkError(f"network '{spec}': {key} is given twice")
+        is_number = text.isascii() and text.isdigit() and len(text) < 10
+        if not is_number or not option.minimum <= int(text) <= option.maximum:
+            raise NetworkError(
+                f"network '{spec}': {key}: expected a whole number from {option.minimum} to "
+                f"{option.maximum}, received '{text}'"
+            )
+        given.add(key)
+        options[key] = int(text)
+    return options

@@ -1,0 +1,273 @@
+"""Walks the JSON of Keras 2 and 3: layers, their calls, and what each call takes.
+
+The forms differ much between versions: `inbound_nodes` as nested lists (Keras 2), as objects
+with `__keras_tensor__` (Keras 3), or absent, which means "the previous layer"; `Sequential`
+as an object or as a bare list; models as layers of models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.errors import NetworkError
+from trainer.networks.config import show
+
+MAX_LAYERS = 20_000
+MAX_NESTING = 8
+MODELS = ("Model", "Functional", "Sequential")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An output of a layer's call, as the file names it."""
+
+    layer: str
+    call: int = 0
+    tensor: int = 0
+
+
+@dataclass
+class RawLayer:
+    """A layer as the file has it; `block` is set for a model used as a layer."""
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    trainable: bool
+    calls: list[list[Reference]]
+    block: Block | None = None
+    call_offset: int = 0
+
+
+@dataclass
+class Block:
+    """A model as the file has it."""
+
+    name: str
+    layers: dict[str, RawLayer] = field(default_factory=dict)
+    inputs: list[Reference] = field(default_factory=list)
+    outputs: list[Reference] = field(default_factory=list)
+
+
+def read_block(obj: object, source: str, depth: int = 0) -> Block:
+    """Read a model: a Keras object, `{layers: […]}`, or a list of layers."""
+    if depth > MAX_NESTING:
+        raise NetworkError(f"{source}: models are nested more than {MAX_NESTING} deep")
+    if isinstance(obj, list):
+        return _read_list(obj, "network", source, depth)
+    if not isinstance(obj, dict):
+        raise NetworkError(
+            f"{source}: expected a network as Keras's to_json() writes it, or a list of layers; "
+            f"received {show(obj)}"
+        )
+    kind = obj.get("class_name", "Functional")
+    if kind not in MODELS:
+        raise NetworkError(
+            f"{source}: class_name: expected one of {', '.join(MODELS)}; received {show(kind)} "
+            "(a subclass of Model has no layers in its JSON; write it with the functional API)"
+        )
+    config = obj.get("config", obj)
+    if kind == "Sequential" and isinstance(config, list):  # Keras before 2.2.3
+        return _read_list(config, "sequential", source, depth)
+    if not isinstance(config, dict):
+        raise NetworkError(f"{source}: config: expected an object, received {show(config)}")
+    layers = config.get("layers")
+    if not isinstance(layers, list):
+        raise NetworkError(f"{source}: layers: expected a list of layers, received {show(layers)}")
+    name = config.get("name")
+    block = _read_list(layers, name if isinstance(name, str) else kind.lower(), source, depth)
+    if kind != "Sequential":
+        if config.get("input_layers"):
+            block.inputs = _end_points(config["input_layers"], f"{source}: input_layers")
+        if config.get("output_layers"):
+            block.outputs = _end_points(config["output_layers"], f"{source}: output_layers")
+    return block
+
+
+def _read_list(layers: list[Any], name: str, source: str, depth: int) -> Block:
+    if not layers:
+        raise NetworkError(f"{source}: layers: expected at least one layer, received none")
+    if len(layers) > MAX_LAYERS:
+        raise NetworkError(f"{source}: {len(layers)} layers; at most {MAX_LAYERS} are read")
+    block = Block(name)
+    taken = {_given_name(layer) for layer in layers}
+    previous: str | None = None
+    for position, obj in enumerate(layers):
+        layer = _read_layer(obj, position, source, depth, taken)
+        if layer.name in block.layers:
+            raise NetworkError(f"{source}: layer '{layer.name}': two layers have this name")
+        if previous is None and layer.kind != "InputLayer" and not layer.calls:
+            previous = _implied_input(block, layer, source)
+        absent = not isinstance(obj.get("inbound_nodes"), list)
+        if absent and layer.kind != "InputLayer" and previous is not None:
+            layer.calls = [[Reference(previous)]]
+        block.layers[layer.name] = layer
+        previous = layer.name
+    block.inputs = [Reference(x.name) for x in block.layers.values() if x.kind == "InputLayer"]
+    used = {ref.layer for x in block.layers.values() for call in x.calls for ref in call}
+    ends = [name for name in block.layers if name not in used]
+    block.outputs = [Reference(end) for end in ends]
+    return block
+
+
+def _implied_input(block: Block, layer: RawLayer, source: str) -> str:
+    """Add the input layer that a Sequential leaves out, from its first layer's shape."""
+    config: Mapping[str, Any] = layer.config
+    inner = layer.block
+    while inner is not None:  # a nested model in front: its own input tells the shape
+        first = next(iter(inner.layers.values()))
+        config, inner = first.config, first.block
+    keys = ("batch_input_shape", "batch_shape", "input_shape")
+    shape = next((config[key] for key in keys if config.get(key) is not None), None)
+    if not isinstance(shape, list):
+        raise NetworkError(
+            f"{source}: layer '{layer.name}': nothing says the input's shape; begin with an "
+            "InputLayer, or give the first layer a batch_input_shape [null, H, W, C]"
+        )
+    name = f"{layer.name}_input"
+    while name in block.layers:
+        name += "_"
+    key = "input_shape" if "input_shape" in config else "batch_input_shape"
+    block.layers[name] = RawLayer(name, "InputLayer", {key: shape}, True, [])
+    return name
+
+
+def _given_name(obj: object) -> str | None:
+    if not isinstance(obj, dict):
+        return None
+    config = obj.get("config")
+    name = obj.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    return name if isinstance(name, str) and name else None
+
+
+def _new_name(kind: str, taken: set[str | None]) -> str:
+    """Return the name that Keras gives a layer without one: conv2d, conv2d_1, …"""
+    base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
+
+
+def _read_layer(
+    obj: object, position: int, source: str, depth: int, taken: set[str | None]
+) -> RawLayer:
+    if not isinstance(obj, dict):
+        raise NetworkError(
+            f"{source}: layers[{position}]: expected an object, received {show(obj)}"
+        )
+    kind = obj.get("class_name")
+    if not isinstance(kind, str):
+        raise NetworkError(
+            f"{source}: layers[{position}]: class_name: expected a layer's class, "
+            f"received {show(kind)}"
+        )
+    kind = kind.rsplit(">", maxsplit=1)[-1]  # 'Addons>InstanceNormalization'
+    name = _given_name(obj) or _new_name(kind, taken)
+    if len(name) > 1000 or "\x00" in name:
+        raise NetworkError(f"{source}: layers[{position}]: name: expected a short one")
+    where = f"{source}: layer '{name}'"
+    config = obj.get("config", {})
+    block = None
+    if kind in MODELS:
+        block = read_block(obj, where, depth + 1)
+        config = config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise NetworkError(f"{where}: config: expected an object, received {show(config)}")
+    trainable = config.get("trainable", True)
+    if not isinstance(trainable, bool) and trainable not in (0, 1, None):
+        raise NetworkError(
+            f"{where}: trainable: expected true or false, received {show(trainable)}"
+        )
+    calls = _read_calls(obj.get("inbound_nodes"), f"{where}: inbound_nodes")
+    return RawLayer(name, kind, config, trainable in (True, None), calls, block)
+
+
+def _read_calls(nodes: object, where: str) -> list[list[Reference]]:
+    if nodes is None:
+        return []
+    if not isinstance(nodes, list):
+        raise NetworkError(f"{where}: expected a list, received {show(nodes)}")
+    if nodes and all(isinstance(node, str) for node in nodes):  # inline form: ["a", "b"]
+        return [[Reference(node) for node in nodes]]
+    calls = []
+    for node in nodes:
+        if isinstance(node, dict):
+            calls.append(_keras3_call(node, where))
+        elif isinstance(node, list):
+            calls.append(_keras2_call(node, where))
+        else:
+            raise NetworkError(f"{where}: expected a call of the layer, received {show(node)}")
+    return calls
+
+
+def _keras2_call(node: list[Any], where: str) -> list[Reference]:
+    if node and isinstance(node[0], str) and any(not isinstance(x, str) for x in node):
+        node = [node]  # one tensor without the list around it
+    return [_keras2_reference(item, where) for item in node]
+
+
+def _keras2_reference(item: object, where: str) -> Reference:
+    if isinstance(item, str):
+        return Reference(item)
+    if not isinstance(item, list) or not item or not isinstance(item[0], str):
+        raise NetworkError(
+            f'{where}: expected [["layer", call, tensor], …], received {show(item)}'
+        )
+    numbers = [*item[1:3], 0, 0][:2]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise NetworkError(f"{where}: expected [layer, call, tensor], received {show(item)}")
+    if len(item) > 3 and isinstance(item[3], dict):
+        _refuse_tensors(item[3], where)
+    return Reference(item[0], *numbers)
+
+
+def _keras3_call(node: dict[str, Any], where: str) -> list[Reference]:
+    args = node.get("args")
+    if not isinstance(args, list):
+        raise NetworkError(f"{where}: args: expected a list, received {show(args)}")
+    kwargs = node.get("kwargs") or {}
+    if isinstance(kwargs, dict):
+        _refuse_tensors(kwargs, where)
+    if not args:
+        return []
+    tensors = args[0] if isinstance(args[0], list) else [args[0]]
+    if len(args) > 1 and any(_history(arg) for arg in args[1:]):
+        tensors = [*tensors, *args[1:]]
+    references = []
+    for tensor in tensors:
+        history = _history(tensor)
+        if not history:
+            raise NetworkError(f"{where}: args: expected tensors, received {show(tensor)}")
+        references.append(_keras2_reference(history, where))
+    return references
+
+
+def _history(tensor: object) -> list[Any] | None:
+    if isinstance(tensor, dict) and tensor.get("class_name") == "__keras_tensor__":
+        config = tensor.get("config")
+        history = config.get("keras_history") if isinstance(config, dict) else None
+        return history if isinstance(history, list) else None
+    return None
+
+
+def _refuse_tensors(kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse a tensor that enters by name, such as an attention's or a mask."""
+    for key, value in kwargs.items():
+        if _history(value) or (isinstance(value, list) and value and isinstance(value[0], str)):
+            raise NetworkError(f"{where}: the tensor argument {show(key)} is not supported")
+
+
+def _end_points(value: object, where: str) -> list[Reference]:
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        raise NetworkError(f"{where}: expected a list, received {show(value)}")
+    return [_keras2_reference(item, where) for item in value]
