@@ -10,6 +10,11 @@ from torch.optim import lr_scheduler
 
 from trainer import config as cfg
 from trainer.errors import NetworkError
+from trainer.layerwise import LAMB, LARS
+
+# Pairs of steps and gradient changes that L-BFGS keeps, each twice the size of the network: with
+# torch's 100, 32 million parameters would take 26 GB. Nocedal and Wright (2006, 7.2): 3 to 20.
+HESSIAN_HISTORY = 10
 
 
 def build_optimizer(
@@ -30,7 +35,20 @@ def build_optimizer(
 
 
 def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    lr, decay = config.learning_rate, config.weight_decay
+    lr = config.learning_rate
+    if isinstance(config, cfg.Hessian):
+        return torch.optim.LBFGS(
+            trained,
+            lr=lr,
+            max_iter=config.max_iterations,
+            max_eval=config.max_func_eval,
+            tolerance_grad=config.absolute_tolerance,
+            tolerance_change=config.relative_tolerance,
+            history_size=HESSIAN_HISTORY,
+            # Without it a step may go uphill, and on a network it soon does.
+            line_search_fn="strong_wolfe",
+        )
+    decay = config.weight_decay
     # One kernel for all parameters instead of some ten per parameter; where torch has no fused
     # form it has one that batches them (foreach).
     match config:
@@ -43,6 +61,25 @@ def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Op
                 dampening=config.dampening,
                 nesterov=config.nesterov,
                 fused=True,
+            )
+        case cfg.LARS():
+            return LARS(
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                momentum=config.momentum,
+                dampening=config.dampening,
+                nesterov=config.nesterov,
+                eta=config.eta,
+            )
+        case cfg.LAMB():
+            return LAMB(
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                amsgrad=config.amsgrad,
             )
         case cfg.RMSprop():
             return torch.optim.RMSprop(
@@ -70,6 +107,15 @@ def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Op
                 amsgrad=config.amsgrad,
                 fused=True,
             )
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether `step` must be given a function that computes loss and gradients anew.
+
+    L-BFGS calls it many times for one batch, so dropout and batch statistics make its line
+    search see a different function each time: it suits small networks and large batches.
+    """
+    return isinstance(optimizer, torch.optim.LBFGS)
 
 
 def build_scheduler(

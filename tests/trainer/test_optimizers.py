@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from trainer import config as cfg
 from trainer.errors import NetworkError
-from trainer.optimizers import build_optimizer, build_scheduler
+from trainer.optimizers import build_optimizer, build_scheduler, needs_closure
 
 torch.set_num_threads(1)
 
@@ -26,11 +27,23 @@ def run(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
     optimizer = build_optimizer(parse(section), [weight])
     path = []
     for _ in range(num_steps):
-        optimizer.zero_grad()
-        bowl(weight).backward()
-        optimizer.step()
+        take_step(optimizer, lambda: bowl(weight))
         path.append(weight.detach().clone())
     return path
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> None:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    if needs_closure(optimizer):
+        optimizer.step(closure)
+    else:
+        closure()
+        optimizer.step()
 
 
 def bowl(weight: torch.Tensor) -> torch.Tensor:
@@ -49,7 +62,14 @@ def by_formula(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
     lr, decay, path = o["learning_rate"], o["weight_decay"], []
     for t in range(1, num_steps + 1):
         g = gradient(w)
-        if o["type"] != "AdamW":
+        if o["type"] == "LARS":
+            g_norm, w_norm = g.norm(), w.norm()
+            u = lr * o["eta"] * w_norm / (g_norm + decay * w_norm) * (g + decay * w)
+            m = u if t == 1 else o["momentum"] * m + (1 - o["dampening"]) * u
+            w = w - (u + o["momentum"] * m if o["nesterov"] else m)
+            path.append(w)
+            continue
+        if o["type"] not in ("AdamW", "LAMB"):
             g = g + decay * w
         if o["type"] == "SGD":
             m = g if t == 1 else o["momentum"] * m + (1 - o["dampening"]) * g
@@ -71,7 +91,11 @@ def by_formula(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
             v_max = torch.maximum(v, v_max)
             second = v_max if o["amsgrad"] else v
             second = (second / (1 - o["beta2"] ** t)).sqrt() + o["eps"]
-            w = w - lr * m / (1 - o["beta1"] ** t) / second
+            r = m / (1 - o["beta1"] ** t) / second
+            if o["type"] == "LAMB":
+                r = r + decay * w
+                r = r * w.norm() / r.norm()
+            w = w - lr * r
         path.append(w)
     return path
 
@@ -88,6 +112,13 @@ def by_formula(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
         {"type": "Adam", "weight_decay": 0.02},
         {"type": "Adam", "beta1": 0.5, "beta2": 0.6, "eps": 1e-2, "amsgrad": True},
         {"type": "AdamW", "weight_decay": 0.3, "learning_rate": 0.1},
+        {"type": "LARS", "learning_rate": 5.0},
+        {"type": "LARS", "learning_rate": 5.0, "momentum": 0.9, "weight_decay": 0.1},
+        {"type": "LARS", "momentum": 0.9, "nesterov": True, "eta": 0.1},
+        {"type": "LARS", "momentum": 0.5, "dampening": 0.2, "eta": 0.1},
+        {"type": "LAMB"},
+        {"type": "LAMB", "weight_decay": 0.2, "beta1": 0.5, "beta2": 0.6, "eps": 1e-3},
+        {"type": "LAMB", "amsgrad": True, "beta2": 0.3, "learning_rate": 0.3},
     ],
     ids=str,
 )
@@ -99,12 +130,12 @@ def test_step_equals_the_formula(section):
 @pytest.mark.parametrize("kind", list(cfg.OPTIMIZERS))
 def test_float32_parameters_of_a_network_take_a_step(kind):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2))
     network = network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(parse({"type": kind}), network.parameters())
     before = [p.detach().clone() for p in network.parameters()]
-    network(torch.randn(2, 1, 8, 8)).square().sum().backward()
-    optimizer.step()
+    images = torch.randn(2, 1, 8, 8)
+    take_step(optimizer, lambda: (network(images) - 1).square().mean())
     assert all((p != q).any() for p, q in zip(network.parameters(), before, strict=True))
 
 
@@ -118,10 +149,113 @@ def test_state_can_be_saved_and_loaded(kind):
             second = build_optimizer(parse(section), [weight])
             second.load_state_dict(first.state_dict())
             first = second
-        first.zero_grad()
-        bowl(weight).backward()
-        first.step()
+        take_step(first, lambda: bowl(weight))
     torch.testing.assert_close(weight.detach(), run(section)[-1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("section", [{"type": "LARS"}, {"type": "LAMB"}], ids=str)
+def test_layerwise_steps_scale_with_the_weights_of_each_layer(section):
+    """The point of both papers: w -> 10 w gives ten times the step, whatever the gradient."""
+    small = nn.Parameter(torch.ones(3, 3))
+    large, scaled = nn.Parameter(10 * torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
+    optimizer = build_optimizer(parse(section), [small, large, scaled])
+    small.grad = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    large.grad, scaled.grad = small.grad.clone(), 100 * small.grad
+    optimizer.step()
+    step = 1 - small.detach()
+    torch.testing.assert_close(10 - large.detach(), 10 * step, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(1 - scaled.detach(), step, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["LARS", "LAMB"])
+def test_layerwise_weights_leave_zero_and_keep_their_gradient(kind):
+    bias, idle = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(parse({"type": kind}), [bias, idle])
+    bias.grad, idle.grad = torch.ones(2), torch.zeros(2)
+    optimizer.step()
+    torch.testing.assert_close(bias.detach(), torch.full((2,), -0.01))
+    assert (idle == 1).all()
+    assert (bias.grad == 1).all()  # its norm is logged
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "options"),
+    [
+        ({"type": "LARS", "learning_rate": 3.0, "weight_decay": 0.1, "momentum": 0.9},
+         "LARS", {"trust_coefficient": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
+        ({"type": "LAMB", "weight_decay": 0.1}, None, {}),
+    ],
+    ids=["LARS", "LAMB"],
+)  # fmt: skip
+def test_layerwise_step_equals_another_library(section, name, options):
+    """pytorch-optimizer's LARS; for LAMB our norms around torch's own AdamW direction."""
+    if name is not None:
+        theirs = pytest.importorskip("pytorch_optimizer")
+        weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+        optimizer = getattr(theirs, name)([weight], lr=section["learning_rate"], **options)
+        for ours in run(section):
+            take_step(optimizer, lambda: bowl(weight))
+            torch.testing.assert_close(ours, weight.detach(), rtol=1e-10, atol=1e-12)
+        return
+    adam = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+    optimizer = torch.optim.AdamW([adam], lr=1.0, weight_decay=0.1, betas=(0.9, 0.999))
+    start = adam.detach().clone()
+    for ours in run(section):
+        take_step(optimizer, lambda: bowl(adam))
+        direction = start - adam.detach()  # r + b w of a step of rate 1
+        expected = start - 0.01 * start.norm() / direction.norm() * direction
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+        start = expected
+        adam.data.copy_(expected)
+
+
+def test_hessian_finds_the_minimum_of_rosenbrock_within_its_limits():
+    point = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.double))
+    calls = []
+
+    def rosenbrock() -> torch.Tensor:
+        calls.append(1)
+        return 100 * (point[1] - point[0] ** 2) ** 2 + (1 - point[0]) ** 2
+
+    take_step(build_optimizer(parse({"type": "Hessian"}), [point]), rosenbrock)
+    torch.testing.assert_close(point.detach(), torch.ones(2).double(), rtol=0, atol=1e-5)
+    assert len(calls) < 100
+    group = build_optimizer(parse({"type": "hessian"}), [point]).param_groups[0]
+    assert (group["max_iter"], group["max_eval"]) == (2000, 4000)
+    assert (group["tolerance_grad"], group["tolerance_change"]) == (1e-8, 1e-8)
+
+
+def test_hessian_agrees_with_scipy():
+    scipy = pytest.importorskip("scipy.optimize")
+    section = {"type": "Hessian", "learning_rate": 0.01}  # as a driver would write it
+    weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+
+    def tilted(w: torch.Tensor) -> torch.Tensor:
+        return bowl(w) + (w * torch.tensor([2.0, -7.0])).sum()
+
+    take_step(build_optimizer(parse(section), [weight]), lambda: tilted(weight))
+    found = scipy.minimize(
+        lambda flat: tilted(torch.from_numpy(flat).view(2, 2)).item(),
+        weight.detach().numpy().ravel() * 0,
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-10},
+    )
+    assert tilted(weight).item() == pytest.approx(found.fun, abs=1e-7)
+    torch.testing.assert_close(
+        weight.detach().ravel(), torch.from_numpy(found.x), rtol=0, atol=1e-3
+    )
+
+
+def test_hessian_stops_at_its_limit_of_evaluations():
+    section = {"type": "Hessian", "max_iterations": 3, "max_func_eval": 6}
+    weight, calls = nn.Parameter(torch.full((4,), 9.0)), []
+
+    def loss() -> torch.Tensor:
+        calls.append(1)
+        return weight.square().square().sum()
+
+    take_step(build_optimizer(parse(section), [weight]), loss)
+    assert len(calls) <= 6 + 25  # torch ends the line search that it is in, of 25 at most
 
 
 def test_frozen_parameters_stay():

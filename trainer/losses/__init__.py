@@ -24,10 +24,15 @@ from trainer.errors import ConfigError
 from trainer.losses.common import Activation, LossFunction, Term, make_batch
 from trainer.losses.pixelwise import bce, focal, mse, nll
 from trainer.losses.region import dice, jaccard, lovasz
+from trainer.losses.weights import inverse_frequency_weights, resolve_weights
 
-__all__ = ["Activation", "LossFunction", "build_loss"]
-
-FOCAL_GAMMA = 2.0  # the best in Lin et al. 2017, table 1b
+__all__ = [
+    "Activation",
+    "LossFunction",
+    "build_loss",
+    "inverse_frequency_weights",
+    "resolve_weights",
+]
 
 
 def build_loss(config: Loss, activation: Activation, num_channels: int) -> LossFunction:
@@ -64,7 +69,7 @@ def _term(config: Loss, activation: Activation) -> Term:
         "MSE": partial(mse, activation=activation),
         "Dice": partial(dice, activation=activation, eps=config.eps),
         "Jaccard": partial(jaccard, activation=activation, eps=config.eps),
-        "Focal": partial(focal, activation=activation, gamma=FOCAL_GAMMA),
+        "Focal": partial(focal, activation=activation, gamma=config.gamma),
         "Lovasz": partial(lovasz, activation=activation),
     }
     return terms[config.function]
@@ -97,6 +102,8 @@ def _class_weights(config: Loss, num_channels: int) -> tuple[float, ...] | None:
 
 def _checked_weights(config: Loss, num_channels: int) -> tuple[float, ...] | None:
     weights = config.weight
+    if isinstance(weights, str):
+        raise ValueError(f"{weights}: resolve_weights() makes numbers of it, which come first")
     if weights is None or (num_channels == 1 and len(weights) == 1):
         return None  # the weight of the only class cancels
     expected = max(2, num_channels)
