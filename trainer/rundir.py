@@ -5,11 +5,14 @@ No torch here: the driver imports this module.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CONFIG = "config.json"
 WORKER_LOG = "worker.log"
@@ -76,19 +79,35 @@ class TestLogReader:
 
     def read_new(self) -> list[Evaluation]:
         """Return the evaluations written since the last call."""
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return []
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return []
-            file.seek(self._offset)
-            chunk = file.read(max(0, MAX_LOG_BYTES - self._offset))
+        chunk = _read_untrusted(self._path, self._offset)
         complete = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(complete)
         lines = complete.decode("utf-8", errors="replace").splitlines()
         return [entry for line in lines if (entry := parse_test_line(line))]
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the entries of a run's `metrics.jsonl`, none where there is no such file."""
+    entries = []
+    for line in _read_untrusted(run_dir / METRICS, 0).splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                entries.append(entry)
+    return entries
+
+
+def _read_untrusted(path: Path, offset: int) -> bytes:
+    """Read a file that a worker wrote, from `offset`: nothing unless it is a regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        file.seek(offset)
+        return file.read(max(0, MAX_LOG_BYTES - offset))
 
 
 def write_atomic(path: Path, text: str) -> None:

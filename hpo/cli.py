@@ -1,0 +1,119 @@
+"""The command `rml-optimize`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from hpo.errors import HpoError, UsageError
+from hpo.options import Options, as_options
+from trainer.errors import TrainerError
+
+INTERRUPTED = 130
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.command()
+@as_options
+def optimize(options: Options) -> None:
+    """Search the hyperparameters of a segmentation network.
+
+    Without data at hand (no --data, no --study, no ./data) it runs a built-in demo on synthetic
+    images.
+    """
+    # Imported here: `rml-optimize --help` answers in a fraction of what Optuna takes to load.
+    from hpo.plan import make_plan
+
+    if options.worker.singularity_image is not None:
+        raise UsageError("--singularity-image: not supported by this version; use --docker-image")
+    with _counting("reading images") as progress:
+        spec = make_plan(options, progress)
+    if options.output.dry_run:
+        from hpo.dryrun import show_dry_run
+
+        show_dry_run(spec, options, console)
+        return
+    from hpo.session import run_session
+
+    stopping = threading.Event()
+    with _stop_on_signals(stopping):
+        run_session(spec, options, console, stopping)
+    if stopping.is_set():
+        raise typer.Exit(INTERRUPTED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; every mistake ends in one clear line."""
+    return run_app(app, arguments)
+
+
+def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:
+    """Run a Typer app, turning our errors into lines and exit codes."""
+    import logging
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    try:
+        command(args=arguments, standalone_mode=True)
+    except (HpoError, TrainerError) as error:
+        for line in str(error).splitlines():
+            errors.print(f"error: {line}", markup=False)
+        return error.exit_code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stopping: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the search in order; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        console.print("stopping: workers are ended and their trials given back …")
+        stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for a long reading of files on a terminal, nothing in a log."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def command_line() -> str:
+    """Return the command as the user typed it."""
+    return shlex.join(["rml-optimize", *sys.argv[1:]])
+
+
+def print_json(obj: object) -> None:
+    """Print an object as JSON."""
+    console.print(json.dumps(obj, indent=2), markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""Finds a data folder's images and masks, checks all of them, and splits off a validation part."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from hpo.errors import UsageError
+from trainer.data.dataset import read_checked_mask
+from trainer.data.images import Pair, list_samples, read_image
+from trainer.data.survey import MaskCoding, count_values, decide_coding
+from trainer.errors import DataError
+from trainer.rundir import write_atomic
+
+HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of inputs and a folder of masks, relative to the data folder."""
+
+    inputs: PurePosixPath
+    targets: PurePosixPath
+
+
+def _part(inputs: str, targets: str) -> Part:
+    return Part(PurePosixPath(inputs), PurePosixPath(targets))
+
+
+# The tutorials' three layouts, and the two words that other people use for the same.
+LAYOUTS: tuple[tuple[Part, Part], ...] = (
+    (_part("train/inputs", "train/targets"), _part("test/inputs", "test/targets")),
+    (_part("train_image", "train_mask"), _part("test_image", "test_mask")),
+    (_part("training/inputs", "training/masks"), _part("testing/inputs", "testing/masks")),
+    (_part("train/images", "train/masks"), _part("test/images", "test/masks")),
+)
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data set on disk.
+
+    Attributes:
+        root: the folder that `--data` names.
+        train: where its training images are.
+        test: where its test images are, if there are any.
+    """
+
+    root: Path
+    train: Part
+    test: Part | None
+
+
+def find_data(root: Path, *, needs_test: bool) -> DataFolder:
+    """Recognise the layout of a data folder.
+
+    Raises:
+        UsageError: no such folder, no known layout in it, or half of one.
+    """
+    if not root.is_dir():
+        raise UsageError(f"--data: no such folder: {root}")
+    for train, test in LAYOUTS:
+        if not (root / train.inputs).is_dir() and not (root / train.targets).is_dir():
+            continue
+        has_test = (root / test.inputs).is_dir() or (root / test.targets).is_dir()
+        parts = (train, test) if has_test or needs_test else (train,)
+        for folder in (folder for part in parts for folder in (part.inputs, part.targets)):
+            if not (root / folder).is_dir():
+                raise UsageError(
+                    f"--data: {root} has no folder {folder}/"
+                    + (
+                        "; or select on a part of the training set with --select-on validation"
+                        if folder in (test.inputs, test.targets)
+                        else ""
+                    )
+                )
+        return DataFolder(root, train, test if has_test else None)
+    first = LAYOUTS[0][0]
+    raise UsageError(
+        f"--data: {root} has neither {first.inputs}/ nor {first.targets}/; expected "
+        "{train,test}/{inputs,targets}/ (images/masks, or train_image/train_mask, are fine too)"
+    )
+
+
+@dataclass(frozen=True)
+class DataSurvey:
+    """What reading every image and mask once has found.
+
+    Attributes:
+        num_train, num_test: pairs in each part.
+        is_gray: every input has equal channels, so one channel holds all there is.
+        coding: what the mask values mean.
+        fingerprint: hash of file names, sizes and contents' heads.
+        sizes: (H, W) of the smallest and the largest image.
+    """
+
+    num_train: int
+    num_test: int
+    is_gray: bool
+    coding: MaskCoding
+    fingerprint: str
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+
+
+def survey_data(
+    folder: DataFolder,
+    *,
+    cache: Path,
+    mask_values: tuple[int, ...] | None = None,
+    mask_threshold: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> DataSurvey:
+    """Read every image and mask once, so that no trial meets a broken one.
+
+    The result is kept in `cache` and used again as long as the files' fingerprint is the same.
+
+    Raises:
+        DataError: an image or a mask that cannot be used (see `trainer.data`).
+    """
+    train = _pairs(folder, folder.train, "train ")
+    test = _pairs(folder, folder.test, "test ") if folder.test else []
+    fingerprint = _fingerprint(folder.root, [*train, *test])
+    found = _read_cache(cache, fingerprint)
+    if found is None:
+        found = _read_all([*train, *test], progress)
+        entry = {"fingerprint": fingerprint, **asdict(found), "counts": list(found.counts.items())}
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(cache, json.dumps(entry))
+    coding = decide_coding(
+        found.counts,
+        where=str(folder.root / folder.train.targets),
+        mask_values=mask_values,
+        mask_threshold=mask_threshold,
+    )
+    if len(found.counts) < 2:
+        raise DataError(
+            f"{folder.root / folder.train.targets}: every pixel of every mask is "
+            f"{next(iter(found.counts))}; there is nothing to segment"
+        )
+    return DataSurvey(
+        len(train), len(test), found.is_gray, coding, fingerprint, (found.smallest, found.largest)
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    is_gray: bool
+    counts: Counter[int]
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+
+def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
+    return list_samples(folder.root / part.inputs, folder.root / part.targets, key)
+
+
+def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:
+    counts: Counter[int] = Counter()
+    is_gray = True
+    sizes = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (gray, values, size) in enumerate(pool.map(_read_pair, pairs), 1):
+            is_gray &= gray
+            counts.update(values)
+            sizes.append(size)
+            progress(done, len(pairs))
+    return _Found(is_gray, counts, min(sizes), max(sizes))
+
+
+def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int]]:
+    image = read_image(pair.input, gray=False)
+    height, width = image.shape[:2]
+    mask = read_checked_mask(pair, (height, width))
+    is_gray = bool((image == image[:, :, :1]).all())
+    return is_gray, count_values(mask), (height, width)
+
+
+def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        entry = json.loads(cache.read_text(encoding="utf-8"))
+        if entry["fingerprint"] == fingerprint:
+            counts = Counter({int(value): int(count) for value, count in entry["counts"]})
+            smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest)
+    return None
+
+
+def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for path in (pair.input, pair.target):
+            assert path is not None
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+            name = path.relative_to(root).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(hashlib.sha256(head).digest())
+    return digest.hexdigest()[:16]
+
+
+# --- validation part ------------------------------------------------------------------------
+
+
+def split_validation(
+    folder: DataFolder, target: Path, *, fraction: float, seed: int, group_by: str | None = None
+) -> DataFolder:
+    """Split the training part into `target`/{train,validation}/{inputs,targets}.
+
+    Files are hard links, or copies where the file system has none; never symbolic links, which
+    lead nowhere inside a container. A finished split is used again.
+
+    Args:
+        folder: the data set.
+        target: where the split goes; its `test` part is the validation part.
+        fraction: share of the training images (of the groups, where given) that is split off.
+        seed: decides which.
+        group_by: regular expression on the file's stem; images with the same match (its first
+            group, if it has one) stay together, as slices of one patient must.
+
+    Raises:
+        UsageError: too few images, or a pattern that does not match some of them.
+    """
+    train, validation = (
+        _part("train/inputs", "train/targets"),
+        _part("validation/inputs", "validation/targets"),
+    )
+    result = DataFolder(target, train, validation)
+    if target.is_dir():
+        return result
+    pairs = _pairs(folder, folder.train, "train ")
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(_group_of(pair, group_by), []).append(pair)
+    names = sorted(groups)
+    random.Random(seed).shuffle(names)
+    num_chosen = max(1, round(fraction * len(names)))
+    if num_chosen >= len(names):
+        raise UsageError(
+            f"--validation-fraction {fraction:g} leaves nothing to train on: "
+            f"{len(pairs)} images in {len(names)} groups"
+        )
+    chosen = set(names[:num_chosen])
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    for name, members in groups.items():
+        part = validation if name in chosen else train
+        for pair in members:
+            assert pair.target is not None
+            _link(pair.input, aside / part.inputs / pair.input.name)
+            _link(pair.target, aside / part.targets / pair.target.name)
+    try:
+        aside.rename(target)
+    except OSError:  # another driver on this folder was faster, with the same split
+        shutil.rmtree(aside, ignore_errors=True)
+    return result
+
+
+def _group_of(pair: Pair, pattern: str | None) -> str:
+    stem = pair.input.stem
+    if pattern is None:
+        return stem
+    match = re.search(pattern, stem)
+    if match is None:
+        raise UsageError(f"--group-by {pattern!r} does not match {pair.name}")
+    return match[1] if match.re.groups else match[0]
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

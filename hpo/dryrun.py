@@ -1,0 +1,37 @@
+"""`rml-optimize --dry-run`: the plan and one sampled config; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+
+import optuna
+from rich.console import Console
+
+from hpo.options import Options
+from hpo.session import pick_launcher, settings_rows, show_settings
+from hpo.slots import make_slots
+from hpo.space import build_config
+from hpo.spec import StudySpec
+from hpo.storage import make_sampler
+from trainer.keypath import set_path
+
+
+def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
+    """Print what a search would do, with the config of a trial that might be its first.
+
+    Data, network and their fit were checked when `spec` was planned.
+    """
+    slots, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
+    launcher, why = pick_launcher(spec, options, uses_gpu=bool(slots[0].gpu_uuids))
+    rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
+    show_settings(spec, rows, console)
+    trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
+    chosen = spec.space.suggest(trial)
+    config = build_config(spec.base, chosen)
+    layers = str(config.get("layers", next(iter(spec.networks))))
+    config["layers"] = spec.input_path(launcher, spec.networks[layers])
+    for key, path in spec.worker_paths(launcher).items():
+        set_path(config, key, path)
+    console.print("\na config that the search may sample:")
+    console.print(json.dumps({"neural_network": config}, indent=2), markup=False)
+    console.print("\ndry run: data, network and settings fit together; nothing was trained")

@@ -1,0 +1,215 @@
+"""The options of `rml-optimize`, grouped by what they are about.
+
+Each group is a dataclass; `as_options` turns the groups into one Typer command, so that no
+function has a wall of parameters and the help shows the groups as panels. An option of None was
+not given: the study's own value holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from hpo.launchers import DEFAULT_IMAGE
+from trainer.config import LOSSES, OPTIMIZERS
+
+
+def option(*names: str, **settings: Any) -> Any:
+    """Shorthand for an option's annotation."""
+    return typer.Option(*names, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What is searched"""
+
+    num_trials: Annotated[
+        int | None, option("--num-trials", "-nt", min=1, help="Trials in the study, all told [50]")
+    ] = None
+    num_epochs: Annotated[
+        int | None, option("--num-epochs", "-ne", min=1, help="Epochs of each trial [50]")
+    ] = None
+    optimizers: Annotated[
+        str | None,
+        option("--optimizers", "-o", help=f"Among {','.join(OPTIMIZERS)} [Adam,RMSprop,SGD]"),
+    ] = None
+    loss: Annotated[
+        str | None, option("--loss", "-l", help=f"Among {','.join(LOSSES)} [BCE,Dice]")
+    ] = None
+    lr_range_min: Annotated[
+        float | None,
+        option("--lr-range-min", "-lr-min", help="Smallest learning rate (log scale) [0.001]"),
+    ] = None
+    lr_range_max: Annotated[
+        float | None, option("--lr-range-max", "-lr-max", help="Largest learning rate [0.01]")
+    ] = None
+    lr_scheduler: Annotated[
+        bool,
+        option("--lr-scheduler/--no-lr-scheduler", help="Exponential decay of the learning rate"),
+    ] = False
+    lr_scheduler_gamma: Annotated[
+        float,
+        option("--lr-scheduler-gamma", "-lr-gamma", help="Its factor after each epoch"),
+    ] = 0.95
+    search: Annotated[
+        list[str] | None,
+        option("--search", metavar="KEY=SPEC", help="Search any config field: 8,16,32 or "
+               "1e-6..1e-2:log"),
+    ] = None  # fmt: skip
+    set: Annotated[
+        list[str] | None,
+        option("--set", metavar="KEY=VALUE", help="Fix any config field by its dotted path"),
+    ] = None
+    sampler: Annotated[
+        Literal["tpe", "random"], option("--sampler", help="How trials are sampled")
+    ] = "tpe"
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"] | None,
+        option("--pruner", help="How poor trials are stopped early [median]"),
+    ] = None
+    seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Data and network"""
+
+    study: Annotated[
+        str | None, option("--study", help="Ready-made study, or a folder with a study.toml")
+    ] = None
+    data: Annotated[
+        Path | None,
+        option("--data", help="Folder with {train,test}/{inputs,targets} [./data]"),
+    ] = None
+    layers: Annotated[
+        str | None,
+        option("--layers", help="Keras-JSON file, or unet, unet:width=16,depth=4, resunet "
+               "[./layers.json if there, else unet]"),
+    ] = None  # fmt: skip
+    transfer_learning: Annotated[
+        Path | None,
+        option("--transfer-learning", "-tl", help="Weights to start from (.h5, .pt)"),
+    ] = None
+    resize: Annotated[
+        str | None, option("--resize", metavar="H,W", help="Size of the network's input [256,256]")
+    ] = None
+    classes: Annotated[
+        int | None,
+        option("--classes", min=1, help="Classes, background included [found in the masks]"),
+    ] = None
+    select_on: Annotated[
+        Literal["test", "validation"] | None,
+        option("--select-on", help="Where trials are compared [test, as in the tutorial]"),
+    ] = None
+    validation_fraction: Annotated[
+        float | None,
+        option("--validation-fraction", min=0.01, max=0.9, help="Share of the training images "
+               "split off to compare trials on [0.2]"),
+    ] = None  # fmt: skip
+    group_by: Annotated[
+        str | None,
+        option("--group-by", metavar="REGEX", help="Keep images with the same match of their "
+               "name on one side of that split (a patient's slices)"),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Workers"""
+
+    launcher: Annotated[
+        Literal["auto", "local", "docker"],
+        option("--launcher", help="Processes of this machine, or containers"),
+    ] = "auto"
+    worker: Annotated[
+        str | None,
+        option("--worker", help="Command of local workers [our rmldnn]"),
+    ] = None
+    docker_image: Annotated[
+        str, option("--docker-image", "-docker", help="Image of containers")
+    ] = DEFAULT_IMAGE
+    singularity_image: Annotated[
+        str | None, option("--singularity-image", "-singularity", help="Not supported yet")
+    ] = None
+    gpu: Annotated[
+        bool | None, option("--gpu/--no-gpu", help="Demand or refuse GPUs [those that are there]")
+    ] = None
+    num_procs: Annotated[
+        int, option("--num_procs", min=1, help="Processes of each worker (mpirun)")
+    ] = 1
+    jobs: Annotated[
+        int | None,
+        option("--jobs", "-j", min=1, help="Trials at a time [one per GPU; on a CPU up to 4]"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Study and results"""
+
+    study_name: Annotated[
+        str | None, option("--study-name", help="Name in the database [the data folder's]")
+    ] = None
+    storage: Annotated[
+        str | None,
+        option("--storage", help="SQLAlchemy URL [sqlite:///OUTPUT_DIR/rml_optimize.db]"),
+    ] = None
+    output_dir: Annotated[
+        Path, option("--output-dir", help="Where runs/, best_model/ and list_acc.json go")
+    ] = Path()
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Check data, network and plan; train nothing")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All options of one call."""
+
+    search: SearchOptions
+    data: DataOptions
+    worker: WorkerOptions
+    output: OutputOptions
+
+
+GROUPS: dict[str, type] = {
+    "search": SearchOptions,
+    "data": DataOptions,
+    "worker": WorkerOptions,
+    "output": OutputOptions,
+}
+
+
+def as_options(command: Callable[[Options], None]) -> Callable[..., None]:
+    """Give a command that takes `Options` the flat signature that Typer reads."""
+    parameters, owner = [], {}
+    for group, model in GROUPS.items():
+        hints = get_type_hints(model, include_extras=True)
+        for field in dataclasses.fields(model):
+            kind = hints[field.name]
+            kind.__metadata__[0].rich_help_panel = model.__doc__
+            owner[field.name] = group
+            parameters.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=kind,
+                )
+            )
+
+    def flat(**values: Any) -> None:
+        grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for name, value in values.items():
+            grouped[owner[name]][name] = value
+        command(Options(**{group: GROUPS[group](**given) for group, given in grouped.items()}))
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__doc__ = command.__doc__
+    return flat

@@ -1,0 +1,201 @@
+"""Shows how a search goes: a live display on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+if TYPE_CHECKING:
+    from hpo.trial import Outcome
+
+
+class Reporter(Protocol):
+    """What a search tells of itself; safe to call from several threads."""
+
+    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
+        """Say that a trial's worker is starting in a slot."""
+        ...
+
+    def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
+        """Say that a trial has evaluated an epoch; `best` is its best accuracy so far."""
+        ...
+
+    def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
+        """Say how a trial ended and where the search stands."""
+        ...
+
+    def warn_once(self, text: str) -> None:
+        """Give a warning, the same one only once."""
+        ...
+
+    def close(self) -> None:
+        """End the display."""
+        ...
+
+
+class Tally:
+    """Where a search stands: how many are done, what is best, how long it will take."""
+
+    def __init__(self, num_trials: int, num_finished: int, best: tuple[float, int] | None) -> None:
+        self.num_trials = num_trials
+        self.num_finished = num_finished
+        self.best = best
+        self._started = time.monotonic()
+        self._finished_here = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a trial that ended."""
+        if outcome.counts:
+            self.num_finished += 1
+            self._finished_here += 1
+        if not outcome.counts or outcome.score is None:
+            return
+        if self.best is None or outcome.score > self.best[0]:
+            self.best = (outcome.score, outcome.number)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the rate since this driver's start; None before the first trial."""
+        if not self._finished_here:
+            return None
+        rate = self._finished_here / (time.monotonic() - self._started)
+        return max(0, self.num_trials - self.num_finished) / rate
+
+    def describe(self) -> str:
+        """Return `12/50 trials, best 0.8412 (trial 7), about 3 min left`."""
+        text = f"{self.num_finished}/{self.num_trials} trials"
+        if self.best is not None:
+            text += f", best {self.best[0]:.4f} (trial {self.best[1]})"
+        if self.seconds_left:
+            text += f", about {format_seconds(self.seconds_left)} left"
+        return text
+
+
+def format_seconds(seconds: float) -> str:
+    """Return `42 s`, `3 min 20 s` or `5 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def describe_values(chosen: Mapping[str, Any]) -> str:
+    """Return sampled values briefly: `type=Adam learning_rate=0.00123 function=Dice`."""
+    parts = []
+    for key, value in chosen.items():
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
+    return " ".join(parts)
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """Return one line on a finished trial."""
+    text = f"trial {outcome.number:3d} {outcome.end:<9}"
+    if outcome.score is not None:
+        text += f" Dice {outcome.score:.4f} (epoch {outcome.epoch} of {outcome.num_epochs})"
+    text += f" in {format_seconds(outcome.seconds)}"
+    return f"{text}: {outcome.message}" if outcome.message else text
+
+
+class PlainReporter:
+    """One line for each trial's start and end, with the time of day: fit for a log file."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+
+    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
+        """Print what was sampled."""
+        self._line(f"trial {number:3d} started: {describe_values(chosen)}")
+
+    def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
+        """Print nothing: a log has a line for each trial, not for each epoch."""
+
+    def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
+        """Print the result and where the search stands."""
+        self._line(f"{describe_outcome(outcome)} | {tally.describe()}")
+        for line in outcome.log_tail.splitlines():
+            self._line(f"    | {line}")
+
+    def warn_once(self, text: str) -> None:
+        """Print a warning."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._line(f"warning: {text}")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            stamp = time.strftime("%H:%M:%S")
+            self._console.print(f"{stamp} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveReporter(PlainReporter):
+    """The same lines, and below them a bar for the search and one for each running trial."""
+
+    def __init__(self, console: Console, *, num_slots: int, num_epochs: int, tally: Tally) -> None:
+        super().__init__(console)
+        self._num_epochs = num_epochs
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+        )
+        self._search = self._progress.add_task(
+            "search", total=tally.num_trials, completed=tally.num_finished, note=tally.describe()
+        )
+        self._slots: list[TaskID] = [
+            self._progress.add_task(f"slot {index}", total=num_epochs, note="", visible=False)
+            for index in range(num_slots)
+        ]
+        self._progress.start()
+
+    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
+        """Show the trial in its slot."""
+        self._progress.update(
+            self._slots[slot],
+            description=f"trial {number}",
+            completed=0,
+            visible=True,
+            note=describe_values(chosen),
+        )
+
+    def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
+        """Move the slot's bar."""
+        self._progress.update(
+            self._slots[slot],
+            completed=epoch,
+            note=f"epoch {epoch}/{self._num_epochs}, Dice {best:.4f}",
+        )
+
+    def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
+        """Print the result above the bars."""
+        self._line(describe_outcome(outcome))
+        for line in outcome.log_tail.splitlines():
+            self._line(f"    | {line}")
+        self._progress.update(self._slots[slot], visible=False)
+        self._progress.update(self._search, completed=tally.num_finished, note=tally.describe())
+
+    def close(self) -> None:
+        """Remove the bars."""
+        self._progress.stop()
+
+
+def make_reporter(
+    console: Console, *, num_slots: int, num_epochs: int, tally: Tally
+) -> PlainReporter:
+    """Return the live display on a terminal, plain lines elsewhere."""
+    if console.is_terminal:
+        return LiveReporter(console, num_slots=num_slots, num_epochs=num_epochs, tally=tally)
+    return PlainReporter(console)

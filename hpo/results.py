@@ -1,0 +1,194 @@
+"""Keeps `best_model/` and `list_acc.json`, each replaced as a whole."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from hpo.spec import StudySpec
+from hpo.storage import best_epoch, finished_trials, score
+from trainer import rundir
+from trainer.keypath import get_path, set_path
+
+MODEL_FILE = "best_model_file.pt"
+LAYERS_FILE = "layers.json"
+TRIAL_FILE = "trial.json"
+PROVENANCE = "rml:provenance"
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: <fcntl.h>, <linux/fs.h>
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A finished trial's model, before it is known whether it is the best.
+
+    `config` is the trial's config as the worker got it, but with the host's own data paths.
+    """
+
+    number: int
+    score: float
+    epoch: int
+    dice_per_image: float | None
+    run_dir: Path
+    config: Mapping[str, Any]
+    params: Mapping[str, Any]
+
+
+class Results:
+    """The two results that a user sees, for one study."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+
+    def offer(self, candidate: Candidate, study: optuna.Study) -> str | None:
+        """Store a trial's model if it beats every trial of the study; return a warning, if any.
+
+        To be called before the trial is told as finished, so that who sees it finished finds its
+        model.
+        """
+        with self._lock:
+            rivals = [score(t) for t in finished_trials(study) if t.number != candidate.number]
+            if any(rival is not None and rival >= candidate.score for rival in rivals):
+                return None
+            checkpoint = (
+                candidate.run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(candidate.epoch)
+            )
+            if not _is_regular_file(checkpoint):
+                return (
+                    f"trial {candidate.number} is the best so far, but left no checkpoint "
+                    f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
+                )
+            self._store(candidate, checkpoint)
+        return None
+
+    def write_list_acc(self, study: optuna.Study) -> None:
+        """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
+        with self._lock:
+            entries = [_entry(trial) for trial in finished_trials(study)]
+            rundir.write_atomic(self._spec.folders.list_acc, json.dumps(entries, indent=2) + "\n")
+
+    def _store(self, candidate: Candidate, checkpoint: Path) -> None:
+        target = self._spec.folders.best_model
+        aside = target.with_name(f".best_model.{os.getpid()}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            shutil.copyfile(checkpoint, aside / MODEL_FILE)
+            network = self._spec.networks[str(candidate.config["layers"])]
+            shutil.copyfile(self._spec.folders.inputs / network, aside / LAYERS_FILE)
+            config = evaluation_config(candidate.config, self._spec)
+            _write_json(aside / rundir.CONFIG, {"neural_network": config})
+            _write_json(
+                aside / TRIAL_FILE,
+                {
+                    "study": self._spec.name,
+                    "trial": candidate.number,
+                    "epoch": candidate.epoch,
+                    "selected_on": self._spec.select_on,
+                    "dice_dataset": candidate.score,
+                    "dice_per_image": candidate.dice_per_image,
+                    "params": dict(candidate.params),
+                },
+            )
+            keep_foreign(target, self._spec.name)
+            replace_folder(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
+    """Return the config that evaluates a trial's model, from the folder that it is in."""
+    result: dict[str, Any] = json.loads(json.dumps(config))
+    for key in ("input_path", "target_path"):
+        result["data"].pop(key, None)
+    result["layers"] = f"./{LAYERS_FILE}"
+    result["checkpoints"] = {"load": f"./{MODEL_FILE}"}
+    for key in ("num_epochs",):
+        result.pop(key, None)
+    if spec.survey.coding.kind in ("binary", "classes"):
+        set_path(result, "data.mask_values", list(spec.survey.coding.values))
+    return result
+
+
+def _entry(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
+    provenance = trial.user_attrs.get(PROVENANCE, {})
+    config = provenance.get("config", {})
+    return {
+        "max_acc": score(trial),
+        "optimizer": get_path(config, "optimizer.type"),
+        "lr": get_path(config, "optimizer.learning_rate"),
+        "loss": get_path(config, "loss.function"),
+        "epoch_max_acc": best_epoch(trial),
+        "number": trial.number,
+        "state": trial.state.name,
+        "seconds": trial.duration.total_seconds() if trial.duration else None,
+        "epochs": max(trial.intermediate_values, default=0),
+        "params": trial.params,
+        "seed": config.get("seed"),
+        "host": provenance.get("host"),
+    }
+
+
+def _is_regular_file(path: Path) -> bool:
+    # The folder was written by a worker that we don't trust: no links to elsewhere.
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _write_json(path: Path, obj: Any) -> None:
+    path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
+
+
+def keep_foreign(folder: Path, study: str) -> None:
+    """Move a best model of another study out of the way, under that study's name."""
+    try:
+        owner = json.loads((folder / TRIAL_FILE).read_text(encoding="utf-8"))["study"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if owner != study:
+        kept = folder.with_name(f"{folder.name}-{owner}")
+        if kept.exists():
+            replace_folder(folder, kept)
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.rename(kept)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`; what was there ends up at `new`.
+
+    On Linux both names are exchanged in one step. Elsewhere, and on file systems that cannot, the
+    old folder is renamed away first: for a moment nothing is there.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    if not _exchange(new, target):
+        away = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(away)
+        new.rename(target)
+        away.rename(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    code = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return bool(code == 0)

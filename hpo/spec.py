@@ -1,0 +1,142 @@
+"""What a search is, decided and checked: the one object that everything after planning reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpo.dataplan import DataFolder, DataSurvey
+from hpo.launchers import Launcher, Mount
+from hpo.space import SearchSpace
+from trainer.networks import NetworkFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFolders:
+    """Where a study keeps its files, all below the output folder."""
+
+    output: Path
+    study: Path
+
+    @property
+    def inputs(self) -> Path:
+        """Network files and weights, which every worker may read."""
+        return self.study / "inputs"
+
+    @property
+    def split(self) -> Path:
+        """Training and validation part, where the study selects on one."""
+        return self.study / "split"
+
+    @property
+    def best_model(self) -> Path:
+        """The best model so far."""
+        return self.output / "best_model"
+
+    @property
+    def list_acc(self) -> Path:
+        """The tutorial's summary of all trials."""
+        return self.output / "list_acc.json"
+
+    def attempt(self, number: int, attempt: int) -> Path:
+        """Return the folder of one attempt at a trial."""
+        return self.study / f"trial_{number:05d}" / f"attempt_{attempt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A search, planned and checked.
+
+    Attributes:
+        base: the `neural_network` object without paths, before anything is sampled.
+        networks: value of `layers` (fixed or sampled) -> file in the inputs folder.
+        weights: file in the inputs folder to start from.
+        trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        facts: the network of the base config.
+        is_synthetic: the data are generated, not images of anything.
+    """
+
+    name: str
+    title: str
+    is_synthetic: bool
+    folders: WorkFolders
+    data: DataFolder
+    survey: DataSurvey
+    trained: DataFolder
+    base: Mapping[str, Any]
+    networks: Mapping[str, str]
+    weights: str | None
+    facts: NetworkFacts
+    space: SearchSpace
+    num_trials: int
+    num_epochs: int
+    select_on: Literal["test", "validation"]
+    validation_fraction: float | None
+    pruner: Literal["median", "hyperband", "none"]
+    sampler: Literal["tpe", "random"]
+    seed: int
+    hashes: Mapping[str, str]
+
+    @property
+    def num_warmup_epochs(self) -> int:
+        """Epochs that no pruner touches: a learning curve says little before."""
+        return max(3, -(-self.num_epochs // 5))
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Return the folders that workers read."""
+        mounts = [
+            Mount(name="data", path=self.data.root),
+            Mount(name="inputs", path=self.folders.inputs),
+        ]
+        if self.trained.root != self.data.root:
+            mounts.append(Mount(name="split", path=self.trained.root))
+        return tuple(mounts)
+
+    def worker_paths(self, launcher: Launcher) -> dict[str, str]:
+        """Return the config's data paths as a worker of `launcher` sees them."""
+        mount = next(mount for mount in self.mounts if mount.path == self.trained.root)
+        assert self.trained.test is not None
+        parts = {
+            "data.input_path": self.trained.train.inputs,
+            "data.target_path": self.trained.train.targets,
+            "data.test_input_path": self.trained.test.inputs,
+            "data.test_target_path": self.trained.test.targets,
+        }
+        return {key: launcher.worker_path(mount, part) for key, part in parts.items()}
+
+    def input_path(self, launcher: Launcher, file: str) -> str:
+        """Return a network or weights file as a worker of `launcher` sees it."""
+        mount = next(mount for mount in self.mounts if mount.name == "inputs")
+        return launcher.worker_path(mount, file)
+
+    def identity(self) -> dict[str, str]:
+        """Return what drivers of one study must agree on, name -> readable value."""
+        entries = {f"search {name}": text for name, text in self.space.describe().items()}
+        entries |= {
+            f"config {key}": json.dumps(value, sort_keys=True)
+            for key, value in sorted(_flatten(self.base).items())
+        }
+        return entries | {
+            "data": f"{self.survey.num_train} + {self.survey.num_test} images, "
+            f"hash {self.survey.fingerprint}",
+            "epochs": str(self.num_epochs),
+            "select on": self.select_on
+            if self.validation_fraction is None
+            else f"validation ({self.validation_fraction:g} of the training images)",
+            "pruner": self.pruner,
+            **{f"hash of {file}": digest for file, digest in self.hashes.items()},
+        }
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

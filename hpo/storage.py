@@ -1,0 +1,181 @@
+"""Opens the study's database and the study in it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from hpo.errors import StorageError, UsageError
+from hpo.spec import StudySpec
+
+IDENTITY = "rml:identity"
+TITLE = "rml:title"
+FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
+
+T = TypeVar("T")
+
+
+def default_url(output: Path) -> str:
+    """Return the URL of the database that a search on one machine keeps by default."""
+    return f"sqlite:///{output.absolute() / 'rml_optimize.db'}"
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Connect to a database and make Optuna's tables where they are missing.
+
+    Raises:
+        StorageError: bad URL, missing driver, or no answer; the password is never shown.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StorageError(
+            "--storage: not a database URL; expected sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/DATABASE"
+        ) from None
+    shown = parsed.render_as_string(hide_password=True)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    kwargs = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
+    try:
+        # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
+        escaped = url.replace("{", "{{").replace("}", "}}")
+        return _retry(lambda: RDBStorage(escaped, engine_kwargs=kwargs))
+    except (ImportError, SQLAlchemyError) as error:
+        raise StorageError(f"--storage {shown}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"its driver is not installed ({error}); try pip install 'rml-optimize[postgres]'"
+    original = getattr(error, "orig", None)
+    text = str(original if original is not None else error).strip().splitlines()
+    return f"cannot be reached ({text[0] if text else type(error).__name__})"
+
+
+def _retry(action: Callable[[], T]) -> T:
+    for remaining in range(FIRST_START_TRIES - 1, -1, -1):
+        try:
+            return action()
+        except (IntegrityError, ProgrammingError):
+            if not remaining:
+                raise
+        except OperationalError:
+            # Also what an unreachable server raises: few tries, or a typo takes a minute.
+            if remaining < FIRST_START_TRIES - 3:
+                raise
+        time.sleep(0.1 * (FIRST_START_TRIES - remaining))
+    raise AssertionError("unreachable")
+
+
+def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
+    """Create the study, or open it if it searches the same thing.
+
+    Raises:
+        UsageError: a study of that name with another space, data or objective; it says what
+            differs and offers a name that is free.
+    """
+    storage = get_storage(rdb)
+    study = _retry(
+        lambda: optuna.create_study(
+            study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True
+        )
+    )
+    stored = study.user_attrs.get(IDENTITY)
+    identity = spec.identity()
+    if stored is None:
+        if study.get_trials(deepcopy=False):
+            raise UsageError(
+                f"study {spec.name!r} was not made by rml-optimize; use "
+                f"--study-name {_free_name(spec.name, storage)}"
+            )
+        study.set_user_attr(TITLE, spec.title)
+        study.set_user_attr(IDENTITY, identity)
+    elif stored != identity:
+        keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
+        lines = "\n".join(
+            f"  {key}: {stored.get(key, '(absent)')}  ->  {identity.get(key, '(absent)')}"
+            for key in keys
+        )
+        raise UsageError(
+            f"study {spec.name!r} exists and searches something else:\n{lines}\n"
+            f"use --study-name {_free_name(spec.name, storage)} for a new study, or the same "
+            "options as before to go on with it"
+        )
+    return study
+
+
+def _free_name(name: str, storage: BaseStorage) -> str:
+    taken = set(optuna.get_all_study_names(storage))
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def make_pruner(spec: StudySpec) -> BasePruner:
+    """Return the pruner; epochs are its steps, counted from 1."""
+    first_pruned = spec.num_warmup_epochs + 1
+    if spec.pruner == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=first_pruned, n_min_trials=3)
+    if spec.pruner == "hyperband":
+        return HyperbandPruner(
+            min_resource=min(first_pruned, spec.num_epochs), max_resource=spec.num_epochs
+        )
+    return NopPruner()
+
+
+def make_sampler(spec: StudySpec, trial_number: int) -> BaseSampler:
+    """Return a sampler seeded by study seed and trial number.
+
+    A sampler of its own for each trial makes a search with one slot repeatable, resumed or not.
+    """
+    seed = derived_seed(spec.seed, trial_number, "sampler")
+    if spec.sampler == "random":
+        return RandomSampler(seed=seed)
+    # group: a learning rate per optimizer makes the space conditional
+    return TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+
+
+def derived_seed(seed: int, trial_number: int, purpose: str) -> int:
+    """Return a 31-bit seed for one purpose in one trial."""
+    digest = hashlib.sha256(f"{seed}/{trial_number}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def score(trial: FrozenTrial) -> float | None:
+    """Return a trial's score, whatever its state: the best accuracy over its epochs.
+
+    Optuna keeps the last value of a pruned trial, which is not its best.
+    """
+    values = trial.intermediate_values.values()
+    return max(values) if values else None
+
+
+def best_epoch(trial: FrozenTrial) -> int | None:
+    """Return the epoch of the score, the first of equals."""
+    values = trial.intermediate_values
+    return max(values, key=lambda epoch: (values[epoch], -epoch)) if values else None
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that count towards the total: complete or pruned, by number."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

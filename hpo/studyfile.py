@@ -1,0 +1,134 @@
+"""A study as its folder declares it: `study.toml`, read into one validated object."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+import studies
+from hpo.errors import UsageError
+from hpo.space import Categorical, Dimension, SearchSpace, checked_range
+from trainer.config import Fraction, PositiveInt, Section
+from trainer.config_errors import describe_errors, hint
+from trainer.keypath import split_path
+
+STUDY_FILE = "study.toml"
+
+
+class DimensionFile(Section):
+    """One `[[search]]` table: a config field with its values or its range."""
+
+    key: str
+    values: tuple[Any, ...] | None = None
+    range: tuple[float | int, float | int] | None = None
+    log: bool = False
+    step: float | None = None
+    when: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _values_or_range(self) -> Self:
+        if (self.values is None) == (self.range is None):
+            raise PydanticCustomError("search", "expected either values or a range")
+        if self.when is not None and len(self.when) != 1:
+            raise PydanticCustomError("search", "'when' takes exactly one field and its value")
+        return self
+
+    def dimension(self, where: str) -> Dimension:
+        """Return the dimension that the table describes."""
+        split_path(self.key)
+        when = next(iter(self.when.items())) if self.when else None
+        if self.values is not None:
+            return Dimension(self.key, Categorical(self.values), when)
+        assert self.range is not None
+        low, high = self.range
+        is_integer = isinstance(low, int) and isinstance(high, int)
+        values = checked_range(
+            low, high, is_integer=is_integer, log=self.log, step=self.step, where=where
+        )
+        return Dimension(self.key, values, when)
+
+
+class StudyFile(Section):
+    """What a study is: network, budget, objective, fixed config fields and search space.
+
+    Attributes:
+        title: what the settings table calls it.
+        generator: name of a data generator in `studies.GENERATORS`, for data made here.
+        layers: network, a file beside the study or a built-in name.
+        config: fixed fields of the `neural_network` object by dotted path.
+        search: the dimensions; see `DimensionFile`.
+    """
+
+    title: str
+    generator: str | None = None
+    layers: str | None = None
+    num_trials: PositiveInt = 50
+    num_epochs: PositiveInt = 50
+    select_on: Literal["test", "validation"] = "validation"
+    validation_fraction: Fraction = 0.2
+    group_by: str | None = None
+    resize: tuple[PositiveInt, PositiveInt] = (256, 256)
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    config: dict[str, Any] = Field(default_factory=dict)
+    search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
+
+    def space(self) -> SearchSpace:
+        """Return the search space that the `[[search]]` tables declare, in their order."""
+        return SearchSpace(tuple(entry.dimension(f"search {entry.key}") for entry in self.search))
+
+
+# The search of the tutorial: what `rml-optimize` does with a bare data folder.
+TUTORIAL = StudyFile.model_validate(
+    {
+        "title": "hyperparameter search",
+        "select_on": "test",
+        "config": {"data.batch_size": 32, "data.test_batch_size": 64},
+        "search": [
+            {"key": "optimizer.type", "values": ["Adam", "RMSprop", "SGD"]},
+            {"key": "optimizer.learning_rate", "range": [0.001, 0.01], "log": True},
+            {"key": "loss.function", "values": ["BCE", "Dice"]},
+        ],
+    }
+)
+
+
+def find_study(name: str) -> Path:
+    """Return the folder of a study: a path with a study.toml in it, or a ready-made one's name.
+
+    Raises:
+        UsageError: neither; the ready-made ones are listed.
+    """
+    folder = Path(name)
+    if (folder / STUDY_FILE).is_file():
+        return folder
+    ready_made = {
+        path.parent.name: path.parent
+        for path in sorted(Path(studies.__file__).parent.glob(f"*/{STUDY_FILE}"))
+    }
+    if name in ready_made:
+        return ready_made[name]
+    if folder.is_dir():
+        raise UsageError(f"--study: no {STUDY_FILE} in {folder}")
+    raise UsageError(f"--study: no study {name!r}; {hint(name, list(ready_made))}, or a folder")
+
+
+def load_study(folder: Path) -> StudyFile:
+    """Read and check a study folder's `study.toml`.
+
+    Raises:
+        UsageError: every mistake found, each with its key.
+    """
+    path = folder / STUDY_FILE
+    try:
+        with path.open("rb") as file:
+            return StudyFile.model_validate(tomllib.load(file))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not TOML ({error})") from None
+    except ValidationError as error:
+        raise UsageError(describe_errors(error, str(path))) from None
