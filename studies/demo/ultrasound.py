@@ -1,9 +1,9 @@
 """Generates synthetic breast-ultrasound images with the masks of their lesions.
 
-The steps are those of a scanner. Scatterers of random phase, more than ten in each resolution
-cell, are weighted by a map of the tissue's backscatter and summed by the pulse-echo point-spread
-function: wherever the tissue is homogeneous the envelope is then Rayleigh distributed, which is
-fully developed speckle (Wagner, Smith, Sandrik and Lopez 1983, "Statistics of speckle in
+The steps are those of a scanner. Scatterers of random phase, many in each resolution cell, are
+weighted by a map of the tissue's backscatter and summed by the pulse-echo point-spread function:
+wherever the tissue is homogeneous the envelope is then Rayleigh distributed, which is fully
+developed speckle (Wagner, Smith, Sandrik and Lopez 1983, "Statistics of speckle in
 ultrasound B-scans", IEEE Trans. Sonics Ultrason. 30(3)). Shadows and enhancement are not painted:
 they follow from integrating the attenuation along the beam. The envelope is log-compressed to a
 dynamic range and quantised to 8 bits.
@@ -36,7 +36,7 @@ SAMPLES_PER_PX = 2  # simulated, both ways: the pulse is shorter than a pixel of
 PULSE_FWHM_MM = 0.55  # axial: a few half-periods of 7.5 MHz, λ = 0.2 mm
 BEAM_FWHM_MM = 1.3  # lateral: λ × f-number, and wider out of focus; hence the flat grain
 PSF_SIGMA_MM = (PULSE_FWHM_MM / 2.3548, BEAM_FWHM_MM / 2.3548)  # of a Gaussian: 2 √(2 ln 2)
-MIN_SIZE_PX = 56  # below, a resolution cell holds under ten scatterers: no longer Rayleigh
+MIN_SIZE_PX = 48  # below, samples are further apart than the pulse is long
 
 DYNAMIC_RANGE_DB = 60.0
 WHITE_DB = 19.0  # the echo shown as 255, relative to glandular tissue: strong reflectors only
@@ -73,8 +73,9 @@ class UltrasoundSpec:
 def speckle_envelope(rng: np.random.Generator, amplitude_hw: Map) -> Map:
     """Return the echo envelope of random scatterers under a map of reflectivity.
 
-    The field is the demodulated one: complex scatterers stand for the phase that the carrier
-    gives to a scatterer's exact depth, so that the carrier itself need not be sampled.
+    The field is the demodulated one: a scatterer's exact depth sets the phase that the carrier
+    gives to its echo, so the phase is random and the carrier itself need not be sampled. The sum
+    over the many scatterers of one sample is complex Gaussian: drawn as such, by Box and Muller.
 
     Args:
         rng: source of the scatterers.
@@ -87,11 +88,13 @@ def speckle_envelope(rng: np.random.Generator, amplitude_hw: Map) -> Map:
         (8 * math.ceil(4 * sigma_mm * num / FIELD_MM / 8),) * 2  # eights: the FFT is quick
         for sigma_mm, num in zip(PSF_SIGMA_MM, amplitude_hw.shape, strict=True)
     ]
-    padded_hw = np.pad(amplitude_hw * np.sqrt(0.5), margins, mode="edge")
+    padded_hw = np.pad(amplitude_hw, margins, mode="edge")
     inside = tuple(slice(before, -before) for before, _ in margins)
+    strength_hw = padded_hw * np.sqrt(-np.log(1.0 - rng.random(padded_hw.shape)))
+    phase_hw = 2.0 * np.pi * rng.random(padded_hw.shape)
     real, imaginary = (
-        phantom.convolve(part * padded_hw, PSF_SIGMA_MM, of_noise=True)[inside]
-        for part in white_noise(rng, (2, *padded_hw.shape))
+        phantom.convolve(strength_hw * part, PSF_SIGMA_MM, of_noise=True)[inside]
+        for part in (np.cos(phase_hw), np.sin(phase_hw))
     )
     envelope: Map = np.hypot(real, imaginary)
     return envelope
