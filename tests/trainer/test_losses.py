@@ -1,8 +1,6 @@
-"""Each loss against its published formula in NumPy (float64), torch's own, and itself."""
+"""How every loss behaves: gradients, extreme logits, ignored pixels, precision, mistakes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,14 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import Loss
+from trainer.config import LOSSES, Loss
 from trainer.errors import ConfigError
 from trainer.losses import build_loss
 
 torch.set_num_threads(1)
 
-EPS = 1e-7
-NAMES = ("NLL", "BCE", "MSE", "Dice")
+NAMES = LOSSES
 CASES = [(1, "sigmoid"), (2, "softmax"), (4, "softmax"), (4, "sigmoid"), (3, "log_softmax")]
 
 
@@ -29,75 +26,10 @@ def sample(channels: int, seed: int = 0, size: int = 7, scale: float = 3.0):
     return logits.double(), ids
 
 
-def activated(logits: torch.Tensor, activation: str) -> np.ndarray:
-    z = logits.numpy()
-    if activation == "sigmoid":
-        return 1 / (1 + np.exp(-z))
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
-
-
 def one_hot(ids: torch.Tensor, channels: int) -> np.ndarray:
     if channels == 1:
         return (ids.numpy() == 1)[:, None].astype(float)
     return np.stack([ids.numpy() == c for c in range(channels)], 1).astype(float)
-
-
-def numpy_bce(p, t, weights, valid):
-    values = -(t * np.log(p) + (1 - t) * np.log1p(-p))
-    return np.average(values, weights=element_weights(t, weights, valid))
-
-
-def numpy_mse(p, t, weights, valid):
-    return np.average((p - t) ** 2, weights=element_weights(t, weights, valid))
-
-
-def element_weights(t, weights, valid):
-    if t.shape[1] == 1:
-        return np.where(t == 1, weights[-1], weights[0]) * valid
-    return np.broadcast_to(weights.reshape(1, -1, 1, 1), t.shape) * valid
-
-
-def numpy_nll(p, t, weights, valid):
-    if p.shape[1] == 1:
-        return numpy_bce(p, t, weights, valid)
-    picked = np.where(valid[:, 0], (p * t).sum(1), 1)
-    return np.average(-np.log(picked), weights=(t * weights.reshape(1, -1, 1, 1) * valid).sum(1))
-
-
-def numpy_dice(p, t, weights, valid):
-    axes = (0, 2, 3)
-    both, size = (p * t * valid).sum(axes), ((p + t) * valid).sum(axes)
-    dice = (2 * both + EPS) / (size + EPS)
-    return 1 - (dice[0] if dice.size == 1 else np.average(dice, weights=weights))
-
-
-FORMULAS: dict[str, Callable[..., float]] = {
-    "NLL": numpy_nll,
-    "BCE": numpy_bce,
-    "MSE": numpy_mse,
-    "Dice": numpy_dice,
-}
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("ignore_index", [None, 255])
-@pytest.mark.parametrize(("channels", "activation"), CASES)
-@pytest.mark.parametrize("name", NAMES)
-def test_loss_equals_its_formula(name, channels, activation, ignore_index, weighted):
-    logits, ids = sample(channels)
-    weights = np.linspace(0.5, 2.0, max(2, channels)) if weighted else np.ones(max(2, channels))
-    if ignore_index is not None:
-        ids[:, ::3, ::2] = ignore_index
-    valid = (ids.numpy() != ignore_index)[:, None]
-    config = Loss(
-        function=name, ignore_index=ignore_index, weight=tuple(weights) if weighted else None
-    )
-    ours = build_loss(config, activation, channels)(logits, ids).item()
-    expected = FORMULAS[name](
-        activated(logits, activation), one_hot(ids, channels), weights, valid
-    )
-    assert ours == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("channels", "activation"), CASES)
@@ -105,7 +37,7 @@ def test_loss_equals_its_formula(name, channels, activation, ignore_index, weigh
 def test_gradient_is_that_of_the_value(name, channels, activation):
     logits, ids = sample(channels, size=3, scale=1.0)
     ids[0, 0, :2] = 255
-    weights = tuple(np.linspace(0.5, 2.0, max(2, channels)))
+    weights = tuple(np.linspace(0.5, 2.0, max(2, channels)).tolist())
     config = Loss(function=name, weight=weights, ignore_index=255)
     loss = build_loss(config, activation, channels)
     assert torch.autograd.gradcheck(lambda z: loss(z, ids), logits.requires_grad_())
@@ -123,7 +55,7 @@ def test_extreme_logits_give_finite_loss_and_gradient(name, channels, activation
     assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("name", ["NLL", "BCE"])
+@pytest.mark.parametrize("name", ["NLL", "BCE", "Focal"])
 @pytest.mark.parametrize(("channels", "activation"), [(1, "sigmoid"), (3, "softmax")])
 def test_saturated_and_wrong_pixels_still_have_a_gradient(name, channels, activation):
     """Computed on the activated output, p would be 0 or 1 and the gradient 0 or NaN."""
@@ -172,16 +104,6 @@ def test_batch_with_every_pixel_ignored_gives_no_nan(name, channels, activation)
     assert (logits.grad == 0).all()
 
 
-def test_nll_equals_torch_cross_entropy():
-    logits, ids = sample(4)
-    ids[0] = 3
-    weight = (1.0, 0.2, 0.0, 3.0)
-    config = Loss(function="NLL", weight=weight, ignore_index=2)
-    ours = build_loss(config, "softmax", 4)(logits, ids)
-    theirs = F.cross_entropy(logits, ids, torch.tensor(weight).double(), ignore_index=2)
-    torch.testing.assert_close(ours, theirs)
-
-
 def test_nll_of_one_channel_is_bce():
     logits, ids = sample(1)
     values = [build_loss(Loss(function=f), "sigmoid", 1)(logits, ids) for f in ("NLL", "BCE")]
@@ -195,7 +117,7 @@ def test_mse_of_a_linear_output_takes_continuous_targets():
     torch.testing.assert_close(ours, F.mse_loss(logits, target))
 
 
-@pytest.mark.parametrize("name", ["BCE", "Dice"])
+@pytest.mark.parametrize("name", ["BCE", "MSE", "Dice", "Jaccard"])
 def test_continuous_target_of_class_ids_gives_the_same_loss(name):
     logits, ids = sample(3)
     loss = build_loss(Loss(function=name), "softmax", 3)
@@ -214,12 +136,16 @@ def test_dice_by_hand():
     assert loss(logits, empty).item() == pytest.approx(1, abs=1e-6)
 
 
-def test_dice_leaves_out_an_ignored_class():
+@pytest.mark.parametrize("name", ["Dice", "Jaccard", "Lovasz"])
+def test_ignored_class_is_left_out_of_the_average(name):
+    """It has no pixels left, so its overlap would be 0 whatever the network does."""
     logits, ids = sample(3)
-    ours = build_loss(Loss(function="Dice", ignore_index=0), "softmax", 3)(logits, ids).item()
-    p, t = activated(logits, "softmax"), one_hot(ids, 3)
-    expected = numpy_dice(p, t, np.array([0, 1, 1]), (ids.numpy() != 0)[:, None])
-    assert ours == pytest.approx(expected, rel=1e-12)
+    logits[:, 0] = -30  # softmax over the other two
+    config = Loss(function=name, ignore_index=0)
+    ours = build_loss(config, "softmax", 3)(logits, ids)
+    without = build_loss(Loss(function=name, ignore_index=255), "softmax", 2)
+    expected = without(logits[:, 1:], torch.where(ids == 0, 255, ids - 1))
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,6 +186,13 @@ def test_pixel_order_does_not_matter(seed, name, case):
 def test_what_does_not_go_together_is_refused(function, activation, channels, weight, match):
     with pytest.raises(ConfigError, match=match):
         build_loss(Loss(function=function, weight=weight), activation, channels)
+
+
+@pytest.mark.parametrize("name", ["NLL", "Focal", "Lovasz"])
+def test_continuous_target_is_refused_where_only_classes_make_sense(name):
+    logits, _ = sample(3)
+    with pytest.raises(ConfigError, match="need masks of classes"):
+        build_loss(Loss(function=name), "softmax", 3)(logits, logits)
 
 
 def test_target_of_another_shape_is_refused():

@@ -16,6 +16,8 @@ from trainer.optimizers import build_optimizer, build_scheduler, needs_closure
 
 torch.set_num_threads(1)
 
+START = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double)
+
 
 def parse(section: dict) -> cfg.Optimizer:
     return TypeAdapter(cfg.Optimizer).validate_python(section)
@@ -23,7 +25,7 @@ def parse(section: dict) -> cfg.Optimizer:
 
 def run(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
     """Return the weights after each step down a fixed quartic bowl."""
-    weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+    weight = nn.Parameter(START.clone())
     optimizer = build_optimizer(parse(section), [weight])
     path = []
     for _ in range(num_steps):
@@ -57,7 +59,7 @@ def gradient(weight: torch.Tensor) -> torch.Tensor:
 def by_formula(section: dict, num_steps: int = 5) -> list[torch.Tensor]:
     """The papers' updates, written out one by one."""
     o = {**parse(section).model_dump()}
-    w = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double)
+    w = START.clone()
     m, v, v_max, mean = (torch.zeros_like(w) for _ in range(4))
     lr, decay, path = o["learning_rate"], o["weight_decay"], []
     for t in range(1, num_steps + 1):
@@ -142,7 +144,7 @@ def test_float32_parameters_of_a_network_take_a_step(kind):
 @pytest.mark.parametrize("kind", list(cfg.OPTIMIZERS))
 def test_state_can_be_saved_and_loaded(kind):
     section = {"type": kind}
-    weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+    weight = nn.Parameter(START.clone())
     first = build_optimizer(parse(section), [weight])
     for step in range(5):
         if step == 2:
@@ -178,35 +180,25 @@ def test_layerwise_weights_leave_zero_and_keep_their_gradient(kind):
     assert (bias.grad == 1).all()  # its norm is logged
 
 
-@pytest.mark.parametrize(
-    ("section", "name", "options"),
-    [
-        ({"type": "LARS", "learning_rate": 3.0, "weight_decay": 0.1, "momentum": 0.9},
-         "LARS", {"trust_coefficient": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
-        ({"type": "LAMB", "weight_decay": 0.1}, None, {}),
-    ],
-    ids=["LARS", "LAMB"],
-)  # fmt: skip
-def test_layerwise_step_equals_another_library(section, name, options):
-    """pytorch-optimizer's LARS; for LAMB our norms around torch's own AdamW direction."""
-    if name is not None:
-        theirs = pytest.importorskip("pytorch_optimizer")
-        weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
-        optimizer = getattr(theirs, name)([weight], lr=section["learning_rate"], **options)
-        for ours in run(section):
-            take_step(optimizer, lambda: bowl(weight))
-            torch.testing.assert_close(ours, weight.detach(), rtol=1e-10, atol=1e-12)
-        return
-    adam = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
-    optimizer = torch.optim.AdamW([adam], lr=1.0, weight_decay=0.1, betas=(0.9, 0.999))
-    start = adam.detach().clone()
-    for ours in run(section):
-        take_step(optimizer, lambda: bowl(adam))
-        direction = start - adam.detach()  # r + b w of a step of rate 1
-        expected = start - 0.01 * start.norm() / direction.norm() * direction
-        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
-        start = expected
-        adam.data.copy_(expected)
+def test_lars_equals_another_library():
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+    weight = nn.Parameter(START.clone())
+    options = {"momentum": 0.9, "weight_decay": 0.1}
+    theirs = library.LARS([weight], lr=3.0, trust_coefficient=1e-3, **options)
+    for ours in run({"type": "LARS", "learning_rate": 3.0, **options}):
+        take_step(theirs, lambda: bowl(weight))
+        torch.testing.assert_close(ours, weight.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_lamb_is_torchs_adamw_with_a_rate_per_layer():
+    weight = nn.Parameter(START.clone())
+    adam = torch.optim.AdamW([weight], lr=1.0, weight_decay=0.1)
+    for ours in run({"type": "LAMB", "weight_decay": 0.1}):
+        start = weight.detach().clone()
+        take_step(adam, lambda: bowl(weight))
+        direction = start - weight.detach()  # of a step of rate 1
+        weight.data.copy_(start - 0.01 * start.norm() / direction.norm() * direction)
+        torch.testing.assert_close(ours, weight.detach(), rtol=1e-10, atol=1e-12)
 
 
 def test_hessian_finds_the_minimum_of_rosenbrock_within_its_limits():
@@ -228,7 +220,7 @@ def test_hessian_finds_the_minimum_of_rosenbrock_within_its_limits():
 def test_hessian_agrees_with_scipy():
     scipy = pytest.importorskip("scipy.optimize")
     section = {"type": "Hessian", "learning_rate": 0.01}  # as a driver would write it
-    weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.double))
+    weight = nn.Parameter(START.clone())
 
     def tilted(w: torch.Tensor) -> torch.Tensor:
         return bowl(w) + (w * torch.tensor([2.0, -7.0])).sum()

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.errors import ConfigError
+
 Activation = Literal["sigmoid", "softmax", "log_softmax", "linear"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -121,9 +123,16 @@ def pixel_weight(batch: Batch) -> Tensor | None:
 
 
 def class_ids(batch: Batch) -> Tensor:
-    """Return the ids of a batch whose loss is only defined for classes."""
+    """Return the ids of a batch whose loss is only defined for classes.
+
+    Raises:
+        ConfigError: the target is continuous.
+    """
     if batch.class_ids_NS is None:
-        raise ValueError("this loss needs class ids (int64), received a continuous target")
+        raise ConfigError(
+            "loss.function: NLL, Focal and Lovasz need masks of classes; for continuous targets "
+            "use BCE, MSE, Dice or Jaccard"
+        )
     return batch.class_ids_NS
 
 

@@ -58,9 +58,9 @@ def focal(batch: Batch, activation: Activation, gamma: float) -> Tensor:
     Sigmoid: each channel is a binary problem, and the mean is over elements, as in BCE. Softmax:
     p_t is the probability of the pixel's class, and the mean is over pixels, as in NLL.
     """
+    class_ids(batch)  # p_t exists for classes only
     margin = binary_logits(batch.logits_NCS, activation)  # log(p / (1 - p))
     if activation == "sigmoid":
-        class_ids(batch)  # p_t exists for classes only
         margin = torch.where(batch.target_NCS > 0, margin, -margin)
         weight = element_weight(batch)
     else:
