@@ -190,15 +190,15 @@ def generate(out_dir: Path, spec: UltrasoundSpec = UltrasoundSpec()) -> None:
     the same spec is left as it is.
 
     Raises:
-        DataError: `out_dir` exists and is something else; it is not touched.
+        DataError: `out_dir` is a file, or holds something else; it is not touched.
     """
     if _is_finished(out_dir, spec):
         return
     refusal = DataError(
-        f"{out_dir}: expected no such folder, or the demo data of this version and spec; "
+        f"{out_dir}: expected an empty folder, none, or the demo data of this version and spec; "
         "it holds something else, or images are missing; move it away or name another folder"
     )
-    if out_dir.exists():
+    if out_dir.is_file() or (out_dir.is_dir() and any(out_dir.iterdir())):
         raise refusal
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))

@@ -308,6 +308,23 @@ def test_a_tree_that_is_not_this_very_data_set_is_refused_and_kept(out_dir, dama
     assert snapshot(out_dir) == before
 
 
+def test_an_empty_folder_is_filled(out_dir):
+    out_dir.mkdir(parents=True)
+
+    generate(out_dir, TINY)
+
+    assert len(list(out_dir.rglob("*.png"))) == 10
+
+
+def test_a_file_in_the_folders_place_is_refused_and_kept(tmp_path):
+    (tmp_path / "demo").write_text("mine")
+
+    with pytest.raises(DataError, match="demo"):
+        generate(tmp_path / "demo", TINY)
+
+    assert (tmp_path / "demo").read_text() == "mine"
+
+
 def test_somebody_elses_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
 
