@@ -12,6 +12,10 @@ from typing import Any
 
 from trainer.networks.builtin.writer import NetworkWriter, final_function
 
+# Keras's 0.99 needs hundreds of steps before evaluation sees the training's statistics; a search
+# on a few hundred images has fewer in its first epochs, and would prune on noise.
+MOMENTUM = 0.9
+
 
 def write_unet(
     input_shape: tuple[int, int, int], num_classes: int, width: int = 16, depth: int = 4
@@ -41,13 +45,13 @@ def _conv_bn_relu(
     net: NetworkWriter, x: str, prefix: str, filters: int, kernel: int = 3, **settings: Any
 ) -> str:
     x = net.conv(x, f"{prefix}_conv", filters, kernel, kernel_initializer="he_normal", **settings)
-    x = net.batch_norm(x, f"{prefix}_bn")
+    x = net.batch_norm(x, f"{prefix}_bn", momentum=MOMENTUM)
     return net.activation(x, f"{prefix}_relu")
 
 
 def _residual(net: NetworkWriter, x: str, prefix: str, filters: int) -> str:
     y = _conv_bn_relu(net, x, f"{prefix}a", filters)
     y = net.conv(y, f"{prefix}b_conv", filters, kernel_initializer="he_normal")
-    y = net.batch_norm(y, f"{prefix}b_bn")
+    y = net.batch_norm(y, f"{prefix}b_bn", momentum=MOMENTUM)
     y = net.add("Add", [y, x], f"{prefix}_add")
     return net.activation(y, f"{prefix}_relu")
