@@ -61,9 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:
     """Run a Typer app, turning our errors into lines and exit codes."""
-    import logging
-
-    logging.getLogger("optuna").setLevel(logging.WARNING)
     try:
         command(args=arguments, standalone_mode=True)
     except (HpoError, TrainerError) as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
@@ -30,6 +32,10 @@ TITLE = "rml:title"
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 
 T = TypeVar("T")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
+# TPE's `group` is experimental; Optuna is pinned, so nothing changes behind our back.
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def default_url(output: Path) -> str:
@@ -152,7 +158,7 @@ def make_sampler(spec: StudySpec, trial_number: int) -> BaseSampler:
     if spec.sampler == "random":
         return RandomSampler(seed=seed)
     # group: a learning rate per optimizer makes the space conditional
-    return TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+    return TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def derived_seed(seed: int, trial_number: int, purpose: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -79,7 +79,7 @@ class OutputFiles:
             "time_s": round(time_s, 3),
             "loss": evaluation.loss,
             **extra,
-            **asdict(evaluation.scores),
+            **evaluation.scores.as_json(),
         }
         self.metrics.write(json.dumps(entry) + "\n")
         evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE)
