@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.config import Normalize
 from trainer.data.dataset import ImageSet
+from trainer.data.images import Array
 from trainer.data.transforms import draw_flips
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
@@ -94,7 +95,7 @@ class Batches:
         return Batch(indices, inputs, targets)
 
 
-def _as_tensor(values: NDArray[np.generic]) -> tuple[Tensor, float]:
+def _as_tensor(values: Array) -> tuple[Tensor, float]:
     full_scale = float(np.iinfo(values.dtype).max)
     # torch indexes no uint16
     tensor = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int32))

@@ -97,8 +97,12 @@ def bootstrap_interval(
     scores = []
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         draws = min(_RESAMPLES_AT_ONCE, num_resamples - start)
-        # How often each image is drawn; float64 sums pixel counts exactly up to 2**53.
-        times = generator.multinomial(num_images, np.full(num_images, 1 / num_images), draws)
+        # How often each image is drawn, as one bincount: drawing the multinomial is 10 x slower.
+        picked = generator.integers(num_images, size=(draws, num_images))
+        picked += num_images * np.arange(draws)[:, None]
+        times = np.bincount(picked.ravel(), minlength=draws * num_images)
+        times = times.reshape(draws, num_images)
+        # float64 sums pixel counts exactly up to 2**53.
         pooled = np.tensordot(times.astype(np.float64), counts, axes=1)
         scores.append(mean_of_present(dice_of_counts(pooled), pooled))
     tail = (1 - level) / 2

@@ -90,5 +90,9 @@ def _check_lengths(config: NeuralNetwork, num_channels: int) -> None:
             "(the background is one)"
         )
     weight = config.loss.weight if config.loss else None
-    if isinstance(weight, tuple) and len(weight) != num_channels:
-        raise ConfigError(f"loss.weight: {len(weight)} weights for {num_channels} output channels")
+    is_cancelled = num_channels == 1 and isinstance(weight, tuple) and len(weight) == 1
+    if isinstance(weight, tuple) and len(weight) != max(2, num_channels) and not is_cancelled:
+        raise ConfigError(
+            f"loss.weight: {len(weight)} weights for {max(2, num_channels)} classes "
+            "(the background is one)"
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainer.batches import Batches
@@ -20,7 +21,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.evaluation import Evaluation, Evaluator
 from trainer.fit import Activation, check_fit, resolve_activation
 from trainer.log import Log
-from trainer.losses import build_loss
+from trainer.losses import build_loss, resolve_weights
 from trainer.metrics import Scores, SegmentationCounts
 from trainer.networks import (
     Graph,
@@ -81,9 +82,26 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
             f"Loaded {report.num_loaded} parameters from {path} "
             f"({report.num_skipped} skipped, {report.num_missing} keep their initial values)"
         )
+    config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _log_data(log, config, data)
+    if config.is_training and data.coding is not None and data.coding.is_single_valued:
+        raise DataError("every mask holds one value only: there is nothing to segment")
     _Run(config, log, device, precision, data, facts, activation, network, started).carry_out()
+
+
+def _with_numeric_weights(
+    config: NeuralNetwork, data: LoadedData, num_classes: int
+) -> NeuralNetwork:
+    """Compute `loss.weight: inverse_frequency^p` from the training masks, as the network sees
+    them; an evaluation alone has the test masks only."""
+    part = data.train or data.test
+    if config.loss is None or part is None or part.targets_NHW is None or data.coding is None:
+        return config
+    if data.coding.kind == "continuous":
+        return config
+    counts = np.bincount(part.targets_NHW.ravel(), minlength=num_classes)
+    return config.model_copy(update={"loss": resolve_weights(config.loss, counts.tolist())})
 
 
 def load_graph(
@@ -289,10 +307,6 @@ def _log_data(log: Log, config: NeuralNetwork, data: LoadedData) -> None:
         log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
     if data.coding is not None:
         log(f"Mask values {data.coding.describe()}")
-        if data.coding.kind != "continuous" and data.train is not None:
-            empty = max(data.coding.class_shares()) == 1.0
-            if empty:
-                raise DataError("every mask holds one value only: there is nothing to segment")
 
 
 def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:

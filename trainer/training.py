@@ -15,6 +15,7 @@ from trainer.errors import DivergedError
 from trainer.evaluation import forward_logits
 from trainer.losses import LossFunction
 from trainer.networks.module import KerasModule
+from trainer.optimizers import needs_closure
 
 # Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
 STEPS_BETWEEN_READS_CUDA = 20
@@ -78,16 +79,23 @@ class Trainer:
         return math.fsum(losses) / len(losses)
 
     def _step(self, inputs_NCHW: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
-            logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
-        loss = self.loss(logits, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        def compute() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(
+                self.device.type, self.precision, enabled=self.precision != torch.float32
+            ):
+                logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
+            loss = self.loss(logits, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        loss = compute()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.optimizer.step()
+        if needs_closure(self.optimizer):
+            self.optimizer.step(compute)  # type: ignore[arg-type]  # L-BFGS wants the tensor
+        else:
+            self.optimizer.step()
         return loss.detach(), norm
 
     def _read(self, pending: list[tuple[float, int, Tensor, Tensor]], epoch: int) -> list[Step]:

@@ -70,13 +70,10 @@ class MaskCoding:
         }[self.kind]
         return f"{{{shown}}}: {meaning}"
 
-    def class_shares(self) -> list[float]:
-        """Return each class's share of all pixels."""
-        total = sum(self.counts.values())
-        pixels = [0] * self.num_classes
-        for value, count in self.counts.items():
-            pixels[int(self.encode(np.array([[value]], dtype=np.uint16))[0, 0])] += count
-        return [count / total for count in pixels]
+    @property
+    def is_single_valued(self) -> bool:
+        """Whether every pixel of every mask has the same value."""
+        return len(self.counts) == 1
 
 
 def decide_coding(
