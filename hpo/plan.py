@@ -19,6 +19,7 @@ from hpo.options import Options
 from hpo.space import (
     Categorical,
     Dimension,
+    Scalar,
     SearchSpace,
     build_config,
     checked_range,
@@ -284,10 +285,10 @@ class _Planner:
 
 
 def parse_base(
-    base: dict[str, Any], space: SearchSpace, *, loss: object | None = None
+    base: dict[str, Any], space: SearchSpace, *, loss: Scalar | None = None
 ) -> NeuralNetwork:
     """Check the base config as the worker will, with the first choice of what is sampled."""
-    chosen = {
+    chosen: dict[str, Scalar] = {
         d.key: d.values.choices[0] if isinstance(d.values, Categorical) else d.values.low
         for d in space.dimensions
         if d.when is None

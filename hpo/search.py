@@ -68,10 +68,12 @@ class Search:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(0.2)  # in steps, so that signals are seen
-        finally:
+        except BaseException:
             self.stopping.set()
             for thread in threads:
                 thread.join()
+            raise
+        finally:
             renewer.close()
         if errors:
             raise errors[0]

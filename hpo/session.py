@@ -72,10 +72,8 @@ def run_session(
         office=office,
         reporter=reporter,
         tally=tally,
-        stopping=threading.Event(),
+        stopping=stopping,
     )
-    linked = threading.Thread(target=lambda: (stopping.wait(), search.stopping.set()), daemon=True)
-    linked.start()
     try:
         try:
             search.run()

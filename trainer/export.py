@@ -14,6 +14,8 @@ from trainer.networks import load_network
 from trainer.networks.module import build_module
 from trainer.networks.weights import export_keras_h5, load_weights
 
+UNKNOWN_SIZE = 256  # divisible by every stride of a usual network
+
 
 def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> None:
     """Write the network of `layers`, with the weights of `checkpoints.load`, to a `.h5` file.
@@ -30,7 +32,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
         raise ConfigError("--export needs the network in a file: set layers to its name")
     graph = load_network(resolve(config.layers))
     torch.manual_seed(config.seed)
-    module = build_module(graph, graph.input_shape)
+    module = build_module(graph, _exact(graph.input_shape))
     if config.checkpoints.load:
         load_weights(module, graph, resolve(config.checkpoints.load), log)
     try:
@@ -38,3 +40,8 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     except OSError as error:
         raise TrainerError(f"{path}: cannot be written ({error})") from None
     log(f"Wrote {path}")
+
+
+def _exact(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Return an input shape without unknown sizes: parameters do not depend on them."""
+    return tuple(UNKNOWN_SIZE if size is None else size for size in shape)
