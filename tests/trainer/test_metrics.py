@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -235,37 +233,30 @@ def test_hd95_equals_scipy(seed, density):
     assert hd95_px(a, b) == pytest.approx(expected, abs=1e-5)
 
 
-def test_bootstrap_interval_agrees_with_a_plain_loop():
-    names, predicted, target = masks(3, 30)
-    target[:15] = predicted[:15]  # half of the images perfect: a wide interval
-    counts = counted(3, names, predicted, target)
-    rows, scores = counts.per_image_rows(), counts.scores()
-    low, high = bootstrap_interval(rows, scores.classes_averaged)
-    assert low < scores.dice_dataset < high
-    assert (low, high) == bootstrap_interval(rows, scores.classes_averaged)
-    generator = np.random.default_rng(5)
-    dices = []
-    for _ in range(2000):
-        pick = torch.from_numpy(generator.integers(0, 30, 30))
-        p, t = predicted[pick], target[pick]
-        dices.append(np.mean([numpy_dice(p, t, c) for c in (1, 2)]))
-    np.testing.assert_allclose((low, high), np.quantile(dices, [0.025, 0.975]), atol=0.01)
+@pytest.mark.filterwarnings("ignore")  # MONAI warns of empty masks, and of its own future
+def test_per_image_figures_equal_monai():
+    monai = pytest.importorskip("monai.metrics", reason="MONAI is not installed")
+    names, predicted, target = masks(3)
+    predicted[2], target[2] = 0, 0  # an empty image
+    counts = counted(3, names, predicted, target, with_hd95=True)
 
+    def one_hot(ids):
+        return torch.nn.functional.one_hot(ids, 3).movedim(-1, 1)
 
-def test_bootstrap_of_identical_images_has_no_width():
-    rows = [{"x_intersection": 1, "x_predicted": 2, "x_target": 2}] * 5
-    assert bootstrap_interval(rows, ["x"]) == (0.5, 0.5)
-
-
-def test_bootstrap_names_what_is_wrong_with_the_rows():
-    with pytest.raises(DataError, match="'y_intersection' is missing"):
-        bootstrap_interval([{"name": "a"}], ["y"])
-    with pytest.raises(DataError, match="at least one image"):
-        bootstrap_interval([], ["y"])
-    with pytest.raises(DataError, match="per-image counts"):
-        bootstrap_interval([{"x_intersection": "?", "x_predicted": 2, "x_target": 2}], ["x"])
-
-
-def test_bootstrap_does_not_import_torch():
-    code = "import sys, trainer.bootstrap; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    pair = one_hot(predicted), one_hot(target)
+    dice = monai.compute_dice(*pair, ignore_empty=False).numpy()
+    hd95 = monai.compute_hausdorff_distance(*pair, include_background=True, percentile=95)
+    for row, image_dice, image_hd95 in zip(counts.per_image_rows(), dice, hd95, strict=True):
+        for c, name in enumerate(("background", "class_1", "class_2")):
+            assert row[f"{name}_dice"] == pytest.approx(image_dice[c], abs=1e-6)
+            if row[f"{name}_hd95_px"] is None:
+                assert not torch.isfinite(image_hd95[c])
+            else:
+                assert row[f"{name}_hd95_px"] == pytest.approx(image_hd95[c].item(), abs=1e-5)
+    assert counts.scores().dice_per_image == pytest.approx(dice[:, 1:].mean(), abs=1e-6)
+    confusion = monai.get_confusion_matrix(*pair).sum(0)
+    scores = counts.scores().per_class
+    for figure in ("sensitivity", "precision"):
+        expected = monai.compute_confusion_matrix_metric(figure, confusion)
+        ours = [scores[name][figure] for name in ("background", "class_1", "class_2")]
+        np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-6)

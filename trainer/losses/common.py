@@ -84,6 +84,8 @@ def binary_logits(logits_NCS: Tensor, activation: Activation) -> Tensor:
     """
     if activation == "sigmoid":
         return logits_NCS
+    if logits_NCS.shape[1] == 2:
+        return logits_NCS - logits_NCS.flip(1)
     log_p = logits_NCS.log_softmax(1)
     largest = torch.zeros_like(logits_NCS, dtype=torch.bool)
     largest.scatter_(1, logits_NCS.detach().argmax(1, keepdim=True), True)

@@ -59,13 +59,15 @@ def focal(batch: Batch, activation: Activation, gamma: float) -> Tensor:
     p_t is the probability of the pixel's class, and the mean is over pixels, as in NLL.
     """
     class_ids(batch)  # p_t exists for classes only
-    margin = binary_logits(batch.logits_NCS, activation)  # log(p / (1 - p))
+    logits, is_class = batch.logits_NCS, batch.target_NCS > 0
+    # The margin is log(p_t / (1 - p_t)).
     if activation == "sigmoid":
-        margin = torch.where(batch.target_NCS > 0, margin, -margin)
+        margin = torch.where(is_class, logits, -logits)
         weight = element_weight(batch)
     else:
-        # The one-hot target picks the class; ignored pixels have none, and weigh 0.
-        margin = (margin * batch.target_NCS).sum(1)
+        others = logits.masked_fill(is_class, -torch.inf).logsumexp(1)
+        # The one-hot target picks the class; ignored pixels may have none, and weigh 0.
+        margin = (logits * batch.target_NCS).sum(1) - others
         weight = pixel_weight(batch)
     # Both factors from the margin: 1 - p_t would round to 0, and its power has no slope there.
     values = -F.logsigmoid(margin) * (gamma * F.logsigmoid(-margin)).exp()

@@ -76,7 +76,7 @@ def _rows_per_class(values_NCS: Tensor) -> Tensor:
 
 
 def _lovasz_rows(errors: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the dot product of each row's sorted errors and Jaccard steps (algorithm 1).
+    """Return the dot product of each row's errors and their Jaccard steps (algorithm 1).
 
     errors and target have shape (..., P), valid too (bool); the result has shape (...).
     Errors below 0 (possible for the hinge) count 0.
@@ -85,17 +85,25 @@ def _lovasz_rows(errors: Tensor, target: Tensor, valid: Tensor | None) -> Tensor
         # Last in the order, where they change no step of the pixels that count.
         errors = errors.masked_fill(~valid, -torch.inf)
         target = target * valid
-    errors, order = errors.sort(-1, descending=True)
-    # Counts are integers: exact at any size, and a running sum of floats is not
-    # deterministic on a GPU.
-    hits = target.gather(-1, order).long()
-    found = hits.cumsum(-1)
+    # The steps are constants between two swaps of the order, so they are put back in the order
+    # of the pixels: no gradient has to pass through the sort.
+    order = errors.detach().argsort(-1, descending=True)
+    steps = _jaccard_steps(target.gather(-1, order))
+    return (errors.relu() * torch.zeros_like(target).scatter_(-1, order, steps)).sum(-1)
+
+
+def _jaccard_steps(hits: Tensor) -> Tensor:
+    """Return by how much each pixel, in order, raises the Jaccard loss, shape (..., P).
+
+    hits is 1 for the pixels in the target, else 0. Counts are integers: exact at any size, and a
+    running sum of floats is not deterministic on a GPU.
+    """
+    found = hits.cumsum(-1, dtype=torch.int32)
     total = found[..., -1:]
-    rank = torch.arange(1, errors.shape[-1] + 1, device=errors.device)
-    left = (total - found).to(errors.dtype)  # intersection after this pixel
-    union = (total + rank - found).to(errors.dtype)
+    rank = torch.arange(1, hits.shape[-1] + 1, device=hits.device, dtype=torch.int32)
+    left = (total - found).to(hits.dtype)  # intersection after this pixel
+    union = (total - found + rank).to(hits.dtype)  # a miss adds a pixel to it
     # The difference of two Jaccards in closed form: subtracting them in float32 would leave
     # no digits from a million pixels on. A union that was empty before steps from 0 to 1.
-    step_miss = torch.where(union == 1, 1.0, left / (union * (union - 1)).clamp_min(1))
-    steps = torch.where(hits == 1, 1 / union, step_miss)
-    return (errors.relu() * steps).sum(-1)
+    miss = torch.where(union == 1, 1.0, left / union / (union - 1).clamp_min(1))
+    return torch.where(hits == 1, 1 / union, miss)
