@@ -78,6 +78,8 @@ def read_block(obj: object, source: str, depth: int = 0) -> Block:
     if not isinstance(layers, list):
         raise NetworkError(f"{source}: layers: expected a list of layers, received {show(layers)}")
     name = config.get("name")
+    if kind == "Sequential" and config.get("build_input_shape") is not None:
+        layers = _with_built_shape(layers, config["build_input_shape"])
     block = _read_list(layers, name if isinstance(name, str) else kind.lower(), source, depth)
     if kind != "Sequential":
         if config.get("input_layers"):
@@ -85,6 +87,17 @@ def read_block(obj: object, source: str, depth: int = 0) -> Block:
         if config.get("output_layers"):
             block.outputs = _end_points(config["output_layers"], f"{source}: output_layers")
     return block
+
+
+def _with_built_shape(layers: list[Any], shape: object) -> list[Any]:
+    """Give the first layer the shape that Keras 3 notes beside a Sequential's layers."""
+    first = layers[0] if layers else None
+    if not isinstance(first, dict) or first.get("class_name") == "InputLayer":
+        return layers
+    config = first.get("config")
+    if not isinstance(config, dict):
+        return layers
+    return [{**first, "config": {"batch_input_shape": shape, **config}}, *layers[1:]]
 
 
 def _read_list(layers: list[Any], name: str, source: str, depth: int) -> Block:
