@@ -93,8 +93,14 @@ def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Op
                 foreach=True,
             )
         case cfg.Adagrad():
+            on_cpu = trained[0].device.type == "cpu"  # where torch 2.6 has it fused, 4 x faster
             return torch.optim.Adagrad(
-                trained, lr=lr, weight_decay=decay, lr_decay=config.lr_decay, foreach=True
+                trained,
+                lr=lr,
+                weight_decay=decay,
+                lr_decay=config.lr_decay,
+                fused=on_cpu,
+                foreach=not on_cpu,
             )
         case cfg.Adam() | cfg.AdamW():
             kind = torch.optim.AdamW if isinstance(config, cfg.AdamW) else torch.optim.Adam
