@@ -23,6 +23,8 @@ def nll(batch: Batch, activation: Activation) -> Tensor:
     """Return the mean of -log p of the pixel's class, weighted as `torch.nn.NLLLoss`.
 
     With one channel p is the foreground's probability, so that this is the binary cross entropy.
+    With several channels after a sigmoid nothing lowers the other classes, because each p stands
+    for itself: what the contract defines, but it trains badly, and BCE is what is meant there.
     """
     if batch.logits_NCS.shape[1] == 1:
         return bce(batch, activation)
