@@ -7,13 +7,13 @@ as an object or as a bare list; models as layers of models.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import NetworkError
 from trainer.networks.config import show
+from trainer.networks.names import numbered, snake_case
 
 MAX_LAYERS = 20_000
 MAX_NESTING = 8
@@ -158,13 +158,20 @@ def _given_name(obj: object) -> str | None:
 
 def _new_name(kind: str, taken: set[str | None]) -> str:
     """Return the name that Keras gives a layer without one: conv2d, conv2d_1, …"""
-    base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-    name, number = base, 0
-    while name in taken:
+    number = 0
+    while numbered(snake_case(kind), number) in taken:
         number += 1
-        name = f"{base}_{number}"
+    name = numbered(snake_case(kind), number)
     taken.add(name)
     return name
+
+
+def list_layers(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield path and class of every layer, models included, in the file's order."""
+    for raw in block.layers.values():
+        yield (*path, raw.name), raw.kind
+        if raw.block is not None:
+            yield from list_layers(raw.block, (*path, raw.name))
 
 
 def _read_layer(

@@ -40,7 +40,7 @@ class KerasModule(nn.Module):
 
     def __init__(self, graph: Graph, input_shape: Shape) -> None:
         super().__init__()
-        shapes = infer_shapes(graph, input_shape)
+        shapes = self.shapes = infer_shapes(graph, input_shape)
         self.final_activation = final_activation(graph)
         self.module_names = module_names(graph)
         self.layer_weights = layer_weights(graph, shapes)
@@ -96,6 +96,7 @@ def module_names(graph: Graph) -> dict[str, str]:
         "final_activation",
         "module_names",
         "layer_weights",
+        "shapes",
         "logits",
     }
     for layer in graph.layers():

@@ -12,7 +12,14 @@ from trainer.errors import NetworkError
 from trainer.networks.config import Config
 from trainer.networks.functions import nearest
 from trainer.networks.graph import Graph, Layer, Node
-from trainer.networks.keras_json import MAX_LAYERS, Block, RawLayer, Reference, read_block
+from trainer.networks.keras_json import (
+    MAX_LAYERS,
+    Block,
+    RawLayer,
+    Reference,
+    list_layers,
+    read_block,
+)
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
 
@@ -92,6 +99,7 @@ class _Builder:
             output=output,
             input_shape=spec.shape,
             notes=tuple(self.notes),
+            listing=tuple(list_layers(block)),
         )
 
     def emit(

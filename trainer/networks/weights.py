@@ -1,13 +1,13 @@
 """Loads weights into a built network, and writes them for Keras.
 
-Every source (Keras's `.h5`, our `.pt`) is read as named arrays in torch's layout, then matched
-by layer and parameter name; what does not match is skipped, said in the log, and counted.
+Every source (Keras's files, our `.pt`) is matched by layer and parameter name; what does not
+match is skipped, said in the log, and counted.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.errors import WeightsError
+from trainer.networks.encoder import encoder_layers, first_layers
 from trainer.networks.graph import Graph
-from trainer.networks.keras_h5 import StoredWeight, read_keras_h5, write_keras_h5
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Weight
+from trainer.networks.stored import is_keras_archive, read_keras_file, write_legacy_h5
 
 Log = Callable[[str], None]
 
@@ -47,29 +48,128 @@ class LoadReport:
     num_missing: int
 
 
-def load_weights(module: KerasModule, graph: Graph, path: Path, log: Log) -> LoadReport:
-    """Load weights by name from Keras's `.h5` or our `.pt`; `log` gets a line per skipped one.
+@dataclass(frozen=True)
+class _Candidate:
+    """A parameter of a file: what it is called there, where it belongs, in torch's layout."""
 
-    Raises WeightsError if the file is missing or corrupt, or if nothing in it matches.
+    label: str
+    key: str | None
+    value: Tensor
+    guess: str = ""
+
+
+def load_weights(
+    module: KerasModule, graph: Graph, path: Path, log: Log, *, allow_partial: bool = False
+) -> LoadReport:
+    """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or our `.pt`.
+
+    `log` gets a line for each skipped or adapted parameter. Raises WeightsError if the file is
+    missing or corrupt, if nothing matches, or (unless `allow_partial`) if fewer than half of
+    the encoder's numbers do: a half-filled encoder trains worse than it looks.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
-    if h5py.is_hdf5(path):
-        report = _load_keras(module, graph, path, log)
+    candidates: Iterable[_Candidate]
+    if h5py.is_hdf5(path) or is_keras_archive(path):
+        candidates = _from_keras(module, graph, path)
     elif zipfile.is_zipfile(path):
-        report = _load_torch(module, path, log)
+        candidates = _from_torch(module, path)
     else:
         raise WeightsError(
-            f"{path}: is neither HDF5 (Keras's .h5) nor a .pt of torch; is it complete?"
+            f"{path}: is neither of Keras (.h5, .keras) nor a .pt of torch; is it complete?"
         )
-    log(
-        f"Loaded {report.num_loaded} parameters from {path} ({report.num_skipped} skipped, "
-        f"{report.num_missing} of the model not in the file)"
-    )
-    return report
+    loader = _Loader(module, graph, log)
+    for candidate in candidates:
+        loader.take(candidate)
+    return loader.finish(path, allow_partial)
 
 
-def _load_torch(module: KerasModule, path: Path, log: Log) -> LoadReport:
+class _Loader:
+    """Sorts a file's parameters into loaded and skipped, then copies the former."""
+
+    def __init__(self, module: KerasModule, graph: Graph, log: Log) -> None:
+        self.own = module.state_dict()
+        self.log = log
+        self.found: dict[str, Tensor] = {}
+        self.num_skipped = 0
+        names = module.module_names
+        self.first = tuple(f"{names[name]}." for name in first_layers(graph))
+        encoder = tuple(f"{names[name]}." for name in encoder_layers(graph, module.shapes))
+        self.encoder = [key for key in self.own if key.startswith(encoder)]
+
+    def take(self, candidate: _Candidate) -> None:
+        key, value = candidate.key, candidate.value
+        if key is None or key not in self.own:
+            self._skip(candidate, key or candidate.guess, "not found in model")
+            return
+        wanted = self.own[key].shape
+        if value.shape != wanted and key.startswith(self.first):
+            adapted = adapt_channels(value, wanted)
+            if adapted is not None:
+                self.log(
+                    f"Adapting parameter {_labelled(key, candidate.label)} of the first layer: "
+                    f"shape {tuple(value.shape)} in the file, {tuple(wanted)} in the model"
+                )
+                value = adapted
+        if value.shape != wanted:
+            reason = f"shape {tuple(value.shape)} in the file, {tuple(wanted)} in the model"
+            self._skip(candidate, key, reason)
+            return
+        self.found[key] = value
+
+    def _skip(self, candidate: _Candidate, key: str, reason: str) -> None:
+        self.num_skipped += 1
+        self.log(f"Skipping parameter {_labelled(key, candidate.label)}: {reason}")
+
+    def finish(self, path: Path, allow_partial: bool) -> LoadReport:
+        if not self.found:
+            raise WeightsError(
+                f"{path}: none of its {self.num_skipped} parameters matches the network; "
+                "is it of another network? Parameters are matched by the layers' names"
+            )
+        total = sum(self.own[key].numel() for key in self.encoder)
+        loaded = sum(self.own[key].numel() for key in self.encoder if key in self.found)
+        if loaded < total / 2 and not allow_partial:
+            raise WeightsError(
+                f"{path}: only {loaded:,} of the encoder's {total:,} numbers match; is it of "
+                "another network? Parameters are matched by the layers' names"
+            )
+        with torch.no_grad():
+            for key, tensor in self.found.items():
+                self.own[key].copy_(tensor)  # state_dict's tensors share the module's memory
+        report = LoadReport(len(self.found), self.num_skipped, len(self.own) - len(self.found))
+        self.log(
+            f"Loaded {report.num_loaded} parameters from {path} ({report.num_skipped} skipped, "
+            f"{report.num_missing} of the model not in the file)"
+        )
+        return report
+
+
+def _labelled(key: str, label: str) -> str:
+    return key if label in ("", key) else f"{key} ({label})"
+
+
+def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
+    """Fit a first layer to gray images where the file's had colour, or the other way.
+
+    A kernel's channels are summed, or divided among three: a gray image as three equal
+    channels gives the same result in both. Per-channel vectors are averaged or repeated.
+    """
+    if value.ndim == 1 and len(wanted) == 1:
+        if wanted[0] == 1:
+            return value.mean(0, keepdim=True)
+        return value.repeat(wanted[0]) if value.shape[0] == 1 else None
+    same = value.ndim == len(wanted) > 1 and value.shape[0] == wanted[0]
+    if not same or value.shape[2:] != wanted[2:]:
+        return None
+    if wanted[1] == 1:
+        return value.sum(1, keepdim=True)
+    if value.shape[1] == 1:
+        return value.repeat_interleave(wanted[1], dim=1) / wanted[1]
+    return None
+
+
+def _from_torch(module: KerasModule, path: Path) -> list[_Candidate]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
@@ -79,93 +179,58 @@ def _load_torch(module: KerasModule, path: Path, log: Log) -> LoadReport:
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds no state_dict")
-    given = {
-        str(key).removeprefix("module."): value
+    # prefixes that DistributedDataParallel and torch.compile leave in the keys
+    keys = {key: str(key).removeprefix("module.").removeprefix("_orig_mod.") for key in content}
+    return [
+        _Candidate("", keys[key], value)
         for key, value in content.items()
-        if isinstance(value, Tensor) and not str(key).endswith("num_batches_tracked")
-    }
-    own = module.state_dict()
-    skipped = 0
-    found: dict[str, Tensor] = {}
-    for key, tensor in given.items():
-        if key not in own:
-            skipped += 1
-            log(f"Skipping parameter {key}: not found in model")
-        elif own[key].shape != tensor.shape:
-            skipped += 1
-            log(_mismatch(key, "", tuple(tensor.shape), tuple(own[key].shape)))
-        else:
-            found[key] = tensor
-    return _assign(module, own, found, skipped, path)
+        if isinstance(value, Tensor) and not keys[key].endswith("num_batches_tracked")
+    ]
 
 
-def _load_keras(module: KerasModule, graph: Graph, path: Path, log: Log) -> LoadReport:
+def _from_keras(module: KerasModule, graph: Graph, path: Path) -> Iterable[_Candidate]:
     try:
-        stored = read_keras_h5(path)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise WeightsError(f"{path}: cannot be read as Keras's HDF5 ({error})") from None
+        stored = read_keras_file(path, graph.listing)
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path}: cannot be read as Keras's weights ({error})") from None
     targets = keras_targets(module, graph)
-    own = module.state_dict()
-    found: dict[str, Tensor] = {}
-    skipped = 0
     for item in stored:
-        match = next((targets[key] for key in item.candidates() if key in targets), None)
+        match = next((targets[key] for key in item.keys if targets.get(key)), None)
         if match is None:
-            skipped += 1
-            log(f"Skipping parameter {_guess(item)} ({item.name}): not found in model")
-            continue
-        key, weight = match
-        if item.value.shape != weight.shape:
-            skipped += 1
-            log(_mismatch(key, item.name, item.value.shape, weight.shape))
-            continue
-        found[key] = from_keras(item.value, weight)
-    return _assign(module, own, found, skipped, path)
+            layer, _, variable = item.keys[0].rpartition("/")
+            guess = f"{layer}.{_TORCH_NAMES.get(variable, variable)}"
+            yield _Candidate(item.label, None, torch.empty(0), guess)
+        else:
+            key, weight = match
+            yield _Candidate(item.label, key, from_keras(item.value, weight))
 
 
-def _mismatch(key: str, name: str, in_file: tuple[int, ...], in_model: tuple[int, ...]) -> str:
-    label = f"{key} ({name})" if name else key
-    return f"Skipping parameter {label}: shape {in_file} in the file, {in_model} in the model"
+def keras_targets(module: KerasModule, graph: Graph) -> dict[str, tuple[str, Weight] | None]:
+    """Map `layer/variable`, under each name that files give it, to the parameter.
 
-
-def _guess(item: StoredWeight) -> str:
-    layer, _, variable = item.candidates()[0].rpartition("/")
-    return f"{layer}.{_TORCH_NAMES.get(variable, variable)}"
-
-
-def _assign(
-    module: KerasModule,
-    own: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
-    skipped: int,
-    path: Path,
-) -> LoadReport:
-    if not found:
-        raise WeightsError(
-            f"{path}: none of its {skipped} parameters matches the network; "
-            "is it of another network? Parameters are matched by the layers' names"
-        )
-    with torch.no_grad():
-        for key, tensor in found.items():
-            own[key].copy_(tensor)  # state_dict's tensors share the module's memory
-    return LoadReport(len(found), skipped, len(own) - len(found))
-
-
-def keras_targets(module: KerasModule, graph: Graph) -> dict[str, tuple[str, Weight]]:
-    """Map `layer/variable`, under each name that Keras gives it, to the parameter."""
-    targets: dict[str, tuple[str, Weight]] = {}
+    `outer>inner/variable` and `*>inner/variable` leave out the models between or around; where
+    that is ambiguous the entry is None.
+    """
+    targets: dict[str, tuple[str, Weight] | None] = {}
     for layer in graph.layers():
-        for weight in module.layer_weights.get(layer.name, ()):
-            key = f"{module.module_names[layer.name]}.{weight.torch_name}"
-            for name in (weight.name, *weight.aliases):
-                targets[f"{layer.name}/{name}"] = (key, weight)
+        for number, weight in enumerate(module.layer_weights.get(layer.name, ())):
+            target = (f"{module.module_names[layer.name]}.{weight.torch_name}", weight)
+            for name in (weight.name, *weight.aliases, f"#{number}"):
+                targets[f"{layer.name}/{name}"] = target
+                for owner in (layer.path[0], "*"):
+                    loose = f"{owner}>{layer.path[-1]}/{name}"
+                    targets[loose] = None if loose in targets else target
     return targets
 
 
 def from_keras(value: NDArray[Any], weight: Weight) -> Tensor:
-    """Bring an array of Keras's layout into torch's."""
-    array = value.transpose(weight.axes) if weight.axes else value
-    return torch.from_numpy(np.array(array, dtype=np.float32).reshape(weight.torch_shape))
+    """Bring an array of Keras's layout into torch's (a wrong shape only gets its axes moved)."""
+    if value.ndim != len(weight.shape):
+        return torch.from_numpy(np.array(value, dtype=np.float32))
+    array = np.array(value.transpose(weight.axes) if weight.axes else value, dtype=np.float32)
+    if value.shape == weight.shape:
+        array = array.reshape(weight.torch_shape)
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def to_keras(tensor: Tensor, weight: Weight) -> NDArray[np.float32]:
@@ -179,11 +244,18 @@ def to_keras(tensor: Tensor, weight: Weight) -> NDArray[np.float32]:
 def export_keras_h5(module: KerasModule, graph: Graph, path: Path) -> None:
     """Write the weights as Keras's weights-only `.h5`, to be loaded by name or in order."""
     state = module.state_dict()
-    layers: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
-    for layer in graph.layers():
-        name = module.module_names[layer.name]
-        entries = layers.setdefault(layer.path[0], [])
-        for weight in module.layer_weights.get(layer.name, ()):
-            value = to_keras(state[f"{name}.{weight.torch_name}"], weight)
-            entries.append((f"{layer.path[-1]}/{weight.name}:0", value))
-    write_keras_h5(path, layers)
+    layers = {layer.name: layer for layer in graph.layers()}
+    written: dict[str, list[tuple[bool, str, NDArray[np.float32]]]] = {}
+    for path_of_names, _ in graph.listing:
+        entries = written.setdefault(path_of_names[0], [])
+        name = "/".join(path_of_names)
+        for weight in module.layer_weights.get(name, ()):
+            tensor = state[f"{module.module_names[name]}.{weight.torch_name}"]
+            frozen = not (weight.trainable and layers[name].trainable)
+            entries.append((frozen, f"{name}/{weight.name}:0", to_keras(tensor, weight)))
+    # Keras reads a nested model's variables in order, those that are trained first
+    ordered = {
+        layer: [(name, value) for _, name, value in sorted(entries, key=lambda entry: entry[0])]
+        for layer, entries in written.items()
+    }
+    write_legacy_h5(path, ordered)
