@@ -1,6 +1,6 @@
 # The worker's image: `rmldnn` and what training needs; neither the driver nor the studies.
 #
-#   docker build -t "$(python -m hpo.launchers.image)" .
+#   docker build -t "$(python3 hpo/launchers/image.py)" .
 #
 # Build arguments:
 #   BASE_IMAGE    any Linux with Python 3.11 or later and its venv module

@@ -6,12 +6,14 @@ A new launcher is one module with a class of this shape and one line in `LAUNCHE
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Protocol
 
+from hpo.errors import LauncherError
 from hpo.launchers.image import DEFAULT_IMAGE
 from trainer import rundir
 
@@ -112,6 +114,18 @@ class LaunchSettings:
     tmp_size: str = "4g"  # /tmp: home folder and compile caches
     memory: str | None = None
     max_pids: int = 4096
+
+
+def stop_all(handles: Sequence[Handle]) -> None:
+    """Stop workers at the same time, so that eight of them cost one grace period."""
+    if handles:
+        with ThreadPoolExecutor(len(handles), thread_name_prefix="stop") as pool:
+            list(pool.map(lambda handle: handle.stop(), handles))
+
+
+def closed_error() -> LauncherError:
+    """Return what a slot gets that starts a worker while the search is being stopped."""
+    return LauncherError("no worker is started any more: the search is ending")
 
 
 def worker_environment(slot: Slot) -> dict[str, str]:

@@ -25,6 +25,8 @@ from hpo.launchers.base import (
     Mount,
     Slot,
     WorkerJob,
+    closed_error,
+    stop_all,
     with_mpirun,
     worker_environment,
 )
@@ -72,6 +74,7 @@ class DockerLauncher:
         self._engine = str(info.get("ServerVersion", "?"))
         self._rootless = "name=rootless" in (info.get("SecurityOptions") or [])
         self._handles: list[DockerHandle] = []
+        self._closed = False
         self._lock = threading.Lock()
         self._capabilities: frozenset[str] | None = None
         self._capabilities_lock = threading.Lock()
@@ -103,6 +106,10 @@ class DockerLauncher:
         with self._lock:
             self._handles = [other for other in self._handles if other.poll() is None]
             self._handles.append(handle)
+            closed = self._closed
+        if closed:  # while this one was starting
+            handle.stop()
+            raise closed_error()
         return handle
 
     def describe(self) -> str:
@@ -113,8 +120,8 @@ class DockerLauncher:
     def close(self) -> None:
         """Stop and remove all containers of this launcher."""
         with self._lock:
-            for handle in self._handles:
-                handle.stop()
+            self._closed = True
+            stop_all(self._handles)
             self._handles.clear()
         self._client.close()
 

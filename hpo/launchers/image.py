@@ -1,4 +1,4 @@
-"""States the worker image's name and tag once; `python -m hpo.launchers.image` prints it."""
+"""States the worker image's name and tag once; `python hpo/launchers/image.py` prints it."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from hpo.launchers.base import (
     LaunchSettings,
     Mount,
     WorkerJob,
+    closed_error,
+    stop_all,
     with_mpirun,
     worker_environment,
 )
@@ -93,6 +95,7 @@ class LocalLauncher:
         self._token = uuid.uuid4().hex
         self._guard: subprocess.Popen[bytes] | None = None
         self._handles: list[LocalHandle] = []
+        self._closed = False
         self._lock = threading.Lock()
         self._capabilities: frozenset[str] | None = None
         self._capabilities_lock = threading.Lock()
@@ -113,6 +116,8 @@ class LocalLauncher:
         command = with_mpirun((*self._worker, *job.args), job.num_procs)
         environment = os.environ | worker_environment(job.slot) | {guard.MARKER: self._token}
         with self._lock, open_log(job.run_dir) as log:
+            if self._closed:
+                raise closed_error()
             self._start_guard()
             try:
                 process = _spawn(command, job.run_dir, environment, log)
@@ -130,8 +135,8 @@ class LocalLauncher:
     def close(self) -> None:
         """Stop all workers, then let the guard go."""
         with self._lock:
-            for handle in self._handles:
-                handle.stop()
+            self._closed = True
+            stop_all(self._handles)
             self._handles.clear()
             if self._guard is not None:
                 self._guard.communicate(b".")

@@ -278,7 +278,7 @@ def worker_image(docker_client):
     """Name the real image: what CI built, or the default one where somebody built it."""
     image = os.environ.get("RML_TEST_IMAGE", DEFAULT_IMAGE)
     if not any(image in entry.tags for entry in docker_client.images.list()):
-        skip_or_fail("docker", f"image {image} is not present; build it with `make image`")
+        skip_or_fail("docker", f"image {image} is not present; `docker build -t {image} .`")
     return image
 
 

@@ -109,6 +109,18 @@ def test_close_stops_what_still_runs(kind, make_launcher, tmp_path):
     handles = [launcher.start(write_job(tmp_path / str(i), "sleep 60")) for i in range(2)]
     launcher.close()
     assert [handle.poll() for handle in handles] == [143, 143]
+    with pytest.raises(LauncherError, match="the search is ending"):
+        launcher.start(write_job(tmp_path / "late", "sleep 60"))
+
+
+def test_close_gives_all_workers_one_grace_period(kind, make_launcher, tmp_path):
+    launcher = make_launcher(kind)
+    handles = [launcher.start(write_job(tmp_path / str(i), IGNORES_TERM)) for i in range(6)]
+    until(lambda: all("ready" in handle.log_tail() for handle in handles))
+    start = time.monotonic()
+    launcher.close()
+    assert time.monotonic() - start < 2.5  # one after the other: more than 3
+    assert [handle.poll() for handle in handles] == [137] * 6
 
 
 def test_cpu_slot_sees_no_gpu_and_its_share_of_threads(launcher, tmp_path):
