@@ -163,6 +163,12 @@ class OutputOptions:
     output_dir: Annotated[
         Path, option("--output-dir", help="Where runs/, best_model/ and list_acc.json go")
     ] = Path()
+    lease_s: Annotated[
+        float,
+        option(
+            "--lease", min=1, help="Seconds after which a silent driver's trials are taken over"
+        ),
+    ] = 30.0
     dry_run: Annotated[
         bool, option("--dry-run", help="Check data, network and plan; train nothing")
     ] = False

@@ -24,6 +24,7 @@ from hpo.space import (
     build_config,
     checked_range,
     parse_search,
+    unpack,
 )
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
@@ -46,6 +47,7 @@ DEFAULT_DATA = Path("data")
 DEFAULT_LAYERS = Path("layers.json")
 BUILTIN_LAYERS = "unet"
 DEMO = "demo"
+MAX_NAME_LENGTH = 100
 
 Progress = Callable[[int, int], None]
 
@@ -147,7 +149,8 @@ class _Planner:
         root = (options.data.data or DEFAULT_DATA).absolute()
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
-        if not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
+            name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
+        if not re.fullmatch(r"[\w][\w .+-]*", name) or len(name) > MAX_NAME_LENGTH:
             raise UsageError(f"--study-name {name!r}: use letters, digits, '_', '-', '.', '+'")
         return name, root, WorkFolders(output=output, study=output / "runs" / name)
 
@@ -288,8 +291,8 @@ def parse_base(
     base: dict[str, Any], space: SearchSpace, *, loss: Scalar | None = None
 ) -> NeuralNetwork:
     """Check the base config as the worker will, with the first choice of what is sampled."""
-    chosen: dict[str, Scalar] = {
-        d.key: d.values.choices[0] if isinstance(d.values, Categorical) else d.values.low
+    chosen: dict[str, Any] = {
+        d.key: unpack(d.values.choices[0]) if isinstance(d.values, Categorical) else d.values.low
         for d in space.dimensions
         if d.when is None
     }

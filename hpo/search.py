@@ -18,7 +18,6 @@ from hpo.spec import StudySpec
 from hpo.storage import finished_trials, make_pruner, score
 from hpo.trial import Outcome, TrialRunner
 
-LEASE_S = 30.0  # a driver that is silent for so long is taken for dead
 IDLE_INTERVAL_S = 0.2
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 

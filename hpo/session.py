@@ -19,7 +19,7 @@ from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.progress import Tally, describe_values, make_reporter
 from hpo.results import TRIAL_FILE
-from hpo.search import LEASE_S, Search, current_tally
+from hpo.search import Search, current_tally
 from hpo.slots import make_slots
 from hpo.spec import StudySpec
 from hpo.storage import default_url, finished_trials, open_storage, open_study, score
@@ -58,7 +58,7 @@ def run_session(
     launcher, why = pick_launcher(spec, options, uses_gpu=bool(slots[0].gpu_uuids))
     rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
     show_settings(spec, rows, console)
-    office = LeaseOffice(rdb, study._study_id, lease_s=LEASE_S)
+    office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s)
     tally = current_tally(spec, study)
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally

@@ -98,7 +98,7 @@ class SearchSpace:
             if _lacks_field(chosen.get("optimizer.type"), dimension.key):
                 continue
             value = dimension.values.suggest(trial, dimension.name)
-            chosen[dimension.key] = _unpack(value)
+            chosen[dimension.key] = unpack(value)
         return chosen
 
     def is_sampled(self, key: str) -> bool:
@@ -130,7 +130,8 @@ def _lacks_field(optimizer: str | None, key: str) -> bool:
     return model is not None and field.partition(".")[0] not in model.model_fields
 
 
-def _unpack(value: Scalar) -> Any:
+def unpack(value: Scalar) -> Any:
+    """Return the config's value for a sampled one: lists are stored as their JSON text."""
     return json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
 
 

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     IntegrityError,
@@ -40,7 +40,8 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 def default_url(output: Path) -> str:
     """Return the URL of the database that a search on one machine keeps by default."""
-    return f"sqlite:///{output.absolute() / 'rml_optimize.db'}"
+    database = str(output.absolute() / "rml_optimize.db")
+    return URL.create("sqlite", database=database).render_as_string()
 
 
 def open_storage(url: str) -> RDBStorage:

@@ -1,0 +1,46 @@
+"""Fixtures that many tests share: a small data set, the commands as a user runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import BIN, STANDIN, clean_environment, write_discs
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 12 + 5 images, 32 pixels wide, in a folder with a blank in its name."""
+    return write_discs(tmp_path_factory.mktemp("my study") / "data")
+
+
+@pytest.fixture
+def standin() -> str:
+    """The command of a worker that trains nothing; see standin_worker.py."""
+    return f"{sys.executable} {STANDIN}"
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run one of our commands as a user does, in an empty folder."""
+
+    def run_command(
+        command: str, *arguments: object, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / command), *map(str, arguments)],
+            cwd=cwd or tmp_path,
+            env=clean_environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run_command

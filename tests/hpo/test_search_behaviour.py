@@ -1,0 +1,341 @@
+"""How a search behaves when things happen to it, with a stand-in worker that trains nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import Run
+from support import BIN, clean_environment, list_acc, one_error, standin_settings
+
+SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "3")
+
+
+def optimize(discs: Path, *extra: object) -> list[str]:
+    return [*SMALL, "--data", str(discs), *map(str, extra)]
+
+
+def states(folder: Path) -> dict[int, str]:
+    """Return number -> state, from the database."""
+    storage = f"sqlite:///{folder / 'rml_optimize.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    return {trial.number: trial.state.name for trial in study.trials}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(BIN / "rml-optimize"), *arguments], cwd=folder, env=clean_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: object, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Return the processes whose current folder is below `folder/runs`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str((entry / "cwd").readlink()).startswith(str(folder / "runs")):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_tutorials_command_line_is_accepted(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    (tmp_path / "data").symlink_to(discs)
+    written = run(
+        "rmldnn", "--write-network", "unet:width=4,depth=2", "--input", "64,64,3",
+        "-o", "layers_resunet.json",
+    )  # fmt: skip
+    assert written.returncode == 0, written.stderr
+    (tmp_path / "model.h5").write_bytes(b"the stand-in loads no weights")
+    result = run(
+        "rml-optimize", "--num-trials", "3", "--num-epochs", "2",
+        "--docker-image", "rocketml/rmldnn:latest", "--optimizers", "adam,rmsprop,sgd",
+        "--loss", "bce,dice", "--layers", "./layers_resunet.json", "--lr-scheduler",
+        "--transfer-learning", "./model.h5", "--worker", standin,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(list_acc(tmp_path)) == 3
+    assert "optimistic" in result.stdout
+    config = json.loads(next(tmp_path.glob("runs/*/trial_00000/*/config.json")).read_text())
+    network = config["neural_network"]
+    assert network["optimizer"]["lr_scheduler"] == {"type": "Exponential", "gamma": 0.95}
+    assert network["checkpoints"]["load"].endswith(".h5")
+    # The stand-in says nothing of capabilities, so it gets the contract's keys and no others.
+    assert set(network) == {
+        "outfile", "num_epochs", "checkpoints", "data", "optimizer", "loss", "layers",
+    }  # fmt: skip
+    assert network["data"]["transforms"] == [{"resize": [256, 256]}]
+
+
+def test_short_options_of_the_tutorial(
+    discs: Path, run: Run, standin: str, tmp_path: Path
+) -> None:
+    result = run(
+        "rml-optimize", "-nt", 2, "-ne", 2, "-o", "adam", "-l", "dice", "-lr-min", 0.002,
+        "-lr-max", 0.003, "-lr-gamma", 0.9, "--num_procs", 1, "--worker", standin,
+        "--data", discs, "--layers", "unet:width=4,depth=2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    for entry in list_acc(tmp_path):
+        assert (entry["optimizer"], entry["loss"]) == ("Adam", "Dice")
+        assert 0.002 <= entry["lr"] <= 0.003
+
+
+def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) -> None:
+    good, poor = [0.8] * 10, [0.1] * 10
+    curves = {str(number): good for number in range(5)} | {"5": poor, "6": poor}
+    worker = standin_settings(tmp_path, {"curve": curves, "epoch_s": 0.15})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 7, "--worker", worker, "--jobs", 1),
+        "--num-epochs", "10",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path) == dict.fromkeys(range(5), "COMPLETE") | {5: "PRUNED", 6: "PRUNED"}
+    lines = next(tmp_path.glob("runs/*/trial_00005/*/out_test.txt")).read_text().splitlines()
+    assert 4 <= len(lines) < 10  # three epochs are never pruned
+    assert not workers_of(tmp_path)
+    assert [entry["state"] for entry in list_acc(tmp_path)][-2:] == ["PRUNED", "PRUNED"]
+
+
+def test_pruned_worker_that_ignores_sigterm_is_gone_within_a_second(
+    discs: Path, tmp_path: Path
+) -> None:
+    curves = {str(number): [0.8] * 400 for number in range(6)} | {"6": [0.1] * 400}
+    settings = {"curve": curves, "ignore_sigterm": True}
+    worker = standin_settings(tmp_path, settings)
+    first = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 400, "--lease", 2)
+    done = subprocess.run(
+        [BIN / "rml-optimize", *first, "--num-trials", "6"], cwd=tmp_path, check=True,
+        env=clean_environment(), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    standin_settings(tmp_path, settings | {"epoch_s": 0.05})
+    process = start(tmp_path, *first, "--num-trials", "7")
+    try:
+        wait_for(lambda: states(tmp_path).get(6) == "PRUNED", 60)
+        assert not workers_of(tmp_path)
+        process.wait(10)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_interrupted_search_goes_on_to_exactly_n(discs: Path, tmp_path: Path, run: Run) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.2})
+    arguments = optimize(discs, "--num-trials", 6, "--worker", worker, "--jobs", 2)
+    process = start(tmp_path, *arguments)
+    wait_for(lambda: (tmp_path / "list_acc.json").exists() and len(workers_of(tmp_path)) == 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "the same command goes on from here" in output
+    assert "Traceback" not in output
+    assert not workers_of(tmp_path)
+    assert "RUNNING" not in states(tmp_path).values()
+    again = run("rml-optimize", *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert sorted(states(tmp_path)) == list(range(6))
+    assert set(states(tmp_path).values()) == {"COMPLETE"}
+    assert [entry["number"] for entry in list_acc(tmp_path)] == list(range(6))
+
+
+def test_killed_driver_leaves_no_worker_and_its_trials_are_taken_over(
+    discs: Path, tmp_path: Path, run: Run
+) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.2})
+    arguments = optimize(discs, "--num-trials", 4, "--worker", worker, "--jobs", 2, "--lease", 2)
+    process = start(tmp_path, *arguments)
+    wait_for(lambda: len(workers_of(tmp_path)) == 2)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not workers_of(tmp_path), 10)
+    again = run("rml-optimize", *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert list(states(tmp_path).values()) == ["COMPLETE"] * 4
+    assert list(tmp_path.glob("runs/*/trial_00000/attempt_2"))
+
+
+def test_two_drivers_share_the_trials(discs: Path, tmp_path: Path, run: Run) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.05})
+    arguments = optimize(discs, "--num-trials", 9, "--worker", worker, "--jobs", 2)
+    processes = [start(tmp_path, *arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert states(tmp_path) == dict.fromkeys(range(9), "COMPLETE")
+    assert len(list_acc(tmp_path)) == 9
+
+
+def test_larger_number_extends_the_study(
+    discs: Path, tmp_path: Path, run: Run, standin: str
+) -> None:
+    for number in (2, 5, 3):
+        result = run("rml-optimize", *optimize(discs, "--num-trials", number, "--worker", standin))
+        assert result.returncode == 0, result.stderr
+        assert len(list_acc(tmp_path)) == {2: 2, 5: 5, 3: 5}[number]
+
+
+def test_same_name_with_another_space_is_refused(discs: Path, run: Run, standin: str) -> None:
+    first = run("rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", standin))
+    assert first.returncode == 0, first.stderr
+    other = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 1, "--worker", standin, "--lr-range-max", 0.5),
+    )
+    message = one_error(other)
+    assert "search optimizer.learning_rate: 0.001 .. 0.01, log scale  ->  0.001 .. 0.5" in message
+    assert "--study-name" in message
+    named = message.split("--study-name ")[1].split()[0]
+    accepted = run(
+        "rml-optimize", "--study-name", named,
+        *optimize(discs, "--num-trials", 1, "--worker", standin, "--lr-range-max", 0.5),
+    )  # fmt: skip
+    assert accepted.returncode == 0, accepted.stderr
+
+
+def test_one_crash_fails_one_trial_and_shows_its_log(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"end": {"1": 77}, "say": "segment not found"})
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 3, "--worker", worker))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path) == {0: "COMPLETE", 1: "FAIL", 2: "COMPLETE", 3: "COMPLETE"}
+    assert "exit code 77" in result.stdout
+    assert "| segment not found" in result.stdout
+    assert len(list_acc(tmp_path)) == 3
+
+
+def test_search_gives_up_when_every_trial_fails_alike(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"end": {"all": 9}, "say": "no such device"})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 50, "--worker", worker, "--jobs", 1)
+    )
+    message = one_error(result, code=1)
+    assert "3 trials in a row failed alike" in message
+    assert "no such device" in message
+
+
+@pytest.mark.parametrize(("code", "word"), [(3, "diverged"), (4, "out of memory")])
+def test_divergence_and_memory_are_pruned_not_failed(
+    discs: Path, run: Run, tmp_path: Path, code: int, word: str
+) -> None:
+    worker = standin_settings(tmp_path, {"end": {"0": code}})
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 2, "--worker", worker))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path) == {0: "PRUNED", 1: "COMPLETE"}
+    assert word in result.stdout
+
+
+def test_worker_killed_by_a_signal_is_a_failure(discs: Path, run: Run, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"end": {"0": -signal.SIGSEGV}})
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", worker))
+    assert states(tmp_path) == {0: "FAIL", 1: "COMPLETE"}
+    assert f"exit code {128 + signal.SIGSEGV}" in result.stdout
+
+
+def test_worker_without_checkpoints_leaves_the_search_working(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"checkpoints": False})
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 2, "--worker", worker))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "left no checkpoint" in result.stdout
+    assert len(list_acc(tmp_path)) == 2
+    assert not (tmp_path / "best_model").exists()
+
+
+def test_best_model_of_another_study_is_kept(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    for name in ("first", "second"):
+        result = run(
+            "rml-optimize", "--study-name", name,
+            *optimize(discs, "--num-trials", 1, "--worker", standin),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    owners = {
+        folder: json.loads((tmp_path / folder / "trial.json").read_text())["study"]
+        for folder in ("best_model", "best_model-first")
+    }
+    assert owners == {"best_model": "second", "best_model-first": "first"}
+
+
+def test_search_is_repeatable_with_one_slot(discs: Path, run: Run, standin: str) -> None:
+    sampled = []
+    for name in ("a", "b"):
+        result = run(
+            "rml-optimize", "--output-dir", name, "--seed", 3,
+            *optimize(discs, "--num-trials", 12, "--worker", standin, "--jobs", 1),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        sampled.append(result.stdout)
+    chosen = [
+        [line.split("started:")[1] for line in output.splitlines() if "started:" in line]
+        for output in sampled
+    ]
+    assert len(chosen[0]) == 12
+    assert chosen[0] == chosen[1]
+
+
+def test_search_and_set_reach_the_workers_config(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    result = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 4, "--worker", standin, "-o", "adam,sgd"),
+        "--search", "data.batch_size=2,4", "--search", "optimizer.momentum=0.1..0.9",
+        "--search", "data.transforms[0].resize=[16,16],[32,32]", "--set",
+        "optimizer.weight_decay=1e-4",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    for path in tmp_path.glob("runs/*/trial_*/attempt_1/config.json"):
+        network = json.loads(path.read_text())["neural_network"]
+        assert network["data"]["batch_size"] in (2, 4)
+        assert network["data"]["transforms"][0]["resize"] in ([16, 16], [32, 32])
+        assert network["optimizer"]["weight_decay"] == 1e-4
+        assert ("momentum" in network["optimizer"]) == (network["optimizer"]["type"] == "SGD")
+
+
+def test_dry_run_trains_nothing(discs: Path, run: Run, tmp_path: Path) -> None:
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 4, "--dry-run"))
+    assert result.returncode == 0, result.stderr
+    assert "nothing was trained" in result.stdout
+    assert '"learning_rate"' in result.stdout
+    assert not (tmp_path / "rml_optimize.db").exists()
+    assert not list(tmp_path.glob("runs/*/trial_*"))
+
+
+def test_demo_runs_only_without_data(run: Run, tmp_path: Path, standin: str) -> None:
+    result = run("rml-optimize", "--num-trials", 1, "--num-epochs", 1, "--worker", standin)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("SYNTHETIC") >= 2
+    assert (tmp_path / "runs/demo/data/train/inputs").is_dir()
+    (tmp_path / "data").mkdir()
+    message = one_error(run("rml-optimize", "--num-trials", 1, "--worker", standin))
+    assert "neither train/inputs/ nor train/targets/" in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_output_folder_is_one_error(discs: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    one_error(run("rml-optimize", *optimize(discs, "--output-dir", tmp_path / "locked")), code=1)

@@ -1,0 +1,128 @@
+"""A whole search as a user runs it, with the real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from conftest import Run
+from support import list_acc
+
+TUTORIAL_KEYS = ["max_acc", "optimizer", "lr", "loss", "epoch_max_acc"]
+
+
+@pytest.fixture(scope="module")
+def searched(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run two trials of two epochs in the study's folder, as the tutorial does; return both."""
+    import subprocess
+
+    from support import BIN, clean_environment
+
+    folder = tmp_path_factory.mktemp("search") / "a 'quoted' folder"
+    shutil.copytree(discs, folder / "data")
+    result = subprocess.run(
+        [
+            BIN / "rml-optimize", "--num-trials", "2", "--num-epochs", "2", "--launcher", "local",
+            "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--set",
+            "data.batch_size=4", "--no-gpu", "--lr-scheduler", "--select-on", "validation",
+        ],
+        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder, result.stdout
+
+
+def test_search_leaves_the_tutorials_files(searched: tuple[Path, str]) -> None:
+    folder, output = searched
+    entries = list_acc(folder)
+    assert len(entries) == 2
+    for number, entry in enumerate(entries):
+        assert list(entry)[:5] == TUTORIAL_KEYS
+        assert entry["number"] == number
+        assert entry["optimizer"] in ("Adam", "RMSprop", "SGD")
+        assert 0.001 <= entry["lr"] <= 0.01
+        assert 1 <= entry["epoch_max_acc"] <= 2
+    names = {path.name for path in (folder / "best_model").iterdir()}
+    assert {"best_model_file.pt", "config.json", "layers.json", "trial.json"} <= names
+    assert "optimistic" not in output
+    assert "test images, used for this only" in output
+    assert "error" not in output.lower()
+
+
+def test_checkpoints_of_trials_do_not_stay_on_the_disk(searched: tuple[Path, str]) -> None:
+    folder, _ = searched
+    assert not list((folder / "runs").rglob("trial_*/**/*.pt"))
+
+
+def test_moved_best_model_reproduces_the_recorded_dice(
+    searched: tuple[Path, str], run: Run, tmp_path: Path
+) -> None:
+    folder, _ = searched
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder / "best_model", moved)
+    recorded = json.loads((moved / "trial.json").read_text())
+    result = run(
+        "rmldnn", "--config=", "config.json", "--set", "data.test_output_path=out", cwd=moved
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].endswith("All done (return value = 0).")
+    accuracy = float((moved / "out_test.txt").read_text().split()[-1])
+    assert accuracy == pytest.approx(recorded["dice_dataset"], abs=1e-6)
+    metrics = json.loads((moved / "metrics.jsonl").read_text())
+    assert metrics["dice_per_image"] == pytest.approx(recorded["dice_per_image"], abs=1e-6)
+
+    # The same figure by hand, from the predictions and the masks alone.
+    config = json.loads((moved / "config.json").read_text())["neural_network"]
+    masks = Path(config["data"]["test_target_path"])
+    both = total = 0
+    with h5py.File(moved / "out/output_1.h5") as file:
+        for name in file:
+            mask = cv2.imread(str(masks / name), cv2.IMREAD_UNCHANGED) > 0
+            predicted = file[name][0] > 0.5
+            both, total = both + (mask & predicted).sum(), total + mask.sum() + predicted.sum()
+    assert 2 * both / total == pytest.approx(recorded["dice_dataset"], abs=1e-6)
+
+
+def test_predictions_are_the_contracts(searched: tuple[Path, str], run: Run) -> None:
+    folder, _ = searched
+    result = run(
+        "rmldnn", "--config=best_model/config.json", "--set", "data.test_output_path=p", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    with h5py.File(folder / "p/output_1.h5") as file:
+        shapes = {file[name].shape for name in file}
+        values = np.concatenate([file[name][()].ravel() for name in file])
+    assert shapes == {(1, 32, 32)}
+    assert values.min() >= 0
+    assert values.max() <= 1
+
+
+def test_same_command_again_runs_nothing(searched: tuple[Path, str], run: Run) -> None:
+    folder, _ = searched
+    before = (folder / "list_acc.json").read_text()
+    again = run(
+        "rml-optimize", "--num-trials", "2", "--num-epochs", "2", "--launcher", "local",
+        "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--set", "data.batch_size=4",
+        "--no-gpu", "--lr-scheduler", "--select-on", "validation", cwd=folder,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert " started" not in again.stdout
+    assert (folder / "list_acc.json").read_text() == before
+
+
+def test_status_and_best_read_the_study(searched: tuple[Path, str], run: Run) -> None:
+    folder, _ = searched
+    best = json.loads(run("rml-study", "best", "--json", cwd=folder).stdout)
+    entries = list_acc(folder)
+    assert best["Dice"] == max(entry["max_acc"] for entry in entries)
+    status = json.loads(run("rml-study", "status", "--json", cwd=folder).stdout)
+    assert sum(status["states"].values()) == 2
+    listed = json.loads(run("rml-study", "list", "--json", cwd=folder).stdout)
+    assert listed[0]["finished"] == 2
+    assert listed[0]["study"] == folder.name or os.sep not in listed[0]["study"]
