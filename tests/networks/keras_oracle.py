@@ -71,7 +71,9 @@ def relative_error(ours, theirs):
     return float(np.abs(ours - theirs).max() / (scale if scale > 1e-6 else 1.0))
 
 
-def compare(model, tmp_path, input_shape, gradients=True, batch=2, head_is_output=False):
+def compare(
+    model, tmp_path, input_shape, gradients=True, batch=2, head_is_output=False, varied=False
+):
     """Return the largest relative error of the output before the last activation."""
     graph, module = load(model, tmp_path, input_shape)
     facts = check_network(graph, input_shape)
@@ -88,6 +90,10 @@ def compare(model, tmp_path, input_shape, gradients=True, batch=2, head_is_outpu
         x = np.random.default_rng(seed).normal(0.3, 1, (batch, *input_shape)).astype("float32")
         theirs_in = torch.from_numpy(x).requires_grad_()
         theirs = reference([theirs_in] if in_list else theirs_in, training=False)
+        if varied:  # else the comparison would say nothing: across pixels, and across inputs
+            y = theirs.detach().numpy()
+            assert y.std(axis=tuple(range(1, y.ndim - 1))).max() > 1e-3
+            assert np.std(y[0] - y[1]) > 1e-3
         ours_in = to_first(x).requires_grad_()
         ours = compute(ours_in)
         error = relative_error(to_last(ours), theirs.detach().numpy())

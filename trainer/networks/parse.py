@@ -27,7 +27,9 @@ MAX_FILE_BYTES = 64 * 2**20  # the largest of keras.applications has 1.5 MB
 
 
 def load_network(path: Path) -> Graph:
-    """Read a network's JSON file."""
+    """Read a network's JSON file, or the network within a whole model (`.h5`, `.keras`)."""
+    if path.suffix in (".h5", ".hdf5", ".keras") and path.is_file():
+        return parse_network(_model_config(path), str(path))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise NetworkError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; is it a network?")
@@ -38,6 +40,15 @@ def load_network(path: Path) -> Graph:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise NetworkError(f"{path}: is no JSON file ({reason})") from None
     return parse_network(obj, str(path))
+
+
+def _model_config(path: Path) -> object:
+    from trainer.networks.stored import read_model_config
+
+    try:
+        return read_model_config(path)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise NetworkError(f"{path}: holds no network of Keras ({error})") from None
 
 
 def parse_network(obj: object, source: str) -> Graph:

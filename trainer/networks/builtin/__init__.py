@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import NetworkError
+from trainer.networks.builtin.fcn8s import write_fcn8s
+from trainer.networks.builtin.jsrt import write_fcn, write_large_fcn, write_light_unet
+from trainer.networks.builtin.pets import write_pets
 from trainer.networks.builtin.resunet import write_resunet
 from trainer.networks.builtin.unet import write_unet
 from trainer.networks.functions import nearest
@@ -37,6 +40,19 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
         {"width": Option(16, 2, 512), "depth": Option(4, 1, 8)},
     ),
     "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
+    "pets": Builtin(write_pets, "Xception-style U-Net of the Oxford-pets tutorial, 2.1 million"),
+    "fcn": Builtin(
+        write_fcn,
+        "small FCN of the chest X-ray course, 63,686 parameters",
+        {"width": Option(16, 1, 512)},
+    ),
+    "large_fcn": Builtin(write_large_fcn, "larger FCN of that course, 973,574 parameters"),
+    "light_unet": Builtin(write_light_unet, "light U-Net of that course, 3.9 million parameters"),
+    "fcn8s": Builtin(
+        write_fcn8s,
+        "FCN-8s over VGG-16, 134 million parameters (fc=512: 28 million)",
+        {"fc": Option(4096, 1, 4096)},
+    ),
 }
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.networks.names import numbered, snake_case
+
 
 class NetworkWriter:
     """Collects layers; every method returns the new layer's name, to be given to the next."""
@@ -36,12 +38,14 @@ class NetworkWriter:
         return name
 
     def _next_name(self, class_name: str) -> str:
-        base = {"ZeroPadding2D": "zero_padding2d", "Add": "add"}[class_name]
+        base = snake_case(class_name)
         number = self._counts.get(base, 0)
         self._counts[base] = number + 1
-        return f"{base}_{number}" if number else base
+        return numbered(base, number)
 
-    def conv(self, x: str, name: str, filters: int, kernel: int = 3, **settings: Any) -> str:
+    def conv(
+        self, x: str, name: str | None, filters: int, kernel: int = 3, **settings: Any
+    ) -> str:
         """Add a Conv2D: `same`, without bias and linear unless the settings say otherwise."""
         config: dict[str, Any] = {
             "strides": [1, 1],
@@ -56,7 +60,7 @@ class NetworkWriter:
         }
         return self.add("Conv2D", x, name, filters=filters, kernel_size=[kernel] * 2, **config)
 
-    def batch_norm(self, x: str, name: str, **settings: Any) -> str:
+    def batch_norm(self, x: str, name: str | None = None, **settings: Any) -> str:
         config: dict[str, Any] = {
             "axis": [3],
             "momentum": 0.99,
@@ -67,10 +71,12 @@ class NetworkWriter:
         }
         return self.add("BatchNormalization", x, name, **config)
 
-    def activation(self, x: str, name: str, function: str = "relu") -> str:
+    def activation(self, x: str, name: str | None, function: str = "relu") -> str:
         return self.add("Activation", x, name, activation=function)
 
-    def upsample(self, x: str, name: str, interpolation: str = "nearest", factor: int = 2) -> str:
+    def upsample(
+        self, x: str, name: str | None, interpolation: str = "nearest", factor: int = 2
+    ) -> str:
         return self.add(
             "UpSampling2D",
             x,
