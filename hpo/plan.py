@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.dataplan import DataSurvey, find_data, split_validation, survey_data
+from hpo.dataplan import find_data, split_validation, survey_data
 from hpo.errors import UsageError
+from hpo.inputs import NetworkRequest, bring_networks, bring_weights, check_fields, hash_files
 from hpo.options import Options
-from hpo.space import (
-    Categorical,
-    Dimension,
-    Scalar,
-    SearchSpace,
-    build_config,
-    checked_range,
-    parse_search,
-    unpack,
-)
+from hpo.space import Categorical, Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
-from trainer.config import LOSSES, OPTIMIZERS, NeuralNetwork, parse_config
+from trainer.config import LOSSES, OPTIMIZERS
 from trainer.config_errors import hint
-from trainer.errors import ConfigError
-from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path, parse_setting, set_path
-from trainer.networks import (
-    Graph,
-    NetworkFacts,
-    check_network,
-    is_builtin,
-    load_network,
-    network_json,
-)
-from trainer.rundir import write_atomic
 
 DEFAULT_DATA = Path("data")
-DEFAULT_LAYERS = Path("layers.json")
-BUILTIN_LAYERS = "unet"
 DEMO = "demo"
 MAX_NAME_LENGTH = 100
 
@@ -109,10 +84,14 @@ class _Planner:
                 seed=options.search.seed,
                 group_by=options.data.group_by or file.group_by,
             )
-        networks, facts = self._networks(base, space, survey, folders)
-        base.pop("layers", None)
-        weights = self._weights(folders)
-        files = [*networks.values(), *([weights] if weights else [])]
+        check_fields(base, space)
+        fixed_layers = base.pop("layers", None)
+        layers = str(options.data.layers or fixed_layers or file.layers or "")
+        classes = options.data.classes
+        networks, facts = bring_networks(
+            NetworkRequest(layers, self.study_dir, classes), base, space, survey, folders.inputs
+        )
+        weights = bring_weights(options.data.transfer_learning, folders.inputs)
         return StudySpec(
             name=name,
             title=file.title,
@@ -133,7 +112,9 @@ class _Planner:
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,
-            hashes={file: _hash(folders.inputs / file) for file in files},
+            hashes=hash_files(
+                folders.inputs, [*networks.values(), *([weights] if weights else [])]
+            ),
         )
 
     def _place(self) -> tuple[str, Path, WorkFolders]:
@@ -209,105 +190,6 @@ class _Planner:
             raise UsageError("nothing is searched: every field is fixed; see --search")
         return SearchSpace(kept)
 
-    def _networks(
-        self,
-        base: dict[str, Any],
-        space: SearchSpace,
-        survey: DataSurvey,
-        folders: WorkFolders,
-    ) -> tuple[dict[str, str], NetworkFacts]:
-        """Write every network that trials may use into the inputs folder and check each."""
-        height, width = _input_size(base)
-        num_classes = self.options.data.classes or survey.coding.num_classes
-        num_outputs = num_classes if num_classes > 2 else 1
-        names = [str(choice) for choice in space.choices("layers")] or [self._layers(base)]
-        files: dict[str, str] = {}
-        first: NetworkFacts | None = None
-        for name in names:
-            path = self._layers_file(name)
-            if path is not None:
-                graph = load_network(path)
-                text = path.read_text(encoding="utf-8")
-            else:
-                channels = 1 if survey.is_gray and not name.startswith("resunet") else 3
-                network = network_json(name, (height, width, channels), num_outputs)
-                graph, text = _parse(network, name), json.dumps(network)
-            file = f"layers_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-            folders.inputs.mkdir(parents=True, exist_ok=True)
-            write_atomic(folders.inputs / file, text)
-            files[name] = file
-            _match_channels(base, graph)
-            facts = self._check(base, space, graph, survey)
-            first = first or facts
-        assert first is not None
-        return files, first
-
-    def _layers(self, base: dict[str, Any]) -> str:
-        named = self.options.data.layers or base.get("layers") or self.file.layers
-        if named is not None:
-            return str(named)
-        return str(DEFAULT_LAYERS) if DEFAULT_LAYERS.exists() else BUILTIN_LAYERS
-
-    def _layers_file(self, name: str) -> Path | None:
-        """Return the network file that a name means, None for a built-in network."""
-        if Path(name).is_file():
-            return Path(name)
-        if self.study_dir is not None and (self.study_dir / name).is_file():
-            return self.study_dir / name
-        return None if is_builtin(name) else Path(name)
-
-    def _check(
-        self, base: dict[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
-    ) -> NetworkFacts:
-        """Check network, masks and every sampled loss against each other."""
-        height, width = _input_size(base)
-        channels = 1 if get_path(base, "data.input_grayscale") else 3
-        facts = check_network(graph, (height, width, channels))
-        for function in space.choices("loss.function") or (None,):
-            config = parse_base(base, space, loss=function)
-            base["loss"]["source"] = resolve_activation(config, facts)
-            if base["loss"]["source"] == "linear":
-                del base["loss"]["source"]
-            check_fit(facts, survey.coding, config, (height, width))
-        return facts
-
-    def _weights(self, folders: WorkFolders) -> str | None:
-        """Bring the weights to start from into the inputs folder."""
-        path = self.options.data.transfer_learning
-        if path is None:
-            return None
-        if not path.is_file():
-            raise UsageError(f"--transfer-learning: no such file: {path}")
-        name = f"weights_{_hash(path)}{path.suffix}"
-        target = folders.inputs / name
-        if not target.exists():
-            aside = target.with_name(f".{name}.{os.getpid()}.tmp")
-            shutil.copyfile(path, aside)
-            aside.replace(target)
-        return name
-
-
-def parse_base(
-    base: dict[str, Any], space: SearchSpace, *, loss: Scalar | None = None
-) -> NeuralNetwork:
-    """Check the base config as the worker will, with the first choice of what is sampled."""
-    chosen: dict[str, Any] = {
-        d.key: unpack(d.values.choices[0]) if isinstance(d.values, Categorical) else d.values.low
-        for d in space.dimensions
-        if d.when is None
-    }
-    if loss is not None:
-        chosen["loss.function"] = loss
-    config = build_config(base, chosen)
-    config.setdefault("layers", "layers.json")
-    for key in ("input_path", "target_path", "test_input_path", "test_target_path"):
-        config["data"].setdefault(key, key)
-    optimizer = config["optimizer"]
-    model = OPTIMIZERS.get(str(optimizer.get("type")))
-    if model is not None and "optimizer.type" in chosen:
-        config["optimizer"] = {k: v for k, v in optimizer.items() if k in model.model_fields}
-    return parse_config({"neural_network": config}, "config")
-
 
 def _with_choice(
     space: SearchSpace, base: dict[str, Any], key: str, names: tuple[str, ...]
@@ -347,39 +229,9 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _input_size(base: dict[str, Any]) -> tuple[int, int]:
-    for entry in reversed(get_path(base, "data.transforms", [])):
-        if isinstance(entry, dict) and "resize" in entry:
-            height, width = entry["resize"]
-            return int(height), int(width)
-    raise ConfigError("data.transforms: a search needs a resize, see --resize")
-
-
-def _match_channels(base: dict[str, Any], graph: Graph) -> None:
-    """Read the images with as many channels as the network takes, unless the user said how."""
-    if "input_grayscale" not in base["data"] and "grayscale" not in base["data"]:
-        base["data"]["input_grayscale"] = graph.input_shape[-1] == 1
-
-
-def _parse(network: dict[str, Any], name: str) -> Graph:
-    from trainer.networks import parse_network
-
-    return parse_network(network, name)
-
-
 def _folder_name(root: Path) -> str:
     return root.parent.name if root.name == DEFAULT_DATA.name and root.parent.name else root.name
 
 
 def _optional_tuple(value: Any) -> tuple[int, ...] | None:
     return tuple(value) if isinstance(value, list | tuple) else None
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-def with_num_trials(spec: StudySpec, num_trials: int) -> StudySpec:
-    """Return the spec with another total."""
-    return replace(spec, num_trials=num_trials)

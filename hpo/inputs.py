@@ -1,0 +1,207 @@
+"""Brings networks and weights into the study's inputs folder, and checks that all fit together."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.dataplan import DataSurvey
+from hpo.errors import UsageError
+from hpo.space import Categorical, Scalar, SearchSpace, build_config, unpack
+from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
+from trainer.config_errors import hint
+from trainer.errors import ConfigError
+from trainer.fit import check_fit, resolve_activation
+from trainer.keypath import get_path
+from trainer.networks import (
+    Graph,
+    NetworkFacts,
+    check_network,
+    is_builtin,
+    load_network,
+    network_json,
+    parse_network,
+)
+from trainer.rundir import write_atomic
+
+DEFAULT_LAYERS = Path("layers.json")  # the tutorial's
+BUILTIN_LAYERS = "unet"
+COLOUR_NETWORKS = ("resunet",)  # made for weights that were trained on three channels
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """Which network is wanted.
+
+    Attributes:
+        layers: file or built-in name, empty for the default.
+        study_dir: where a study's own network files are.
+        num_classes: the user's word against what the masks show.
+    """
+
+    layers: str
+    study_dir: Path | None
+    num_classes: int | None
+
+    def names(self, space: SearchSpace) -> list[str]:
+        """Return every value that `layers` may take."""
+        sampled = [str(choice) for choice in space.choices("layers")]
+        default = str(DEFAULT_LAYERS) if DEFAULT_LAYERS.exists() else BUILTIN_LAYERS
+        return sampled or [self.layers or default]
+
+    def file(self, name: str) -> Path | None:
+        """Return the network file that a name means, None for a built-in network."""
+        if Path(name).is_file():
+            return Path(name)
+        if self.study_dir is not None and (self.study_dir / name).is_file():
+            return self.study_dir / name
+        return None if is_builtin(name) else Path(name)
+
+
+def bring_networks(
+    request: NetworkRequest,
+    base: dict[str, Any],
+    space: SearchSpace,
+    survey: DataSurvey,
+    inputs: Path,
+) -> tuple[dict[str, str], NetworkFacts]:
+    """Write every network that trials may use into the inputs folder and check each.
+
+    Completes `base` with what the network decides: the channels to read, `loss.source`.
+
+    Returns:
+        Value of `layers` -> file in the inputs folder, and the facts of the first network.
+
+    Raises:
+        NetworkError, ConfigError: a network that cannot be built or does not fit the data.
+    """
+    height, width = _input_size(base)
+    num_classes = request.num_classes or survey.coding.num_classes
+    files: dict[str, str] = {}
+    facts: list[NetworkFacts] = []
+    for name in request.names(space):
+        path = request.file(name)
+        if path is not None:
+            graph = load_network(path)
+            text = path.read_text(encoding="utf-8")
+        else:
+            is_gray = survey.is_gray and not name.startswith(COLOUR_NETWORKS)
+            network = network_json(
+                name, (height, width, 1 if is_gray else 3), num_classes if num_classes > 2 else 1
+            )
+            graph, text = parse_network(network, name), json.dumps(network)
+        _match_channels(base, graph)
+        facts.append(_check(base, space, graph, survey))
+        inputs.mkdir(parents=True, exist_ok=True)
+        files[name] = f"layers_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        write_atomic(inputs / files[name], text)
+    return files, facts[0]
+
+
+def bring_weights(path: Path | None, inputs: Path) -> str | None:
+    """Copy the weights to start from into the inputs folder, under a name by their hash."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise UsageError(f"--transfer-learning: no such file: {path}")
+    name = f"weights_{_hash(path)}{path.suffix}"
+    if not (inputs / name).exists():
+        aside = inputs / f".{name}.{os.getpid()}.tmp"
+        shutil.copyfile(path, aside)
+        aside.replace(inputs / name)
+    return name
+
+
+def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return name -> hash of the content."""
+    return {name: _hash(folder / name) for name in names}
+
+
+def check_fields(base: Mapping[str, Any], space: SearchSpace) -> None:
+    """Refuse a field of `optimizer` that none of the optimizers has.
+
+    Those that only some have are fine: they are left out where they don't apply.
+    """
+    types = [str(choice) for choice in space.choices("optimizer.type")]
+    if not types:
+        return  # one optimizer: the config's own check names its fields
+    known = sorted({field for name in types for field in OPTIMIZERS[name].model_fields})
+    sampled = [d.key.split(".")[1] for d in space.dimensions if d.key.startswith("optimizer.")]
+    for field in (*base.get("optimizer", {}), *sampled):
+        if field not in known:
+            raise ConfigError(f"optimizer.{field}: unknown key; {hint(field, known)}")
+
+
+def _check(
+    base: dict[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
+) -> NetworkFacts:
+    """Check network and masks with every sampled loss and optimizer."""
+    height, width = _input_size(base)
+    is_gray = get_path(base, "data.input_grayscale", get_path(base, "data.grayscale"))
+    channels = 1 if is_gray else 3
+    facts = check_network(graph, (height, width, channels))
+    for loss, optimizer in itertools.product(
+        space.choices("loss.function") or (None,), space.choices("optimizer.type") or (None,)
+    ):
+        config = parse_base(base, space, loss=loss, optimizer=optimizer)
+        source = resolve_activation(config, facts)
+        if source != "linear":
+            base["loss"]["source"] = source
+        check_fit(facts, survey.coding, config, (height, width))
+    return facts
+
+
+def parse_base(
+    base: Mapping[str, Any],
+    space: SearchSpace,
+    *,
+    loss: Scalar | None = None,
+    optimizer: Scalar | None = None,
+) -> NeuralNetwork:
+    """Check the base config as the worker will, with the first value of what else is sampled."""
+    chosen: dict[str, Any] = {
+        d.key: unpack(d.values.choices[0]) if isinstance(d.values, Categorical) else d.values.low
+        for d in space.dimensions
+        if d.when is None
+    }
+    if loss is not None:
+        chosen["loss.function"] = loss
+    if optimizer is not None:
+        chosen["optimizer.type"] = optimizer
+    config = build_config(base, chosen)
+    config.setdefault("layers", DEFAULT_LAYERS.name)
+    for key in ("input_path", "target_path", "test_input_path", "test_target_path"):
+        config["data"].setdefault(key, key)
+    return parse_config({"neural_network": config}, "config")
+
+
+def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the (H, W) that the last resize gives."""
+    for entry in reversed(get_path(base, "data.transforms", [])):
+        if isinstance(entry, dict) and "resize" in entry:
+            try:
+                height, width = entry["resize"]
+                return int(height), int(width)
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"data.transforms: resize: expected [H, W], received {entry['resize']!r}"
+                ) from None
+    raise ConfigError("data.transforms: a search needs a resize, see --resize")
+
+
+def _match_channels(base: dict[str, Any], graph: Graph) -> None:
+    """Read the images with as many channels as the network takes, unless the user said how."""
+    if "input_grayscale" not in base["data"] and "grayscale" not in base["data"]:
+        base["data"]["input_grayscale"] = graph.input_shape[-1] == 1
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
