@@ -1,0 +1,78 @@
+"""The config of one run: the contract's `neural_network` object, checked before anything runs.
+
+Every key of the contract is known here; one that this version does not carry out is refused by
+name, never ignored. No torch here: the driver validates each trial's config with this package.
+
+base.py (what a section is) -> optimizers.py, loss.py, data.py (one section each) -> network.py
+(the whole object) -> load.py (from a file).
+"""
+
+from trainer.config.base import (
+    Finite,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    SizeHW,
+)
+from trainer.config.data import Data, Normalize, Transform
+from trainer.config.load import load_config, parse_config
+from trainer.config.loss import LOSSES, Loss, LossName
+from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
+from trainer.config.optimizers import (
+    LAMB,
+    LARS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    ExponentialScheduler,
+    Hessian,
+    MultiStepScheduler,
+    Optimizer,
+    RMSprop,
+    Scheduler,
+    StepScheduler,
+    WarmupScheduler,
+)
+
+__all__ = [
+    "EXTENSIONS",
+    "LAMB",
+    "LARS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SCHEDULERS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Checkpoints",
+    "Data",
+    "ExponentialScheduler",
+    "Finite",
+    "Fraction",
+    "Hessian",
+    "Loss",
+    "LossName",
+    "Metrics",
+    "MultiStepScheduler",
+    "NeuralNetwork",
+    "NonNegativeFloat",
+    "Normalize",
+    "Optimizer",
+    "PositiveFloat",
+    "PositiveInt",
+    "RMSprop",
+    "Scheduler",
+    "Section",
+    "SizeHW",
+    "StepScheduler",
+    "Transform",
+    "WarmupScheduler",
+    "load_config",
+    "parse_config",
+]

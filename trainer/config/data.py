@@ -1,0 +1,111 @@
+"""The section `data`: where the images are, and their transforms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from trainer.config.base import (
+    Finite,
+    Fraction,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    SizeHW,
+    named,
+)
+from trainer.config_errors import not_yet
+
+
+class Normalize(Section):
+    """x' = (x - mean) / std, per channel where a list is given."""
+
+    mean: Finite | tuple[Finite, ...] = 0.0
+    std: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
+
+
+TRANSFORMS_LATER = (
+    "center_crop",
+    "jitter_crop",
+    "random_zoom",
+    "rotate",
+    "random_rotate",
+    "convert_color",
+    "random_patches",
+)
+
+
+class Transform(Section):
+    """One entry of a list of transforms: an object with exactly one key."""
+
+    resize: SizeHW | None = None
+    random_horizontal_flip: Fraction | None = None
+    random_vertical_flip: Fraction | None = None
+    normalize: Normalize | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise PydanticCustomError(
+                "one_key", "expected exactly one transform in each entry of the list"
+            )
+        return self
+
+    @classmethod
+    def _unknown_key(cls, key: str) -> PydanticCustomError:
+        return not_yet(key) if key in TRANSFORMS_LATER else super()._unknown_key(key)
+
+
+class Data(Section):
+    """Where the images are and what is done to them before the network sees them."""
+
+    type: Annotated[Literal["images"], named("images", later=("numpy", "hdf5", "labels"))] = (
+        "images"
+    )
+    input_type: Annotated[Literal["images"] | None, named("images", later=("numpy", "hdf5"))] = (
+        None
+    )
+    target_type: Annotated[
+        Literal["images"] | None, named("images", later=("numpy", "hdf5", "labels"))
+    ] = None
+    input_path: str | None = None
+    target_path: str | None = None
+    test_input_path: str | None = None
+    test_target_path: str | None = None
+    test_output_path: str | None = None
+    batch_size: PositiveInt = 64
+    test_batch_size: PositiveInt = 64
+    preload: bool = False
+    target_is_mask: bool = False
+    grayscale: bool = False
+    input_grayscale: bool | None = None
+    target_grayscale: bool | None = None
+    transforms: tuple[Transform, ...] = ()
+    input_transforms: tuple[Transform, ...] = ()
+    target_transforms: tuple[Transform, ...] = ()
+    # Ours:
+    mask_values: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    mask_threshold: Annotated[int, Field(ge=0)] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @field_validator("mask_values")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (len(set(value)) != len(value) or len(value) < 2):
+            raise PydanticCustomError("distinct", "expected two or more distinct mask values")
+        return value
+
+    @model_validator(mode="after")
+    def _paths_come_in_pairs(self) -> Self:
+        if self.input_path is not None and self.target_path is None:
+            raise PydanticCustomError("pair", "input_path needs a target_path to train on")
+        if self.mask_values is not None and self.mask_threshold is not None:
+            raise PydanticCustomError("pair", "mask_values and mask_threshold exclude each other")
+        return self
+
+    @property
+    def is_input_gray(self) -> bool:
+        """Whether inputs are read with one channel."""
+        return self.grayscale if self.input_grayscale is None else self.input_grayscale

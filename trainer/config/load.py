@@ -1,0 +1,41 @@
+"""Reads a config file, and checks it before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.config.network import NeuralNetwork
+from trainer.config_errors import describe_errors
+from trainer.errors import ConfigError
+from trainer.keypath import set_path
+
+
+def parse_config(obj: Any, source: str = "config") -> NeuralNetwork:
+    """Check `{"neural_network": {…}}` and return it.
+
+    Raises:
+        ConfigError: every mistake found, one a line, each with its dotted path.
+    """
+    if not isinstance(obj, dict) or set(obj) != {"neural_network"}:
+        raise ConfigError(f'{source}: expected one object "neural_network" at the top')
+    try:
+        return NeuralNetwork.model_validate(obj["neural_network"])
+    except ValidationError as error:
+        raise ConfigError(describe_errors(error, source)) from None
+
+
+def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNetwork:
+    """Read a config file, apply `settings` (dotted path → value), and check the result."""
+    try:
+        obj = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    for key, value in (settings or {}).items():
+        set_path(obj, f"neural_network.{key}", value)
+    return parse_config(obj, str(path))

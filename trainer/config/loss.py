@@ -1,0 +1,57 @@
+"""The section `loss`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from trainer.config.base import NonNegativeFloat, PositiveFloat, Section, named
+
+LossName = Literal["NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz"]
+LOSSES = ("NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz")
+
+_INVERSE_FREQUENCY = re.compile(r"inverse_frequency\^(\d*\.?\d+)")
+
+
+def _class_weights(value: Any) -> Any:
+    # Checked whole, because a union reports a mistake once for each of its members.
+    is_numbers = isinstance(value, tuple) and all(
+        type(weight) in (int, float) and 0 <= weight < float("inf") for weight in value
+    )
+    is_rule = isinstance(value, str) and _INVERSE_FREQUENCY.fullmatch(value)
+    if value is None or is_numbers or is_rule:
+        return value
+    raise PydanticCustomError(
+        "weight",
+        'expected a list with one number of 0 or more per class, or "inverse_frequency^0.35" '
+        "(count^-0.35, divided by its mean), received {value}",
+        {"value": repr(list(value) if isinstance(value, tuple) else value)},
+    )
+
+
+class Loss(Section):
+    """What training minimises; `source` names the activation that ends the network."""
+
+    function: Annotated[LossName, named(*LOSSES)]
+    source: (
+        Annotated[
+            Literal["sigmoid", "softmax", "log_softmax"],
+            named("sigmoid", "softmax", "log_softmax"),
+        ]
+        | None
+    ) = None
+    weight: Annotated[
+        tuple[NonNegativeFloat, ...] | str | None, BeforeValidator(_class_weights)
+    ] = None
+    ignore_index: int | None = None
+    eps: PositiveFloat = 1e-7  # the reference engine's Dice
+    gamma: NonNegativeFloat = 2.0  # of Focal; the best in Lin et al. 2017, table 1b
+
+    @property
+    def weight_power(self) -> float | None:
+        """The power p of "inverse_frequency^p", for weights from the training set's counts."""
+        match = _INVERSE_FREQUENCY.fullmatch(self.weight) if isinstance(self.weight, str) else None
+        return float(match[1]) if match else None

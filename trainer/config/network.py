@@ -1,0 +1,90 @@
+"""The object `neural_network`: everything that the worker needs to know about one run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from trainer.config.base import PositiveInt, Section
+from trainer.config.data import Data
+from trainer.config.loss import LOSSES, Loss
+from trainer.config.optimizers import SGD, Optimizer
+
+
+class Checkpoints(Section):
+    """Which weights to start from and which to keep."""
+
+    load: str | None = None
+    save: str | None = None
+    interval: PositiveInt = 1
+    # Ours. "best": only the checkpoint of the best evaluation so far stays on the disk.
+    keep: Literal["all", "best"] = "all"
+
+
+class Metrics(Section):
+    """How the accuracy is averaged (ours)."""
+
+    include_background: bool = False
+
+
+def _file_or_layers(value: Any) -> Any:
+    if isinstance(value, str | tuple | dict) and value:
+        return value
+    raise PydanticCustomError(
+        "layers", "expected the name of a network file, or the layers themselves"
+    )
+
+
+class NeuralNetwork(Section):
+    """Everything that the worker needs to know about one run."""
+
+    layers: Annotated[Any, BeforeValidator(_file_or_layers)]
+    outfile: str | None = None
+    num_epochs: PositiveInt = 1
+    debug: bool = False
+    debug_interval: PositiveInt | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    data: Data
+    optimizer: Optimizer = SGD()
+    loss: Loss | None = None
+    # Ours:
+    metrics: Metrics = Metrics()
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if self.data.input_path is None and self.data.test_input_path is None:
+            raise PydanticCustomError(
+                "nothing", "nothing to do: set data.input_path to train or data.test_input_path"
+            )
+        if self.data.input_path is not None and self.loss is None:
+            raise PydanticCustomError(
+                "loss",
+                "training needs loss.function, one of {names}",
+                {"names": ", ".join(LOSSES)},
+            )
+        return self
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there is something to train on."""
+        return self.data.input_path is not None
+
+
+# Keys that only this engine knows; a driver leaves them out for an engine that is not ours.
+EXTENSIONS = (
+    "seed",
+    "precision",
+    "device",
+    "metrics",
+    "checkpoints.keep",
+    "data.mask_values",
+    "data.mask_threshold",
+    "data.class_names",
+    "loss.eps",
+    "loss.gamma",
+)
