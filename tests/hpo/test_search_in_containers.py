@@ -1,0 +1,76 @@
+"""A search whose workers are containers of the image that our Dockerfile builds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import docker
+import pytest
+from conftest import Run
+from support import list_acc, one_error, require
+
+pytestmark = pytest.mark.docker
+SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The worker's image, built before the tests run (RML_TEST_IMAGE)."""
+    name = os.environ.get("RML_TEST_IMAGE")
+    if name is None:
+        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
+    assert name is not None
+    return name
+
+
+def leftovers() -> list[str]:
+    """Return the containers of any search, running or not."""
+    client = docker.from_env()
+    try:
+        return [
+            container.name
+            for container in client.containers.list(all=True, filters={"label": "rml.session"})
+        ]
+    finally:
+        client.close()
+
+
+def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str) -> None:
+    result = run(
+        "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--docker-image", image,
+        "--num-trials", 3, "--select-on", "validation", "--set", "data.batch_size=4",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    entries = list_acc(tmp_path)
+    assert [entry["state"] for entry in entries] == ["COMPLETE"] * 3
+    assert "used for this only" in result.stdout
+    recorded = json.loads((tmp_path / "best_model/trial.json").read_text())
+    assert recorded["dice_dataset"] == max(entry["max_acc"] for entry in entries)
+    # The container's paths mean nothing here: the best model has the host's own.
+    config = json.loads((tmp_path / "best_model/config.json").read_text())["neural_network"]
+    assert Path(config["data"]["test_input_path"]).is_dir()
+    again = run("rmldnn", "--config=best_model/config.json")
+    assert again.returncode == 0, again.stderr
+    accuracy = float((tmp_path / "out_test.txt").read_text().split()[-1])
+    assert accuracy == pytest.approx(recorded["dice_dataset"], abs=1e-6)
+    assert not leftovers()
+
+
+def test_auto_takes_containers_where_the_image_is_there(discs: Path, run: Run, image: str) -> None:
+    common = (*SMALL, "--data", discs, "--dry-run")
+    found = run("rml-optimize", *common, "--docker-image", image)
+    assert "docker, because an engine answers and has the image" in found.stdout
+    missing = run("rml-optimize", *common, "--docker-image", "nobody/nothing:1")
+    assert "local, because" in missing.stdout
+
+
+def test_missing_image_names_the_remedy(discs: Path, run: Run, image: str) -> None:
+    result = run(
+        "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker",
+        "--docker-image", "nobody/nothing:1",
+    )  # fmt: skip
+    message = one_error(result)
+    assert "nobody/nothing:1" in message
+    assert "docker pull" in message
