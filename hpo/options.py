@@ -30,24 +30,30 @@ class SearchOptions:
     """What is searched"""
 
     num_trials: Annotated[
-        int | None, option("--num-trials", "-nt", min=1, help="Trials in the study, all told [50]")
+        int | None,
+        option("--num-trials", "-nt", min=1, help="Trials in the study, all told (default: 50)"),
     ] = None
     num_epochs: Annotated[
-        int | None, option("--num-epochs", "-ne", min=1, help="Epochs of each trial [50]")
+        int | None, option("--num-epochs", "-ne", min=1, help="Epochs of each trial (default: 50)")
     ] = None
     optimizers: Annotated[
         str | None,
-        option("--optimizers", "-o", help=f"Among {','.join(OPTIMIZERS)} [Adam,RMSprop,SGD]"),
+        option(
+            "--optimizers", "-o", help=f"Among {', '.join(OPTIMIZERS)} (default: Adam,RMSprop,SGD)"
+        ),
     ] = None
     loss: Annotated[
-        str | None, option("--loss", "-l", help=f"Among {','.join(LOSSES)} [BCE,Dice]")
+        str | None, option("--loss", "-l", help=f"Among {', '.join(LOSSES)} (default: BCE,Dice)")
     ] = None
     lr_range_min: Annotated[
         float | None,
-        option("--lr-range-min", "-lr-min", help="Smallest learning rate (log scale) [0.001]"),
+        option(
+            "--lr-range-min", "-lr-min", help="Smallest learning rate (log scale; default: 0.001)"
+        ),
     ] = None
     lr_range_max: Annotated[
-        float | None, option("--lr-range-max", "-lr-max", help="Largest learning rate [0.01]")
+        float | None,
+        option("--lr-range-max", "-lr-max", help="Largest learning rate (default: 0.01)"),
     ] = None
     lr_scheduler: Annotated[
         bool,
@@ -71,7 +77,7 @@ class SearchOptions:
     ] = "tpe"
     pruner: Annotated[
         Literal["median", "hyperband", "none"] | None,
-        option("--pruner", help="How poor trials are stopped early [median]"),
+        option("--pruner", help="How poor trials are stopped early (default: median)"),
     ] = None
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 
@@ -85,32 +91,37 @@ class DataOptions:
     ] = None
     data: Annotated[
         Path | None,
-        option("--data", help="Folder with {train,test}/{inputs,targets} [./data]"),
+        option("--data", help="Folder with {train,test}/{inputs,targets} (default: ./data)"),
     ] = None
     layers: Annotated[
         str | None,
         option("--layers", help="Keras-JSON file, or unet, unet:width=16,depth=4, resunet "
-               "[./layers.json if there, else unet]"),
+               "(default: ./layers.json if there, else unet)"),
     ] = None  # fmt: skip
     transfer_learning: Annotated[
         Path | None,
         option("--transfer-learning", "-tl", help="Weights to start from (.h5, .pt)"),
     ] = None
     resize: Annotated[
-        str | None, option("--resize", metavar="H,W", help="Size of the network's input [256,256]")
+        str | None,
+        option("--resize", metavar="H,W", help="Size of the network's input (default: 256,256)"),
     ] = None
     classes: Annotated[
         int | None,
-        option("--classes", min=1, help="Classes, background included [found in the masks]"),
+        option(
+            "--classes", min=1, help="Classes, background included (default: found in the masks)"
+        ),
     ] = None
     select_on: Annotated[
         Literal["test", "validation"] | None,
-        option("--select-on", help="Where trials are compared [test, as in the tutorial]"),
+        option(
+            "--select-on", help="Where trials are compared (default: test, as in the tutorial)"
+        ),
     ] = None
     validation_fraction: Annotated[
         float | None,
         option("--validation-fraction", min=0.01, max=0.9, help="Share of the training images "
-               "split off to compare trials on [0.2]"),
+               "split off to compare trials on (default: 0.2)"),
     ] = None  # fmt: skip
     group_by: Annotated[
         str | None,
@@ -129,7 +140,7 @@ class WorkerOptions:
     ] = "auto"
     worker: Annotated[
         str | None,
-        option("--worker", help="Command of local workers [our rmldnn]"),
+        option("--worker", help="Command of local workers (default: our rmldnn)"),
     ] = None
     docker_image: Annotated[
         str, option("--docker-image", "-docker", help="Image of containers")
@@ -138,14 +149,20 @@ class WorkerOptions:
         str | None, option("--singularity-image", "-singularity", help="Not supported yet")
     ] = None
     gpu: Annotated[
-        bool | None, option("--gpu/--no-gpu", help="Demand or refuse GPUs [those that are there]")
+        bool | None,
+        option("--gpu/--no-gpu", help="Demand or refuse GPUs (default: those that are there)"),
     ] = None
     num_procs: Annotated[
         int, option("--num_procs", min=1, help="Processes of each worker (mpirun)")
     ] = 1
     jobs: Annotated[
         int | None,
-        option("--jobs", "-j", min=1, help="Trials at a time [one per GPU; on a CPU up to 4]"),
+        option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Trials at a time (default: one per GPU; on a CPU one per core, up to 4)",
+        ),
     ] = None
 
 
@@ -154,11 +171,12 @@ class OutputOptions:
     """Study and results"""
 
     study_name: Annotated[
-        str | None, option("--study-name", help="Name in the database [the data folder's]")
+        str | None,
+        option("--study-name", help="Name in the database (default: the data folder's)"),
     ] = None
     storage: Annotated[
         str | None,
-        option("--storage", help="SQLAlchemy URL [sqlite:///OUTPUT_DIR/rml_optimize.db]"),
+        option("--storage", help="SQLAlchemy URL (default: sqlite:///OUTPUT_DIR/rml_optimize.db)"),
     ] = None
     output_dir: Annotated[
         Path, option("--output-dir", help="Where runs/, best_model/ and list_acc.json go")

@@ -29,11 +29,11 @@ app = typer.Typer(
 
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", help="SQLAlchemy URL [sqlite:///OUTPUT_DIR/rml_optimize.db]"),
+    typer.Option("--storage", help="SQLAlchemy URL (default: OUTPUT_DIR/rml_optimize.db)"),
 ]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Where rml_optimize.db is")]
 StudyName = Annotated[
-    str | None, typer.Option("--study-name", help="The study [the only one there is]")
+    str | None, typer.Option("--study-name", help="The study (default: the only one)")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
