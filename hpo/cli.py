@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
 import signal
 import sys
 import threading
@@ -48,10 +46,10 @@ def optimize(options: Options) -> None:
     from hpo.session import run_session
 
     stopping = threading.Event()
-    with _stop_on_signals(stopping):
+    with _stop_on_signals(stopping) as received:
         run_session(spec, options, console, stopping)
-    if stopping.is_set():
-        raise typer.Exit(INTERRUPTED)
+    if received:
+        raise typer.Exit(128 + received[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,18 +73,23 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stopping: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the search in order; a second one ends it at once."""
+def _stop_on_signals(stopping: threading.Event) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM stop the search in order; a second one ends it at once.
+
+    Yields the list of signals that were received.
+    """
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
+        if received:
             raise KeyboardInterrupt
+        received.append(number)
         console.print("stopping: workers are ended and their trials given back …")
         stopping.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -100,16 +103,6 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-
-
-def command_line() -> str:
-    """Return the command as the user typed it."""
-    return shlex.join(["rml-optimize", *sys.argv[1:]])
-
-
-def print_json(obj: object) -> None:
-    """Print an object as JSON."""
-    console.print(json.dumps(obj, indent=2), markup=False)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
+SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
 
 
@@ -212,7 +213,7 @@ def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
 
 
 def split_validation(
-    folder: DataFolder, target: Path, *, fraction: float, seed: int, group_by: str | None = None
+    folder: DataFolder, target: Path, *, fraction: float, group_by: str | None = None
 ) -> DataFolder:
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
 
@@ -223,7 +224,6 @@ def split_validation(
         folder: the data set.
         target: where the split goes; its `test` part is the validation part.
         fraction: share of the training images (of the groups, where given) that is split off.
-        seed: decides which.
         group_by: regular expression on the file's stem; images with the same match (its first
             group, if it has one) stay together, as slices of one patient must.
 
@@ -242,7 +242,7 @@ def split_validation(
     for pair in pairs:
         groups.setdefault(_group_of(pair, group_by), []).append(pair)
     names = sorted(groups)
-    random.Random(seed).shuffle(names)
+    random.Random(SPLIT_SEED).shuffle(names)
     num_chosen = max(1, round(fraction * len(names)))
     if num_chosen >= len(names):
         raise UsageError(

@@ -100,7 +100,7 @@ def bring_networks(
         _match_channels(base, graph)
         facts.append(_check(base, space, graph, survey))
         inputs.mkdir(parents=True, exist_ok=True)
-        files[name] = f"layers_{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        files[name] = f"layers_{hash_text(text)}.json"
         write_atomic(inputs / files[name], text)
     return files, facts[0]
 
@@ -117,6 +117,11 @@ def bring_weights(path: Path | None, inputs: Path) -> str | None:
         shutil.copyfile(path, aside)
         aside.replace(inputs / name)
     return name
+
+
+def hash_text(text: str) -> str:
+    """Return a short hash, for names."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:

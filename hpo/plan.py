@@ -11,7 +11,14 @@ from typing import Any
 import studies
 from hpo.dataplan import find_data, split_validation, survey_data
 from hpo.errors import UsageError
-from hpo.inputs import NetworkRequest, bring_networks, bring_weights, check_fields, hash_files
+from hpo.inputs import (
+    NetworkRequest,
+    bring_networks,
+    bring_weights,
+    check_fields,
+    hash_files,
+    hash_text,
+)
 from hpo.options import Options
 from hpo.space import Categorical, Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
@@ -73,16 +80,13 @@ class _Planner:
             mask_threshold=get_path(base, "data.mask_threshold"),
             progress=self.progress,
         )
-        fraction = None
-        trained = data
+        fraction, group_by, trained = None, None, data
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
+            group_by = options.data.group_by or file.group_by
+            identity = hash_text(f"{survey.fingerprint} {fraction} {group_by}")
             trained = split_validation(
-                data,
-                folders.split,
-                fraction=fraction,
-                seed=options.search.seed,
-                group_by=options.data.group_by or file.group_by,
+                data, folders.split(identity), fraction=fraction, group_by=group_by
             )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
@@ -109,6 +113,7 @@ class _Planner:
             num_epochs=base["num_epochs"],
             select_on=select_on,
             validation_fraction=fraction,
+            group_by=group_by,
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.errors import HpoError, StorageError
+from hpo.errors import HpoError, StorageError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice, Renewer
 from hpo.progress import Reporter, Tally
@@ -123,6 +123,12 @@ class Search:
         with self._failures.lock:
             self.tally.add(outcome)
             self.reporter.trial_ended(slot.index, outcome, self.tally)
+            if outcome.end == "refused" and not self.tally.num_finished:
+                # Nothing has worked yet, so it is what all trials share that cannot work.
+                raise UsageError(
+                    f"trial {outcome.number}: {outcome.message}; nothing has worked so far, so the "
+                    f"search stops here:\n{outcome.log_tail}"
+                )
             self._failures.add(outcome, limit=max(5, self.spec.num_trials // 4))
 
 
@@ -136,7 +142,7 @@ class _Failures:
         self._num_alike = 0
 
     def add(self, outcome: Outcome, *, limit: int) -> None:
-        if outcome.end != "failed":
+        if outcome.end not in ("failed", "refused"):
             if outcome.counts:
                 self._num_alike = 0
             return

@@ -26,10 +26,9 @@ class WorkFolders:
         """Network files and weights, which every worker may read."""
         return self.study / "inputs"
 
-    @property
-    def split(self) -> Path:
+    def split(self, identity: str) -> Path:
         """Training and validation part, where the study selects on one."""
-        return self.study / "split"
+        return self.study / f"split_{identity}"
 
     @property
     def best_model(self) -> Path:
@@ -75,6 +74,7 @@ class StudySpec:
     num_epochs: int
     select_on: Literal["test", "validation"]
     validation_fraction: float | None
+    group_by: str | None
     pruner: Literal["median", "hyperband", "none"]
     sampler: Literal["tpe", "random"]
     seed: int
@@ -126,7 +126,8 @@ class StudySpec:
             "epochs": str(self.num_epochs),
             "select on": self.select_on
             if self.validation_fraction is None
-            else f"validation ({self.validation_fraction:g} of the training images)",
+            else f"validation ({self.validation_fraction:g} of the training images"
+            + (f", grouped by {self.group_by})" if self.group_by else ")"),
             "pruner": self.pruner,
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }

@@ -158,8 +158,10 @@ def make_sampler(spec: StudySpec, trial_number: int) -> BaseSampler:
     seed = derived_seed(spec.seed, trial_number, "sampler")
     if spec.sampler == "random":
         return RandomSampler(seed=seed)
+    # A short search would end before TPE's usual ten random trials have taught it anything.
+    num_random = 5 if spec.num_trials < 25 else 10
     # group: a learning rate per optimizer makes the space conditional
-    return TPESampler(seed=seed, multivariate=True, group=True)
+    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=num_random)
 
 
 def derived_seed(seed: int, trial_number: int, purpose: str) -> int:

@@ -27,14 +27,26 @@ from hpo.spec import StudySpec
 from hpo.storage import derived_seed, make_sampler
 from trainer import rundir
 from trainer.config import EXTENSIONS, parse_config
-from trainer.errors import ConfigError, DivergedError, OutOfMemoryError
+from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import set_path, split_path
 
 POLL_INTERVAL_S = 0.05
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
 LOG_TAIL_LINES = 12
 
-End = Literal["complete", "pruned", "diverged", "out of memory", "failed", "given back", "lost"]
+End = Literal[
+    "complete", "pruned", "diverged", "out of memory", "failed", "refused", "given back", "lost"
+]
+
+
+STATES: dict[End, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "out of memory": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "refused": TrialState.FAIL,  # the worker said that config or data cannot work
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +65,7 @@ class Outcome:
     @property
     def counts(self) -> bool:
         """Whether the trial is one of the N that were asked for."""
-        return self.end in ("complete", "pruned", "diverged", "out of memory")
+        return STATES.get(self.end) in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,7 @@ class TrialRunner:
             try:
                 config = self._config(trial.number, chosen)
             except ConfigError as error:
-                return self._finish(lease, trial, _Watched("failed", message=str(error)), started)
+                return self._finish(lease, trial, _Watched("refused", message=str(error)), started)
             run_dir = self._prepare(trial.number, lease.attempt, config)
             self.reporter.trial_started(trial.number, self.slot.index, chosen)
             handle = self.launcher.start(
@@ -137,7 +149,7 @@ class TrialRunner:
         if run_dir.exists():
             run_dir.rename(run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.old"))
         run_dir.mkdir(parents=True)
-        written = config if self.launcher.capabilities() else contract_only(config)
+        written = without_extensions(config, known=self.launcher.capabilities())
         text = json.dumps({"neural_network": written}, indent=2)
         rundir.write_atomic(run_dir / rundir.CONFIG, text)
         return run_dir
@@ -219,9 +231,7 @@ class TrialRunner:
         if watched.end == "given back":
             self.office.give_back(lease)
         elif watched.end != "lost" and self.office.renew(lease):
-            state = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(
-                watched.end, TrialState.PRUNED
-            )
+            state = STATES[watched.end]
             values = watched.score if state == TrialState.COMPLETE else None
             # Another owner may have finished it in this very moment: its word counts.
             with contextlib.suppress(UpdateFinishedTrialError, ValueError):
@@ -265,6 +275,8 @@ def _classify(code: int, curve: Mapping[int, float], handle: Handle) -> _Watched
         return _Watched("complete", curve)
     if code == 0:
         return _Watched("failed", curve, "the worker ended without a line in out_test.txt", tail)
+    if code == UserError.exit_code:
+        return _Watched("refused", curve, "the worker refused its config or data", tail)
     if code == DivergedError.exit_code:
         return _Watched("diverged", curve, "the loss became NaN or infinite")
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
@@ -272,10 +284,10 @@ def _classify(code: int, curve: Mapping[int, float], handle: Handle) -> _Watched
     return _Watched("failed", curve, f"the worker ended with exit code {code}", tail)
 
 
-def contract_only(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with the contract's keys alone, for an engine that is not ours."""
+def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> dict[str, Any]:
+    """Return a config with the contract's keys and those of ours that the engine knows."""
     result: dict[str, Any] = json.loads(json.dumps(config))
-    for key in EXTENSIONS:
+    for key in set(EXTENSIONS) - known:
         *parents, last = split_path(key)
         node: Any = result
         for parent in parents:

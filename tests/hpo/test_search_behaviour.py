@@ -235,6 +235,28 @@ def test_search_gives_up_when_every_trial_fails_alike(
     assert "no such device" in message
 
 
+def test_search_stops_at_once_when_the_first_worker_refuses(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.h5").write_bytes(b"no weights in here")
+    result = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 50, "--transfer-learning", tmp_path / "broken.h5"),
+        "--launcher", "local", "--jobs", "1",
+    )  # fmt: skip
+    assert ".h5" in one_error(result)
+    assert states(tmp_path) == {0: "FAIL"}
+
+
+def test_a_later_refusal_fails_one_trial(discs: Path, run: Run, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"end": {"1": 2}, "say": "no such key"})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 2, "--worker", worker, "--jobs", 1)
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path) == {0: "COMPLETE", 1: "FAIL", 2: "COMPLETE"}
+
+
 @pytest.mark.parametrize(("code", "word"), [(3, "diverged"), (4, "out of memory")])
 def test_divergence_and_memory_are_pruned_not_failed(
     discs: Path, run: Run, tmp_path: Path, code: int, word: str
