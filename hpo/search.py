@@ -126,8 +126,8 @@ class Search:
             if outcome.end == "refused" and not self.tally.num_finished:
                 # Nothing has worked yet, so it is what all trials share that cannot work.
                 raise UsageError(
-                    f"trial {outcome.number}: {outcome.message}; nothing has worked so far, so the "
-                    f"search stops here:\n{outcome.log_tail}"
+                    f"trial {outcome.number}: {outcome.message}, and nothing has worked so far; "
+                    f"the search stops here:\n{outcome.log_tail}"
                 )
             self._failures.add(outcome, limit=max(5, self.spec.num_trials // 4))
 
