@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo.errors import HpoError
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.results import LAYERS_FILE, MODEL_FILE, TRIAL_FILE
+from hpo.results import LAYERS_FILE, MODEL_FILE, TRIAL_FILE, read_json
 from hpo.spec import StudySpec
 from trainer import rundir
 from trainer.bootstrap import bootstrap_interval, read_per_image_csv
@@ -52,8 +52,8 @@ def score_winner(spec: StudySpec, launcher: Launcher, slot: Slot) -> TestScore |
     trial = _owner(best, spec.name)
     if spec.data.test is None or spec.select_on == "test" or trial is None:
         return None
-    stored = _read(best / TEST_FILE)
-    if stored is not None:
+    stored = read_json(best / TEST_FILE)
+    if stored:
         interval = tuple(stored["interval"]) if stored["interval"] else None
         return TestScore(**{**stored, "interval": interval})
     run_dir = _prepare(spec, launcher, trial)
@@ -117,13 +117,5 @@ def _collect(spec: StudySpec, run_dir: Path, trial: int, accuracy: float) -> Tes
 
 
 def _owner(best: Path, study: str) -> int | None:
-    entry = _read(best / TRIAL_FILE)
-    return int(entry["trial"]) if entry and entry.get("study") == study else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return entry if isinstance(entry, dict) else None
+    entry = read_json(best / TRIAL_FILE)
+    return int(entry["trial"]) if entry.get("study") == study else None

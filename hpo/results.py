@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +60,10 @@ class Results:
         To be called before the trial is told as finished, so that who sees it finished finds its
         model.
         """
-        with self._lock:
+        with self._lock, _locked(self._spec.folders.best_model):
             rivals = [score(t) for t in finished_trials(study) if t.number != candidate.number]
+            # Another driver's trial may have stored its model and not be told yet.
+            rivals.append(self._stored_score())
             if any(rival is not None and rival >= candidate.score for rival in rivals):
                 return None
             checkpoint = (
@@ -78,6 +82,10 @@ class Results:
         with self._lock:
             entries = [_entry(trial) for trial in finished_trials(study)]
             rundir.write_atomic(self._spec.folders.list_acc, json.dumps(entries, indent=2) + "\n")
+
+    def _stored_score(self) -> float | None:
+        entry = read_json(self._spec.folders.best_model / TRIAL_FILE)
+        return entry.get("dice_dataset") if entry.get("study") == self._spec.name else None
 
     def _store(self, candidate: Candidate, checkpoint: Path) -> None:
         target = self._spec.folders.best_model
@@ -154,13 +162,27 @@ def _write_json(path: Path, obj: Any) -> None:
     path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file, an empty one where there is no such file or no object."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep the other drivers of this output folder away from `folder`."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
+        yield
+
+
 def keep_foreign(folder: Path, study: str) -> None:
     """Move a best model of another study out of the way, under that study's name."""
-    try:
-        owner = json.loads((folder / TRIAL_FILE).read_text(encoding="utf-8"))["study"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if owner != study:
+    owner = read_json(folder / TRIAL_FILE).get("study")
+    if owner is not None and owner != study:
         kept = folder.with_name(f"{folder.name}-{owner}")
         if kept.exists():
             replace_folder(folder, kept)
