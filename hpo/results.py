@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.spec import StudySpec
-from hpo.storage import best_epoch, finished_trials, score
+from hpo.storage import STUDY_ID, best_epoch, finished_trials, score
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
@@ -63,7 +63,10 @@ class Results:
         with self._lock, _locked(self._spec.folders.best_model):
             rivals = [score(t) for t in finished_trials(study) if t.number != candidate.number]
             # Another driver's trial may have stored its model and not be told yet.
-            rivals.append(self._stored_score())
+            study_id = study.user_attrs.get(STUDY_ID)
+            stored = read_json(self._spec.folders.best_model / TRIAL_FILE)
+            if stored.get("study_id") == study_id:
+                rivals.append(stored.get("dice_dataset"))
             if any(rival is not None and rival >= candidate.score for rival in rivals):
                 return None
             checkpoint = (
@@ -74,7 +77,7 @@ class Results:
                     f"trial {candidate.number} is the best so far, but left no checkpoint "
                     f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
                 )
-            self._store(candidate, checkpoint)
+            self._store(candidate, checkpoint, study_id)
         return None
 
     def write_list_acc(self, study: optuna.Study) -> None:
@@ -83,11 +86,7 @@ class Results:
             entries = [_entry(trial) for trial in finished_trials(study)]
             rundir.write_atomic(self._spec.folders.list_acc, json.dumps(entries, indent=2) + "\n")
 
-    def _stored_score(self) -> float | None:
-        entry = read_json(self._spec.folders.best_model / TRIAL_FILE)
-        return entry.get("dice_dataset") if entry.get("study") == self._spec.name else None
-
-    def _store(self, candidate: Candidate, checkpoint: Path) -> None:
+    def _store(self, candidate: Candidate, checkpoint: Path, study_id: str | None) -> None:
         target = self._spec.folders.best_model
         aside = target.with_name(f".best_model.{os.getpid()}.tmp")
         shutil.rmtree(aside, ignore_errors=True)
@@ -102,6 +101,7 @@ class Results:
                 aside / TRIAL_FILE,
                 {
                     "study": self._spec.name,
+                    "study_id": study_id,
                     "trial": candidate.number,
                     "epoch": candidate.epoch,
                     "selected_on": self._spec.select_on,
@@ -110,7 +110,7 @@ class Results:
                     "params": dict(candidate.params),
                 },
             )
-            keep_foreign(target, self._spec.name)
+            keep_foreign(target, study_id)
             replace_folder(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -179,10 +179,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep_foreign(folder: Path, study: str) -> None:
+def keep_foreign(folder: Path, study_id: str | None) -> None:
     """Move a best model of another study out of the way, under that study's name."""
-    owner = read_json(folder / TRIAL_FILE).get("study")
-    if owner is not None and owner != study:
+    entry = read_json(folder / TRIAL_FILE)
+    owner = entry.get("study")
+    if owner is not None and entry.get("study_id") != study_id:
         kept = folder.with_name(f"{folder.name}-{owner}")
         if kept.exists():
             replace_folder(folder, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from hpo.spec import StudySpec
 
 IDENTITY = "rml:identity"
 TITLE = "rml:title"
+STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 
 T = TypeVar("T")
@@ -115,6 +117,7 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
                 f"--study-name {_free_name(spec.name, storage)}"
             )
         study.set_user_attr(TITLE, spec.title)
+        study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
         study.set_user_attr(IDENTITY, identity)
     elif stored != identity:
         keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))

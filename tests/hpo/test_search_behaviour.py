@@ -302,6 +302,18 @@ def test_best_model_of_another_study_is_kept(
     assert owners == {"best_model": "second", "best_model-first": "first"}
 
 
+def test_best_model_of_a_deleted_database_is_no_rival(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    for accuracy in (0.9, 0.3):
+        worker = standin_settings(tmp_path, {"curve": {"0": [accuracy] * 3}})
+        result = run("rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", worker))
+        assert result.returncode == 0, result.stderr
+        (tmp_path / "rml_optimize.db").unlink()
+    best = json.loads((tmp_path / "best_model/trial.json").read_text())
+    assert best["dice_dataset"] == 0.3
+
+
 def test_search_is_repeatable_with_one_slot(discs: Path, run: Run, standin: str) -> None:
     sampled = []
     for name in ("a", "b"):
