@@ -13,7 +13,7 @@ import torch
 
 from trainer.batches import Batches
 from trainer.checkpoints import CheckpointKeeper
-from trainer.config import NeuralNetwork
+from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
 from trainer.data.survey import MaskCoding
 from trainer.device import choose_device, choose_precision
@@ -36,6 +36,7 @@ from trainer.networks.module import KerasModule, build_module
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles
+from trainer.startup import leave_out_compiler
 from trainer.training import Step, Trainer
 
 
@@ -83,11 +84,17 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
             f"({report.num_skipped} skipped, {report.num_missing} keep their initial values)"
         )
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     _log_data(log, config, data)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
     _Run(config, log, device, precision, data, facts, activation, network, started).carry_out()
+
+
+def _memory_format(config: NeuralNetwork) -> torch.memory_format:
+    # L-BFGS flattens weights and gradients by view(), which channels-last ones don't allow.
+    is_flattened = config.is_training and isinstance(config.optimizer, Hessian)
+    return torch.contiguous_format if is_flattened else torch.channels_last
 
 
 def _with_numeric_weights(
@@ -151,6 +158,7 @@ class _Run:
         config, num_epochs = self.config, self.config.num_epochs
         assert self.data.train is not None
         assert config.loss is not None
+        leave_out_compiler()
         optimizer = build_optimizer(config.optimizer, self.network.parameters())
         scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
         self.log.section("Optimizer", _settings(config.optimizer, leave_out="lr_scheduler"))
