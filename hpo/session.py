@@ -7,6 +7,7 @@ import shlex
 import socket
 import threading
 import uuid
+from pathlib import Path
 
 import optuna
 from rich.console import Console
@@ -181,11 +182,19 @@ def show_summary(
         )
     folder = spec.folders.best_model
     if (folder / TRIAL_FILE).exists():
-        say(f"best model: {folder}")
-        say(f"all trials: {spec.folders.list_acc}")
+        say(f"best model: {_short(folder)}")
+        say(f"all trials: {_short(spec.folders.list_acc)}")
         say()
-        say("next: score the best model again, and write its predictions:")
+        images = spec.data.test or spec.data.train
+        say("next: look at its predictions, or score it again:")
         say(
-            f"  rmldnn --config={shlex.quote(str(folder / 'config.json'))} "
-            "--set data.test_output_path=predictions"
+            f"  rmldnn --predict {shlex.quote(_short(folder))} --images "
+            f"{shlex.quote(_short(spec.data.root / images.inputs))} --out predictions"
         )
+        say(f"  rmldnn --config={shlex.quote(_short(folder / 'config.json'))}")
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -70,6 +70,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--export", metavar="FILE.h5", help="write the config's network and weights for Keras"
     )
+    parser.add_argument(
+        "--predict", metavar="MODEL_DIR", help="segment images with a model such as best_model/"
+    )
+    parser.add_argument("--images", metavar="DIR", help="with --predict: the images")
+    parser.add_argument("--out", metavar="DIR", help="with --predict: HDF5, masks and overlays")
     parser.add_argument("-o", "--output", metavar="FILE", help="with --write-network: the file")
     parser.add_argument("--capabilities", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"rmldnn {__version__}")
@@ -93,6 +98,8 @@ def _dispatch(options: argparse.Namespace, log: Log) -> None:
         sys.stdout.write(json.dumps(known) + "\n")
     elif options.write_network:
         _write_network(options)
+    elif options.predict:
+        _predict(options, log)
     elif options.app != "seg":
         raise ConfigError(f"--app={options.app}: only 'seg' (segmentation) is supported")
     elif not options.config:
@@ -113,6 +120,15 @@ def _dispatch(options: argparse.Namespace, log: Log) -> None:
 
                 run(config, path.parent, log)
         log("All done (return value = 0).")
+
+
+def _predict(options: argparse.Namespace, log: Log) -> None:
+    if not options.images or not options.out:
+        raise ConfigError("--predict needs --images DIR and --out DIR")
+    from trainer.predict import predict
+
+    predict(Path(options.predict), Path(options.images), Path(options.out), log)
+    log("All done (return value = 0).")
 
 
 def _write_network(options: argparse.Namespace) -> None:

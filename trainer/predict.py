@@ -1,0 +1,128 @@
+"""Segments a folder of images with a trained model: HDF5, masks and overlays to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import NeuralNetwork, parse_config
+from trainer.data.images import list_images, read_image
+from trainer.errors import ConfigError, TrainerError
+from trainer.log import Log
+from trainer.rundir import CONFIG, PREDICTIONS
+
+MASKS = "masks"
+OVERLAYS = "overlays"
+# BGR, for classes 1, 2, …: told apart by people with any colour vision (Okabe and Ito 2008).
+COLOURS = (
+    (0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213),
+    (167, 121, 204),
+)  # fmt: skip
+OPACITY = 0.35
+
+
+def predict(model: Path, images: Path, output: Path, log: Log) -> None:
+    """Segment every image of a folder.
+
+    Writes below `output`: `output_1.h5` as the contract has it (probabilities at the network's
+    size), `masks/NAME.png` (the data set's own mask values) and `overlays/NAME.png`, both at the
+    size of the input.
+
+    Args:
+        model: a folder with a config.json beside its weights, such as `best_model/`.
+        images: folder of images; they need not be of one size.
+        output: where the results go; made if missing.
+        log: where the contract's log lines go.
+
+    Raises:
+        ConfigError: no config in the model's folder.
+        DataError: no such folder, no image in it, or one that cannot be read.
+        TrainerError: the results cannot be written.
+    """
+    from trainer.run import run
+
+    config = _prediction_config(model, images, output)
+    paths = {path.name: path for path in list_images(images, "--images")}
+    run(config, model, log)
+    try:
+        for folder in (MASKS, OVERLAYS):
+            (output / folder).mkdir(parents=True, exist_ok=True)
+        with h5py.File(output / PREDICTIONS) as file:
+            for name, path in paths.items():
+                _draw(path, file[name][()], output, config)
+    except OSError as error:
+        raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
+    log(f"Wrote {len(paths)} masks and overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
+
+
+def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:
+    path = model / CONFIG
+    try:
+        obj: Any = json.loads(path.read_text(encoding="utf-8"))
+        network = obj["neural_network"]
+        data = network["data"]
+    except OSError as error:
+        raise ConfigError(f"--predict: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"--predict: {path} is no config of rmldnn") from None
+    for key in ("input_path", "target_path", "test_target_path"):
+        data.pop(key, None)
+    # Absolute, because a relative one that is missing would be looked for beside the model.
+    data["test_input_path"] = str(images.absolute())
+    data["test_output_path"] = str(output)
+    network.pop("outfile", None)
+    return parse_config(obj, str(path))
+
+
+def _draw(
+    path: Path, probabilities_CHW: NDArray[np.float32], output: Path, config: NeuralNetwork
+) -> None:
+    image = read_image(path, gray=False)
+    if image.dtype != np.uint8:
+        image = cv2.convertScaleAbs(image, alpha=255 / np.iinfo(image.dtype).max)
+    classes = _classes_at(probabilities_CHW, image.shape[:2])
+    values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
+    mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
+    is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
+    stem = f"{path.stem}.png"
+    _write(output / MASKS / stem, mask.astype(np.uint8 if is_small else np.uint16))
+    _write(output / OVERLAYS / stem, overlay(image, classes))
+
+
+def _classes_at(
+    probabilities_CHW: NDArray[np.float32], size_HW: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Return class ids at another size: the probabilities are resized, not the classes."""
+    height, width = size_HW
+    resized = np.stack(
+        [cv2.resize(channel, (width, height)) for channel in probabilities_CHW]
+    )  # channel by channel: OpenCV takes no more than four at once in every mode
+    classes = resized[0] > 0.5 if len(resized) == 1 else resized.argmax(0)
+    return np.asarray(classes, dtype=np.uint8)
+
+
+def overlay(image_HW3: NDArray[np.uint8], classes_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tint each class but the background, with its outline in full colour."""
+    result = image_HW3.copy()
+    for class_id in np.unique(classes_HW[classes_HW > 0]).tolist():
+        colour = COLOURS[(class_id - 1) % len(COLOURS)]
+        region = classes_HW == class_id
+        tinted = image_HW3[region] * (1 - OPACITY) + np.array(colour) * OPACITY
+        result[region] = tinted.astype(np.uint8)
+        outlines, _ = cv2.findContours(
+            region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(result, outlines, -1, colour, thickness=1)
+    return result
+
+
+def _write(path: Path, image: NDArray[Any]) -> None:
+    done, data = cv2.imencode(".png", image)
+    assert done, path
+    path.write_bytes(data.tobytes())
