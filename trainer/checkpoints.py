@@ -28,8 +28,10 @@ def save_weights(module: nn.Module, path: Path, *, epoch: int) -> None:
         torch.save({"format": FORMAT, "epoch": epoch, "state_dict": state}, temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise TrainerError(f"{path}: the checkpoint cannot be written ({reason})") from None
+    finally:  # also when stopped in the middle
         temporary.unlink(missing_ok=True)
-        raise TrainerError(f"{path}: the checkpoint cannot be written ({error})") from None
 
 
 class CheckpointKeeper:

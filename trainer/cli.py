@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,14 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = Log()
     try:
         _dispatch(_parse(sys.argv[1:] if argv is None else argv), log)
-    except TrainerError as error:
+    except (TrainerError, StopRequestedError) as error:
         _report(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         _report("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        return 1
+    except BrokenPipeError:  # who read our log has gone, and so has the reader of an error
+        _forget_output()
+        return TrainerError.exit_code
+    except OSError as error:  # a full disk, a folder that is gone: no fault of config or data
+        _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _forget_output()
+        return TrainerError.exit_code
     return 0
 
 
@@ -40,6 +47,15 @@ def _report(message: str) -> None:
     for line in message.splitlines():
         sys.stderr.write(f"rmldnn: error: {line}\n")
     sys.stderr.flush()
+
+
+def _forget_output() -> None:
+    # What could not be written waits in the buffer: Python would try again at exit, and complain.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -7,8 +7,8 @@ TrainerError             1   (base; never raised itself)
 │   ├── NetworkError         the network file
 │   └── WeightsError         a checkpoint to load
 ├── DivergedError        3   the loss is NaN or infinite
-├── OutOfMemoryError     4   the batch does not fit the device
-└── StopRequestedError 143   SIGTERM, as a shell reports it
+└── OutOfMemoryError     4   the batch does not fit the device
+StopRequestedError     143   SIGTERM, as a shell reports it; no Exception, like KeyboardInterrupt
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class OutOfMemoryError(TrainerError):
     exit_code = 4
 
 
-class StopRequestedError(TrainerError):
-    """Somebody asked the worker to stop."""
+class StopRequestedError(BaseException):
+    """Somebody asked the worker to stop.
 
-    exit_code = 143
+    Raised wherever the main thread is, in libraries too, whose `except Exception` must not eat it.
+    """
+
+    exit_code: ClassVar[int] = 143

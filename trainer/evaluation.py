@@ -64,9 +64,11 @@ class Evaluator:
     activation: Activation
     loss: LossFunction | None
     new_counts: Callable[[], SegmentationCounts] | None
-    log_batch: Callable[[int, int, float | None, Scores | None], None]
+    log_batch: Callable[[int, int, int, float | None, Scores | None], None]
 
-    def run(self, network: KerasModule, output_folder: Path | None = None) -> Evaluation:
+    def run(
+        self, network: KerasModule, epoch: int, output_folder: Path | None = None
+    ) -> Evaluation:
         """Evaluate every sample once, in order; write predictions where a folder is given."""
         network.eval()
         counts = self.new_counts() if self.new_counts else None
@@ -93,9 +95,8 @@ class Evaluator:
                 if is_last or time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
                     loss = loss_sum / num_seen if self.loss and counts else None
-                    self.log_batch(
-                        number, len(self.batches), loss, counts.scores() if counts else None
-                    )
+                    scores = counts.scores() if counts else None
+                    self.log_batch(epoch, number, len(self.batches), loss, scores)
         has_loss = self.loss is not None and counts is not None
         return Evaluation(
             loss=loss_sum / num_seen if has_loss else None,

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from trainer.training import Step
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        TrainerError: a file of that name is in the way, or the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainerError(f"{folder}: cannot be made a folder ({error.strerror})") from None
+
+
 @dataclass(frozen=True)
 class OutputFiles:
     """The open files of a run; without `outfile` in the config, none.
@@ -53,7 +65,7 @@ class OutputFiles:
                 except OSError as error:
                     raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
 
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             metrics = create(folder / METRICS)
             yield cls(folder, create(Path(train)), create(Path(test)), metrics)
 

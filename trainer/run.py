@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,21 @@ from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
 from trainer.data.survey import MaskCoding
 from trainer.device import choose_device, choose_precision
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, DivergedError
 from trainer.evaluation import Evaluation, Evaluator
 from trainer.fit import Activation, check_fit, resolve_activation
 from trainer.log import Log
+from trainer.log_lines import (
+    log_data,
+    log_device,
+    log_eval_batch,
+    log_network,
+    log_scores,
+    log_train_batch,
+    log_training,
+)
 from trainer.losses import build_loss, resolve_weights
-from trainer.metrics import Scores, SegmentationCounts
+from trainer.metrics import SegmentationCounts
 from trainer.networks import (
     Graph,
     NetworkFacts,
@@ -37,7 +46,7 @@ from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles
 from trainer.startup import leave_out_compiler
-from trainer.training import Step, Trainer
+from trainer.training import Trainer
 
 
 def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
@@ -56,15 +65,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
-    log.section(
-        "Device(s)",
-        {
-            "device": _device_name(device),
-            "precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
-            "threads": torch.get_num_threads(),
-            "seed": config.seed,
-        },
-    )
+    log_device(log, device, precision, config.seed)
     resolve = Resolve(config_dir)
     data = load_data(config.data, resolve)
     images = data.train or data.test
@@ -75,7 +76,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
     if data.coding is not None:
         check_fit(facts, data.coding, config, images.input_shape[:2])
     network = build_module(graph, images.input_shape)
-    _log_network(log, facts, activation)
+    log_network(log, facts, activation)
     if config.checkpoints.load is not None:
         path = resolve(config.checkpoints.load)
         report = load_weights(network, graph, path, log)
@@ -85,7 +86,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
         )
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
-    _log_data(log, config, data)
+    log_data(log, config, data)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
     _Run(config, log, device, precision, data, facts, activation, network, started).carry_out()
@@ -150,9 +151,10 @@ class _Run:
             if self.config.is_training:
                 self._train(files)
             else:
-                evaluator = self._evaluator(1)
+                evaluator = self._evaluator()
                 assert evaluator is not None
-                self._record(files, 1, evaluator.run(self.network, self._output_folder()), {})
+                evaluation = evaluator.run(self.network, 1, self._output_folder())
+                self._record(files, 1, evaluation, {})
 
     def _train(self, files: OutputFiles) -> None:
         config, num_epochs = self.config, self.config.num_epochs
@@ -161,14 +163,7 @@ class _Run:
         leave_out_compiler()
         optimizer = build_optimizer(config.optimizer, self.network.parameters())
         scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
-        self.log.section("Optimizer", _settings(config.optimizer, leave_out="lr_scheduler"))
-        self.log.section(
-            "Learning rate scheduler",
-            _settings(config.optimizer.lr_scheduler)
-            if config.optimizer.lr_scheduler
-            else {"type": "none"},
-        )
-        self.log.section("Loss", _settings(config.loss))
+        log_training(self.log, config)
         keeper = CheckpointKeeper(config.checkpoints, num_epochs=num_epochs)
         trainer = Trainer(
             network=self.network,
@@ -180,17 +175,22 @@ class _Run:
             seed=config.seed,
             started=self.started,
             record=files.add_steps,
-            log_batch=self._log_train,
+            log_batch=partial(log_train_batch, self.log, config.num_epochs),
         )
+        evaluator = self._evaluator()
         for epoch in range(1, num_epochs + 1):
             learning_rate = optimizer.param_groups[0]["lr"]
             train_loss = trainer.run_epoch(epoch)
-            evaluator = self._evaluator(epoch)
             accuracy = None
             if evaluator:
                 is_last = epoch == num_epochs
                 folder = self._output_folder() if is_last else None
-                evaluation = evaluator.run(self.network, folder)
+                evaluation = evaluator.run(self.network, epoch, folder)
+                if evaluation.loss is not None and not math.isfinite(evaluation.loss):
+                    raise DivergedError(
+                        f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
+                        "try a smaller optimizer.learning_rate"
+                    )
                 accuracy = evaluation.scores.dice_dataset if evaluation.scores else None
             # Before the line in the test log: who reads of an epoch there finds its checkpoint.
             keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
@@ -208,21 +208,18 @@ class _Run:
         continuous = coding is not None and coding.kind == "continuous"
         return Batches(images, batch_size=batch_size, device=self.device, continuous=continuous)
 
-    def _evaluator(self, epoch: int) -> Evaluator | None:
+    def _evaluator(self) -> Evaluator | None:
         test, config = self.data.test, self.config
         if test is None:
             return None
         num_channels = self.facts.output_shape[-1]
-
-        def log_batch(number: int, total: int, loss: float | None, scores: Scores | None) -> None:
-            self._log_eval(epoch, number, total, loss, scores)
-
+        num_epochs = config.num_epochs if config.is_training else 1
         return Evaluator(
             batches=self._batches(test, config.data.test_batch_size),
             activation=self.activation,
             loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
             new_counts=self._new_counts if test.targets_NHW is not None else None,
-            log_batch=log_batch,
+            log_batch=partial(log_eval_batch, self.log, num_epochs),
         )
 
     def _new_counts(self) -> SegmentationCounts:
@@ -240,86 +237,8 @@ class _Run:
             return
         time_s = time.monotonic() - self.started
         files.add_evaluation(epoch, time_s, evaluation, extra)
-        scores = evaluation.scores
-        self.log(
-            f"dice_dataset = {scores.dice_dataset:.6f}, "
-            f"dice_per_image = {scores.dice_per_image:.6f} "
-            f"(classes averaged: {', '.join(scores.classes_averaged)}; "
-            f"{scores.num_images} images)"
-        )
+        log_scores(self.log, evaluation.scores)
 
     def _output_folder(self) -> Path | None:
         folder = self.config.data.test_output_path
         return Path(folder) if folder else None
-
-    def _log_train(self, step: Step, data_share: float, compute_share: float) -> None:
-        assert self.data.train is not None
-        num_batches = -(-len(self.data.train) // self.config.data.batch_size)
-        self.log(
-            f"Train Epoch [{step.epoch:3d}/{self.config.num_epochs:3d}] : "
-            f"Batch [{step.batch:5d}/{num_batches:5d}] "
-            f"(Loss = {step.loss:.4f}; |g| = {step.gradient_norm:.4f}) "
-            f"[Data: {data_share:.0%}; Compute: {compute_share:.0%}]"
-        )
-
-    def _log_eval(
-        self, epoch: int, number: int, total: int, loss: float | None, scores: Scores | None
-    ) -> None:
-        num_epochs = self.config.num_epochs if self.config.is_training else 1
-        line = f"Eval  Epoch [{epoch:3d}/{num_epochs:3d}] : Batch [{number:5d}/{total:5d}]"
-        if loss is not None:
-            line += f" (Loss: {loss:.4f})"
-        if scores is not None:
-            line += f" | Accuracy: {scores.dice_dataset:.3f}"
-        self.log(line)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
-
-
-def _log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
-    shape = "x".join(str(size) for size in facts.output_shape)
-    ending = facts.final_activation
-    log.section(
-        "Neural Network",
-        {
-            "model name": facts.name,
-            "number of layers": facts.num_layers,
-            "total parameters": f"{facts.num_trainable + facts.num_non_trainable:,}",
-            "trainable parameters": f"{facts.num_trainable:,}",
-            "output": f"{shape}, {ending}"
-            + ("" if ending == activation else f" (read as logits of {activation})"),
-        },
-    )
-
-
-def _log_data(log: Log, config: NeuralNetwork, data: LoadedData) -> None:
-    for title, part, batch_size in (
-        ("Dataset (training)", data.train, config.data.batch_size),
-        ("Dataset (test)", data.test, config.data.test_batch_size),
-    ):
-        if part is None:
-            continue
-        entries: dict[str, Any] = {
-            "images (total / per process)": f"{len(part)} / {len(part)}",
-            "batch size (requested / per process)": f"{batch_size} / {batch_size}",
-            "batches per process": -(-len(part) // batch_size),
-            "input size": "x".join(str(size) for size in part.input_shape),
-        }
-        log.section(title, entries)
-    if config.data.transforms:
-        steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
-        log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
-    if data.coding is not None:
-        log(f"Mask values {data.coding.describe()}")
-
-
-def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in section.model_dump().items()
-        if key != leave_out and value is not None
-    }

@@ -6,7 +6,6 @@ import sys
 
 import torch
 
-
 _OPTIMIZERS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adam)
 
 

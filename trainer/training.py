@@ -46,7 +46,7 @@ class Trainer:
     seed: int
     started: float
     record: Callable[[list[Step]], None]
-    log_batch: Callable[[Step, float, float], None]
+    log_batch: Callable[[int, Step, float], None]
 
     def run_epoch(self, epoch: int) -> float:
         """Train on every sample once and return the mean loss.
@@ -74,7 +74,7 @@ class Trainer:
                 if is_last or time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
                     elapsed = max(last_line - epoch_started, 1e-9)
-                    self.log_batch(steps[-1], data_s / elapsed, 1 - data_s / elapsed)
+                    self.log_batch(len(self.batches), steps[-1], data_s / elapsed)
             mark = time.monotonic()
         return math.fsum(losses) / len(losses)
 

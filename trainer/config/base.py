@@ -14,7 +14,9 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-SizeHW = tuple[PositiveInt, PositiveInt]
+# As many pixels in all as an image may have, see trainer.data.images.
+SidePx = Annotated[int, Field(gt=0, le=2**14)]
+SizeHW = tuple[SidePx, SidePx]
 
 
 class Section(BaseModel):

@@ -20,12 +20,16 @@ def parse_config(obj: Any, source: str = "config") -> NeuralNetwork:
     Raises:
         ConfigError: every mistake found, one a line, each with its dotted path.
     """
-    if not isinstance(obj, dict) or set(obj) != {"neural_network"}:
-        raise ConfigError(f'{source}: expected one object "neural_network" at the top')
+    _check_top(obj, source)
     try:
         return NeuralNetwork.model_validate(obj["neural_network"])
     except ValidationError as error:
         raise ConfigError(describe_errors(error, source)) from None
+
+
+def _check_top(obj: Any, source: str) -> None:
+    if not isinstance(obj, dict) or set(obj) != {"neural_network"}:
+        raise ConfigError(f'{source}: expected one object "neural_network" at the top')
 
 
 def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNetwork:
@@ -34,8 +38,9 @@ def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNet
         obj = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
+    _check_top(obj, str(path))
     for key, value in (settings or {}).items():
         set_path(obj, f"neural_network.{key}", value)
     return parse_config(obj, str(path))

@@ -51,7 +51,7 @@ class NeuralNetwork(Section):
     loss: Loss | None = None
     # Ours:
     metrics: Metrics = Metrics()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

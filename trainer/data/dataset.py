@@ -80,6 +80,12 @@ def load_data(data: Data, resolve: Resolve) -> LoadedData:
             data,
             steps,
         )
+    if train and test and train.inputs.shape[1:] != test.inputs.shape[1:]:
+        sizes = ["x".join(str(n) for n in part.inputs.shape[1:3]) for part in (train, test)]
+        raise DataError(
+            f"training images are {sizes[0]}, test images {sizes[1]} (height x width); add "
+            '{"resize": [H, W]} to data.transforms'
+        )
     counts: Counter[int] = Counter()
     for part in (train, test):
         counts.update(part.counts if part else {})
@@ -139,8 +145,7 @@ class _Part:
 
 def _read_part(pairs: Sequence[Pair], data: Data, steps: tuple[Steps, Steps]) -> _Part:
     # Decoding releases the GIL; the driver gives each worker its share of cores by this variable.
-    num_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    with ThreadPoolExecutor(max(1, num_threads)) as pool:
+    with ThreadPoolExecutor(_num_threads()) as pool:
         samples = list(pool.map(lambda pair: _read_sample(pair, data, steps), pairs))
     shapes = {image.shape: pair.name for (image, _, _), pair in zip(samples, pairs, strict=True)}
     if len(shapes) > 1:
@@ -160,6 +165,12 @@ def _read_part(pairs: Sequence[Pair], data: Data, steps: tuple[Steps, Steps]) ->
         masks or None,
         counts,
     )
+
+
+def _num_threads() -> int:
+    # OpenMP also takes lists ("4,2") and leaves nonsense alone, so that is no error here either.
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(1, int(wanted)) if wanted.isdecimal() else os.cpu_count() or 1
 
 
 def _read_sample(

@@ -155,6 +155,8 @@ def _decode(path: Path, flags: int) -> Array:
     try:
         image = cv2.imdecode(data, flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{path}: {error.err}") from None
         raise _broken(path, error.err or "OpenCV refused it") from None
     if image is None:
         raise _broken(path, "OpenCV cannot decode it")

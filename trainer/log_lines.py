@@ -1,0 +1,127 @@
+"""Says what the contract wants in the log: its sections, and a line for every few batches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from trainer.config import NeuralNetwork
+from trainer.data.dataset import LoadedData
+from trainer.fit import Activation
+from trainer.log import Log
+from trainer.metrics import Scores
+from trainer.networks import NetworkFacts
+from trainer.training import Step
+
+
+def log_device(log: Log, device: torch.device, precision: torch.dtype, seed: int) -> None:
+    """Write where the run computes, how exactly, and from which seed."""
+    name = str(device)
+    if device.type == "cuda":
+        name += f" ({torch.cuda.get_device_name(device)})"
+    log.section(
+        "Device(s)",
+        {
+            "device": name,
+            "precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
+            "threads": torch.get_num_threads(),
+            "seed": seed,
+        },
+    )
+
+
+def log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
+    """Write what was built."""
+    shape = "x".join(str(size) for size in facts.output_shape)
+    ending = facts.final_activation
+    log.section(
+        "Neural Network",
+        {
+            "model name": facts.name,
+            "number of layers": facts.num_layers,
+            "total parameters": f"{facts.num_trainable + facts.num_non_trainable:,}",
+            "trainable parameters": f"{facts.num_trainable:,}",
+            "output": f"{shape}, {ending}"
+            + ("" if ending == activation else f" (read as logits of {activation})"),
+        },
+    )
+
+
+def log_data(log: Log, config: NeuralNetwork, data: LoadedData) -> None:
+    """Write what was read, what is done to it, and what the masks mean."""
+    for title, part, batch_size in (
+        ("Dataset (training)", data.train, config.data.batch_size),
+        ("Dataset (test)", data.test, config.data.test_batch_size),
+    ):
+        if part is None:
+            continue
+        entries: dict[str, Any] = {
+            "images (total / per process)": f"{len(part)} / {len(part)}",
+            "batch size (requested / per process)": f"{batch_size} / {batch_size}",
+            "batches per process": -(-len(part) // batch_size),
+            "input size": "x".join(str(size) for size in part.input_shape),
+        }
+        log.section(title, entries)
+    if config.data.transforms:
+        steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
+        log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
+    if data.coding is not None:
+        log(f"Mask values {data.coding.describe()}")
+
+
+def log_training(log: Log, config: NeuralNetwork) -> None:
+    """Write how the network is trained."""
+    assert config.loss is not None  # checked with the config
+    scheduler = config.optimizer.lr_scheduler
+    log.section("Optimizer", _settings(config.optimizer, leave_out="lr_scheduler"))
+    log.section("Learning rate scheduler", _settings(scheduler) if scheduler else {"type": "none"})
+    log.section("Loss", _settings(config.loss))
+
+
+def log_train_batch(
+    log: Log, num_epochs: int, num_batches: int, step: Step, data_share: float
+) -> None:
+    """Write the line of a training step; `data_share` is the share of time spent on batches."""
+    log(
+        f"Train Epoch [{step.epoch:3d}/{num_epochs:3d}] : "
+        f"Batch [{step.batch:5d}/{num_batches:5d}] "
+        f"(Loss = {step.loss:.4f}; |g| = {step.gradient_norm:.4f}) "
+        f"[Data: {data_share:.0%}; Compute: {1 - data_share:.0%}]"
+    )
+
+
+def log_eval_batch(
+    log: Log,
+    num_epochs: int,
+    epoch: int,
+    batch: int,
+    num_batches: int,
+    loss: float | None,
+    scores: Scores | None,
+) -> None:
+    """Write the line of an evaluated batch; loss and accuracy are those of the batches so far."""
+    line = f"Eval  Epoch [{epoch:3d}/{num_epochs:3d}] : Batch [{batch:5d}/{num_batches:5d}]"
+    if loss is not None:
+        line += f" (Loss: {loss:.4f})"
+    if scores is not None:
+        line += f" | Accuracy: {scores.dice_dataset:.3f}"
+    log(line)
+
+
+def log_scores(log: Log, scores: Scores) -> None:
+    """Write both Dice figures, and of what."""
+    log(
+        f"dice_dataset = {scores.dice_dataset:.6f}, "
+        f"dice_per_image = {scores.dice_per_image:.6f} "
+        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images)"
+    )
+
+
+def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in section.model_dump().items()
+        if key != leave_out and value is not None
+    }
