@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import stat
@@ -26,7 +27,8 @@ PREDICTIONS = "output_1.h5"
 
 MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+# With nan and inf, or an accuracy of nan would leave the number before it as the last one.
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\b(?:nan|inf)\b", re.IGNORECASE)
 
 
 def log_files(outfile: str) -> tuple[str, str]:
@@ -57,10 +59,10 @@ def parse_test_line(line: str) -> Evaluation | None:
     numbers = _NUMBER.findall(line)
     if len(numbers) < 2:
         return None
-    epoch = float(numbers[0])
-    if epoch != int(epoch) or epoch < 0:
+    epoch, accuracy = float(numbers[0]), float(numbers[-1])
+    if not epoch.is_integer() or epoch < 0 or not math.isfinite(accuracy):
         return None
-    return Evaluation(int(epoch), float(numbers[-1]))
+    return Evaluation(int(epoch), accuracy)
 
 
 class TestLogReader:
@@ -90,7 +92,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the entries of a run's `metrics.jsonl`, none where there is no such file."""
     entries = []
     for line in _read_untrusted(run_dir / METRICS, 0).splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict):
                 entries.append(entry)
@@ -103,9 +105,10 @@ def _read_untrusted(path: Path, offset: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return b""
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
         file.seek(offset)
         return file.read(max(0, MAX_LOG_BYTES - offset))
 

@@ -16,7 +16,19 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # As many pixels in all as an image may have, see trainer.data.images.
 SidePx = Annotated[int, Field(gt=0, le=2**14)]
-SizeHW = tuple[SidePx, SidePx]
+
+
+def _two_integers(value: Any) -> Any:
+    if isinstance(value, list | tuple) and [type(side) for side in value] == [int, int]:
+        return tuple(value)
+    raise PydanticCustomError(
+        "size",
+        "expected two positive integers [H, W], received {value}",
+        {"value": repr(list(value) if isinstance(value, tuple) else value)},
+    )
+
+
+SizeHW = Annotated[tuple[SidePx, SidePx], BeforeValidator(_two_integers)]
 
 
 class Section(BaseModel):
