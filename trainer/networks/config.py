@@ -52,6 +52,10 @@ class Config:
     def error(self, key: str, message: str) -> NetworkError:
         return NetworkError(f"{self.where}: {key}: {message}")
 
+    def with_value(self, key: str, value: object) -> Config:
+        """Return a config with this one value: reads the items of a list one by one."""
+        return Config({key: value}, self.where, keras_major=self.keras_major, notes=[])
+
     def note(self, message: str) -> None:
         """Record something that the reader of the log should know, but that is no error."""
         self._notes.append(f"{self.where}: {message}")

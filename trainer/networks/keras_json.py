@@ -13,20 +13,13 @@ from typing import Any
 
 from trainer.errors import NetworkError
 from trainer.networks.config import show
+from trainer.networks.keras_ops import is_operation, read_operation
 from trainer.networks.names import numbered, snake_case
+from trainer.networks.references import Reference, history, keras2_reference, refuse_tensors
 
 MAX_LAYERS = 20_000
 MAX_NESTING = 8
 MODELS = ("Model", "Functional", "Sequential")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An output of a layer's call, as the file names it."""
-
-    layer: str
-    call: int = 0
-    tensor: int = 0
 
 
 @dataclass
@@ -204,7 +197,10 @@ def _read_layer(
         raise NetworkError(
             f"{where}: trainable: expected true or false, received {show(trainable)}"
         )
-    calls = _read_calls(obj.get("inbound_nodes"), f"{where}: inbound_nodes")
+    if is_operation(obj):
+        kind, config, calls = read_operation(obj, config, where)
+    else:
+        calls = _read_calls(obj.get("inbound_nodes"), f"{where}: inbound_nodes")
     return RawLayer(name, kind, config, trainable in (True, None), calls, block)
 
 
@@ -229,22 +225,7 @@ def _read_calls(nodes: object, where: str) -> list[list[Reference]]:
 def _keras2_call(node: list[Any], where: str) -> list[Reference]:
     if node and isinstance(node[0], str) and any(not isinstance(x, str) for x in node):
         node = [node]  # one tensor without the list around it
-    return [_keras2_reference(item, where) for item in node]
-
-
-def _keras2_reference(item: object, where: str) -> Reference:
-    if isinstance(item, str):
-        return Reference(item)
-    if not isinstance(item, list) or not item or not isinstance(item[0], str):
-        raise NetworkError(
-            f'{where}: expected [["layer", call, tensor], …], received {show(item)}'
-        )
-    numbers = [*item[1:3], 0, 0][:2]
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise NetworkError(f"{where}: expected [layer, call, tensor], received {show(item)}")
-    if len(item) > 3 and isinstance(item[3], dict):
-        _refuse_tensors(item[3], where)
-    return Reference(item[0], *numbers)
+    return [keras2_reference(item, where) for item in node]
 
 
 def _keras3_call(node: dict[str, Any], where: str) -> list[Reference]:
@@ -253,34 +234,19 @@ def _keras3_call(node: dict[str, Any], where: str) -> list[Reference]:
         raise NetworkError(f"{where}: args: expected a list, received {show(args)}")
     kwargs = node.get("kwargs") or {}
     if isinstance(kwargs, dict):
-        _refuse_tensors(kwargs, where)
+        refuse_tensors(kwargs, where)
     if not args:
         return []
     tensors = args[0] if isinstance(args[0], list) else [args[0]]
-    if len(args) > 1 and any(_history(arg) for arg in args[1:]):
-        tensors = [*tensors, *args[1:]]
+    if any(arg is not None and not isinstance(arg, bool) for arg in args[1:]):
+        raise NetworkError(f"{where}: args: expected tensors only, received {show(args[1:])}")
     references = []
     for tensor in tensors:
-        history = _history(tensor)
-        if not history:
+        found = history(tensor)
+        if not found:
             raise NetworkError(f"{where}: args: expected tensors, received {show(tensor)}")
-        references.append(_keras2_reference(history, where))
+        references.append(keras2_reference(found, where))
     return references
-
-
-def _history(tensor: object) -> list[Any] | None:
-    if isinstance(tensor, dict) and tensor.get("class_name") == "__keras_tensor__":
-        config = tensor.get("config")
-        history = config.get("keras_history") if isinstance(config, dict) else None
-        return history if isinstance(history, list) else None
-    return None
-
-
-def _refuse_tensors(kwargs: Mapping[str, Any], where: str) -> None:
-    """Refuse a tensor that enters by name, such as an attention's or a mask."""
-    for key, value in kwargs.items():
-        if _history(value) or (isinstance(value, list) and value and isinstance(value[0], str)):
-            raise NetworkError(f"{where}: the tensor argument {show(key)} is not supported")
 
 
 def _end_points(value: object, where: str) -> list[Reference]:
@@ -290,4 +256,4 @@ def _end_points(value: object, where: str) -> list[Reference]:
         value = list(value.values())
     if not isinstance(value, list):
         raise NetworkError(f"{where}: expected a list, received {show(value)}")
-    return [_keras2_reference(item, where) for item in value]
+    return [keras2_reference(item, where) for item in value]

@@ -16,12 +16,12 @@ from trainer.networks.keras_json import (
     MAX_LAYERS,
     Block,
     RawLayer,
-    Reference,
     list_layers,
     read_block,
 )
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
+from trainer.networks.references import Reference
 
 MAX_FILE_BYTES = 64 * 2**20  # the largest of keras.applications has 1.5 MB
 
@@ -268,7 +268,7 @@ def _ancestors(nodes: Mapping[str, Node], output: str) -> dict[str, Node]:
 
 
 def _unknown_layer(where: str, kind: str) -> str:
-    if kind in ("Lambda", "TFOpLambda", "TensorFlowOpLayer", "SlicingOpLambda"):
+    if kind in ("Lambda", "TensorFlowOpLayer", "SlicingOpLambda"):
         return (
             f"{where}: class_name: {kind} holds Python code, which a network file cannot carry "
             "safely; use layers for it (Rescaling, Resizing, Concatenate, Multiply, …)"

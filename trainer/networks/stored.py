@@ -104,6 +104,8 @@ def _legacy_keys(layer: str, name: str, nested: bool) -> tuple[str, ...]:
     the variable's name: with its whole path (Keras 3, late Keras 2), or just its own name.
     """
     inner, _, variable = name.split(":")[0].rpartition("/")
+    if variable.startswith("variable_"):  # Keras 3 numbers those that have no name
+        variable = "variable"
     exact = inner if inner == layer or inner.startswith(f"{layer}/") else f"{layer}/{inner}"
     last = inner.rsplit("/", maxsplit=1)[-1]
     keys = [f"{exact}/{variable}", f"{layer}>{last}/{variable}"]

@@ -230,7 +230,7 @@ def from_keras(value: NDArray[Any], weight: Weight) -> Tensor:
     array = np.array(value.transpose(weight.axes) if weight.axes else value, dtype=np.float32)
     if value.shape == weight.shape:
         array = array.reshape(weight.torch_shape)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def to_keras(tensor: Tensor, weight: Weight) -> NDArray[np.float32]:
@@ -238,7 +238,7 @@ def to_keras(tensor: Tensor, weight: Weight) -> NDArray[np.float32]:
     array = tensor.detach().float().cpu().contiguous().numpy().reshape(weight.transposed_shape)
     if weight.axes:
         array = array.transpose(np.argsort(weight.axes))
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C")
 
 
 def export_keras_h5(module: KerasModule, graph: Graph, path: Path) -> None:

@@ -18,12 +18,12 @@ from trainer.networks.layers.elementwise import (
     Identity,
     Input,
     PReLU,
-    Rescaling,
     Softmax,
     read_activation,
     read_elu,
     read_leaky_relu,
     read_relu,
+    read_stochastic_depth,
     read_thresholded_relu,
 )
 from trainer.networks.layers.geometry import (
@@ -34,9 +34,10 @@ from trainer.networks.layers.geometry import (
     Resizing,
     UpSampling,
 )
-from trainer.networks.layers.merging import MERGES, Concatenate, Merge
+from trainer.networks.layers.merging import MERGES, Arithmetic, Concatenate, Merge
 from trainer.networks.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from trainer.networks.layers.pooling import GlobalPool, Pool
+from trainer.networks.layers.scaling import LayerScale, Normalization, Rescaling, ScaledAdd
 from trainer.networks.spec import LayerSpec
 
 LAYERS: dict[str, Callable[[Config], LayerSpec]] = {
@@ -60,11 +61,16 @@ LAYERS: dict[str, Callable[[Config], LayerSpec]] = {
     "ActivityRegularization": Identity.read,
     "Dropout": Dropout.read,
     "Rescaling": Rescaling.read,
+    "Normalization": Normalization.read,
+    "LayerScale": LayerScale.read,
+    "StochasticDepth": read_stochastic_depth,
+    "CustomScaleLayer": ScaledAdd.read,
     "Resizing": Resizing.read,
     "Flatten": Flatten.read,
     "Reshape": Reshape.read,
     "Permute": Permute.read,
     "Concatenate": Concatenate.read,
+    "Arithmetic": Arithmetic.read,  # not Keras's: an operation with a number (keras_ops.py)
     **{kind.capitalize(): partial(Merge.read, kind=kind) for kind in MERGES},
     "Conv2D": partial(Conv.read, rank=2),
     "Conv3D": partial(Conv.read, rank=3),

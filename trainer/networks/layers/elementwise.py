@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainer.networks.config import Config, show
 from trainer.networks.functions import FUNCTIONS
@@ -125,6 +125,7 @@ class Dropout(LayerSpec):
     rate: float
     whole_channels: bool
     noise_shape: tuple[int | None, ...] | None = None
+    whole_images: bool = False
 
     @classmethod
     def read(cls, config: Config, whole_channels: bool = False) -> Dropout:
@@ -153,40 +154,10 @@ class Dropout(LayerSpec):
         return shapes[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rescaling(LayerSpec):
-    """x × scale + offset, each one number or one per channel."""
-
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-
-    @classmethod
-    def read(cls, config: Config) -> Rescaling:
-        return cls(
-            scale=_numbers(config, "scale", 1.0),
-            offset=_numbers(config, "offset", 0.0),
-        )
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        for key, values in (("scale", self.scale), ("offset", self.offset)):
-            if len(values) not in (1, shapes[0][-1]):
-                raise ShapeError(f"{key} has {len(values)} numbers for {shapes[0][-1]} channels")
-        return shapes[0]
-
-
-def _numbers(config: Config, key: str, default: float) -> tuple[float, ...]:
-    value = config.get(key, default)
-    if not isinstance(value, list):
-        return (config.number(key, default),)
-    single = [replace_value(config, key, item).number(key) for item in value[:4096]]
-    if not single:
-        raise config.error(key, "expected a number or one per channel, received []")
-    return tuple(single)
-
-
-def replace_value(config: Config, key: str, value: object) -> Config:
-    """Return a config in which one key has another value, to read list items one by one."""
-    return Config({key: value}, config.where, keras_major=config.keras_major, notes=[])
+def read_stochastic_depth(config: Config) -> Dropout:
+    """ConvNeXt's: drops the whole residual path of an image."""
+    rate = config.number("drop_path_rate", maximum=1.0, minimum=0.0)
+    return Dropout(rate=rate, whole_channels=False, whole_images=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +175,5 @@ class Input(LayerSpec):
         key = "batch_shape" if "batch_shape" in config.values else "batch_input_shape"
         if not isinstance(shape, list) or not 1 <= len(shape) <= 4:
             raise config.error(key, f"expected [null, H, W, C], received {show(shape)}")
-        sizes = tuple(
-            None if n is None else replace_value(config, key, n).integer(key) for n in shape
-        )
+        sizes = tuple(None if n is None else config.with_value(key, n).integer(key) for n in shape)
         return cls(shape=sizes)
-
-    def with_shape(self, shape: tuple[int | None, ...]) -> Input:
-        return replace(self, shape=shape)

@@ -9,7 +9,7 @@ from trainer.networks.config import Config, show
 from trainer.networks.layers.normalization import axis_index
 from trainer.networks.spec import LayerSpec, Shape, ShapeError, describe
 
-MERGES = ("add", "subtract", "multiply", "average", "maximum", "minimum")
+MERGES = ("add", "subtract", "multiply", "average", "maximum", "minimum", "divide")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Merge(LayerSpec):
         return cls(kind=kind)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if self.kind == "subtract" and len(shapes) != 2:
-            raise ShapeError(f"Subtract takes two inputs, received {len(shapes)}")
+        if self.kind in ("subtract", "divide") and len(shapes) != 2:
+            raise ShapeError(f"{self.kind} takes two inputs, received {len(shapes)}")
         rank = max(len(shape) for shape in shapes)
         result: list[int] = []
         for sizes in zip(*(_expand(shape, rank) for shape in shapes), strict=True):
@@ -35,6 +35,25 @@ class Merge(LayerSpec):
                 raise ShapeError(f"its inputs differ: {listed}")
             result.append(wanted.pop() if wanted else 1)
         return tuple(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(LayerSpec):
+    """An operation of a tensor and a number, such as `x + 3.0` or `1.0 - x`."""
+
+    operation: str
+    left: float | None
+    right: float | None
+
+    @classmethod
+    def read(cls, config: Config) -> Arithmetic:
+        left, right = config.optional_number("left"), config.optional_number("right")
+        operation = config.choice("operation", ("add", "subtract", "multiply", "divide"), "")
+        if (left is None) == (right is None):
+            raise config.error("left", "expected one number, left or right")
+        if operation == "divide" and right == 0:
+            raise config.error("right", "expected a number to divide by, received 0")
+        return cls(operation=operation, left=left, right=right)
 
 
 def _expand(shape: Shape, rank: int) -> Shape:

@@ -14,7 +14,7 @@ from trainer.networks.layers.convolution import (
     DepthwiseConv,
     SeparableConv,
 )
-from trainer.networks.layers.elementwise import Dropout, Identity, PReLU, Rescaling, Softmax
+from trainer.networks.layers.elementwise import Dropout, Identity, PReLU, Softmax
 from trainer.networks.layers.geometry import (
     Flatten,
     Padding,
@@ -23,9 +23,10 @@ from trainer.networks.layers.geometry import (
     Resizing,
     UpSampling,
 )
-from trainer.networks.layers.merging import Concatenate, Merge
+from trainer.networks.layers.merging import Arithmetic, Concatenate, Merge
 from trainer.networks.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from trainer.networks.layers.pooling import GlobalPool, Pool
+from trainer.networks.layers.scaling import LayerScale, Normalization, Rescaling, ScaledAdd
 from trainer.networks.spec import LayerSpec
 from trainer.networks.torch_layers.convolution import (
     TorchConv,
@@ -38,10 +39,10 @@ from trainer.networks.torch_layers.elementwise import (
     TorchDropout,
     TorchIdentity,
     TorchPReLU,
-    TorchRescaling,
     TorchSoftmax,
 )
 from trainer.networks.torch_layers.geometry import (
+    TorchArithmetic,
     TorchConcatenate,
     TorchFlatten,
     TorchMerge,
@@ -57,6 +58,12 @@ from trainer.networks.torch_layers.normalization import (
     TorchLayerNorm,
 )
 from trainer.networks.torch_layers.pooling import TorchGlobalPool, TorchPool
+from trainer.networks.torch_layers.scaling import (
+    TorchLayerScale,
+    TorchNormalization,
+    TorchRescaling,
+    TorchScaledAdd,
+)
 
 # each takes (settings, shapes of the inputs, trainable)
 BUILDERS: dict[type[LayerSpec], Callable[[Any, Any, bool], nn.Module]] = {
@@ -68,7 +75,10 @@ BUILDERS: dict[type[LayerSpec], Callable[[Any, Any, bool], nn.Module]] = {
     Dropout: TorchDropout,
     Identity: TorchIdentity,
     PReLU: TorchPReLU,
+    LayerScale: TorchLayerScale,
+    Normalization: TorchNormalization,
     Rescaling: TorchRescaling,
+    ScaledAdd: TorchScaledAdd,
     Softmax: TorchSoftmax,
     Flatten: TorchFlatten,
     Padding: TorchPadding,
@@ -76,6 +86,7 @@ BUILDERS: dict[type[LayerSpec], Callable[[Any, Any, bool], nn.Module]] = {
     Reshape: TorchReshape,
     Resizing: TorchResizing,
     UpSampling: TorchUpSampling,
+    Arithmetic: TorchArithmetic,
     Concatenate: TorchConcatenate,
     Merge: TorchMerge,
     BatchNorm: TorchBatchNorm,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.networks.layers.elementwise import Dropout, PReLU, Rescaling, Softmax
+from trainer.networks.layers.elementwise import Dropout, PReLU, Softmax
 from trainer.networks.spec import Shape
 from trainer.networks.torch_layers.base import TorchLayer
 from trainer.networks.torch_layers.geometry import torch_dim
@@ -43,6 +43,8 @@ class TorchDropout(TorchLayer):
         self.rate = spec.rate
         self.whole_channels = spec.whole_channels
         self.noise_shape = spec.noise_shape
+        if spec.whole_images:
+            self.noise_shape = (None, *(1,) * len(shapes[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.noise_shape is None and not self.whole_channels:
@@ -55,18 +57,3 @@ class TorchDropout(TorchLayer):
             shape = [n if m is None else 1 for n, m in zip(x.shape, noise, strict=True)]
         mask = F.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), self.rate)
         return x * mask
-
-
-class TorchRescaling(TorchLayer):
-    scale: Tensor
-    offset: Tensor
-
-    def __init__(self, spec: Rescaling, shapes: tuple[Shape, ...], trainable: bool) -> None:
-        super().__init__(spec, shapes, trainable)
-        shape = (-1, *(1,) * (len(shapes[0]) - 1))
-        # not persistent: settings, not weights
-        for name, values in (("scale", spec.scale), ("offset", spec.offset)):
-            self.register_buffer(name, torch.tensor(values).reshape(shape), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.offset

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,10 +18,19 @@ from trainer.networks.layers.geometry import (
     Resizing,
     UpSampling,
 )
-from trainer.networks.layers.merging import Concatenate, Merge
+from trainer.networks.layers.merging import Arithmetic, Concatenate, Merge
 from trainer.networks.layers.normalization import axis_index
 from trainer.networks.spec import Shape
 from trainer.networks.torch_layers.base import TorchLayer
+
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+}
 
 
 def torch_dim(axis: int, shape: Shape) -> int:
@@ -102,7 +115,8 @@ class TorchPermute(TorchLayer):
 class TorchMerge(TorchLayer):
     def __init__(self, spec: Merge, shapes: tuple[Shape, ...], trainable: bool) -> None:
         super().__init__(spec, shapes, trainable)
-        self.kind = spec.kind
+        self.average = spec.kind == "average"
+        self.operation = OPERATIONS["add" if self.average else spec.kind]
         self.missing_axes = [max(map(len, shapes)) - len(shape) for shape in shapes]
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -112,17 +126,21 @@ class TorchMerge(TorchLayer):
         ]
         result = tensors[0]
         for x in tensors[1:]:
-            if self.kind in ("add", "average"):
-                result = result + x
-            elif self.kind == "subtract":
-                result = result - x
-            elif self.kind == "multiply":
-                result = result * x
-            elif self.kind == "maximum":
-                result = torch.maximum(result, x)
-            else:
-                result = torch.minimum(result, x)
-        return result / len(tensors) if self.kind == "average" else result
+            result = self.operation(result, x)
+        return result / len(tensors) if self.average else result
+
+
+class TorchArithmetic(TorchLayer):
+    def __init__(self, spec: Arithmetic, shapes: tuple[Shape, ...], trainable: bool) -> None:
+        super().__init__(spec, shapes, trainable)
+        self.operation = OPERATIONS[spec.operation]
+        self.left, self.right = spec.left, spec.right
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = x if self.left is None else self.left
+        right = x if self.right is None else self.right
+        result: Tensor = self.operation(left, right)
+        return result
 
 
 class TorchConcatenate(TorchLayer):

@@ -1,0 +1,52 @@
+"""Writes a built network for ONNX Runtime."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from trainer.errors import UserError
+from trainer.networks.module import KerasModule
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "output"
+
+
+def export_onnx(module: KerasModule, input_shape: tuple[int, ...], path: Path) -> None:
+    """Write the network with its last activation as ONNX, for any batch size.
+
+    Input and output are channels-first, (N, C, H, W), as everywhere in the engine;
+    `input_shape` is (H, W, C). Needs the packages `onnx` and `onnxscript`.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{path}: writing ONNX needs the package {error.name}; "
+            "pip install 'rml-optimize[onnx]'"
+        ) from None
+    parameter = next(module.parameters(), None)
+    device = "cpu" if parameter is None else parameter.device
+    # two images: a batch of one would be taken for a constant
+    image = torch.zeros(2, input_shape[-1], *input_shape[:-1], device=device)
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, of no use to its caller
+            torch.onnx.export(
+                module,
+                (image,),
+                path,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                external_data=False,  # one file, up to ONNX's 2 GB
+                verbose=False,
+            )
+    finally:
+        module.train(training)
