@@ -76,7 +76,8 @@ class DockerHandle:
                 return
             self._signal("SIGKILL")
             if not self._ended.wait(_KILL_TIMEOUT_S):
-                remove(self._container)
+                remove(self._container)  # ends the following thread's wait as well
+                self._ended.wait(_KILL_TIMEOUT_S)
 
     @property
     def oom_killed(self) -> bool:

@@ -14,8 +14,9 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "pydantic_cor
 
 
 def imported_by_the_engine():
+    """Yield what is imported at the head of its modules; inside functions are the extras."""
     for path in (ROOT / "trainer").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
