@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 
 import docker
@@ -25,22 +26,25 @@ def image() -> str:
     return name
 
 
-def leftovers() -> list[str]:
-    """Return the containers of any search, running or not."""
+def leftovers(study: str) -> list[str]:
+    """Return the containers of a study, running or not."""
     client = docker.from_env()
     try:
         return [
             container.name
-            for container in client.containers.list(all=True, filters={"label": "rml.session"})
+            for container in client.containers.list(
+                all=True, filters={"label": f"rml.study={study}"}
+            )
         ]
     finally:
         client.close()
 
 
 def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str) -> None:
+    study = f"containers-{uuid.uuid4().hex}"
     result = run(
         "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--docker-image", image,
-        "--num-trials", 3, "--select-on", "validation", "--set", "data.batch_size=4",
+        "--num-trials", 3, "--study-name", study, "--select-on", "validation", "--set", "data.batch_size=4",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     entries = list_acc(tmp_path)
@@ -55,7 +59,7 @@ def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str)
     assert again.returncode == 0, again.stderr
     accuracy = float((tmp_path / "out_test.txt").read_text().split()[-1])
     assert accuracy == pytest.approx(recorded["dice_dataset"], abs=1e-6)
-    assert not leftovers()
+    assert not leftovers(study)
 
 
 def test_auto_takes_containers_where_the_image_is_there(discs: Path, run: Run, image: str) -> None:
