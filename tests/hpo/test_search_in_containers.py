@@ -44,7 +44,8 @@ def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str)
     study = f"containers-{uuid.uuid4().hex}"
     result = run(
         "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--docker-image", image,
-        "--num-trials", 3, "--study-name", study, "--select-on", "validation", "--set", "data.batch_size=4",
+        "--num-trials", 3, "--study-name", study, "--select-on", "validation",
+        "--set", "data.batch_size=4",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     entries = list_acc(tmp_path)
