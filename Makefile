@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format install
+.PHONY: demo test test-slow lint format install image
 
 # A stamp, so that a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ install: $(VENV)/.installed
 # A search with 50 trials on synthetic images, in the folder demo/: no GPU, no Docker, no data.
 demo: install
 	$(BIN)/rml-optimize --study demo --num-trials 50 --output-dir demo
+
+# The worker's image, under the name that rml-optimize looks for.
+image:
+	docker build -t "$$($(PYTHON) hpo/launchers/image.py)" .
 
 lint: install
 	$(BIN)/ruff format --check .
