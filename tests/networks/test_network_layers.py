@@ -339,3 +339,71 @@ def test_average_leaves_padding_out(size, stride):
         for j, left in enumerate(starts[1]):
             window = x[0, 0, max(top, 0) : top + size, max(left, 0) : left + size]
             assert torch.isclose(y[0, 0, i, j], window.mean())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_normalization_is_torchs(affine):
+    """The layer is in no Keras; tensorflow-addons computes it as torch does."""
+    config = {"axis": -1, "epsilon": 1e-5, "center": affine, "scale": affine}
+    network = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 7, 8, 3]}},
+        {"class_name": "Addons>InstanceNormalization", "config": {"name": "in", **config}},
+    ]
+    module = build_module(parse_network(network, "net"), (7, 8, 3))
+    x = torch.rand(2, 3, 7, 8)
+    reference = torch.nn.InstanceNorm2d(3, affine=affine)
+    if affine:
+        module.load_state_dict({"in.weight": torch.rand(3), "in.bias": torch.rand(3)})
+        reference.load_state_dict({k[3:]: v for k, v in module.state_dict().items()})
+    torch.testing.assert_close(module(x), reference(x))
+
+
+@pytest.mark.parametrize("kind", ["Dropout", "SpatialDropout2D", "StochasticDepth"])
+def test_dropout_keeps_the_mean_and_drops_what_it_says(kind):
+    rate = {"drop_path_rate" if kind == "StochasticDepth" else "rate": 0.25}
+    network = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 8, 8, 64]}},
+        {"class_name": kind, "config": rate},
+    ]
+    module = build_module(parse_network(network, "net"), (8, 8, 64))
+    x = torch.ones(256, 64, 8, 8)
+    assert torch.equal(module.eval()(x), x)
+    y = module.train()(x)
+    assert abs(y.mean() - 1) < 0.15
+    assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    per_channel = y.flatten(2).std(2).max()
+    per_image = y.flatten(1).std(1).max()
+    assert (per_channel == 0) == (kind != "Dropout")
+    assert (per_image == 0) == (kind == "StochasticDepth")
+
+
+INITIALIZERS = {
+    "he_normal": (0.0, (2 / 288) ** 0.5),
+    "he_uniform": (0.0, (2 / 288) ** 0.5),
+    "glorot_uniform": (0.0, (2 / (288 + 576)) ** 0.5),
+    "lecun_normal": (0.0, (1 / 288) ** 0.5),
+    "ones": (1.0, 0.0),
+    "orthogonal": (0.0, (1 / 288) ** 0.5),
+    "RandomNormal": (0.5, 0.1),
+    "TruncatedNormal": (0.5, 0.1 * 0.8796),
+    "RandomUniform": (0.5, 0.1),
+}
+SETTINGS = {
+    "RandomNormal": {"mean": 0.5, "stddev": 0.1},
+    "TruncatedNormal": {"mean": 0.5, "stddev": 0.1},
+    "RandomUniform": {"minval": 0.5 - 0.1 * 3**0.5, "maxval": 0.5 + 0.1 * 3**0.5},
+}
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_initializer_is_honoured(name):
+    value = {"class_name": name, "config": SETTINGS[name]} if name in SETTINGS else name
+    config = {"filters": 64, "kernel_size": 3, "kernel_initializer": value, "name": "conv"}
+    network = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 8, 8, 32]}},
+        {"class_name": "Conv2D", "config": config},
+    ]
+    weight = build_module(parse_network(network, "net"), (8, 8, 32)).state_dict()["conv.weight"]
+    mean, std = INITIALIZERS[name]
+    assert abs(weight.mean() - mean) < 0.003
+    assert abs(weight.std() - std) < 0.03 * std + 1e-7

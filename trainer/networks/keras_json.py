@@ -175,15 +175,18 @@ def _read_layer(
             f"{source}: layers[{position}]: expected an object, received {show(obj)}"
         )
     kind = obj.get("class_name")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind.isprintable() or len(kind) > 100:
         raise NetworkError(
             f"{source}: layers[{position}]: class_name: expected a layer's class, "
             f"received {show(kind)}"
         )
     kind = kind.rsplit(">", maxsplit=1)[-1]  # 'Addons>InstanceNormalization'
     name = _given_name(obj) or _new_name(kind, taken)
-    if len(name) > 1000 or "\x00" in name:
-        raise NetworkError(f"{source}: layers[{position}]: name: expected a short one")
+    if len(name) > 500 or not name.isprintable():
+        raise NetworkError(
+            f"{source}: layers[{position}]: name: expected up to 500 printable characters, "
+            f"received {show(name)}"
+        )
     where = f"{source}: layer '{name}'"
     config = obj.get("config", {})
     block = None
@@ -210,7 +213,7 @@ def _read_calls(nodes: object, where: str) -> list[list[Reference]]:
     if not isinstance(nodes, list):
         raise NetworkError(f"{where}: expected a list, received {show(nodes)}")
     if nodes and all(isinstance(node, str) for node in nodes):  # inline form: ["a", "b"]
-        return [[Reference(node) for node in nodes]]
+        return [[keras2_reference(node, where) for node in nodes]]
     calls = []
     for node in nodes:
         if isinstance(node, dict):

@@ -89,6 +89,7 @@ class _Builder:
         self.layers: dict[tuple[str, ...], Layer] = {}
 
     def build(self, block: Block) -> Graph:
+        self._check_references(block, ())
         _expect_one(block.inputs, f"{self.source}: the network has {{}} inputs{{}}")
         inputs = {ref.layer for ref in block.inputs}
         for name in inputs:

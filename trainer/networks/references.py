@@ -21,11 +21,13 @@ class Reference:
 
 def keras2_reference(item: object, where: str) -> Reference:
     if isinstance(item, str):
-        return Reference(item)
+        item = [item]
     if not isinstance(item, list) or not item or not isinstance(item[0], str):
         raise NetworkError(
             f'{where}: expected [["layer", call, tensor], …], received {show(item)}'
         )
+    if len(item[0]) > 500 or not item[0].isprintable():
+        raise NetworkError(f"{where}: expected a layer's name, received {show(item[0])}")
     numbers = [*item[1:3], 0, 0][:2]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise NetworkError(f"{where}: expected [layer, call, tensor], received {show(item)}")
