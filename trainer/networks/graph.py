@@ -42,7 +42,7 @@ class Graph:
     output: str
     input_shape: tuple[int | None, ...]  # as the file has it, channels last, without batch
     notes: tuple[str, ...] = ()
-    listing: tuple[tuple[tuple[str, ...], str], ...] = ()  # (path, class) in the file's order
+    listing: tuple[tuple[tuple[str, ...], str], ...] = ()  # (path, class) in Keras's order
 
     def layers(self) -> Iterator[Layer]:
         """Yield each layer once, in the order of its first call."""

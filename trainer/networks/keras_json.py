@@ -7,7 +7,7 @@ as an object or as a bare list; models as layers of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Block:
     layers: dict[str, RawLayer] = field(default_factory=dict)
     inputs: list[Reference] = field(default_factory=list)
     outputs: list[Reference] = field(default_factory=list)
+    sequential: bool = False
 
 
 def read_block(obj: object, source: str, depth: int = 0) -> Block:
@@ -74,6 +75,7 @@ def read_block(obj: object, source: str, depth: int = 0) -> Block:
     if kind == "Sequential" and config.get("build_input_shape") is not None:
         layers = _with_built_shape(layers, config["build_input_shape"])
     block = _read_list(layers, name if isinstance(name, str) else kind.lower(), source, depth)
+    block.sequential = kind == "Sequential"
     if kind != "Sequential":
         if config.get("input_layers"):
             block.inputs = _end_points(config["input_layers"], f"{source}: input_layers")
@@ -157,14 +159,6 @@ def _new_name(kind: str, taken: set[str | None]) -> str:
     name = numbered(snake_case(kind), number)
     taken.add(name)
     return name
-
-
-def list_layers(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield path and class of every layer, models included, in the file's order."""
-    for raw in block.layers.values():
-        yield (*path, raw.name), raw.kind
-        if raw.block is not None:
-            yield from list_layers(raw.block, (*path, raw.name))
 
 
 def _read_layer(

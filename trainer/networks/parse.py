@@ -16,9 +16,9 @@ from trainer.networks.keras_json import (
     MAX_LAYERS,
     Block,
     RawLayer,
-    list_layers,
     read_block,
 )
+from trainer.networks.keras_order import list_layers
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
 from trainer.networks.references import Reference

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,21 @@ def _places(listing: Listing) -> dict[tuple[str, ...], tuple[str, ...]]:
         paths[path] = place
         places[place] = path
     return places
+
+
+def write_numbered_h5(
+    path: Path, listing: Listing, layers: Mapping[str, Sequence[NDArray[np.float32]]]
+) -> None:
+    """Write weights in the layout of `.weights.h5`, numbered as Keras's model lists its layers."""
+    with h5py.File(path, "w") as file:
+        file.create_group("vars")
+        for place, names in _places(listing).items():
+            if not place:
+                continue
+            group = file.create_group("/".join(f"layers/{part}" for part in place) + "/vars")
+            group.attrs["name"] = names[-1]
+            for number, value in enumerate(layers.get("/".join(names), ())):
+                group.create_dataset(str(number), data=value)
 
 
 def write_legacy_h5(path: Path, layers: dict[str, list[tuple[str, NDArray[np.float32]]]]) -> None:

@@ -23,7 +23,12 @@ from trainer.networks.encoder import encoder_layers, first_layers
 from trainer.networks.graph import Graph
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Weight
-from trainer.networks.stored import is_keras_archive, read_keras_file, write_legacy_h5
+from trainer.networks.stored import (
+    is_keras_archive,
+    read_keras_file,
+    write_legacy_h5,
+    write_numbered_h5,
+)
 
 Log = Callable[[str], None]
 
@@ -242,17 +247,29 @@ def to_keras(tensor: Tensor, weight: Weight) -> NDArray[np.float32]:
 
 
 def export_keras_h5(module: KerasModule, graph: Graph, path: Path) -> None:
-    """Write the weights as Keras's weights-only `.h5`, to be loaded by name or in order."""
+    """Write the weights for Keras's `load_weights`.
+
+    `*.weights.h5` gets the layout that Keras 3 expects under that name, any other name the
+    legacy one of Keras 2, which loads by name or in order.
+    """
     state = module.state_dict()
+    arrays: dict[str, list[NDArray[np.float32]]] = {}
+    for layer in graph.layers():
+        prefix = module.module_names[layer.name]
+        weights = module.layer_weights.get(layer.name, ())
+        arrays[layer.name] = [to_keras(state[f"{prefix}.{w.torch_name}"], w) for w in weights]
+    if path.name.endswith(".weights.h5"):
+        write_numbered_h5(path, graph.listing, arrays)
+        return
     layers = {layer.name: layer for layer in graph.layers()}
     written: dict[str, list[tuple[bool, str, NDArray[np.float32]]]] = {}
     for path_of_names, _ in graph.listing:
         entries = written.setdefault(path_of_names[0], [])
         name = "/".join(path_of_names)
-        for weight in module.layer_weights.get(name, ()):
-            tensor = state[f"{module.module_names[name]}.{weight.torch_name}"]
+        weights = module.layer_weights.get(name, ())
+        for weight, value in zip(weights, arrays.get(name, ()), strict=True):
             frozen = not (weight.trainable and layers[name].trainable)
-            entries.append((frozen, f"{name}/{weight.name}:0", to_keras(tensor, weight)))
+            entries.append((frozen, f"{name}/{weight.name}:0", value))
     # Keras reads a nested model's variables in order, those that are trained first
     ordered = {
         layer: [(name, value) for _, name, value in sorted(entries, key=lambda entry: entry[0])]
