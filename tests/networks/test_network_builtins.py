@@ -21,7 +21,7 @@ from trainer.networks import (
     parse_network,
 )
 from trainer.networks.module import build_module
-from trainer.networks.weights import export_keras_h5, load_weights
+from trainer.networks.weights import load_weights
 
 
 def quiet(line):
@@ -77,24 +77,6 @@ def test_builtin_equals_keras_reading_the_same_file(spec, tmp_path):
     randomize(model)
     assert compare(model, tmp_path, shape, varied=True) <= TOLERANCE
     assert is_builtin(spec)
-
-
-def test_exported_weights_load_by_name_in_keras(tmp_path):
-    graph, module = build("unet:width=8,depth=2", (32, 32, 3))
-    for tensor in module.state_dict().values():
-        tensor.uniform_(0.2, 0.8)
-    path = tmp_path / "with blank ü.weights.h5"
-    export_keras_h5(module, graph, path)
-    model = keras.models.model_from_json(
-        json.dumps(network_json("unet:width=8,depth=2", (32, 32, 3), 1))
-    )
-    import h5py
-
-    with h5py.File(path) as file:
-        keras.src.legacy.saving.legacy_h5_format.load_weights_from_hdf5_group_by_name(file, model)
-    x = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
-    expected = model([x], training=False).detach().numpy()
-    np.testing.assert_allclose(to_last(module.eval()(to_first(x))), expected, atol=1e-5)
 
 
 def test_checkpoint_restores_the_network(tmp_path):
