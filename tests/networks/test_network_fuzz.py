@@ -163,6 +163,12 @@ HUGE = {
     "units": ("Dense", {"units": 2**31 - 1}, "parameters"),
     "padding": ("ZeroPadding2D", {"padding": 10**6}, "numbers for each image"),
     "upsampling": ("UpSampling2D", {"size": 10**5}, "numbers for each image"),
+    "kernel": ("MaxPooling2D", {"pool_size": 10**9, "padding": "same"}, "its kernel reaches over"),
+    "dilation": (
+        "Conv2DTranspose",
+        {"filters": 1, "kernel_size": 3, "dilation_rate": 10**9, "padding": "same"},
+        "its kernel reaches over",
+    ),
     "beyond": ("Conv2D", {"filters": 10**12, "kernel_size": 3}, "filters: expected"),
 }
 

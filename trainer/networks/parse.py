@@ -87,6 +87,7 @@ class _Builder:
         self.notes: list[str] = []
         self.nodes: dict[str, Node] = {}
         self.layers: dict[tuple[str, ...], Layer] = {}
+        self.names: set[str] = set()
 
     def build(self, block: Block) -> Graph:
         self._check_references(block, ())
@@ -172,6 +173,9 @@ class _Builder:
 
     def _layer(self, raw: RawLayer, path: tuple[str, ...], where: str, trainable: bool) -> Layer:
         if path not in self.layers:
+            if "/".join(path) in self.names:  # 'a/b', and 'b' within a model 'a'
+                raise NetworkError(f"{where}: two layers have this name; rename one")
+            self.names.add("/".join(path))
             config = Config(raw.config, where, keras_major=self.keras_major, notes=self.notes)
             read = LAYERS.get(raw.kind)
             if read is None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from trainer.errors import NetworkError
 from trainer.networks.graph import Graph, Layer, Node
 from trainer.networks.layers.elementwise import Identity, Input
-from trainer.networks.spec import Shape, ShapeError, Weight, describe
+from trainer.networks.spec import MAX_ELEMENTS, Shape, ShapeError, Weight, describe
 
 MAX_PARAMETERS = 4 * 10**9  # 16 GB of float32: beyond what one process can train
-MAX_ELEMENTS = 2**31  # of one tensor for one image: 8 GiB of float32
 
 
 @dataclass(frozen=True)

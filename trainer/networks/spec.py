@@ -14,6 +14,9 @@ from typing import ClassVar
 Shape = tuple[int, ...]
 
 
+MAX_ELEMENTS = 2**31  # of one tensor for one image: 8 GiB of float32
+
+
 class ShapeError(Exception):
     """A layer cannot take the shapes that reach it; the caller adds the layer's name."""
 
@@ -98,6 +101,14 @@ def expect_rank(shape: Shape, rank: int) -> None:
     if len(shape) != rank + 1:
         wanted = describe((None,) * (rank + 1))
         raise ShapeError(f"expected an input of shape {wanted}, received {describe(shape)}")
+
+
+def bounded(sizes: Shape, shape: Shape) -> None:
+    """Refuse a kernel so large that its padding alone would fill the memory."""
+    if math.prod(sizes) * shape[-1] > MAX_ELEMENTS:
+        raise ShapeError(
+            f"its kernel reaches over {'×'.join(map(str, sizes))} pixels of {describe(shape)}"
+        )
 
 
 def positive(shape: Shape, given: Shape) -> Shape:

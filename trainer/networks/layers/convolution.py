@@ -14,6 +14,7 @@ from trainer.networks.spec import (
     Shape,
     ShapeError,
     Weight,
+    bounded,
     describe,
     expect_rank,
     positive,
@@ -59,8 +60,13 @@ class Window(LayerSpec):
     def rank(self) -> int:
         return len(self.kernel)
 
+    def reach(self, axis: int) -> int:
+        """Return how many pixels the dilated kernel spans along a spatial axis."""
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
     def spatial_shape(self, shape: Shape) -> Shape:
         expect_rank(shape, self.rank)
+        bounded(tuple(n + self.reach(axis) - 1 for axis, n in enumerate(shape[:-1])), shape)
         sizes = zip(shape, self.kernel, self.strides, self.dilation, strict=False)
         return positive(tuple(output_length(*size, self.same) for size in sizes), shape)
 
@@ -170,7 +176,7 @@ class ConvTranspose(Window):
     def output_length(self, axis: int, size: int) -> int:
         """Return the output's length along a spatial axis, as Keras computes it."""
         stride = self.strides[axis]
-        reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        reach = self.reach(axis)
         if self.output_padding is None:
             return size * stride + (0 if self.same else max(reach - stride, 0))
         crop = 2 * (reach // 2) if self.same else 0
@@ -180,12 +186,17 @@ class ConvTranspose(Window):
         """Return how much of the full result is cut at the front (TensorFlow's rule)."""
         if not self.same:
             return 0
-        reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        reach = self.reach(axis)
         full = (size - 1) * self.strides[axis] + reach
         return max(full - self.output_length(axis, size), 0) // 2
 
     def output_shape(self, *shapes: Shape) -> Shape:
         expect_rank(shapes[0], self.rank)
+        full = (
+            n * s + self.reach(i)
+            for i, (n, s) in enumerate(zip(shapes[0], self.strides, strict=False))
+        )
+        bounded(tuple(full), shapes[0])
         sizes = (self.output_length(axis, size) for axis, size in enumerate(shapes[0][:-1]))
         return (*positive(tuple(sizes), shapes[0]), self.filters)
 
