@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def save_weights(module: nn.Module, path: Path, *, epoch: int) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise TrainerError(f"{path}: the checkpoint cannot be written ({reason})") from None
     finally:  # also when stopped in the middle
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of the two, the error above says more
+            temporary.unlink(missing_ok=True)
 
 
 class CheckpointKeeper:

@@ -46,6 +46,6 @@ def worker(
         capsys.readouterr()
         code = main(["--config=config.json", *arguments])
         printed = capsys.readouterr()
-        return Result(code, printed.out, printed.err, tmp_path)
+        return Result.of(code, printed.out, printed.err, tmp_path)
 
     return run

@@ -21,10 +21,18 @@ class Result:
     err: str
     folder: Path
 
+    files: dict[str, str]  # the run's texts as it left them: the next run replaces them
+
+    @classmethod
+    def of(cls, code: int, out: str, err: str, folder: Path) -> Result:
+        names = ("out_train.txt", "out_test.txt", "metrics.jsonl")
+        texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}
+        return cls(code, out, err, folder, texts)
+
     @property
     def scores(self) -> list[list[float]]:
         """The lines of out_test.txt: epoch, seconds, loss, accuracy."""
-        lines = (self.folder / "out_test.txt").read_text().splitlines()
+        lines = self.files["out_test.txt"].splitlines()
         return [[float(number) for number in line.split()] for line in lines]
 
     @property
@@ -34,13 +42,11 @@ class Result:
     @property
     def losses(self) -> list[float]:
         """The loss of each training step."""
-        lines = (self.folder / "out_train.txt").read_text().splitlines()
-        return [float(line.split()[3]) for line in lines]
+        return [float(line.split()[3]) for line in self.files["out_train.txt"].splitlines()]
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self.files["metrics.jsonl"].splitlines()]
 
     def succeeded(self) -> Result:
         assert self.code == 0, self.err

@@ -1,0 +1,102 @@
+"""Checkpoints are whole, are those that the config asks for, and start a run where they ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Worker
+from support import names
+from torch import nn
+
+from trainer.checkpoints import CheckpointKeeper, save_weights
+from trainer.config import Checkpoints
+from trainer.errors import TrainerError
+
+
+def saved(folder: Path) -> list[int]:
+    return sorted(int(path.stem.rpartition("_")[2]) for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])]
+)
+def test_checkpoints_are_kept_every_interval_and_at_the_end(worker, interval, expected) -> None:
+    result = worker(
+        num_epochs=5, checkpoints={"save": "my models/temp", "interval": interval}
+    ).succeeded()
+    assert saved(result.folder / "my models/temp") == expected
+
+
+def test_keep_best_leaves_one_file_of_the_best_epoch(worker: Worker) -> None:
+    result = worker(num_epochs=6, checkpoints={"save": "temp_model", "keep": "best"}).succeeded()
+    best = result.accuracies.index(max(result.accuracies)) + 1
+    assert saved(result.folder / "temp_model") == [best]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [([0.1, 0.3, 0.2], [[1], [2], [2]]), ([0.5, 0.5], [[1], [1]]), ([None, None], [[1], [2]])],
+)
+def test_best_is_the_first_of_the_highest(tmp_path: Path, accuracies, kept) -> None:
+    keeper = CheckpointKeeper(Checkpoints(save=str(tmp_path), keep="best"), num_epochs=9)
+    for epoch, (accuracy, expected) in enumerate(zip(accuracies, kept, strict=True), 1):
+        keeper.after_epoch(nn.Linear(1, 1), epoch=epoch, accuracy=accuracy)
+        assert saved(tmp_path) == expected
+
+
+def test_loaded_weights_score_as_they_did_when_saved(worker: Worker) -> None:
+    trained = worker(num_epochs=5, checkpoints={"save": "ck"}).succeeded()
+    for epoch in (2, 5):
+        result = worker(
+            checkpoints={"load": f"ck/model_checkpoint_{epoch}.pt"},
+            data__input_path=None,
+            data__target_path=None,
+        ).succeeded()
+        assert result.accuracies == [trained.accuracies[epoch - 1]]
+        assert "Loaded " in result.out
+
+
+def test_training_goes_on_from_loaded_weights(worker: Worker) -> None:
+    trained = worker(num_epochs=8, checkpoints={"save": "ck"}).succeeded()
+    result = worker(checkpoints={"load": "ck/model_checkpoint_8.pt"}, seed=1).succeeded()
+    assert result.losses[0] < trained.losses[0]
+
+
+def test_checkpoint_is_read_without_running_code_from_it(worker: Worker) -> None:
+    result = worker(checkpoints={"save": "ck"}).succeeded()
+    content = torch.load(result.folder / "ck/model_checkpoint_1.pt", weights_only=True)
+    assert content["epoch"] == 1
+    assert all(value.device.type == "cpu" for value in content["state_dict"].values())
+
+
+def test_relative_path_is_found_beside_the_config(worker: Worker, monkeypatch, capsys) -> None:
+    from trainer.cli import main
+
+    result = worker(checkpoints={"save": "ck"}).succeeded()
+    worker(checkpoints={"load": "ck/model_checkpoint_1.pt"})
+    elsewhere = result.folder / "else where"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["--config=../config.json"]) == 0
+    assert names(list(elsewhere.iterdir())) == [
+        "metrics.jsonl", "out_test.txt", "out_train.txt", "per_image.csv"
+    ]  # fmt: skip
+
+
+def test_stop_in_the_middle_of_a_save_leaves_no_half_file(tmp_path: Path, monkeypatch) -> None:
+    def stop(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(nn.Linear(1, 1), tmp_path / "a.pt", epoch=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainerError, match=r"file/a\.pt: the checkpoint cannot be written \("):
+        save_weights(nn.Linear(1, 1), tmp_path / "file/a.pt", epoch=1)
