@@ -25,6 +25,7 @@ from hpo.slots import make_slots
 from hpo.spec import StudySpec
 from hpo.storage import default_url, finished_trials, open_storage, open_study, score
 
+MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
 
 
@@ -161,11 +162,11 @@ def show_summary(
     best = next(trial for trial in finished if trial.number == number)
     pruned = sum(trial.state.name == "PRUNED" for trial in finished)
     scores = sorted(s for trial in finished if (s := score(trial)) is not None)
-    quartile = len(scores) // 4
-    say(
-        f"best trial: {number} of {len(finished)} ({pruned} pruned); "
-        f"Dice of half of them between {scores[quartile]:.4f} and {scores[-1 - quartile]:.4f}"
-    )
+    line = f"best trial: number {number}, of {len(finished)} trials, {pruned} of them pruned"
+    if len(scores) >= MIN_TRIALS_FOR_QUARTILES:
+        quartile = len(scores) // 4
+        line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"
+    say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
     if tested is not None:
