@@ -78,12 +78,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
     network = build_module(graph, images.input_shape)
     log_network(log, facts, activation)
     if config.checkpoints.load is not None:
-        path = resolve(config.checkpoints.load)
-        report = load_weights(network, graph, path, log)
-        log(
-            f"Loaded {report.num_loaded} parameters from {path} "
-            f"({report.num_skipped} skipped, {report.num_missing} keep their initial values)"
-        )
+        load_weights(network, graph, resolve(config.checkpoints.load), log)
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     log_data(log, config, data)
