@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import h5py
 import numpy as np
@@ -17,9 +17,16 @@ from trainer.errors import TrainerError
 from trainer.outputs import make_folder
 from trainer.rundir import PREDICTIONS
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 
 class PredictionWriter:
-    """Writes `<folder>/output_1.h5`; the file appears under its name only when it is whole."""
+    """Writes `<folder>/output_1.h5`; the file appears under its name only when it is whole.
+
+    Raises:
+        TrainerError: the folder cannot be made or written, or the disk is full.
+    """
 
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
@@ -27,15 +34,18 @@ class PredictionWriter:
         self._temporary = folder / f".{PREDICTIONS}.{os.getpid()}.tmp"
 
     def __enter__(self) -> Self:
-        with self._write_errors_named():
-            self._file = h5py.File(self._temporary, "w")
+        try:
+            self._disk = _PatientFile(self._temporary, "w+b")
+        except OSError as error:
+            raise self._failure(error) from None
+        self._file = h5py.File(self._disk, "w")
         return self
 
     def write(self, names: Sequence[str], outputs_NCHW: NDArray[np.float32]) -> None:
         """Add the network's outputs (probabilities), each (C, H, W) in single precision."""
-        with self._write_errors_named():
-            for name, output_CHW in zip(names, outputs_NCHW, strict=True):
-                self._file.create_dataset(name, data=output_CHW)
+        for name, output_CHW in zip(names, outputs_NCHW, strict=True):
+            self._file.create_dataset(name, data=output_CHW)
+        self._check()
 
     def __exit__(
         self,
@@ -44,20 +54,40 @@ class PredictionWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            with self._write_errors_named():
-                self._file.close()  # writes what was kept back
-                if kind is None:
-                    self._temporary.replace(self._path)
+            self._file.close()  # writes what HDF5 kept back
+            self._disk.close()
+            if kind is None:
+                self._check()
+                self._temporary.replace(self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _write_errors_named(self) -> Iterator[None]:
+    def _check(self) -> None:
+        if self._disk.error is not None:
+            raise self._failure(self._disk.error)
+
+    def _failure(self, error: OSError) -> TrainerError:
+        return TrainerError(f"{self._path}: predictions cannot be written ({error.strerror})")
+
+
+class _PatientFile(io.FileIO):
+    """A file that keeps its first error for later: HDF5 crashes the process when a write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
         try:
-            yield
-        except (OSError, RuntimeError) as error:  # HDF5's texts run over lines and addresses
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-            raise TrainerError(
-                f"{self._path}: predictions cannot be written "
-                f"({reason or str(error).splitlines()[0]})"
-            ) from None
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0

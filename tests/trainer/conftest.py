@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from worker import Result, base_config, write_json
+from worker import Result, Worker, base_config, write_json
 
 from trainer.cli import main
-
-Worker = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)

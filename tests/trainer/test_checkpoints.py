@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Worker
 from support import names
 from torch import nn
+from worker import Worker
 
 from trainer.checkpoints import CheckpointKeeper, save_weights
 from trainer.config import Checkpoints

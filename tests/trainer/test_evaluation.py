@@ -10,8 +10,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import Worker
-from worker import write_json, write_pairs, write_png
+from worker import Worker, write_json, write_pairs, write_png
 
 from trainer.networks import network_json
 

@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import Worker
-from worker import write_pairs
+from worker import Worker, write_pairs
 
 STAMP = r"\[\d{4}-[A-Z][a-z]{2}-\d\d \d\d:\d\d:\d\d\.\d{6}\] "
 

@@ -9,8 +9,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import Worker
-from worker import base_config, write_json
+from worker import Worker, base_config, write_json
 
 from trainer import __version__
 from trainer.cli import main

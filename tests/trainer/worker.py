@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class Result:
         assert lines, "no word about the failure"
         assert all(line.startswith("rmldnn: error: ") for line in lines), self.err
         return self.err
+
+
+Worker = Callable[..., Result]  # the fixture `worker` of conftest.py
 
 
 def base_config(data: Path) -> dict[str, Any]:
