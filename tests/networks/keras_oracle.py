@@ -29,22 +29,28 @@ def randomize(model, seed=0):
             if "depthwise" in variable.path or (len(shape) == 4 and shape[-1] == 1 < shape[-2]):
                 fan_in = max(int(np.prod(shape[:-2])), 1)
             value = rng.normal(0, (1.6 / fan_in) ** 0.5, shape)
-        variable.assign(value.astype("float32").astype(variable.dtype))
+        variable.assign(value.astype(variable.dtype))
 
 
 def calibrate(model, shape, scale=1.0):
-    """Set the normalizations' statistics to a batch's, so that signals neither fade nor burst."""
+    """Set the normalizations' statistics to a batch's, so that signals neither fade nor burst.
+
+    Small gammas keep residual branches below their shortcuts, as trained networks have them:
+    a hundred random layers at full strength would double a rounding error again and again.
+    """
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
+        strength = 1.0 if norm.gamma is None else 0.4
+        if norm.gamma is not None:
+            norm.gamma.assign(norm.gamma.numpy() * np.float32(strength))
+        norm.beta.assign(norm.beta.numpy() + np.float32(strength))  # off the ReLU's kink
     x = np.random.default_rng(5).normal(0.3, scale, (8, *shape)).astype("float32")
     with torch.no_grad():
         model(x, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        for variable in (norm.moving_mean, norm.moving_variance):  # to what a file can hold
-            variable.assign(variable.numpy().astype("float32").astype(variable.dtype))
 
 
 def without_last_activation(model):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -144,6 +145,13 @@ def test_training_step_updates_batch_statistics_as_keras(tmp_path):
     np.testing.assert_allclose(state["running_var"], norm.moving_variance.numpy(), rtol=1e-5)
     np.testing.assert_allclose(state["running_mean"], norm.moving_mean.numpy(), rtol=1e-5)
     (y**2).sum().backward()
+
+
+def test_resunet_is_parsed_and_built_within_a_second():
+    network = network_json("resunet", (256, 256, 3), 1)
+    start = time.process_time()
+    build_module(parse_network(network, "net.json"), (256, 256, 3))
+    assert time.process_time() - start < 1.0
 
 
 def test_unknown_builtin_names_the_nearest():
