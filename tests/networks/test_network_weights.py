@@ -1,6 +1,7 @@
 """Weights of every file format, nested and shared layers, gray and colour, partial files."""
 
 import json
+from pathlib import Path
 
 import h5py
 import keras
@@ -11,11 +12,12 @@ from keras import layers as kl
 from keras_oracle import randomize, relative_error, to_first, to_last
 
 from trainer.errors import WeightsError
-from trainer.networks import network_json, parse_network
+from trainer.networks import load_network, network_json, parse_network
 from trainer.networks.module import build_module
 from trainer.networks.weights import export_keras_h5, load_weights
 
 SHAPE = (16, 16, 3)
+FIXTURES = Path(__file__).parent / "fixtures"
 legacy = keras.src.legacy.saving.legacy_h5_format
 
 
@@ -236,3 +238,32 @@ def test_long_lists_of_names_are_split_as_keras_splits_them(tmp_path):
     export_keras_h5(module, graph, tmp_path / "w.h5")
     other = build_module(graph, (4, 4, 1))
     assert load_weights(other, graph, tmp_path / "w.h5", lambda line: None).num_missing == 0
+
+
+@pytest.mark.parametrize("suffix", [".h5", "_only.h5", ".keras", ".weights.h5", ".pt"])
+def test_damaged_file_loads_or_is_one_clear_error(suffix, tmp_path):
+    graph = load_network(FIXTURES / "nested.json")
+    module = build_module(graph, (16, 16, 1))
+    path = tmp_path / f"damaged{suffix}"
+    if suffix == ".pt":
+        torch.save(module.state_dict(), path)
+        content = path.read_bytes()
+    else:
+        content = (FIXTURES / f"nested{suffix}").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for number in range(40):
+        damaged = bytearray(content)
+        if number % 2:
+            del damaged[int(rng.integers(len(damaged))) :]
+        else:
+            for place in rng.integers(len(damaged), size=200):
+                damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_weights(module, graph, path, lambda line: None, allow_partial=True)
+        except WeightsError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert refused > 15

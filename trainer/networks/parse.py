@@ -43,12 +43,13 @@ def load_network(path: Path) -> Graph:
 
 
 def _model_config(path: Path) -> object:
-    from trainer.networks.stored import read_model_config
+    from trainer.networks.stored import READ_ERRORS, read_model_config
 
     try:
         return read_model_config(path)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise NetworkError(f"{path}: holds no network of Keras ({error})") from None
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise NetworkError(f"{path}: holds no network of Keras ({reason})") from None
 
 
 def parse_network(obj: object, source: str) -> Graph:

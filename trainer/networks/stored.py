@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,28 @@ from trainer.networks.names import numbered, snake_case
 
 # HDF5 holds at most 64 KiB of attributes in an object's header; Keras splits what is longer
 _HEADER_LIMIT = 64512
-_MAX_ARCHIVE_BYTES = 16 * 2**30  # unpacked: a guard against archives made to fill the memory
+# guards against files made to fill the memory
+_MAX_ARCHIVE_BYTES = 16 * 2**30  # of weights, unpacked
+_MAX_CONFIG_BYTES = 64 * 2**20
+_MAX_WEIGHT_SIZE = 2**32  # numbers in one variable
 
 Listing = Sequence[tuple[tuple[str, ...], str]]  # (path of names, class) of every layer
+
+
+# what h5py, zipfile and json raise when a file's bytes are not what they should be
+READ_ERRORS = (
+    OSError,
+    LookupError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,7 @@ class StoredWeight:
 
 def read_keras_file(path: Path, listing: Listing) -> list[StoredWeight]:
     """Read every weight of a Keras file; `listing` is the model's layers in the file's order."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo("model.weights.h5")
             if info.file_size > _MAX_ARCHIVE_BYTES:
@@ -58,19 +78,31 @@ def read_keras_file(path: Path, listing: Listing) -> list[StoredWeight]:
         return found
 
 
+def is_zip(path: Path) -> bool:
+    """Tell whether a file is a zip archive; a damaged one is none."""
+    try:
+        return zipfile.is_zipfile(path)
+    except READ_ERRORS:
+        return False
+
+
 def is_keras_archive(path: Path) -> bool:
     """Tell a `.keras` archive from torch's, which is a zip file too."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "model.weights.h5" in archive.namelist()
+    except READ_ERRORS:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "model.weights.h5" in archive.namelist()
 
 
 def read_model_config(path: Path) -> Any:
     """Return the network's JSON that a whole-model `.h5` or a `.keras` archive carries."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("config.json"))
+            info = archive.getinfo("config.json")
+            if info.file_size > _MAX_CONFIG_BYTES:
+                raise ValueError(f"its config.json unpacks to {info.file_size} bytes")
+            return json.loads(archive.read(info))
     with h5py.File(path, "r") as file:
         return json.loads(file.attrs["model_config"])
 
@@ -87,6 +119,14 @@ def _texts(attributes: h5py.AttributeManager, name: str) -> list[str]:
     return [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in items]
 
 
+def _array(item: object, name: str) -> NDArray[Any]:
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds no numbers")
+    if item.size is None or item.size > _MAX_WEIGHT_SIZE:
+        raise ValueError(f"{name} holds {item.size} numbers")
+    return np.asarray(item)
+
+
 def _named_weights(root: h5py.Group) -> Iterator[StoredWeight]:
     for layer in _texts(root.attrs, "layer_names"):
         group = root[layer]
@@ -94,7 +134,7 @@ def _named_weights(root: h5py.Group) -> Iterator[StoredWeight]:
         owners = {name.rpartition("/")[0] for name in names}
         for name in names:
             keys = _legacy_keys(layer, name, nested=len(owners) > 1)
-            yield StoredWeight(name, keys, np.asarray(group[name]))
+            yield StoredWeight(name, keys, _array(group[name], name))
 
 
 def _legacy_keys(layer: str, name: str, nested: bool) -> tuple[str, ...]:
@@ -136,7 +176,7 @@ def _numbered_weights(file: h5py.File, listing: Listing) -> Iterator[StoredWeigh
         number = name.rsplit("/", maxsplit=1)[-1]
         layer = "/".join(path) if path else "/".join(place)
         yield StoredWeight(
-            name, (f"{layer}/#{number}", f"*>{layer.split('/')[-1]}/#{number}"), np.asarray(item)
+            name, (f"{layer}/#{number}", f"*>{layer.split('/')[-1]}/#{number}"), _array(item, name)
         )
 
 

@@ -6,7 +6,6 @@ match is skipped, said in the log, and counted.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from trainer.networks.graph import Graph
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Weight
 from trainer.networks.stored import (
+    READ_ERRORS,
     is_keras_archive,
+    is_zip,
     read_keras_file,
     write_legacy_h5,
     write_numbered_h5,
@@ -77,7 +78,7 @@ def load_weights(
     candidates: Iterable[_Candidate]
     if h5py.is_hdf5(path) or is_keras_archive(path):
         candidates = _from_keras(module, graph, path)
-    elif zipfile.is_zipfile(path):
+    elif is_zip(path):
         candidates = _from_torch(module, path)
     else:
         raise WeightsError(
@@ -196,8 +197,9 @@ def _from_torch(module: KerasModule, path: Path) -> list[_Candidate]:
 def _from_keras(module: KerasModule, graph: Graph, path: Path) -> Iterable[_Candidate]:
     try:
         stored = read_keras_file(path, graph.listing)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path}: cannot be read as Keras's weights ({error})") from None
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{path}: cannot be read as Keras's weights ({reason})") from None
     targets = keras_targets(module, graph)
     for item in stored:
         match = next((targets[key] for key in item.keys if targets.get(key)), None)
