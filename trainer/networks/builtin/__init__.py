@@ -36,7 +36,7 @@ class Builtin:
 BUILTIN_NETWORKS: Mapping[str, Builtin] = {
     "unet": Builtin(
         write_unet,
-        "compact residual U-Net for CPUs, about 130,000 parameters",
+        "compact residual U-Net for CPUs, about 124,000 parameters",
         {"width": Option(16, 2, 512), "depth": Option(4, 1, 8)},
     ),
     "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
