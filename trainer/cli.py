@@ -84,7 +84,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--classes", type=int, default=1, help="with --write-network: number of classes"
     )
     parser.add_argument(
-        "--export", metavar="FILE.h5", help="write the config's network and weights for Keras"
+        "--export",
+        metavar="FILE",
+        help="write the config's network and weights: .onnx, .weights.h5 or .h5",
     )
     parser.add_argument(
         "--predict", metavar="MODEL_DIR", help="segment images with a model such as best_model/"

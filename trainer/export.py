@@ -1,4 +1,4 @@
-"""Writes a config's network with its weights for Keras."""
+"""Writes a config's network with its weights for Keras and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 
 from trainer.config import NeuralNetwork
 from trainer.data.dataset import Resolve
+from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
-from trainer.networks import load_network
+from trainer.networks import Graph, load_network
+from trainer.networks.export import export_onnx
 from trainer.networks.module import build_module
 from trainer.networks.weights import export_keras_h5, load_weights
 
@@ -18,30 +20,39 @@ UNKNOWN_SIZE = 256  # divisible by every stride of a usual network
 
 
 def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> None:
-    """Write the network of `layers`, with the weights of `checkpoints.load`, to a `.h5` file.
+    """Write the network of `layers` with the weights of `checkpoints.load`.
 
+    `.onnx` holds network and weights for ONNX Runtime, (N, C, H, W) in and out; `.weights.h5`
+    (Keras 3) and `.h5` (Keras 2 and 3) the weights, to be loaded into the network's JSON file.
     Without `checkpoints.load` the weights are the initial ones of the config's seed.
 
     Raises:
         ConfigError: `layers` is no file, or the output has another suffix.
     """
-    resolve = Resolve(config_dir)
-    if path.suffix != ".h5":
-        raise ConfigError(f"--export: {path} should end in .h5")
+    resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    if path.suffix not in (".h5", ".onnx"):
+        raise ConfigError(f"--export: {path} should end in .onnx, .weights.h5 or .h5")
     if not isinstance(config.layers, str):
         raise ConfigError("--export needs the network in a file: set layers to its name")
     graph = load_network(resolve(config.layers))
     torch.manual_seed(config.seed)
-    module = build_module(graph, _exact(graph.input_shape))
+    input_shape = _input_shape(graph, config)
+    module = build_module(graph, input_shape)
     if config.checkpoints.load:
         load_weights(module, graph, resolve(config.checkpoints.load), log)
     try:
-        export_keras_h5(module, graph, path)
+        if path.suffix == ".onnx":
+            export_onnx(module, input_shape, path)
+        else:
+            export_keras_h5(module, graph, path)
     except OSError as error:
         raise TrainerError(f"{path}: cannot be written ({error})") from None
     log(f"Wrote {path}")
 
 
-def _exact(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Return an input shape without unknown sizes: parameters do not depend on them."""
-    return tuple(UNKNOWN_SIZE if size is None else size for size in shape)
+def _input_shape(graph: Graph, config: NeuralNetwork) -> tuple[int, ...]:
+    """Return (H, W, C): the size that the config resizes to, else the network file's own."""
+    steps, _ = plan_transforms(config.data)
+    if steps.sizes_HW:
+        return (*steps.sizes_HW[-1], graph.input_shape[-1] or 3)
+    return tuple(UNKNOWN_SIZE if size is None else size for size in graph.input_shape)

@@ -66,7 +66,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed)
-    resolve = Resolve(config_dir)
+    resolve = Resolve(config_dir, config_first=config.relative_to == "config")
     data = load_data(config.data, resolve)
     images = data.train or data.test
     assert images is not None  # the config has one of the two
@@ -77,8 +77,11 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
         check_fit(facts, data.coding, config, images.input_shape[:2])
     network = build_module(graph, images.input_shape)
     log_network(log, facts, activation)
+    for note in graph.notes:
+        log(f"note: {note}")
     if config.checkpoints.load is not None:
-        load_weights(network, graph, resolve(config.checkpoints.load), log)
+        path, partial = resolve(config.checkpoints.load), config.checkpoints.allow_partial
+        load_weights(network, graph, path, log, allow_partial=partial)
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     log_data(log, config, data)

@@ -16,7 +16,7 @@ from trainer.config.base import (
     Section,
     SizeHW,
 )
-from trainer.config.data import Data, Normalize, Transform
+from trainer.config.data import Data, IntensityJitter, Normalize, Transform
 from trainer.config.load import load_config, parse_config
 from trainer.config.loss import LOSSES, Loss, LossName
 from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
@@ -56,6 +56,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "Hessian",
+    "IntensityJitter",
     "Loss",
     "LossName",
     "Metrics",

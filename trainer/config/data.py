@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from trainer.config.base import (
     Finite,
     Fraction,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -26,15 +27,14 @@ class Normalize(Section):
     std: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
 
 
-TRANSFORMS_LATER = (
-    "center_crop",
-    "jitter_crop",
-    "random_zoom",
-    "rotate",
-    "random_rotate",
-    "convert_color",
-    "random_patches",
-)
+class IntensityJitter(Section):
+    """Add up to ±`brightness` to the inputs, and change their contrast by up to ±`contrast`."""
+
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+TRANSFORMS_LATER = ("center_crop", "rotate", "convert_color", "random_patches")
 
 
 class Transform(Section):
@@ -44,6 +44,12 @@ class Transform(Section):
     random_horizontal_flip: Fraction | None = None
     random_vertical_flip: Fraction | None = None
     normalize: Normalize | None = None
+    jitter_crop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    random_zoom: Annotated[float, Field(ge=0, lt=1)] | None = None
+    random_rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    # Ours:
+    random_affine: NonNegativeFloat | None = None
+    intensity_jitter: IntensityJitter | None = None
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:

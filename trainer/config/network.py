@@ -21,6 +21,8 @@ class Checkpoints(Section):
     interval: PositiveInt = 1
     # Ours. "best": only the checkpoint of the best evaluation so far stays on the disk.
     keep: Literal["all", "best"] = "all"
+    # Ours. Accept weights for fewer than half of the encoder.
+    allow_partial: bool = False
 
 
 class Metrics(Section):
@@ -54,6 +56,8 @@ class NeuralNetwork(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Where relative paths are looked for first; a folder that may be moved says "config".
+    relative_to: Literal["cwd", "config"] = "cwd"
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
@@ -80,8 +84,10 @@ EXTENSIONS = (
     "seed",
     "precision",
     "device",
+    "relative_to",
     "metrics",
     "checkpoints.keep",
+    "checkpoints.allow_partial",
     "data.mask_values",
     "data.mask_threshold",
     "data.class_names",

@@ -109,16 +109,17 @@ def load_data(data: Data, resolve: Resolve) -> LoadedData:
 
 class Resolve:
     """Finds what a config's relative path means: from the current folder, as the reference
-    engine does, or, where nothing is there, from the config's own folder, so that a folder with a
-    config in it can be moved."""
+    engine does, or, where nothing is there, from the config's own folder. A config that says
+    `relative_to: config` has it the other way round, so that its folder can be moved anywhere."""
 
-    def __init__(self, config_dir: Path) -> None:
+    def __init__(self, config_dir: Path, *, config_first: bool = False) -> None:
         self._config_dir = config_dir
+        self._config_first = config_first
 
     def __call__(self, path: str) -> Path:
-        here = Path(path)
-        beside = self._config_dir / path
-        return beside if not here.exists() and beside.exists() else here
+        here, beside = Path(path), self._config_dir / path
+        first, second = (beside, here) if self._config_first else (here, beside)
+        return second if not first.exists() and second.exists() else first
 
 
 @dataclass
