@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.augment import augment
 from trainer.config import Normalize
+from trainer.data.augmentation import Augmentation, draw_augmentation
 from trainer.data.dataset import ImageSet
 from trainer.data.images import Array
-from trainer.data.transforms import draw_flips
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.
@@ -61,32 +62,35 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Give the samples as they are stored, unchanged, for evaluation."""
         for indices in self._split(np.arange(len(self.images))):
-            yield self._make(indices, flips=None)
+            yield self._make(indices)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         """Give the samples of a training epoch: shuffled and augmented, by seed and epoch."""
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 0]))
         order = rng.permutation(len(self.images))
-        flips = draw_flips(self.images.steps, num_samples=len(self.images), seed=seed, epoch=epoch)
+        drawn = draw_augmentation(
+            self.images.steps,
+            num_samples=len(self.images),
+            size_HW=self.images.input_shape[:2],
+            seed=seed,
+            epoch=epoch,
+        )
         for indices in self._split(order):
-            yield self._make(indices, flips=flips[indices])
+            yield self._make(indices, drawn[indices])
 
     def _split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def _make(self, indices: NDArray[np.int64], flips: NDArray[np.bool_] | None) -> Batch:
+    def _make(self, indices: NDArray[np.int64], drawn: Augmentation | None = None) -> Batch:
         picked = torch.from_numpy(indices).to(self._inputs.device)
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
         inputs = self._inputs[picked].to(self._device, torch.float32).permute(0, 3, 1, 2)
-        inputs = _normalize(inputs / self._input_scale, self.images.steps.normalize)
+        inputs = inputs / self._input_scale
         targets = None if self._targets is None else self._targets[picked].to(self._device)
-        if flips is not None and flips.any():
-            # Axis 1 of an (H, W) image is the last of both tensors.
-            for column, (axis, _) in enumerate(self.images.steps.flips):
-                chosen = torch.from_numpy(flips[:, column]).to(self._device)
-                inputs = _flip(inputs, chosen, axis - 2)
-                targets = None if targets is None else _flip(targets, chosen, axis - 2)
+        if drawn is not None:
+            inputs, targets = augment(inputs, targets, drawn, self.images.steps)
+        inputs = _normalize(inputs, self.images.steps.normalize)
         if targets is not None and self._continuous:
             values = targets.float().unsqueeze(1) / self._target_scale
             targets = _normalize(values, self.images.target_steps.normalize)
@@ -100,11 +104,6 @@ def _as_tensor(values: Array) -> tuple[Tensor, float]:
     # torch indexes no uint16
     tensor = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int32))
     return tensor, full_scale
-
-
-def _flip(values: Tensor, chosen: Tensor, axis: int) -> Tensor:
-    shape = (-1,) + (1,) * (values.ndim - 1)
-    return torch.where(chosen.view(shape), values.flip(axis), values)
 
 
 def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:

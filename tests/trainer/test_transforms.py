@@ -201,7 +201,9 @@ def test_evaluation_takes_every_sample_once_in_order_and_unchanged(pairs: Path) 
 
 def test_flip_of_images_alone_is_refused(pairs: Path) -> None:
     for key in ("input_transforms", "target_transforms"):
-        with pytest.raises(ConfigError, match=rf"data\.{key}\[0\]: a flip must move"):
+        with pytest.raises(
+            ConfigError, match=rf"data\.{key}\[0\]: random_vertical_flip must move"
+        ):
             load(pairs, **{key: [{"random_vertical_flip": 0.5}]})
 
 

@@ -1,7 +1,8 @@
 """The transforms of a config, split into what happens once and what happens at each epoch.
 
-`resize` runs once, when the images are read; flips and normalisation run on whole batches, where
-they cost a view and a fused multiply instead of a pass per image.
+`resize` runs once, when the images are read. What is random is drawn for each epoch and runs on
+whole batches, as normalisation does: all flips, then all warps in the config's order (one
+resampling, whatever their number), then the tones, then `normalize`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import Data, Normalize, Transform
+from trainer.config import Data, IntensityJitter, Normalize, Transform
 from trainer.data.images import Array
 from trainer.errors import ConfigError
 
@@ -25,11 +26,15 @@ class Steps:
         sizes_HW: resizes to do when an image is read, one after the other.
         flips: (axis of an (H, W, …) image, probability) for each epoch.
         normalize: applied to values in [0, 1], at the end.
+        warps: (name, how much at most) for each epoch, see `trainer.data.augmentation`.
+        tones: changes of brightness and contrast for each epoch, of inputs alone.
     """
 
     sizes_HW: tuple[tuple[int, int], ...]
     flips: tuple[tuple[int, float], ...]
     normalize: tuple[Normalize, ...]
+    warps: tuple[tuple[str, float], ...] = ()
+    tones: tuple[IntensityJitter, ...] = ()
 
     def resize(self, image: Array, *, nearest: bool) -> Array:
         """Resize an (H, W) or (H, W, C) image, by OpenCV's own rules for pixel centres."""
@@ -46,36 +51,42 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
     """Return the steps of inputs and of targets.
 
     Raises:
-        ConfigError: a flip of inputs alone or of targets alone, or a resize after a normalize
-            with different sizes for both.
+        ConfigError: a flip or a warp of inputs alone or of targets alone.
     """
     for key in ("input_transforms", "target_transforms"):
         for index, entry in enumerate(getattr(data, key)):
-            if _is_flip(entry):
+            if _moves(entry):
                 raise ConfigError(
-                    f"data.{key}[{index}]: a flip must move inputs and masks together; "
-                    "put it into data.transforms"
+                    f"data.{key}[{index}]: {', '.join(entry.model_fields_set)} must move inputs "
+                    "and masks together; put it into data.transforms"
                 )
     inputs = _steps((*data.transforms, *data.input_transforms))
     targets = _steps((*data.transforms, *data.target_transforms))
     return inputs, targets
 
 
-def _is_flip(entry: Transform) -> bool:
-    return entry.random_horizontal_flip is not None or entry.random_vertical_flip is not None
+FLIPS = {"random_horizontal_flip": 1, "random_vertical_flip": 0}  # the axis of an (H, W) image
+WARPS = ("jitter_crop", "random_zoom", "random_rotate", "random_affine")
+
+
+def _moves(entry: Transform) -> bool:
+    return not entry.model_fields_set.isdisjoint((*FLIPS, *WARPS))
 
 
 def _steps(entries: tuple[Transform, ...]) -> Steps:
-    flips: list[tuple[int, float]] = []
-    for entry in entries:
-        if entry.random_horizontal_flip is not None:
-            flips.append((1, entry.random_horizontal_flip))
-        if entry.random_vertical_flip is not None:
-            flips.append((0, entry.random_vertical_flip))
+    # Each entry has one key.
+    given = [
+        (key, value)
+        for entry in entries
+        for key in entry.model_fields_set
+        if (value := getattr(entry, key)) is not None
+    ]
     return Steps(
-        sizes_HW=tuple(entry.resize for entry in entries if entry.resize is not None),
-        flips=tuple(flips),
-        normalize=tuple(entry.normalize for entry in entries if entry.normalize is not None),
+        sizes_HW=tuple(value for key, value in given if key == "resize"),
+        flips=tuple((FLIPS[key], value) for key, value in given if key in FLIPS),
+        normalize=tuple(value for key, value in given if key == "normalize"),
+        warps=tuple((key, value) for key, value in given if key in WARPS),
+        tones=tuple(value for key, value in given if key == "intensity_jitter"),
     )
 
 

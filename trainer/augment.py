@@ -1,0 +1,55 @@
+"""Carries out what `trainer.data.augmentation` drew, on whole batches, where the batch is."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.data.augmentation import Augmentation
+from trainer.data.transforms import Steps
+
+
+def augment(
+    inputs_NCHW: Tensor, targets: Tensor | None, drawn: Augmentation, steps: Steps
+) -> tuple[Tensor, Tensor | None]:
+    """Flip and warp images and their targets together, and change the images' tones.
+
+    Args:
+        inputs_NCHW: float32 in [0, 1].
+        targets: (N, H, W) as stored: class ids, or continuous values.
+        drawn: what happens to each of these samples.
+        steps: the transforms it was drawn from.
+    """
+    if drawn.flips.any():
+        # Axis 1 of an (H, W) image is the last of both tensors.
+        for column, (axis, _) in enumerate(steps.flips):
+            chosen = torch.from_numpy(drawn.flips[:, column]).to(inputs_NCHW.device)
+            inputs_NCHW = _flip(inputs_NCHW, chosen, axis - 2)
+            targets = None if targets is None else _flip(targets, chosen, axis - 2)
+    if drawn.warps is not None:
+        theta = torch.from_numpy(drawn.warps).to(inputs_NCHW)
+        inputs_NCHW = _warp(inputs_NCHW, theta, "bilinear")
+        if targets is not None:
+            # Class ids and stored values below 2^24 are exact in float32. What comes from beyond
+            # the border is 0: black, and background.
+            moved = _warp(targets.unsqueeze(1).float(), theta, "nearest")
+            targets = moved.squeeze(1).to(targets.dtype)
+    if drawn.tones is not None:
+        brightness, contrast = (
+            torch.from_numpy(drawn.tones).to(inputs_NCHW).view(-1, 2, 1, 1, 1).unbind(1)
+        )
+        mean = inputs_NCHW.mean((1, 2, 3), keepdim=True)
+        inputs_NCHW = ((inputs_NCHW - mean) * contrast + mean + brightness).clamp(0, 1)
+    return inputs_NCHW.contiguous(memory_format=torch.channels_last), targets
+
+
+def _flip(values: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    return torch.where(chosen.view(shape), values.flip(axis), values)
+
+
+def _warp(values_NCHW: Tensor, theta: Tensor, mode: str) -> Tensor:
+    # Without align_corners, -1 and 1 are the outer edges of the border's pixels.
+    grid = F.affine_grid(theta, list(values_NCHW.shape), align_corners=False)
+    return F.grid_sample(values_NCHW, grid, mode=mode, padding_mode="zeros", align_corners=False)
