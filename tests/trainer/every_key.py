@@ -12,7 +12,13 @@ FULL = {
     "debug": False,
     "debug_interval": 2,
     "layers": "./layers.json",
-    "checkpoints": {"load": "model.h5", "save": "temp_model", "interval": 2, "keep": "best"},
+    "checkpoints": {
+        "load": "model.h5",
+        "save": "temp_model",
+        "interval": 2,
+        "keep": "best",
+        "allow_partial": True,
+    },
     "data": {
         "type": "images",
         "input_type": "images",
@@ -59,6 +65,7 @@ FULL = {
         "gamma": 1.5,
     },
     "metrics": {"include_background": True},
+    "relative_to": "config",
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",
