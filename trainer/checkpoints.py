@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,16 +18,25 @@ FORMAT = 1
 
 
 def save_weights(module: nn.Module, path: Path, *, epoch: int) -> None:
-    """Write the weights aside and rename, so that a reader never sees half a file.
+    """Write the weights as a checkpoint.
+
+    Raises:
+        TrainerError: the disk is full or the folder cannot be written.
+    """
+    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    write_checkpoint({"format": FORMAT, "epoch": epoch, "state_dict": state}, path)
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write aside and rename, so that a reader never sees half a file.
 
     Raises:
         TrainerError: the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"format": FORMAT, "epoch": epoch, "state_dict": state}, temporary)
+        torch.save(content, temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
@@ -44,6 +54,16 @@ class CheckpointKeeper:
         self._num_epochs = num_epochs
         self._best: float | None = None
         self._kept: Path | None = None
+
+    @property
+    def state(self) -> tuple[float | None, str | None]:
+        """The best accuracy so far and the file that is kept for it."""
+        return self._best, None if self._kept is None else str(self._kept)
+
+    @state.setter
+    def state(self, state: tuple[float | None, str | None]) -> None:
+        self._best = state[0]
+        self._kept = None if state[1] is None else Path(state[1])
 
     def after_epoch(self, module: nn.Module, *, epoch: int, accuracy: float | None) -> Path | None:
         """Save the weights of this epoch if the config wants them; return the file.

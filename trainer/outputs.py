@@ -7,14 +7,31 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
-from trainer.rundir import METRICS, PER_IMAGE, log_files
+from trainer.rundir import METRICS, PER_IMAGE, log_files, write_atomic
 
 if TYPE_CHECKING:
     from trainer.evaluation import Evaluation
     from trainer.training import Step
+
+
+def _drop_later(path: Path, num_epochs: int) -> None:
+    """Drop the lines of later epochs, which a killed run did not finish."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and _epoch(line) <= num_epochs]
+        write_atomic(path, "".join(kept))
+
+
+def _epoch(line: str) -> int:
+    """Return the epoch of a line of any of the three files."""
+    if line.startswith("{"):
+        return int(json.loads(line)["epoch"])
+    numbers = line.split()
+    # Only the train log has five numbers, and the time comes first in it.
+    return int(numbers[1] if len(numbers) == 5 else numbers[0])
 
 
 def make_folder(folder: Path) -> None:
@@ -45,8 +62,8 @@ class OutputFiles:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, outfile: str | None) -> Iterator[Self]:
-        """Open the files of `outfile`, emptied, and close them at the end.
+    def open(cls, outfile: str | None, *, keep_epochs: int = 0) -> Iterator[Self]:
+        """Open the files of `outfile`, emptied but for `keep_epochs`; close them at the end.
 
         Raises:
             TrainerError: the folder cannot be written.
@@ -57,11 +74,14 @@ class OutputFiles:
         train, test = log_files(outfile)
         folder = Path(outfile).parent
         with contextlib.ExitStack() as stack:
+            mode: Literal["a", "w"] = "a" if keep_epochs else "w"
 
             def create(path: Path) -> TextIO:
                 try:
+                    if keep_epochs:
+                        _drop_later(path, keep_epochs)
                     # Line by line, so that a driver sees an evaluation when it is written.
-                    return stack.enter_context(path.open("w", buffering=1, encoding="utf-8"))
+                    return stack.enter_context(path.open(mode, buffering=1, encoding="utf-8"))
                 except OSError as error:
                     raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from trainer.networks.module import KerasModule, build_module
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles
+from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.startup import leave_out_compiler
 from trainer.training import Trainer
 
@@ -145,16 +146,19 @@ class _Run:
     started: float
 
     def carry_out(self) -> None:
-        with OutputFiles.open(self.config.outfile) as files:
+        state = read_state(self.config) if self.config.is_training else None
+        num_done = state.epoch if state else 0
+        with OutputFiles.open(self.config.outfile, keep_epochs=num_done) as files:
             if self.config.is_training:
-                self._train(files)
+                time_s = state.time_s if state else 0.0
+                replace(self, started=self.started - time_s)._train(files, state)
             else:
                 evaluator = self._evaluator()
                 assert evaluator is not None
                 evaluation = evaluator.run(self.network, 1, self._output_folder())
                 self._record(files, 1, evaluation, {})
 
-    def _train(self, files: OutputFiles) -> None:
+    def _train(self, files: OutputFiles, state: State | None) -> None:
         config, num_epochs = self.config, self.config.num_epochs
         assert self.data.train is not None
         assert config.loss is not None
@@ -163,6 +167,14 @@ class _Run:
         scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
         log_training(self.log, config)
         keeper = CheckpointKeeper(config.checkpoints, num_epochs=num_epochs)
+        training = Training(
+            network=self.network, optimizer=optimizer, scheduler=scheduler, keeper=keeper
+        )
+        num_done = 0
+        if state is not None:
+            restore(training, state)
+            num_done = state.epoch
+            self.log(f"Resuming after epoch {num_done}")
         trainer = Trainer(
             network=self.network,
             batches=self._batches(self.data.train, config.data.batch_size),
@@ -176,7 +188,7 @@ class _Run:
             log_batch=partial(log_train_batch, self.log, config.num_epochs),
         )
         evaluator = self._evaluator()
-        for epoch in range(1, num_epochs + 1):
+        for epoch in range(num_done + 1, num_epochs + 1):
             learning_rate = optimizer.param_groups[0]["lr"]
             train_loss = trainer.run_epoch(epoch)
             accuracy = None
@@ -189,7 +201,9 @@ class _Run:
                         f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
                         "try a smaller optimizer.learning_rate"
                     )
-                accuracy = evaluation.scores.dice_dataset if evaluation.scores else None
+                # As the test log writes it: a driver must not want an epoch that a difference in
+                # a later digit has replaced.
+                accuracy = round(evaluation.scores.dice_dataset, 9) if evaluation.scores else None
             # Before the line in the test log: who reads of an epoch there finds its checkpoint.
             keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
             if evaluator:
@@ -200,6 +214,8 @@ class _Run:
                 settings = config.optimizer.lr_scheduler
                 if settings and settings.verbose:
                     self.log(f"Learning rate: {optimizer.param_groups[0]['lr']:.6g}")
+            # Last: what is killed before has lines that the next start drops, and is done anew.
+            save_state(training, config, epoch=epoch, started=self.started)
 
     def _batches(self, images: ImageSet, batch_size: int) -> Batches:
         coding = self.data.coding

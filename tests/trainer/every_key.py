@@ -18,6 +18,7 @@ FULL = {
         "interval": 2,
         "keep": "best",
         "allow_partial": True,
+        "resume": True,
     },
     "data": {
         "type": "images",

@@ -21,8 +21,16 @@ class Checkpoints(Section):
     interval: PositiveInt = 1
     # Ours. "best": only the checkpoint of the best evaluation so far stays on the disk.
     keep: Literal["all", "best"] = "all"
+    # Ours. Go on where a killed run with the same `save` stopped.
+    resume: bool = False
     # Ours. Accept weights for fewer than half of the encoder.
     allow_partial: bool = False
+
+    @model_validator(mode="after")
+    def _resume_needs_a_folder(self) -> Self:
+        if self.resume and self.save is None:
+            raise PydanticCustomError("resume", "resume needs save, the folder of its state")
+        return self
 
 
 class Metrics(Section):
@@ -87,6 +95,7 @@ EXTENSIONS = (
     "relative_to",
     "metrics",
     "checkpoints.keep",
+    "checkpoints.resume",
     "checkpoints.allow_partial",
     "data.mask_values",
     "data.mask_threshold",
