@@ -65,6 +65,10 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
         for line in str(error).splitlines():
             errors.print(f"error: {line}", markup=False)
         return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"error: {where}{error.strerror or error}", markup=False)
+        return 1
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:

@@ -201,10 +201,13 @@ def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         for path in (pair.input, pair.target):
             assert path is not None
-            with path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
+            try:
+                with path.open("rb") as file:
+                    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
             name = path.relative_to(root).as_posix()
-            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(f"{name}\0{size}\0".encode())
             digest.update(hashlib.sha256(head).digest())
     return digest.hexdigest()[:16]
 
@@ -269,7 +272,10 @@ def _group_of(pair: Pair, pattern: str | None) -> str:
     stem = pair.input.stem
     if pattern is None:
         return stem
-    match = re.search(pattern, stem)
+    try:
+        match = re.search(pattern, stem)
+    except re.error as error:
+        raise UsageError(f"--group-by {pattern!r}: not a regular expression ({error})") from None
     if match is None:
         raise UsageError(f"--group-by {pattern!r} does not match {pair.name}")
     return match[1] if match.re.groups else match[0]

@@ -21,15 +21,15 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
 
     Data, network and their fit were checked when `spec` was planned.
     """
-    slots, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
-    launcher, why = pick_launcher(spec, options, uses_gpu=bool(slots[0].gpu_uuids))
+    _, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
+    launcher, why = pick_launcher(spec, options)
     rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
     chosen = spec.space.suggest(trial)
-    config = build_config(spec.base, chosen)
-    layers = str(config.get("layers", next(iter(spec.networks))))
-    config["layers"] = spec.input_path(launcher, spec.networks[layers])
+    network = spec.networks[spec.network_of(chosen)]
+    config = build_config(spec.base, {**network.settings, **chosen})
+    config["layers"] = spec.input_path(launcher, network.file)
     for key, path in spec.worker_paths(launcher).items():
         set_path(config, key, path)
     console.print("\na config that the search may sample:")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-import time
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from hpo.errors import HpoError
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.results import LAYERS_FILE, MODEL_FILE, TRIAL_FILE, read_json
+from hpo.results import LAYERS_FILE, MODEL_FILE, Results, locked, read_json
+from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from trainer import rundir
-from trainer.bootstrap import bootstrap_interval, read_per_image_csv
+from trainer.bootstrap import bootstrap_interval, rows_of_csv
 from trainer.errors import DataError
 from trainer.keypath import set_path
 
@@ -40,27 +44,48 @@ class TestScore:
     num_images: int
 
 
-def score_winner(spec: StudySpec, launcher: Launcher, slot: Slot) -> TestScore | None:
+def score_winner(
+    spec: StudySpec,
+    results: Results,
+    study: optuna.Study,
+    launcher: Launcher,
+    slot: Slot,
+    stopping: threading.Event,
+) -> TestScore | None:
     """Evaluate `best_model/` on the test set; None where there is no test set or no model.
 
-    A model that has its score already is not evaluated again.
+    A model that has its score already is not evaluated again, and of several drivers one does it.
 
     Raises:
         HpoError: the worker failed; its log's tail is in the message.
     """
-    best = spec.folders.best_model
-    trial = _owner(best, spec.name)
-    if spec.data.test is None or spec.select_on == "test" or trial is None:
+    if spec.data.test is None or spec.select_on == "test":
         return None
-    stored = read_json(best / TEST_FILE)
-    if stored:
-        interval = tuple(stored["interval"]) if stored["interval"] else None
-        return TestScore(**{**stored, "interval": interval})
+    with locked(spec.folders.study / "test"):
+        best, trial = spec.folders.best_model, results.owner(study)
+        if trial is None:
+            return None
+        stored = read_json(best / TEST_FILE)
+        if stored:
+            interval = tuple(stored["interval"]) if stored["interval"] else None
+            return TestScore(**{**stored, "interval": interval})
+        result = _evaluate(spec, launcher, slot, trial, stopping)
+        with locked(best):
+            if result is not None and results.owner(study) == trial:
+                text = json.dumps(asdict(result), indent=2) + "\n"
+                rundir.write_atomic(best / TEST_FILE, text)
+        return result
+
+
+def _evaluate(
+    spec: StudySpec, launcher: Launcher, slot: Slot, trial: int, stopping: threading.Event
+) -> TestScore | None:
     run_dir = _prepare(spec, launcher, trial)
     handle = launcher.start(WorkerJob(run_dir=run_dir, slot=slot))
     try:
         while (code := handle.poll()) is None:
-            time.sleep(POLL_INTERVAL_S)
+            if stopping.wait(POLL_INTERVAL_S):
+                return None
     finally:
         handle.stop()
     evaluations = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
@@ -69,9 +94,7 @@ def score_winner(spec: StudySpec, launcher: Launcher, slot: Slot) -> TestScore |
             f"the best model could not be scored on the test set (exit code {code}):\n"
             f"{handle.log_tail()}"
         )
-    result = _collect(spec, run_dir, trial, evaluations[-1].accuracy)
-    rundir.write_atomic(best / TEST_FILE, json.dumps(asdict(result), indent=2) + "\n")
-    return result
+    return _collect(spec, run_dir, trial, evaluations[-1].accuracy)
 
 
 def _prepare(spec: StudySpec, launcher: Launcher, trial: int) -> Path:
@@ -91,7 +114,9 @@ def _prepare(spec: StudySpec, launcher: Launcher, trial: int) -> Path:
     inputs, targets = spec.data.test.inputs, spec.data.test.targets
     set_path(network, "data.test_input_path", launcher.worker_path(mount, inputs))
     set_path(network, "data.test_target_path", launcher.worker_path(mount, targets))
-    rundir.write_atomic(run_dir / rundir.CONFIG, json.dumps(config, indent=2))
+    known = launcher.capabilities()
+    written = {"neural_network": without_extensions(network, known=known)}
+    rundir.write_atomic(run_dir / rundir.CONFIG, json.dumps(written, indent=2))
     return run_dir
 
 
@@ -102,9 +127,9 @@ def _collect(spec: StudySpec, run_dir: Path, trial: int, accuracy: float) -> Tes
     classes = last.get("classes_averaged")
     if isinstance(classes, list):
         try:
-            rows = read_per_image_csv(run_dir / rundir.PER_IMAGE)
-            interval = bootstrap_interval(rows, [str(name) for name in classes])
-        except (OSError, DataError):
+            table = rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode()
+            interval = bootstrap_interval(rows_of_csv(table), [str(name) for name in classes])
+        except (ValueError, csv.Error, DataError):
             interval = None
     per_image = last.get("dice_per_image")
     return TestScore(
@@ -114,8 +139,3 @@ def _collect(spec: StudySpec, run_dir: Path, trial: int, accuracy: float) -> Tes
         interval=interval,
         num_images=spec.survey.num_test,
     )
-
-
-def _owner(best: Path, study: str) -> int | None:
-    entry = read_json(best / TRIAL_FILE)
-    return int(entry["trial"]) if entry.get("study") == study else None

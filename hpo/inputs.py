@@ -33,7 +33,21 @@ from trainer.rundir import write_atomic
 
 DEFAULT_LAYERS = Path("layers.json")  # the tutorial's
 BUILTIN_LAYERS = "unet"
+ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
 COLOUR_NETWORKS = ("resunet",)  # made for weights that were trained on three channels
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """A network that trials may use.
+
+    Attributes:
+        file: its name in the inputs folder.
+        settings: config fields that go with it (channels to read, `loss.source`), by path.
+    """
+
+    file: str
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,24 +81,22 @@ class NetworkRequest:
 
 def bring_networks(
     request: NetworkRequest,
-    base: dict[str, Any],
+    base: Mapping[str, Any],
     space: SearchSpace,
     survey: DataSurvey,
     inputs: Path,
-) -> tuple[dict[str, str], NetworkFacts]:
+) -> tuple[dict[str, NetworkChoice], NetworkFacts]:
     """Write every network that trials may use into the inputs folder and check each.
 
-    Completes `base` with what the network decides: the channels to read, `loss.source`.
-
     Returns:
-        Value of `layers` -> file in the inputs folder, and the facts of the first network.
+        Value of `layers` -> the network, and the facts of the first.
 
     Raises:
         NetworkError, ConfigError: a network that cannot be built or does not fit the data.
     """
     height, width = _input_size(base)
     num_classes = request.num_classes or survey.coding.num_classes
-    files: dict[str, str] = {}
+    choices: dict[str, NetworkChoice] = {}
     facts: list[NetworkFacts] = []
     for name in request.names(space):
         path = request.file(name)
@@ -97,12 +109,15 @@ def bring_networks(
                 name, (height, width, 1 if is_gray else 3), num_classes if num_classes > 2 else 1
             )
             graph, text = parse_network(network, name), json.dumps(network)
-        _match_channels(base, graph)
-        facts.append(_check(base, space, graph, survey))
+        settings = _channel_settings(base, graph)
+        found = _check(build_config(base, settings), space, graph, survey)
+        if found.final_activation in ACTIVATIONS:
+            settings["loss.source"] = found.final_activation
+        facts.append(found)
         inputs.mkdir(parents=True, exist_ok=True)
-        files[name] = f"layers_{hash_text(text)}.json"
-        write_atomic(inputs / files[name], text)
-    return files, facts[0]
+        choices[name] = NetworkChoice(f"layers_{hash_text(text)}.json", settings)
+        write_atomic(inputs / choices[name].file, text)
+    return choices, facts[0]
 
 
 def bring_weights(path: Path | None, inputs: Path) -> str | None:
@@ -145,7 +160,7 @@ def check_fields(base: Mapping[str, Any], space: SearchSpace) -> None:
 
 
 def _check(
-    base: dict[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
+    base: Mapping[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
 ) -> NetworkFacts:
     """Check network and masks with every sampled loss and optimizer."""
     height, width = _input_size(base)
@@ -156,9 +171,7 @@ def _check(
         space.choices("loss.function") or (None,), space.choices("optimizer.type") or (None,)
     ):
         config = parse_base(base, space, loss=loss, optimizer=optimizer)
-        source = resolve_activation(config, facts)
-        if source != "linear":
-            base["loss"]["source"] = source
+        resolve_activation(config, facts)
         check_fit(facts, survey.coding, config, (height, width))
     return facts
 
@@ -201,10 +214,11 @@ def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
     raise ConfigError("data.transforms: a search needs a resize, see --resize")
 
 
-def _match_channels(base: dict[str, Any], graph: Graph) -> None:
+def _channel_settings(base: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     """Read the images with as many channels as the network takes, unless the user said how."""
-    if "input_grayscale" not in base["data"] and "grayscale" not in base["data"]:
-        base["data"]["input_grayscale"] = graph.input_shape[-1] == 1
+    if "input_grayscale" in base["data"] or "grayscale" in base["data"]:
+        return {}
+    return {"data.input_grayscale": graph.input_shape[-1] == 1}
 
 
 def _hash(path: Path) -> str:

@@ -72,6 +72,8 @@ class LeaseOffice:
             if trial is not None:
                 attempt = 1 + self._read_attempt(session, trial.trial_id)
                 trial.state = TrialState.RUNNING
+                # Else the time between the attempts would count as the trial's.
+                trial.datetime_start = dt.datetime.now()  # naive, as Optuna writes it
                 # `report` skips steps that it has already, so an attempt starts a new curve.
                 session.execute(
                     delete(models.TrialIntermediateValueModel).where(

@@ -31,6 +31,21 @@ DEFAULT_DATA = Path("data")
 DEMO = "demo"
 MAX_NAME_LENGTH = 100
 
+SPELLED = {"optimizer.type": tuple(OPTIMIZERS), "loss.function": LOSSES}
+# Fields that a study decides for each trial, and what the user may say instead.
+OWNED = {
+    "seed": "use --seed",
+    "outfile": "its logs are in the trial's run folder",
+    "relative_to": "paths are its own",
+    "checkpoints.save": "the best checkpoint goes to best_model/",
+    "checkpoints.load": "use --transfer-learning",
+    "data.input_path": "use --data",
+    "data.target_path": "use --data",
+    "data.test_input_path": "use --data",
+    "data.test_target_path": "use --data",
+    "data.test_output_path": "use rmldnn --predict best_model",
+}
+
 Progress = Callable[[int, int], None]
 
 
@@ -68,6 +83,7 @@ class _Planner:
 
     def plan(self) -> StudySpec:
         options, file = self.options, self.file
+        self._refuse_options_without_effect()
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         data = find_data(root, needs_test=select_on == "test")
@@ -90,6 +106,7 @@ class _Planner:
             )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
+        is_synthetic = file.generator is not None and options.data.data is None
         layers = str(options.data.layers or fixed_layers or file.layers or "")
         classes = options.data.classes
         networks, facts = bring_networks(
@@ -98,8 +115,8 @@ class _Planner:
         weights = bring_weights(options.data.transfer_learning, folders.inputs)
         return StudySpec(
             name=name,
-            title=file.title,
-            is_synthetic=file.generator is not None and options.data.data is None,
+            title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,
+            is_synthetic=is_synthetic,
             folders=folders,
             data=data,
             survey=survey,
@@ -118,15 +135,34 @@ class _Planner:
             sampler=options.search.sampler,
             seed=options.search.seed,
             hashes=hash_files(
-                folders.inputs, [*networks.values(), *([weights] if weights else [])]
+                folders.inputs,
+                [
+                    *(network.file for network in networks.values()),
+                    *([weights] if weights else []),
+                ],
             ),
         )
+
+    def _refuse_options_without_effect(self) -> None:
+        data = self.options.data
+        if (data.select_on or self.file.select_on) == "validation":
+            return
+        for name, value in (
+            ("--validation-fraction", data.validation_fraction),
+            ("--group-by", data.group_by),
+        ):
+            if value is not None:
+                raise UsageError(f"{name} has no effect without --select-on validation; add it")
 
     def _place(self) -> tuple[str, Path, WorkFolders]:
         """Return study name, data folder and work folders; generate data where a study does."""
         options, generator = self.options, self.file.generator
         output = options.output.output_dir.absolute()
         name = options.output.study_name
+        if name is not None and (
+            not re.fullmatch(r"[\w][\w .+-]*", name) or len(name) > MAX_NAME_LENGTH
+        ):
+            raise UsageError(f"--study-name {name!r}: use letters, digits, '_', '-', '.', '+'")
         if options.data.data is None and generator is not None:
             folders = WorkFolders(output=output, study=output / "runs" / (name or generator))
             root = folders.study / "data"
@@ -136,8 +172,6 @@ class _Planner:
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
-        if not re.fullmatch(r"[\w][\w .+-]*", name) or len(name) > MAX_NAME_LENGTH:
-            raise UsageError(f"--study-name {name!r}: use letters, digits, '_', '-', '.', '+'")
         return name, root, WorkFolders(output=output, study=output / "runs" / name)
 
     def _base_config(self) -> dict[str, Any]:
@@ -166,7 +200,12 @@ class _Planner:
             }
         for text in search.set or ():
             key, value = parse_setting(text)
+            _refuse_owned(key, "--set")
             set_path(base, key, value)
+        for key, known in SPELLED.items():
+            value = get_path(base, key)
+            if isinstance(value, str):
+                set_path(base, key, _names(value, known, key)[0])
         return base
 
     def _space(self, base: dict[str, Any]) -> SearchSpace:
@@ -179,12 +218,15 @@ class _Planner:
             names = _names(search.loss, LOSSES, "--loss")
             space = _with_choice(space, base, "loss.function", names)
         if search.lr_range_min is not None or search.lr_range_max is not None:
-            low, high = search.lr_range_min or 0.001, search.lr_range_max or 0.01
+            low = 0.001 if search.lr_range_min is None else search.lr_range_min
+            high = 0.01 if search.lr_range_max is None else search.lr_range_max
             where = "--lr-range-min, --lr-range-max"
             values = checked_range(low, high, is_integer=False, log=True, step=None, where=where)
             space = space.with_dimension(Dimension("optimizer.learning_rate", values))
         for text in search.search or ():
-            space = space.with_dimension(parse_search(text))
+            dimension = parse_search(text)
+            _refuse_owned(dimension.key, "--search")
+            space = space.with_dimension(_spelled(dimension))
         fixed = {parse_setting(text)[0] for text in search.set or ()}
         kept = tuple(
             d
@@ -194,6 +236,22 @@ class _Planner:
         if not kept:
             raise UsageError("nothing is searched: every field is fixed; see --search")
         return SearchSpace(kept)
+
+
+def _refuse_owned(key: str, where: str) -> None:
+    for owned, remedy in OWNED.items():
+        if key == owned or key.startswith(f"{owned}."):
+            raise UsageError(f"{where} {key}: decided by the search itself; {remedy}")
+
+
+def _spelled(dimension: Dimension) -> Dimension:
+    """Write the names of optimizers and losses as the contract does, whatever their case."""
+    known = SPELLED.get(dimension.key)
+    if known is None or not isinstance(dimension.values, Categorical):
+        return dimension
+    text = ",".join(str(choice) for choice in dimension.values.choices)
+    names = _names(text, known, f"--search {dimension.key}")
+    return Dimension(dimension.key, Categorical(names), dimension.when)
 
 
 def _with_choice(

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import STUDY_ID, best_epoch, finished_trials, score
 from trainer import rundir
@@ -45,6 +47,7 @@ class Candidate:
     run_dir: Path
     config: Mapping[str, Any]
     params: Mapping[str, Any]
+    known_extensions: frozenset[str]
 
 
 class Results:
@@ -57,17 +60,21 @@ class Results:
     def offer(self, candidate: Candidate, study: optuna.Study) -> str | None:
         """Store a trial's model if it beats every trial of the study; return a warning, if any.
 
-        To be called before the trial is told as finished, so that who sees it finished finds its
-        model.
+        Of equals the earlier trial is the better. To be called before the trial is told as
+        finished, so that who sees it finished finds its model.
         """
-        with self._lock, _locked(self._spec.folders.best_model):
-            rivals = [score(t) for t in finished_trials(study) if t.number != candidate.number]
-            # Another driver's trial may have stored its model and not be told yet.
+        with self._lock, locked(self._spec.folders.best_model):
             study_id = study.user_attrs.get(STUDY_ID)
+            rivals = [
+                (value, -trial.number)
+                for trial in finished_trials(study)
+                if (value := score(trial)) is not None
+            ]
+            # Another driver's trial may have stored its model and not be told yet.
             stored = read_json(self._spec.folders.best_model / TRIAL_FILE)
-            if stored.get("study_id") == study_id:
-                rivals.append(stored.get("dice_dataset"))
-            if any(rival is not None and rival >= candidate.score for rival in rivals):
+            if stored.get("study_id") == study_id and stored.get("trial") != candidate.number:
+                rivals.append((stored["dice_dataset"], -stored["trial"]))
+            if any(rival > (candidate.score, -candidate.number) for rival in rivals):
                 return None
             checkpoint = (
                 candidate.run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(candidate.epoch)
@@ -82,20 +89,23 @@ class Results:
 
     def write_list_acc(self, study: optuna.Study) -> None:
         """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
-        with self._lock:
+        with self._lock, locked(self._spec.folders.list_acc):
             entries = [_entry(trial) for trial in finished_trials(study)]
             rundir.write_atomic(self._spec.folders.list_acc, json.dumps(entries, indent=2) + "\n")
 
     def _store(self, candidate: Candidate, checkpoint: Path, study_id: str | None) -> None:
         target = self._spec.folders.best_model
-        aside = target.with_name(f".best_model.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        if target.is_symlink():  # to a larger disk, say: replace what it leads to
+            target = target.resolve()
+        aside = Path(tempfile.mkdtemp(prefix=".best_model.", suffix=".tmp", dir=target.parent))
+        aside.chmod(0o755)
         try:
             shutil.copyfile(checkpoint, aside / MODEL_FILE)
             network = self._spec.networks[str(candidate.config["layers"])]
-            shutil.copyfile(self._spec.folders.inputs / network, aside / LAYERS_FILE)
-            config = evaluation_config(candidate.config, self._spec)
+            shutil.copyfile(self._spec.folders.inputs / network.file, aside / LAYERS_FILE)
+            config = without_extensions(
+                evaluation_config(candidate.config, self._spec), known=candidate.known_extensions
+            )
             _write_json(aside / rundir.CONFIG, {"neural_network": config})
             _write_json(
                 aside / TRIAL_FILE,
@@ -115,6 +125,24 @@ class Results:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
+    def bring_back(self, study: optuna.Study) -> None:
+        """Put this study's best model back in its place, if another study's is there."""
+        target, study_id = self._spec.folders.best_model, study.user_attrs.get(STUDY_ID)
+        with self._lock, locked(target):
+            if read_json(target / TRIAL_FILE).get("study_id") == study_id:
+                return
+            for kept in sorted(target.parent.glob(f"{target.name}-*")):
+                if read_json(kept / TRIAL_FILE).get("study_id") == study_id:
+                    keep_foreign(target, study_id)
+                    kept.rename(target)
+                    return
+
+    def owner(self, study: optuna.Study) -> int | None:
+        """Return the trial whose model is in `best_model/`, None if it is not this study's."""
+        entry = read_json(self._spec.folders.best_model / TRIAL_FILE)
+        is_ours = entry.get("study_id") == study.user_attrs.get(STUDY_ID)
+        return int(entry["trial"]) if is_ours and "trial" in entry else None
+
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Return the config that evaluates a trial's model, from the folder that it is in."""
@@ -123,8 +151,8 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
         result["data"].pop(key, None)
     result["layers"] = f"./{LAYERS_FILE}"
     result["checkpoints"] = {"load": f"./{MODEL_FILE}"}
-    for key in ("num_epochs",):
-        result.pop(key, None)
+    result["relative_to"] = "config"
+    result.pop("num_epochs", None)
     if spec.survey.coding.kind in ("binary", "classes"):
         set_path(result, "data.mask_values", list(spec.survey.coding.values))
     return result
@@ -153,7 +181,7 @@ def _entry(trial: FrozenTrial) -> dict[str, Any]:
 def _is_regular_file(path: Path) -> bool:
     # The folder was written by a worker that we don't trust: no links to elsewhere.
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        return stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
     except OSError:
         return False
 
@@ -172,24 +200,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep the other drivers of this output folder away from `folder`."""
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the other drivers of this output folder away from a file or folder in it."""
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
         yield
 
 
 def keep_foreign(folder: Path, study_id: str | None) -> None:
-    """Move a best model of another study out of the way, under that study's name."""
+    """Move what is not this study's best model out of the way, to a name that is free."""
+    if not folder.is_dir():
+        return
     entry = read_json(folder / TRIAL_FILE)
-    owner = entry.get("study")
-    if owner is not None and entry.get("study_id") != study_id:
-        kept = folder.with_name(f"{folder.name}-{owner}")
-        if kept.exists():
-            replace_folder(folder, kept)
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            folder.rename(kept)
+    if "study_id" in entry and entry["study_id"] == study_id:
+        return
+    name = f"{folder.name}-{entry.get('study', 'before')}"
+    free = folder.with_name(name)
+    number = 2
+    while free.exists():
+        free = folder.with_name(f"{name}-{number}")
+        number += 1
+    folder.rename(free)
 
 
 def replace_folder(new: Path, target: Path) -> None:

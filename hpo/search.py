@@ -40,6 +40,7 @@ class Search:
     slots: Sequence[Slot]
     num_procs: int
     office: LeaseOffice
+    results: Results
     reporter: Reporter
     tally: Tally
     stopping: threading.Event
@@ -53,12 +54,9 @@ class Search:
             StorageError: the database went away.
         """
         renewer = Renewer(self.office)
-        results = Results(self.spec)
         errors: list[BaseException] = []
         threads = [
-            threading.Thread(
-                target=self._run_slot, args=(slot, renewer, results, errors), name=f"slot-{i}"
-            )
+            threading.Thread(target=self._run_slot, args=(slot, renewer, errors), name=f"slot-{i}")
             for i, slot in enumerate(self.slots)
         ]
         try:
@@ -77,11 +75,9 @@ class Search:
         if errors:
             raise errors[0]
 
-    def _run_slot(
-        self, slot: Slot, renewer: Renewer, results: Results, errors: list[BaseException]
-    ) -> None:
+    def _run_slot(self, slot: Slot, renewer: Renewer, errors: list[BaseException]) -> None:
         try:
-            self._take_trials(slot, renewer, results)
+            self._take_trials(slot, renewer)
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", error)).splitlines()[0]
             errors.append(StorageError(f"the study's database went away: {reason}"))
@@ -90,7 +86,7 @@ class Search:
             errors.append(error)
             self.stopping.set()
 
-    def _take_trials(self, slot: Slot, renewer: Renewer, results: Results) -> None:
+    def _take_trials(self, slot: Slot, renewer: Renewer) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
         study = optuna.load_study(
             study_name=self.spec.name,
@@ -105,7 +101,7 @@ class Search:
             num_procs=self.num_procs,
             office=self.office,
             renewer=renewer,
-            results=results,
+            results=self.results,
             reporter=self.reporter,
             stopping=self.stopping,
         )

@@ -7,33 +7,38 @@ import shlex
 import socket
 import threading
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 from tabulate import tabulate
 
-from hpo.errors import UsageError
+from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher
 from hpo.lease import LeaseOffice
 from hpo.options import Options
-from hpo.progress import Tally, describe_values, make_reporter
-from hpo.results import TRIAL_FILE
+from hpo.progress import Reporter, Tally, describe_values, make_reporter
+from hpo.results import Results
 from hpo.search import Search, current_tally
 from hpo.slots import make_slots
 from hpo.spec import StudySpec
 from hpo.storage import default_url, finished_trials, open_storage, open_study, score
+from trainer.config import EXTENSIONS
+from trainer.keypath import parse_setting
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
 
 
-def pick_launcher(spec: StudySpec, options: Options, *, uses_gpu: bool) -> tuple[Launcher, str]:
+def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
     """Build the launcher that the options ask for, and say which it is and why."""
-    worker = shlex.split(options.worker.worker) if options.worker.worker else None
-    if worker == []:
-        raise UsageError("--worker: the command is empty")
+    try:
+        worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
+    except ValueError as error:
+        raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
     labels = {
         "rml.study": spec.name,
         "rml.host": socket.gethostname(),
@@ -42,7 +47,7 @@ def pick_launcher(spec: StudySpec, options: Options, *, uses_gpu: bool) -> tuple
     }
     return choose_launcher(
         options.worker.launcher,
-        worker=tuple(worker) if worker else None,
+        worker=worker,
         image=options.worker.docker_image,
         mounts=spec.mounts,
         labels=labels,
@@ -52,19 +57,24 @@ def pick_launcher(spec: StudySpec, options: Options, *, uses_gpu: bool) -> tuple
 def run_session(
     spec: StudySpec, options: Options, console: Console, stopping: threading.Event
 ) -> None:
-    """Run the search to its end, or until `stopping` is set, and say what came out."""
-    url = options.output.storage or default_url(spec.folders.output)
-    rdb = open_storage(url)
-    study = open_study(spec, rdb)
+    """Run the search to its end, or until `stopping` is set, and say what came out.
+
+    The summary is printed even where the search or the final test fails.
+    """
     slots, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
-    launcher, why = pick_launcher(spec, options, uses_gpu=bool(slots[0].gpu_uuids))
+    launcher, why = pick_launcher(spec, options)
+    rdb = open_storage(options.output.storage or default_url(spec.folders.output))
+    study = open_study(spec, rdb)
     rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s)
+    results = Results(spec)
+    results.bring_back(study)
     tally = current_tally(spec, study)
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
+    _warn_of_dropped_settings(options, launcher, reporter)
     search = Search(
         spec=spec,
         study=study,
@@ -72,20 +82,39 @@ def run_session(
         slots=slots,
         num_procs=options.worker.num_procs,
         office=office,
+        results=results,
         reporter=reporter,
         tally=tally,
         stopping=stopping,
     )
+    failure: HpoError | None = None
+    tested: TestScore | None = None
     try:
         try:
             search.run()
         finally:
             reporter.close()
-        tested = None if stopping.is_set() else score_winner(spec, launcher, slots[0])
+        results.write_list_acc(study)
+        if not stopping.is_set():
+            tested = score_winner(spec, results, study, launcher, slots[0], stopping)
+    except HpoError as error:
+        failure = error
     finally:
         launcher.close()
         office.close()
-    show_summary(spec, study, tested, console, was_stopped=stopping.is_set())
+    is_interrupted = stopping.is_set() and failure is None
+    show_summary(spec, study, Ending(tested, results.owner(study), is_interrupted), console)
+    if failure is not None:
+        raise failure
+
+
+def _warn_of_dropped_settings(options: Options, launcher: Launcher, reporter: Reporter) -> None:
+    """Say which of the user's own settings the worker does not know, so does not get."""
+    known = launcher.capabilities()
+    for text in options.search.set or ():
+        key = parse_setting(text)[0]
+        if key in EXTENSIONS and key not in known:
+            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
@@ -135,14 +164,16 @@ def _pruner_text(spec: StudySpec) -> str:
     return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"
 
 
-def show_summary(
-    spec: StudySpec,
-    study: optuna.Study,
-    tested: TestScore | None,
-    console: Console,
-    *,
-    was_stopped: bool,
-) -> None:
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended: the final test's score, whose model is stored, whether on request."""
+
+    tested: TestScore | None
+    model_of: int | None
+    was_stopped: bool
+
+
+def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
     """Print the best trial, where its model is, and what to type next."""
     finished = finished_trials(study)
     tally: Tally = current_tally(spec, study)
@@ -153,7 +184,7 @@ def show_summary(
     say()
     if spec.is_synthetic:
         say(DEMO_BANNER)
-    if was_stopped:
+    if ending.was_stopped:
         say(f"stopped: {tally.describe()}; the same command goes on from here")
     if tally.best is None:
         say("no trial has a score yet")
@@ -169,30 +200,36 @@ def show_summary(
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
-    if tested is not None:
-        text = f"  dice_dataset {tested.dice_dataset:.4f}"
-        if tested.interval is not None:
-            text += f" (95 % interval {tested.interval[0]:.4f} .. {tested.interval[1]:.4f})"
-        if tested.dice_per_image is not None:
-            text += f", dice_per_image {tested.dice_per_image:.4f}"
-        say(f"{text} on the {tested.num_images} test images, used for this only")
+    if ending.model_of is not None and ending.model_of != number:
+        say(f"  but best_model/ is of trial {ending.model_of}: trial {number} left no checkpoint")
+    if ending.tested is not None:
+        _say_test_score(ending.tested, say)
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "
             "optimistic; --select-on validation gives an honest one"
         )
-    folder = spec.folders.best_model
-    if (folder / TRIAL_FILE).exists():
-        say(f"best model: {_short(folder)}")
-        say(f"all trials: {_short(spec.folders.list_acc)}")
-        say()
-        images = spec.data.test or spec.data.train
-        say("next: look at its predictions, or score it again:")
-        say(
-            f"  rmldnn --predict {shlex.quote(_short(folder))} --images "
-            f"{shlex.quote(_short(spec.data.root / images.inputs))} --out predictions"
-        )
-        say(f"  rmldnn --config={shlex.quote(_short(folder / 'config.json'))}")
+    say(f"all trials: {_short(spec.folders.list_acc)}")
+    if ending.model_of is None:
+        return
+    folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
+    say(f"best model: {_short(folder)}")
+    say()
+    say("next: look at its predictions, or score it again:")
+    say(
+        f"  rmldnn --predict {shlex.quote(_short(folder))} --images "
+        f"{shlex.quote(_short(spec.data.root / images))} --out predictions"
+    )
+    say(f"  rmldnn --config={shlex.quote(_short(folder / 'config.json'))}")
+
+
+def _say_test_score(tested: TestScore, say: Callable[[str], None]) -> None:
+    text = f"  dice_dataset {tested.dice_dataset:.4f}"
+    if tested.interval is not None:
+        text += f" (95 % interval {tested.interval[0]:.4f} .. {tested.interval[1]:.4f})"
+    if tested.dice_per_image is not None:
+        text += f", dice_per_image {tested.dice_per_image:.4f}"
+    say(f"{text} on the {tested.num_images} test images, used for this only")
 
 
 def _short(path: Path) -> str:

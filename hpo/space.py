@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from trainer.config import OPTIMIZERS
+from trainer.config import EXTENSIONS, OPTIMIZERS
 from trainer.errors import ConfigError
 from trainer.keypath import parse_value, set_path, split_path
 
@@ -92,7 +93,7 @@ class SearchSpace:
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Sample every dimension that applies; return dotted path -> value."""
         chosen: dict[str, Any] = {}
-        for dimension in self.dimensions:
+        for dimension in sorted(self.dimensions, key=_after_what_it_needs):
             if dimension.when and chosen.get(dimension.when[0]) != dimension.when[1]:
                 continue
             if _lacks_field(chosen.get("optimizer.type"), dimension.key):
@@ -120,6 +121,11 @@ class SearchSpace:
     def describe(self) -> dict[str, str]:
         """Return name -> values, for tables and for comparing studies."""
         return {dimension.name: str(dimension) for dimension in self.dimensions}
+
+
+def _after_what_it_needs(dimension: Dimension) -> tuple[bool, bool]:
+    """Order the optimizer first, as its fields depend on it, and conditional dimensions last."""
+    return dimension.when is not None, dimension.key != "optimizer.type"
 
 
 def _lacks_field(optimizer: str | None, key: str) -> bool:
@@ -151,6 +157,18 @@ def build_config(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str
     return config
 
 
+def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> dict[str, Any]:
+    """Return a config with the contract's keys and those of ours that the engine knows."""
+    result: dict[str, Any] = json.loads(json.dumps(config))
+    for key in set(EXTENSIONS) - known:
+        *parents, last = split_path(key)
+        node: Any = result
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return result
+
+
 # --- reading a space from text --------------------------------------------------------------
 
 
@@ -180,7 +198,7 @@ def parse_values(spec: str, where: str) -> Categorical | Range:
     body, *flags = spec.split(":") if ".." in spec else [spec]
     if ".." in body:
         return _parse_range(body, flags, where)
-    choices = tuple(_pack(parse_value(part)) for part in _split_list(spec))
+    choices = tuple(pack(parse_value(part)) for part in _split_list(spec))
     if len(choices) < 2 or len(set(choices)) != len(choices):
         raise UsageError(
             f"{where}: expected two or more different values (8,16,32) or a range "
@@ -200,7 +218,7 @@ def _parse_range(body: str, flags: Sequence[str], where: str) -> Range:
         if name == "log" and not value:
             log = True
         elif name == "step" and isinstance(parse_value(value), int | float):
-            step = float(value)
+            step = float(parse_value(value))
         else:
             raise UsageError(f"{where}: unknown {flag!r}; known: log, step=S")
     is_integer = all(isinstance(number, int) for number in numbers)
@@ -211,6 +229,8 @@ def checked_range(
     low: float, high: float, *, is_integer: bool, log: bool, step: float | None, where: str
 ) -> Range:
     """Build a range, refusing bounds that cannot be sampled."""
+    if not math.isfinite(low) or not math.isfinite(high) or not math.isfinite(step or 0):
+        raise UsageError(f"{where}: expected finite numbers")
     if not low < high:
         raise UsageError(f"{where}: the lower bound {low:g} is not below the upper {high:g}")
     if log and low <= 0:
@@ -222,7 +242,8 @@ def checked_range(
     return Range(low, high, is_integer, log, step)
 
 
-def _pack(value: Any) -> Scalar:
+def pack(value: Any) -> Scalar:
+    """Return a value as a study can store it: lists and objects as their JSON text."""
     return value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 

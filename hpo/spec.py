@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.dataplan import DataFolder, DataSurvey
+from hpo.inputs import NetworkChoice
 from hpo.launchers import Launcher, Mount
 from hpo.space import SearchSpace
 from trainer.networks import NetworkFacts
@@ -51,7 +52,8 @@ class StudySpec:
 
     Attributes:
         base: the `neural_network` object without paths, before anything is sampled.
-        networks: value of `layers` (fixed or sampled) -> file in the inputs folder.
+        networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
+            config fields that go with that network.
         weights: file in the inputs folder to start from.
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
         facts: the network of the base config.
@@ -66,7 +68,7 @@ class StudySpec:
     survey: DataSurvey
     trained: DataFolder
     base: Mapping[str, Any]
-    networks: Mapping[str, str]
+    networks: Mapping[str, NetworkChoice]
     weights: str | None
     facts: NetworkFacts
     space: SearchSpace
@@ -84,6 +86,10 @@ class StudySpec:
     def num_warmup_epochs(self) -> int:
         """Epochs that no pruner touches: a learning curve says little before."""
         return max(3, -(-self.num_epochs // 5))
+
+    def network_of(self, chosen: Mapping[str, Any]) -> str:
+        """Return the value of `layers` in a trial: what was sampled, else the only one."""
+        return str(chosen.get("layers", next(iter(self.networks))))
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -119,6 +125,10 @@ class StudySpec:
         entries |= {
             f"config {key}": json.dumps(value, sort_keys=True)
             for key, value in sorted(_flatten(self.base).items())
+        }
+        entries |= {
+            f"network {name}": json.dumps(dict(network.settings), sort_keys=True)
+            for name, network in self.networks.items()
         }
         return entries | {
             "data": f"{self.survey.num_train} + {self.survey.num_test} images, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 import uuid
 import warnings
@@ -31,6 +32,7 @@ from hpo.spec import StudySpec
 IDENTITY = "rml:identity"
 TITLE = "rml:title"
 STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
+EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 
 T = TypeVar("T")
@@ -54,27 +56,42 @@ def open_storage(url: str) -> RDBStorage:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number raises ValueError
         raise StorageError(
             "--storage: not a database URL; expected sqlite:///FILE or "
-            "postgresql+psycopg://USER@HOST/DATABASE"
+            "postgresql+psycopg://USER@HOST/DATABASE (write ':', '/', '@' in a password as %XX)"
         ) from None
-    shown = parsed.render_as_string(hide_password=True)
+    # Without its query, in which some drivers take a password too.
+    shown = parsed.set(query={}).render_as_string(hide_password=True)
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    if is_sqlite:
+        _make_folder(parsed, shown)
     kwargs = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
     try:
         # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
         escaped = url.replace("{", "{{").replace("}", "}}")
         return _retry(lambda: RDBStorage(escaped, engine_kwargs=kwargs))
     except (ImportError, SQLAlchemyError) as error:
-        raise StorageError(f"--storage {shown}: {_reason(error)}") from None
+        reason = _reason(error, parsed.get_backend_name())
+        raise StorageError(f"--storage {shown}: {reason}") from None
 
 
-def _reason(error: Exception) -> str:
+def _make_folder(url: URL, shown: str) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise StorageError(f"--storage {shown}: a study needs a file, such as sqlite:///study.db")
+    try:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"--storage {shown}: its folder cannot be made ({error.strerror})"
+        ) from None
+
+
+def _reason(error: Exception, backend: str) -> str:
     if isinstance(error, ImportError):
-        return f"its driver is not installed ({error}); try pip install 'rml-optimize[postgres]'"
+        extra = EXTRAS.get(backend)
+        remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
+        return f"its driver is not installed ({error}){remedy}"
     original = getattr(error, "orig", None)
     text = str(original if original is not None else error).strip().splitlines()
     return f"cannot be reached ({text[0] if text else type(error).__name__})"
@@ -114,10 +131,15 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
         if study.get_trials(deepcopy=False):
             raise UsageError(
                 f"study {spec.name!r} was not made by rml-optimize; use "
-                f"--study-name {_free_name(spec.name, storage)}"
+                f"--study-name {shlex.quote(_free_name(spec.name, storage))}"
             )
         study.set_user_attr(TITLE, spec.title)
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
+        study.set_user_attr(IDENTITY, identity)
+    elif stored != identity and not _has_trials(study):
+        # Nothing came of it, so nothing is mixed; what was given back was sampled from the old.
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         study.set_user_attr(IDENTITY, identity)
     elif stored != identity:
         keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
@@ -127,10 +149,16 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
         )
         raise UsageError(
             f"study {spec.name!r} exists and searches something else:\n{lines}\n"
-            f"use --study-name {_free_name(spec.name, storage)} for a new study, or the same "
+            f"use --study-name {shlex.quote(_free_name(spec.name, storage))} for a new study, or the same "
             "options as before to go on with it"
         )
     return study
+
+
+def _has_trials(study: optuna.Study) -> bool:
+    """Say whether any trial counts, or runs now."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    return bool(study.get_trials(deepcopy=False, states=states))
 
 
 def _free_name(name: str, storage: BaseStorage) -> str:

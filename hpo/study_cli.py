@@ -129,6 +129,10 @@ def _open(url: str | None, output_dir: Path) -> optuna.storages.BaseStorage:
             f"no rml_optimize.db in {output_dir.absolute()}; name the database with --storage "
             "or its folder with --output-dir"
         )
+    if url is not None and url.startswith("sqlite:///"):
+        database = Path(url.removeprefix("sqlite:///"))
+        if not database.exists():
+            raise UsageError(f"--storage: no such file: {database}")
     return get_storage(open_storage(url or default_url(output_dir)))
 
 
@@ -136,6 +140,8 @@ def _load(url: str | None, output_dir: Path, name: str | None) -> optuna.Study:
     storage = _open(url, output_dir)
     names = optuna.get_all_study_names(storage)
     if name is None:
+        if not names:
+            raise UsageError("the database has no studies yet")
         if len(names) != 1:
             raise UsageError(f"--study-name is needed; the database has: {', '.join(names)}")
         name = names[0]

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 import studies
 from hpo.errors import UsageError
-from hpo.space import Categorical, Dimension, SearchSpace, checked_range
+from hpo.space import Categorical, Dimension, SearchSpace, checked_range, pack
 from trainer.config import Fraction, PositiveInt, Section
 from trainer.config_errors import describe_errors, hint
 from trainer.keypath import split_path
@@ -42,7 +42,7 @@ class DimensionFile(Section):
         split_path(self.key)
         when = next(iter(self.when.items())) if self.when else None
         if self.values is not None:
-            return Dimension(self.key, Categorical(self.values), when)
+            return Dimension(self.key, Categorical(tuple(map(pack, self.values))), when)
         assert self.range is not None
         low, high = self.range
         is_integer = isinstance(low, int) and isinstance(high, int)

@@ -22,13 +22,13 @@ from hpo.launchers import Handle, Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice, Renewer
 from hpo.progress import Reporter
 from hpo.results import PROVENANCE, Candidate, Results
-from hpo.space import build_config
+from hpo.space import build_config, without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, make_sampler
 from trainer import rundir
-from trainer.config import EXTENSIONS, parse_config
+from trainer.config import parse_config
 from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
-from trainer.keypath import set_path, split_path
+from trainer.keypath import set_path
 
 POLL_INTERVAL_S = 0.05
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
@@ -49,6 +49,10 @@ STATES: dict[End, TrialState] = {
 }
 
 
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+LOST = "another driver has taken the trial over"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a trial ended."""
@@ -65,7 +69,7 @@ class Outcome:
     @property
     def counts(self) -> bool:
         """Whether the trial is one of the N that were asked for."""
-        return STATES.get(self.end) in (TrialState.COMPLETE, TrialState.PRUNED)
+        return STATES.get(self.end) in COUNTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ class TrialRunner:
             try:
                 config = self._config(trial.number, chosen)
             except ConfigError as error:
-                return self._finish(lease, trial, _Watched("refused", message=str(error)), started)
+                # These values don't go together; others may.
+                return self._finish(lease, trial, _Watched("failed", message=str(error)), started)
             run_dir = self._prepare(trial.number, lease.attempt, config)
             self.reporter.trial_started(trial.number, self.slot.index, chosen)
             handle = self.launcher.start(
@@ -104,8 +109,8 @@ class TrialRunner:
             finally:
                 handle.stop(STOP_GRACE_S)
             self._attach(trial, config, chosen)
-            if watched.score is not None and watched.end in ("complete", "pruned", "diverged"):
-                self._offer(trial, watched, run_dir, config, chosen)
+            if watched.score is not None and STATES.get(watched.end) in COUNTED:
+                self._offer(lease, trial, watched, run_dir, config, chosen)
             outcome = self._finish(lease, trial, watched, started)
             # The best model is stored; the rest would fill the disk at 130 MB a trial.
             shutil.rmtree(run_dir / rundir.CHECKPOINTS, ignore_errors=True)
@@ -131,10 +136,10 @@ class TrialRunner:
         Raises:
             ConfigError: the sampled values don't go together.
         """
-        config = build_config(self.spec.base, chosen)
+        network = self.spec.networks[self.spec.network_of(chosen)]
+        config = build_config(self.spec.base, {**network.settings, **chosen})
         config["seed"] = derived_seed(self.spec.seed, number, "training")
-        layers = str(config.get("layers", next(iter(self.spec.networks))))
-        config["layers"] = self.spec.input_path(self.launcher, self.spec.networks[layers])
+        config["layers"] = self.spec.input_path(self.launcher, network.file)
         if self.spec.weights is not None:
             load = self.spec.input_path(self.launcher, self.spec.weights)
             set_path(config, "checkpoints.load", load)
@@ -161,10 +166,10 @@ class TrialRunner:
         while True:
             code = handle.poll()  # before reading: what was written before the end is read
             for evaluation in reader.read_new():
-                if not math.isfinite(evaluation.accuracy) or evaluation.epoch in curve:
+                if not self._is_new(evaluation, curve):
                     continue
-                if self.renewer.is_lost(lease):
-                    break
+                if not self.office.renew(lease):  # a report of an old owner would be accepted
+                    return _Watched("lost", curve, LOST)
                 curve[evaluation.epoch] = evaluation.accuracy
                 trial.report(evaluation.accuracy, evaluation.epoch)
                 self.reporter.epoch_done(
@@ -174,19 +179,24 @@ class TrialRunner:
                     handle.stop(STOP_GRACE_S)
                     return _Watched("pruned", curve)
             if self.renewer.is_lost(lease):
-                return _Watched("lost", curve, "another driver has taken the trial over")
+                return _Watched("lost", curve, LOST)
             if code is not None:
                 return _classify(code, curve, handle)
             if self.stopping.wait(POLL_INTERVAL_S):
                 return _Watched("given back", curve)
 
+    def _is_new(self, evaluation: rundir.Evaluation, curve: Mapping[int, float]) -> bool:
+        """Whether a line of the log says something: a worker may write what it likes."""
+        is_epoch = 0 <= evaluation.epoch <= self.spec.num_epochs
+        is_seen = evaluation.epoch in curve
+        return is_epoch and not is_seen and math.isfinite(evaluation.accuracy)
+
     def _attach(
         self, trial: optuna.Trial, config: Mapping[str, Any], chosen: Mapping[str, Any]
     ) -> None:
         """Record where the trial ran and with what, in one attribute, before it is told."""
-        layers = chosen.get("layers", next(iter(self.spec.networks)))
         provenance = {
-            "config": {**config, "layers": layers},
+            "config": {**config, "layers": self.spec.network_of(chosen)},
             "host": socket.gethostname(),
             "launcher": self.launcher.describe(),
             "gpus": list(self.slot.gpu_uuids),
@@ -195,6 +205,7 @@ class TrialRunner:
 
     def _offer(
         self,
+        lease: Lease,
         trial: optuna.Trial,
         watched: _Watched,
         run_dir: Path,
@@ -203,8 +214,10 @@ class TrialRunner:
     ) -> None:
         assert watched.score is not None
         assert watched.epoch is not None
+        if not self.office.renew(lease):
+            return  # somebody else has the trial, and with it the right to the best model
         host_config: dict[str, Any] = json.loads(json.dumps(config))
-        host_config["layers"] = chosen.get("layers", next(iter(self.spec.networks)))
+        host_config["layers"] = self.spec.network_of(chosen)
         root, test = self.spec.trained.root, self.spec.trained.test
         assert test is not None
         host_config["data"]["test_input_path"] = str(root / test.inputs)
@@ -218,6 +231,7 @@ class TrialRunner:
                 run_dir=run_dir,
                 config=host_config,
                 params=chosen,
+                known_extensions=self.launcher.capabilities(),
             ),
             self.study,
         )
@@ -282,18 +296,6 @@ def _classify(code: int, curve: Mapping[int, float], handle: Handle) -> _Watched
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
         return _Watched("out of memory", curve, "the batch does not fit the memory", tail)
     return _Watched("failed", curve, f"the worker ended with exit code {code}", tail)
-
-
-def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> dict[str, Any]:
-    """Return a config with the contract's keys and those of ours that the engine knows."""
-    result: dict[str, Any] = json.loads(json.dumps(config))
-    for key in set(EXTENSIONS) - known:
-        *parents, last = split_path(key)
-        node: Any = result
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
-    return result
 
 
 def read_dice_per_image(run_dir: Path, epoch: int) -> float | None:

@@ -7,8 +7,8 @@ NumPy only, no torch: the driver computes the interval of the best model with th
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,9 @@ def mean_of_present(values: Floats, counts: npt.ArrayLike) -> Floats:
     return np.where(number > 0, total / np.maximum(number, 1), 1.0)
 
 
-def read_per_image_csv(path: Path) -> list[dict[str, str]]:
+def rows_of_csv(text: str) -> list[dict[str, str]]:
     """Return the rows of a `per_image.csv`, as text."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def counts_of_rows(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Counts:

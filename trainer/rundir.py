@@ -81,7 +81,7 @@ class TestLogReader:
 
     def read_new(self) -> list[Evaluation]:
         """Return the evaluations written since the last call."""
-        chunk = _read_untrusted(self._path, self._offset)
+        chunk = read_untrusted(self._path, self._offset)
         complete = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(complete)
         lines = complete.decode("utf-8", errors="replace").splitlines()
@@ -91,7 +91,7 @@ class TestLogReader:
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the entries of a run's `metrics.jsonl`, none where there is no such file."""
     entries = []
-    for line in _read_untrusted(run_dir / METRICS, 0).splitlines():
+    for line in read_untrusted(run_dir / METRICS, 0).splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict):
@@ -99,7 +99,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _read_untrusted(path: Path, offset: int) -> bytes:
+def read_untrusted(path: Path, offset: int = 0) -> bytes:
     """Read a file that a worker wrote, from `offset`: nothing unless it is a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

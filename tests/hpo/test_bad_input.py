@@ -144,7 +144,19 @@ def test_masks_without_a_foreground(search: Callable[..., str], data: Path) -> N
         (("--storage", "postgres//x"), "not a database URL"),
         (("--storage", "postgresql+psycopg://u:secret@127.0.0.1:1/d"), "cannot be reached"),
         (("--storage", "oracle+nothing://u@h/d"), "--storage"),
+        (("--storage", "postgresql+psycopg://h/d?password=secret"), "--storage"),
+        (("--storage", "postgresql+psycopg://u:x@h:port/d"), "not a database URL"),
+        (("--storage", "sqlite://"), "needs a file"),
+        (("--storage", "sqlite:////dev/null/x.db"), "cannot be made"),
         (("--worker", "/no/such/worker"), "/no/such/worker"),
+        (("--worker", "worker 'unclosed"), "is no command"),
+        (("--search", "optimizer.type=adam,sdg"), "did you mean 'SGD'?"),
+        (("--search", "optimizer.eps=0..1e400"), "finite"),
+        (("--search", "seed=1,2"), "use --seed"),
+        (("--set", "checkpoints.save=here"), "decided by the search itself"),
+        (("--group-by", "("), "--select-on validation"),
+        (("--group-by", "(", "--select-on", "validation"), "not a regular expression"),
+        (("--lr-range-min", "0"), "above 0"),
         (("--singularity-image", "x.sif"), "--singularity-image"),
         (("--gpu",), "--gpu: no NVIDIA GPU"),
         (("--study-name", "a/b"), "--study-name"),
@@ -157,6 +169,13 @@ def test_bad_option(search: Callable[..., str], arguments: tuple[str, ...], expe
     message = search(*arguments)
     assert expected in message
     assert "secret" not in message
+
+
+def test_dangling_link_among_the_images(search: Callable[..., str], data: Path) -> None:
+    path = data / "train/inputs/img 05.png"
+    path.unlink()
+    path.symlink_to("/nowhere/at/all.png")
+    assert "img 05.png" in search()
 
 
 def test_missing_image_and_engine_name_the_remedy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -203,7 +204,7 @@ def test_same_name_with_another_space_is_refused(discs: Path, run: Run, standin:
     message = one_error(other)
     assert "search optimizer.learning_rate: 0.001 .. 0.01, log scale  ->  0.001 .. 0.5" in message
     assert "--study-name" in message
-    named = message.split("--study-name ")[1].split()[0]
+    named = shlex.split(message.split("--study-name ")[1])[0]
     accepted = run(
         "rml-optimize", "--study-name", named,
         *optimize(discs, "--num-trials", 1, "--worker", standin, "--lr-range-max", 0.5),
@@ -312,6 +313,123 @@ def test_best_model_of_a_deleted_database_is_no_rival(
         (tmp_path / "rml_optimize.db").unlink()
     best = json.loads((tmp_path / "best_model/trial.json").read_text())
     assert best["dice_dataset"] == 0.3
+
+
+def test_the_users_own_best_model_is_kept(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    (tmp_path / "best_model").mkdir()
+    (tmp_path / "best_model/best_model_file.pt").write_text("precious")
+    result = run("rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", standin))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "best_model-before/best_model_file.pt").read_text() == "precious"
+
+
+def test_best_model_may_be_a_link_to_a_larger_disk(discs: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "disk/models").mkdir(parents=True)
+    (tmp_path / "best_model").symlink_to(tmp_path / "disk/models")
+    worker = standin_settings(tmp_path, {"curve": {str(n): [n / 10] * 3 for n in range(3)}})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 3, "--worker", worker, "--jobs", 1)
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "best_model").is_symlink()
+    assert json.loads((tmp_path / "disk/models/trial.json").read_text())["trial"] == 2
+
+
+def test_going_on_with_a_study_brings_its_own_results_back(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    for name, number in (("A", 2), ("B", 3), ("A", 2)):
+        result = run(
+            "rml-optimize", "--study-name", name,
+            *optimize(discs, "--num-trials", number, "--worker", standin),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "best_model/trial.json").read_text())["study"] == "A"
+    assert json.loads((tmp_path / "best_model-B/trial.json").read_text())["study"] == "B"
+    assert len(list_acc(tmp_path)) == 2
+
+
+def test_of_equals_the_earlier_trial_is_best_everywhere(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    curves = {str(number): [0.5] * 3 for number in range(2)}
+    worker = standin_settings(tmp_path, {"curve": curves, "delay": {"0": 0.5}})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 2, "--worker", worker, "--jobs", 2)
+    )
+    assert "best trial: number 0" in result.stdout
+    assert json.loads((tmp_path / "best_model/trial.json").read_text())["trial"] == 0
+
+
+def test_what_a_hostile_worker_writes_harms_nothing(discs: Path, run: Run, tmp_path: Path) -> None:
+    metrics = json.dumps({"epoch": 1, "classes_averaged": ["foreground"]}) + "\n"
+    files = {
+        "out_test.txt": "1e30 0 0 0.5\n999 0 0 0.9\nnan\n1e400 1\n",
+        "per_image.csv": "FIFO",
+        "metrics.jsonl": metrics,
+    }
+    worker = standin_settings(tmp_path, {"write": files, "strict": True})
+    result = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 2, "--worker", worker, "--select-on", "validation"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [entry["epochs"] for entry in list_acc(tmp_path)] == [3, 3]
+
+
+def test_lost_list_is_written_again(discs: Path, run: Run, tmp_path: Path, standin: str) -> None:
+    arguments = optimize(discs, "--num-trials", 2, "--worker", standin)
+    run("rml-optimize", *arguments)
+    before = list_acc(tmp_path)
+    (tmp_path / "list_acc.json").unlink()
+    assert run("rml-optimize", *arguments).returncode == 0
+    assert list_acc(tmp_path) == before
+
+
+def test_study_in_which_nothing_worked_may_be_changed(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    failing = standin_settings(tmp_path, {"end": {"all": 2}})
+    assert run("rml-optimize", *optimize(discs, "--worker", failing)).returncode == 2
+    again = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", standin),
+        "--set", "data.batch_size=2",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+
+
+def test_networks_of_different_channels_are_searched_together(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    result = run(
+        "rml-optimize", "--data", discs, "--worker", standin, "--num-trials", 6, "--no-gpu",
+        "--num-epochs", 1, "--resize", "64,64", "--search", "layers=unet:width=4,resunet",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    seen = set()
+    for path in tmp_path.glob("runs/*/trial_*/attempt_1/config.json"):
+        network = json.loads(path.read_text())["neural_network"]
+        layers = json.loads(Path(network["layers"]).read_text())
+        channels = layers["config"]["layers"][0]["config"]["batch_input_shape"][-1]
+        assert network["data"]["input_grayscale"] == (channels == 1)
+        seen.add(channels)
+    assert seen == {1, 3}
+
+
+def test_overridden_optimizers_keep_their_conditional_fields(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 6, "--worker", standin),
+        "--study", "demo", "--search", "optimizer.type=adam,sgd",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    for entry in list_acc(tmp_path):
+        kind = entry["optimizer"]
+        assert kind in ("Adam", "SGD")
+        assert f"optimizer.learning_rate[{kind}]" in entry["params"]
 
 
 def test_search_is_repeatable_with_one_slot(discs: Path, run: Run, standin: str) -> None:
