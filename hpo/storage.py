@@ -149,8 +149,8 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
         )
         raise UsageError(
             f"study {spec.name!r} exists and searches something else:\n{lines}\n"
-            f"use --study-name {shlex.quote(_free_name(spec.name, storage))} for a new study, or the same "
-            "options as before to go on with it"
+            f"use --study-name {shlex.quote(_free_name(spec.name, storage))} for a new study, "
+            "or the same options as before to go on with it"
         )
     return study
 
