@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,6 @@ from PIL import Image
 from support import require
 from worker import write_png
 
-from trainer.data import images
 from trainer.data.images import list_samples, read_image, read_mask
 from trainer.errors import DataError
 
@@ -192,11 +193,29 @@ def test_float_pixels_are_refused(tmp_path: Path) -> None:
         read_image(path, gray=True)
 
 
-def test_image_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 15)
-    path = write_png(tmp_path / "a.png", np.zeros((4, 4)))
-    with pytest.raises(DataError, match="16 pixels; more than 15 are refused"):
-        read_image(path, gray=True)
+@pytest.mark.parametrize("read", [lambda path: read_image(path, gray=False), read_mask])
+@pytest.mark.parametrize("side", [16_385, 100_000])
+def test_image_that_fills_the_memory_is_refused_before_it_does(
+    tmp_path: Path, read, side: int, monkeypatch
+) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    )
+    monkeypatch.setattr(cv2, "imdecode", None)  # is not called
+    with pytest.raises(DataError, match=f"{side * side:,} pixels; more than 268,435,456 are"):
+        read(tmp_path / "a.png")
+
+
+def test_large_image_below_the_limit_is_read_without_a_warning(tmp_path: Path) -> None:
+    mask = np.zeros((9_500, 9_500), np.uint8)
+    path = tmp_path / "a.png"
+    Image.frombytes("P", mask.shape, mask.tobytes()).save(path, compress_level=1)
+    assert read_mask(path).shape == mask.shape
 
 
 def test_memory_that_is_short_is_not_taken_for_a_broken_image(tmp_path, monkeypatch) -> None:

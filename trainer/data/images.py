@@ -20,6 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
 MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg", "_gt")
 NUM_NAMES_SHOWN = 10
+# Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def read_image(path: Path, *, gray: bool) -> Array:
     Raises:
         DataError: the file is empty, broken or not an image.
     """
+    _refuse_bomb(path)
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
     return image[:, :, np.newaxis] if image.ndim == 2 else image
@@ -121,6 +124,7 @@ def read_mask(path: Path) -> Array:
     Raises:
         DataError: the file is broken, or its channels differ (a mask of colours).
     """
+    _refuse_bomb(path)
     palette = _palette_indices(path)
     mask = palette if palette is not None else _decode(path, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3:
@@ -139,9 +143,8 @@ def _palette_indices(path: Path) -> Array | None:
         with Image.open(path) as image:
             if image.mode != "P":
                 return None
-            _refuse_bomb(path, image.height * image.width)
             return np.asarray(image, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise _broken(path, str(error)) from None
 
 
@@ -162,11 +165,16 @@ def _decode(path: Path, flags: int) -> Array:
         raise _broken(path, "OpenCV cannot decode it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: pixels are {image.dtype}; expected 8 or 16 bits a channel")
-    _refuse_bomb(path, image.shape[0] * image.shape[1])
     return image
 
 
-def _refuse_bomb(path: Path, num_pixels: int) -> None:
+def _refuse_bomb(path: Path) -> None:
+    """Look at the size before decoding: a few kB can hold what takes gigabytes of memory."""
+    try:
+        with Image.open(path) as image:
+            num_pixels = image.width * image.height
+    except (OSError, SyntaxError, ValueError):
+        return  # who decodes it says what is wrong
     if num_pixels > MAX_PIXELS:
         raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
 
