@@ -122,5 +122,27 @@ def test_export_gives_keras_the_same_output(worker: Worker, discs: Path, monkeyp
     np.testing.assert_allclose(ours, theirs[..., 0], atol=1e-5)
 
 
+def test_export_gives_onnx_runtime_the_same_output(worker: Worker, discs: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    arguments = ["--write-network", "unet:width=2,depth=1", "--input", "32,32,1", "-o", "net.json"]
+    result = worker(checkpoints={"save": "ck"}, data__test_output_path="p")
+    assert main(arguments) == 0
+    exported = worker(
+        "--export",
+        "model.onnx",
+        layers="net.json",
+        checkpoints={"load": "ck/model_checkpoint_1.pt"},
+    ).succeeded()
+    session = runtime.InferenceSession(exported.folder / "model.onnx")
+    with h5py.File(result.folder / "p/output_1.h5") as file:
+        names = sorted(file)
+        ours = np.stack([file[name][()] for name in names])
+    images = [cv2.imread(str(discs / "test/inputs" / name), 0) for name in names]
+    inputs = np.stack(images)[:, None].astype(np.float32) / 255
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: inputs})
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_export_needs_a_network_in_a_file_and_a_suffix(worker: Worker) -> None:
     assert ".h5" in worker("--export", "model.pt").error()
