@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import UsageError
-from trainer.data.dataset import read_checked_mask
 from trainer.data.images import Pair, list_samples, read_image
+from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic

@@ -50,6 +50,7 @@ def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
         worker=worker,
         image=options.worker.docker_image,
         mounts=spec.mounts,
+        cache=spec.folders.cache,
         labels=labels,
     )
 

@@ -27,6 +27,11 @@ class WorkFolders:
         """Network files and weights, which every worker may read."""
         return self.study / "inputs"
 
+    @property
+    def cache(self) -> Path:
+        """Decoded images of the study's containers, which must not reach the host's cache."""
+        return self.study / "cache"
+
     def split(self, identity: str) -> Path:
         """Training and validation part, where the study selects on one."""
         return self.study / f"split_{identity}"

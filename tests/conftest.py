@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,14 @@ from support import BIN, STANDIN, clean_environment, write_discs
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 12 + 5 images, 32 pixels wide, in a folder with a blank in its name."""
     return write_discs(tmp_path_factory.mktemp("my study") / "data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep decoded images out of the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RML_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Turns a set of images in memory into batches of tensors on the device."""
+"""Turns a set of images, in memory or mapped, into batches of tensors on the device."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainer.data.images import Array
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.
 DEVICE_SHARE = 0.25
+CHUNK_BYTES = 2**26  # goes to the device at once: a mapped set need not fit into host memory
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Batches:
         self.batch_size = batch_size
         self._device = device
         self._continuous = continuous
-        self._inputs, self._input_scale = _as_tensor(images.inputs_NHWC)
-        self._targets: Tensor | None = None
-        if images.targets_NHW is not None:
-            self._targets, self._target_scale = _as_tensor(images.targets_NHW)
+        self._inputs = _Rows(images.inputs_NHWC, device)
+        targets = images.targets_NHW
+        self._targets = None if targets is None else _Rows(targets, device)
         if device.type == "cuda":
             free_bytes, _ = torch.cuda.mem_get_info(device)
             if self._inputs.nbytes < DEVICE_SHARE * free_bytes:
-                self._inputs = self._inputs.to(device)
-                self._targets = None if self._targets is None else self._targets.to(device)
+                self._inputs.move_to_device()
+                if self._targets is not None:
+                    self._targets.move_to_device()
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -83,27 +84,49 @@ class Batches:
             yield order[start : start + self.batch_size]
 
     def _make(self, indices: NDArray[np.int64], drawn: Augmentation | None = None) -> Batch:
-        picked = torch.from_numpy(indices).to(self._inputs.device)
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
-        inputs = self._inputs[picked].to(self._device, torch.float32).permute(0, 3, 1, 2)
-        inputs = inputs / self._input_scale
-        targets = None if self._targets is None else self._targets[picked].to(self._device)
+        inputs = self._inputs.take(indices).to(torch.float32).permute(0, 3, 1, 2)
+        inputs = inputs / self._inputs.full_scale
+        targets = None if self._targets is None else self._targets.take(indices)
         if drawn is not None:
             inputs, targets = augment(inputs, targets, drawn, self.images.steps)
         inputs = _normalize(inputs, self.images.steps.normalize)
         if targets is not None and self._continuous:
-            values = targets.float().unsqueeze(1) / self._target_scale
+            assert self._targets is not None
+            values = targets.float().unsqueeze(1) / self._targets.full_scale
             targets = _normalize(values, self.images.target_steps.normalize)
         elif targets is not None:
             targets = targets.long()
         return Batch(indices, inputs, targets)
 
 
-def _as_tensor(values: Array) -> tuple[Tensor, float]:
-    full_scale = float(np.iinfo(values.dtype).max)
-    # torch indexes no uint16
-    tensor = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int32))
-    return tensor, full_scale
+class _Rows:
+    """The rows of an array: copied batch by batch, or on the device as a whole."""
+
+    def __init__(self, values: Array, device: torch.device) -> None:
+        self._values = values
+        self._device = device
+        self._resident: Tensor | None = None
+        self.full_scale = float(np.iinfo(values.dtype).max)
+        # torch indexes no uint16
+        self._dtype = np.dtype(np.uint8 if values.dtype == np.uint8 else np.int32)
+        self.nbytes = values.size * self._dtype.itemsize
+
+    def move_to_device(self) -> None:
+        num_rows = max(1, CHUNK_BYTES * len(self._values) // self.nbytes)
+        dtype = torch.uint8 if self._dtype == np.uint8 else torch.int32
+        resident = torch.empty(self._values.shape, dtype=dtype, device=self._device)
+        for start in range(0, len(self._values), num_rows):
+            # A copy, because torch shares memory and a mapped array is read-only.
+            chunk = np.array(self._values[start : start + num_rows], dtype=self._dtype)
+            resident[start : start + num_rows] = torch.from_numpy(chunk)
+        self._resident = resident
+
+    def take(self, indices: NDArray[np.int64]) -> Tensor:
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._device)]
+        rows = self._values.take(indices, axis=0).astype(self._dtype, copy=False)
+        return torch.from_numpy(rows).to(self._device)
 
 
 def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:

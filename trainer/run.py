@@ -68,7 +68,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
-    data = load_data(config.data, resolve)
+    data = load_data(config.data, resolve, log)
     images = data.train or data.test
     assert images is not None  # the config has one of the two
     graph = load_graph(config, resolve, images.input_shape, data.coding)
@@ -107,7 +107,9 @@ def _with_numeric_weights(
         return config
     if data.coding.kind == "continuous":
         return config
-    counts = np.bincount(part.targets_NHW.ravel(), minlength=num_classes)
+    counts = np.zeros(num_classes, dtype=np.int64)
+    for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel
+        counts += np.bincount(mask.ravel(), minlength=num_classes)
     return config.model_copy(update={"loss": resolve_weights(config.loss, counts.tolist())})
 
 

@@ -107,6 +107,9 @@ class LaunchSettings:
 
     worker: tuple[str, ...] | None = None  # local: None runs our own engine
     mounts: tuple[Mount, ...] = ()
+    # containers: a folder of decoded images that they share and write; local workers use the
+    # host's own
+    cache: Path | None = None
     image: str = DEFAULT_IMAGE
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cap_add: tuple[str, ...] = ()

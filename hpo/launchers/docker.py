@@ -1,8 +1,8 @@
 """Runs workers in containers of a Docker engine.
 
-What a container gets: the run folder (the only thing it can write, apart from a tmpfs on /tmp),
-the mounts (read-only), its slot's GPUs, the user's own uid. No network, no capabilities, no new
-privileges, a read-only root; the tests look from inside.
+What a container gets: the run folder and the study's cache of decoded images (the only things it
+can write, apart from a tmpfs on /tmp), the mounts (read-only), its slot's GPUs, the user's own
+uid. No network, no capabilities, no new privileges, a read-only root; the tests look from inside.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from hpo.launchers.probe import ask_capabilities
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 WORK_DIR = "/home/ubuntu"  # the tutorial's: images may have it built in
 MOUNT_ROOT = PurePosixPath("/rml")
+CACHE_DIR = str(MOUNT_ROOT / "cache")
 WORKER = ("rmldnn",)
 NOBODY = 65534
 _ENGINE_TIMEOUT_S = 60
@@ -93,6 +94,8 @@ class DockerLauncher:
     def start(self, job: WorkerJob) -> DockerHandle:
         """Start a container on the run folder."""
         user = container_user(job.run_dir, rootless=self._rootless)
+        if self._settings.cache is not None:
+            _make_cache(self._settings.cache, user, rootless=self._rootless)
         try:
             container = self._client.containers.create(**self._create_options(job, user))
         except ENGINE_ERRORS as error:
@@ -134,13 +137,15 @@ class DockerLauncher:
             )
             for mount in settings.mounts
         ]
+        if settings.cache is not None:
+            binds.append(BindMount(CACHE_DIR, str(settings.cache.absolute()), type="bind"))
         return {
             "image": self._image_id,  # the tag may move while the search runs
             "command": list(with_mpirun((*WORKER, *job.args), job.num_procs)),
             "working_dir": WORK_DIR,
             "mounts": binds,
             "user": user,
-            "environment": _environment(job.slot),
+            "environment": _environment(job.slot, has_cache=settings.cache is not None),
             "labels": dict(settings.labels),
             "device_requests": _device_requests(job.slot),
             "tmpfs": {"/tmp": _tmpfs_options(user, settings.tmp_size)},
@@ -211,8 +216,23 @@ def _tmpfs_options(user: str, size: str) -> str:
     return f"rw,exec,nosuid,nodev,size={size},mode=1777,uid={uid},gid={gid}"
 
 
-def _environment(slot: Slot) -> dict[str, str]:
+def _make_cache(folder: Path, user: str, *, rootless: bool) -> None:
+    """Make the folder that a container of `user` may write, as `container_user` has it."""
+    try:
+        folder.mkdir(exist_ok=True)
+        if os.geteuid() == 0 and not rootless and folder.lstat().st_uid == 0:
+            uid, gid = map(int, user.split(":"))
+            os.chown(folder, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from None
+
+
+def _environment(slot: Slot, *, has_cache: bool) -> dict[str, str]:
     environment = worker_environment(slot) | _ENVIRONMENT
+    # without a folder the worker's default would be the tmpfs, which is memory
+    environment["RML_CACHE_DIR"] = CACHE_DIR if has_cache else "off"
+    if "RML_CACHE_GB" in os.environ:
+        environment["RML_CACHE_GB"] = os.environ["RML_CACHE_GB"]
     if not slot.gpu_uuids:
         # where the NVIDIA runtime is the default, CUDA images would see every GPU
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"

@@ -60,6 +60,13 @@ def test_checkpoints_of_trials_do_not_stay_on_the_disk(searched: tuple[Path, str
     assert not list((folder / "runs").rglob("trial_*/**/*.pt"))
 
 
+def test_images_are_decoded_once_for_all_trials(searched: tuple[Path, str]) -> None:
+    folder, _ = searched
+    logs = [path.read_text() for path in (folder / "runs").glob("*/trial_*/*/worker.log")]
+    assert sum("Image cache: " in log for log in logs) == 2
+    assert sum("decoded into" in log for log in logs) == 1
+
+
 def test_moved_best_model_reproduces_the_recorded_dice(
     searched: tuple[Path, str], run: Run, tmp_path: Path
 ) -> None:

@@ -288,3 +288,16 @@ def test_our_image_answers_under_all_restrictions(worker_image, make_launcher, t
     assert wait(handle, 60) == 0, handle.log_tail()
     assert "--config" in handle.log_tail(100)
     assert launcher.capabilities()
+
+
+def test_containers_share_a_cache_and_write_nothing_else_of_the_host(make_launcher, tmp_path):
+    cache = tmp_path / "my cache"
+    launcher = make_launcher("docker", cache=cache)
+    run(launcher, tmp_path, "echo mine > $RML_CACHE_DIR/entry")
+    assert run(launcher, tmp_path, "cat $RML_CACHE_DIR/entry; ls /rml") == "mine\ncache"
+    assert (cache / "entry").read_text() == "mine\n"
+    assert (cache / "entry").stat().st_uid == (os.geteuid() or NOBODY)
+
+
+def test_container_without_a_cache_folder_is_told_so(launcher, tmp_path):
+    assert run(launcher, tmp_path, "echo $RML_CACHE_DIR") == "off"

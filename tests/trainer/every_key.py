@@ -46,6 +46,7 @@ FULL = {
         "target_transforms": [],
         "mask_values": [0, 128],
         "class_names": ["tissue", "lesion"],
+        "cache": "off",
     },
     "optimizer": {
         "type": "adam",

@@ -95,6 +95,15 @@ class Data(Section):
     mask_values: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
     class_names: tuple[str, ...] | None = None
+    cache: str = "auto"
+
+    @field_validator("cache")
+    @classmethod
+    def _absolute_folder(cls, value: str) -> str:
+        # A worker runs in its trial's folder: a relative one would be another for each trial.
+        if value in ("auto", "off") or value.startswith(("/", "~/")):
+            return value
+        raise PydanticCustomError("cache", 'expected "auto", "off" or a folder\'s absolute path')
 
     @field_validator("mask_values")
     @classmethod

@@ -100,6 +100,7 @@ EXTENSIONS = (
     "data.mask_values",
     "data.mask_threshold",
     "data.class_names",
+    "data.cache",
     "loss.eps",
     "loss.gamma",
 )

@@ -1,21 +1,34 @@
-"""Reads a set of images and masks into memory, resized and surveyed."""
+"""Gives the images and masks of a config as arrays: from the cache, or decoded into memory."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from trainer.config import Data
-from trainer.data.images import Array, Pair, list_samples, read_image, read_mask
-from trainer.data.survey import MaskCoding, count_values, decide_coding
+from trainer.data.cache import (
+    CacheUnusableError,
+    Entry,
+    ImageCache,
+    cache_root,
+    max_cache_bytes,
+)
+from trainer.data.fingerprint import data_key
+from trainer.data.images import Array, Pair, list_samples
+from trainer.data.locks import FileLock
+from trainer.data.reading import Reader, num_threads_of_worker
+from trainer.data.reporting import ReadingProgress
+from trainer.data.stores import MemoryStore, Store
+from trainer.data.survey import MaskCoding, decide_coding
 from trainer.data.transforms import Steps, plan_transforms
-from trainer.errors import DataError
+from trainer.log import Log
+
+# More threads than this only wait for the disk, and each holds an image at its full size.
+MAX_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -24,8 +37,9 @@ class ImageSet:
 
     Attributes:
         names: the inputs' file names, N of them.
-        inputs_NHWC: 8 or 16 bits; value / full_scale lies in [0, 1].
-        targets_NHW: class ids (uint8), continuous targets (stored values), or None.
+        inputs_NHWC: 8 or 16 bits; value / full_scale lies in [0, 1]. Read-only, and perhaps
+            mapped from a file: take rows by a NumPy index, which copies them.
+        targets_NHW: class ids (uint8), continuous targets (stored values), or None; likewise.
         steps: what remains to be done to a batch of inputs.
         target_steps: likewise for continuous targets.
     """
@@ -48,63 +62,125 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Both parts of a config's data and what their masks hold."""
+    """Both parts of a config's data and what their masks hold.
+
+    Keep it as long as the arrays: it keeps them in the cache.
+    """
 
     train: ImageSet | None
     test: ImageSet | None
     coding: MaskCoding | None
+    lock: FileLock | None = None
 
 
-def load_data(data: Data, resolve: Resolve) -> LoadedData:
-    """Read everything that a config names.
+def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedData:
+    """Read everything that a config names, or find it in the cache.
 
     Masks of both parts are surveyed together, so that a class that only one of them shows is
     known to both.
 
+    Args:
+        data: the section of the config.
+        resolve: finds its paths.
+        log: where it says what it does; standard output if not given.
+
     Raises:
-        DataError: see `list_samples`, `read_image`, `read_mask` and `decide_coding`.
+        DataError: see `list_samples`, `read_image`, `read_checked_mask` and `decide_coding`.
     """
+    log = log or Log()
     steps = plan_transforms(data)
-    train = test = None
+    parts = _list_parts(data, resolve)
+
+    def decide(counts: Mapping[str, Counter[int]]) -> MaskCoding | None:
+        return _decide(counts, data)
+
+    def read(store: Store, num_threads: int) -> dict[str, Counter[int]]:
+        with ReadingProgress(log, sum(map(len, parts.values()))) as progress:
+            return Reader(data, steps, num_threads, progress.advance).read(parts, store, decide)
+
+    arrays: Mapping[str, Array]
+    counts: Mapping[str, Counter[int]]
+    entry = _from_cache(parts, data, steps, log, read)
+    if entry is not None:
+        arrays, counts, lock = entry.arrays, entry.counts, entry.lock
+    else:
+        memory = MemoryStore()
+        counts = read(memory, num_threads_of_worker())
+        arrays, lock = memory.arrays, None
+    sets = {
+        part: ImageSet(
+            tuple(pair.name for pair in pairs),
+            arrays[f"{part}_inputs"],
+            arrays.get(f"{part}_targets"),
+            *steps,
+        )
+        for part, pairs in parts.items()
+    }
+    return LoadedData(sets.get("train"), sets.get("test"), decide(counts), lock)
+
+
+def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
+    parts = {}
     if data.input_path is not None:
         assert data.target_path is not None  # checked with the config
-        train = _read_part(
-            list_samples(resolve(data.input_path), resolve(data.target_path), "data."), data, steps
-        )
+        parts["train"] = list_samples(resolve(data.input_path), resolve(data.target_path), "data.")
     if data.test_input_path is not None:
         target = data.test_target_path
-        test = _read_part(
-            list_samples(
-                resolve(data.test_input_path), resolve(target) if target else None, "data.test_"
-            ),
-            data,
-            steps,
+        parts["test"] = list_samples(
+            resolve(data.test_input_path), resolve(target) if target else None, "data.test_"
         )
-    if train and test and train.inputs.shape[1:] != test.inputs.shape[1:]:
-        sizes = ["x".join(str(n) for n in part.inputs.shape[1:3]) for part in (train, test)]
-        raise DataError(
-            f"training images are {sizes[0]}, test images {sizes[1]} (height x width); add "
-            '{"resize": [H, W]} to data.transforms'
-        )
-    counts: Counter[int] = Counter()
-    for part in (train, test):
-        counts.update(part.counts if part else {})
-    coding = (
-        decide_coding(
-            counts,
-            where=data.target_path or data.test_target_path or "masks",
-            mask_values=data.mask_values,
-            mask_threshold=data.mask_threshold,
-            continuous_allowed=not data.target_is_mask,
-        )
-        if counts
-        else None
+    return parts
+
+
+def _decide(counts: Mapping[str, Counter[int]], data: Data) -> MaskCoding | None:
+    pooled: Counter[int] = Counter()
+    for values in counts.values():
+        pooled.update(values)
+    if not pooled:
+        return None
+    return decide_coding(
+        pooled,
+        where=data.target_path or data.test_target_path or "masks",
+        mask_values=data.mask_values,
+        mask_threshold=data.mask_threshold,
+        continuous_allowed=not data.target_is_mask,
     )
-    return LoadedData(
-        train.encode(coding, steps) if train else None,
-        test.encode(coding, steps) if test else None,
-        coding,
-    )
+
+
+def _from_cache(
+    parts: Mapping[str, Sequence[Pair]],
+    data: Data,
+    steps: tuple[Steps, Steps],
+    log: Log,
+    read: Callable[[Store, int], dict[str, Counter[int]]],
+) -> Entry | None:
+    """Return the data from the cache, decoded into it if need be; None where there is none."""
+
+    def build(store: Store) -> dict[str, Counter[int]]:
+        # All cores, whatever this worker's share: the others of the node wait for the result.
+        counts = read(store, min(MAX_THREADS, os.cpu_count() or 1))
+        if data_key(parts, data, steps) != key:
+            raise CacheUnusableError("files changed while they were read")
+        return counts
+
+    try:
+        root = cache_root(data.cache, os.environ)
+        if root is None:
+            return None
+        started = time.monotonic()
+        cache = ImageCache(root, max_bytes=max_cache_bytes(os.environ), log=log)
+        key = data_key(parts, data, steps)
+        entry, is_new = cache.open_or_build(key, build)
+    except CacheUnusableError as error:
+        log(f"Image cache: not used, images stay in memory: {error}")
+        return None
+    except OSError as error:
+        log(f"Image cache: not used, images stay in memory: {error.strerror or error}")
+        return None
+    num_mb = sum(array.nbytes for array in entry.arrays.values()) / 1e6
+    verb = "decoded into" if is_new else "found in"
+    log(f"Image cache: {num_mb:.1f} MB {verb} {root} ({time.monotonic() - started:.2f} s)")
+    return entry
 
 
 class Resolve:
@@ -120,79 +196,3 @@ class Resolve:
         here, beside = Path(path), self._config_dir / path
         first, second = (beside, here) if self._config_first else (here, beside)
         return second if not first.exists() and second.exists() else first
-
-
-@dataclass
-class _Part:
-    names: tuple[str, ...]
-    inputs: Array
-    masks: list[Array] | None
-    counts: Counter[int]
-
-    def encode(self, coding: MaskCoding | None, steps: tuple[Steps, Steps]) -> ImageSet:
-        targets: Array | None = None
-        if self.masks is not None and coding is not None:
-            is_continuous = coding.kind == "continuous"
-            targets = np.stack(
-                [
-                    steps[1].resize(
-                        mask if is_continuous else coding.encode(mask), nearest=not is_continuous
-                    )
-                    for mask in self.masks
-                ]
-            )
-        return ImageSet(self.names, self.inputs, targets, *steps)
-
-
-def _read_part(pairs: Sequence[Pair], data: Data, steps: tuple[Steps, Steps]) -> _Part:
-    # Decoding releases the GIL; the driver gives each worker its share of cores by this variable.
-    with ThreadPoolExecutor(_num_threads()) as pool:
-        samples = list(pool.map(lambda pair: _read_sample(pair, data, steps), pairs))
-    shapes = {image.shape: pair.name for (image, _, _), pair in zip(samples, pairs, strict=True)}
-    if len(shapes) > 1:
-        shown = ", ".join(f"{name} {shape}" for shape, name in list(shapes.items())[:3])
-        raise DataError(
-            f'images differ in size: {shown}; add {{"resize": [H, W]}} to data.transforms'
-        )
-    if len({image.dtype for image, _, _ in samples}) > 1:
-        raise DataError("some images have 8 bits a channel and some 16; convert one kind")
-    counts: Counter[int] = Counter()
-    for _, _, sample_counts in samples:
-        counts.update(sample_counts)
-    masks = [mask for _, mask, _ in samples if mask is not None]
-    return _Part(
-        tuple(pair.name for pair in pairs),
-        np.stack([image for image, _, _ in samples]),
-        masks or None,
-        counts,
-    )
-
-
-def _num_threads() -> int:
-    # OpenMP also takes lists ("4,2") and leaves nonsense alone, so that is no error here either.
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return max(1, int(wanted)) if wanted.isdecimal() else os.cpu_count() or 1
-
-
-def _read_sample(
-    pair: Pair, data: Data, steps: tuple[Steps, Steps]
-) -> tuple[Array, Array | None, Counter[int]]:
-    image = read_image(pair.input, gray=data.is_input_gray)
-    mask = read_checked_mask(pair, image.shape[:2]) if pair.target else None
-    counts = count_values(mask) if mask is not None else Counter[int]()
-    if mask is not None and data.target_is_mask:
-        # Nearest keeps the stored values, so the full size need not wait in memory for the coding.
-        mask = steps[1].resize(mask, nearest=True)
-    return steps[0].resize(image, nearest=False), mask, counts
-
-
-def read_checked_mask(pair: Pair, size_HW: tuple[int, ...]) -> Array:
-    """Read a pair's mask and refuse one of another size than its image."""
-    assert pair.target is not None
-    mask = read_mask(pair.target)
-    if mask.shape != size_HW:
-        raise DataError(
-            f"{pair.target}: the mask is {mask.shape[0]}x{mask.shape[1]}, its image "
-            f"{pair.input.name} {size_HW[0]}x{size_HW[1]} (height x width)"
-        )
-    return mask

@@ -1,0 +1,207 @@
+"""Decodes images and masks in parallel and hands them to a store, one after the other.
+
+No list of images: at most two per thread wait in memory, however large the set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trainer.config import Data
+from trainer.data.images import Array, Pair, read_image, read_mask
+from trainer.data.stores import Store
+from trainer.data.survey import MaskCoding, count_values
+from trainer.data.transforms import Steps
+from trainer.errors import DataError
+
+Counts = Counter[int]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads samples as a config says.
+
+    Attributes:
+        data: the config's section.
+        steps: the transforms of inputs and of targets.
+        num_threads: how many images are decoded at once; OpenCV releases the GIL.
+        advance: called after each image.
+    """
+
+    data: Data
+    steps: tuple[Steps, Steps]
+    num_threads: int
+    advance: Callable[[], None]
+
+    def read(
+        self,
+        parts: Mapping[str, Sequence[Pair]],
+        store: Store,
+        decide: Callable[[Mapping[str, Counts]], MaskCoding | None],
+    ) -> dict[str, Counts]:
+        """Fill a store with PART_inputs and, where there are masks, PART_targets.
+
+        Args:
+            parts: the samples of each part.
+            store: where the arrays go.
+            decide: says what the masks mean, from the pixels per stored value of all parts.
+
+        Returns:
+            Pixels per stored mask value of each part.
+        """
+        counts: dict[str, Counts] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        num_samples = sum(map(len, parts.values()))
+        for part, pairs in parts.items():
+            is_first = not shapes
+            counts[part], shapes[part] = self._read_part(
+                part, pairs, store, num_samples if is_first else None
+            )
+        if len(set(shapes.values())) > 1:
+            sizes = ["x".join(str(n) for n in shape[:2]) for shape in shapes.values()]
+            raise DataError(
+                f"training images are {sizes[0]}, test images {sizes[1]} (height x width); add "
+                '{"resize": [H, W]} to data.transforms'
+            )
+        coding = decide(counts)
+        for part, pairs in parts.items():
+            if counts[part] and coding is not None:
+                self._encode(part, pairs, store, coding)
+        return counts
+
+    def _read_part(
+        self, part: str, pairs: Sequence[Pair], store: Store, num_expected: int | None
+    ) -> tuple[Counts, tuple[int, ...]]:
+        images = _Uniform(store, f"{part}_inputs", len(pairs))
+        masks = _Uniform(store, f"{part}_values", len(pairs))
+        counts: Counts = Counter()
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            samples = _in_order(pool, self._read_sample, pairs, 2 * self.num_threads)
+            for pair, (image, mask, sample_counts) in zip(pairs, samples, strict=True):
+                if num_expected is not None:
+                    # Twice the masks: as stored, and as class ids.
+                    num_bytes = image.nbytes + (0 if mask is None else 2 * mask.nbytes)
+                    store.expect(num_expected * num_bytes)
+                    num_expected = None
+                images.append(pair.name, image)
+                if mask is not None:
+                    masks.append(pair.name, mask, any_depth=True)
+                    counts.update(sample_counts)
+                self.advance()
+        images.check("images", "data.transforms")
+        masks.check("masks", "data.transforms or data.target_transforms")
+        if images.num_depths > 1:
+            raise DataError("some images have 8 bits a channel and some 16; convert one kind")
+        return counts, images.shape
+
+    def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts]:
+        image = read_image(pair.input, gray=self.data.is_input_gray)
+        if pair.target is None:
+            return self.steps[0].resize(image, nearest=False), None, Counter()
+        mask = read_checked_mask(pair, image.shape[:2])
+        # Nearest keeps the stored values, so the full size need not wait for their meaning.
+        return (
+            self.steps[0].resize(image, nearest=False),
+            self.steps[1].resize(mask, nearest=True),
+            count_values(mask),
+        )
+
+    def _encode(self, part: str, pairs: Sequence[Pair], store: Store, coding: MaskCoding) -> None:
+        values, targets = f"{part}_values", f"{part}_targets"
+        dtype = store.dtype(values)
+        if coding.kind == "continuous" and self.steps[1].sizes_HW:
+            # Rare, and known only now: these are no classes, so they are resized like images.
+            shape = (len(pairs), *next(store.rows(values)).shape)
+            store.drop(values)
+            store.start(targets, shape, dtype)
+            with ThreadPoolExecutor(self.num_threads) as pool:
+                for mask in _in_order(pool, self._read_smooth, pairs, 2 * self.num_threads):
+                    store.append(targets, mask)
+        elif coding.kind == "continuous" or (coding.kind == "classes" and dtype == np.uint8):
+            store.rename(values, targets)
+        else:
+            rows = store.rows(values)
+            for index, mask in enumerate(rows):
+                if index == 0:
+                    store.start(targets, (len(pairs), *mask.shape), np.dtype(np.uint8))
+                store.append(targets, coding.encode(mask))
+            store.drop(values)
+
+    def _read_smooth(self, pair: Pair) -> Array:
+        assert pair.target is not None
+        return self.steps[1].resize(read_mask(pair.target), nearest=False)
+
+
+class _Uniform:
+    """Hands rows of one shape to a store; others are only noted, for the error's sake."""
+
+    def __init__(self, store: Store, name: str, num_rows: int) -> None:
+        self._store = store
+        self._name = name
+        self._num_rows = num_rows
+        self._shapes: dict[tuple[int, ...], str] = {}
+        self._depths: set[np.dtype[Any]] = set()
+
+    def append(self, sample: str, row: Array, *, any_depth: bool = False) -> None:
+        self._shapes[row.shape] = sample
+        self._depths.add(row.dtype)
+        if len(self._shapes) > 1 or (len(self._depths) > 1 and not any_depth):
+            return
+        if self._num_rows:
+            self._store.start(self._name, (self._num_rows, *row.shape), row.dtype)
+            self._num_rows = 0
+        self._store.append(self._name, row)
+
+    def check(self, what: str, where: str) -> None:
+        if len(self._shapes) > 1:
+            shown = ", ".join(f"{name} {shape}" for shape, name in list(self._shapes.items())[:3])
+            raise DataError(f'{what} differ in size: {shown}; add {{"resize": [H, W]}} to {where}')
+
+    @property
+    def num_depths(self) -> int:
+        return len(self._depths)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self._shapes))
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], num_ahead: int
+) -> Iterator[R]:
+    """Map in parallel with a bound on the results that wait, which Executor.map has not."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= num_ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_checked_mask(pair: Pair, size_HW: tuple[int, ...]) -> Array:
+    """Read a pair's mask and refuse one of another size than its image."""
+    assert pair.target is not None
+    mask = read_mask(pair.target)
+    if mask.shape != size_HW:
+        raise DataError(
+            f"{pair.target}: the mask is {mask.shape[0]}x{mask.shape[1]}, its image "
+            f"{pair.input.name} {size_HW[0]}x{size_HW[1]} (height x width)"
+        )
+    return mask
+
+
+def num_threads_of_worker() -> int:
+    """Return the share of cores that the driver gives each worker by OMP_NUM_THREADS."""
+    # OpenMP also takes lists ("4,2") and leaves nonsense alone, so that is no error here either.
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(1, int(wanted)) if wanted.isdecimal() else os.cpu_count() or 1
