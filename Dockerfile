@@ -37,7 +37,21 @@ RUN --mount=type=bind,source=constraints.txt,target=/build/constraints.txt \
       || true; } \
  && /opt/rml/bin/python -c 'import cv2, h5py, numpy, PIL, pydantic, torch'
 
+# For `mpirun -np N rmldnn`; a base image without apt may bring an MPI of its own, or do without.
+RUN if command -v apt-get >/dev/null; then \
+        apt-get -qq update \
+     && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+            openmpi-bin >/dev/null \
+     && rm -rf /var/lib/apt/lists/*; \
+    fi
+
+# Open MPI (4 and 5) binds each process to one core and refuses more processes than cores; the
+# container's share of the machine is the driver's business.
 ENV PATH=/opt/rml/bin:$PATH \
+    OMPI_MCA_hwloc_base_binding_policy=none \
+    OMPI_MCA_rmaps_base_oversubscribe=1 \
+    PRTE_MCA_hwloc_default_binding_policy=none \
+    PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe \
     PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HOME=/tmp \

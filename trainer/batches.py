@@ -15,6 +15,7 @@ from trainer.config import Normalize
 from trainer.data.augmentation import Augmentation, draw_augmentation
 from trainer.data.dataset import ImageSet
 from trainer.data.images import Array
+from trainer.parallel import ALONE, World
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.
@@ -30,21 +31,32 @@ class Batch:
         indices: positions in the set.
         inputs_NCHW: float32, channels-last in memory.
         targets: (N, H, W) class ids int64, (N, 1, H, W) float32 in [0, 1] where continuous, None.
+        share: what part of the batch this process has; less than 1 with several processes.
     """
 
     indices: NDArray[np.int64]
     inputs_NCHW: Tensor
     targets: Tensor | None
+    share: float = 1.0
 
 
 class Batches:
-    """Gives a set's batches, epoch by epoch."""
+    """Gives this process's part of a set's batches, epoch by epoch."""
 
     def __init__(
-        self, images: ImageSet, *, batch_size: int, device: torch.device, continuous: bool
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        device: torch.device,
+        continuous: bool,
+        world: World = ALONE,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
+        self._world = world
+        self._blocks = world.parts(np.arange(len(images)))
+        self._block_batch_size = -(-batch_size // world.size)
         self._device = device
         self._continuous = continuous
         self._inputs = _Rows(images.inputs_NHWC, device)
@@ -58,12 +70,24 @@ class Batches:
                     self._targets.move_to_device()
 
     def __len__(self) -> int:
+        """Return the number of training batches of an epoch."""
         return -(-len(self.images) // self.batch_size)
 
-    def in_order(self) -> Iterator[Batch]:
-        """Give the samples as they are stored, unchanged, for evaluation."""
-        for indices in self._split(np.arange(len(self.images))):
-            yield self._make(indices)
+    @property
+    def num_in_order(self) -> int:
+        """Number of evaluation batches of each process; the first one has the longest part."""
+        return -(-len(self._blocks[0]) // self._block_batch_size)
+
+    def in_order(self) -> Iterator[Batch | None]:
+        """Give the samples as they are stored, unchanged, for evaluation.
+
+        Each process has a block of the set, so that what all find follows in the set's order. All
+        give the same number of batches: None where a process has no sample left.
+        """
+        mine = _split(self._blocks[self._world.rank], self._block_batch_size)
+        for _ in range(self.num_in_order):
+            indices = next(mine, None)
+            yield None if indices is None else self._make(indices)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         """Give the samples of a training epoch: shuffled and augmented, by seed and epoch."""
@@ -76,14 +100,17 @@ class Batches:
             seed=seed,
             epoch=epoch,
         )
-        for indices in self._split(order):
-            yield self._make(indices, drawn[indices])
+        for indices in _split(order, self.batch_size):
+            part = self._world.part(indices)
+            share = len(part) / len(indices)
+            # A batch of fewer samples than processes: any sample will do, as it counts nothing,
+            # but every process must have gradients to add.
+            part = part if len(part) else indices[:1]
+            yield self._make(part, drawn[part], share)
 
-    def _split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
-
-    def _make(self, indices: NDArray[np.int64], drawn: Augmentation | None = None) -> Batch:
+    def _make(
+        self, indices: NDArray[np.int64], drawn: Augmentation | None = None, share: float = 1.0
+    ) -> Batch:
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
         inputs = self._inputs.take(indices).to(torch.float32).permute(0, 3, 1, 2)
         inputs = inputs / self._inputs.full_scale
@@ -97,7 +124,12 @@ class Batches:
             targets = _normalize(values, self.images.target_steps.normalize)
         elif targets is not None:
             targets = targets.long()
-        return Batch(indices, inputs, targets)
+        return Batch(indices, inputs, targets, share)
+
+
+def _split(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 class _Rows:

@@ -8,42 +8,53 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from trainer import __version__
 from trainer.config import EXTENSIONS, load_config
-from trainer.errors import ConfigError, StopRequestedError, TrainerError
+from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
 from trainer.keypath import parse_setting
+from trainer.launch import Launch, find_launch
 from trainer.log import Log
 
 INTERRUPTED = 130
+ECHO_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker and return its exit code (see `trainer.errors`)."""
     signal.signal(signal.SIGTERM, _stop)
-    log = Log()
+    launch = Launch()
     try:
-        _dispatch(_parse(sys.argv[1:] if argv is None else argv), log)
+        launch = find_launch(os.environ)
+        log = Log(silent=launch.rank > 0)
+        _dispatch(_parse(sys.argv[1:] if argv is None else argv), launch, log)
+    except ReportedError as error:
+        return error.run_exit_code
     except (TrainerError, StopRequestedError) as error:
-        _report(str(error))
+        _report(str(error), launch)
         return error.exit_code
     except KeyboardInterrupt:
-        _report("interrupted")
+        _report("interrupted", launch)
         return INTERRUPTED
     except BrokenPipeError:  # who read our log has gone, and so has the reader of an error
         _forget_output()
         return TrainerError.exit_code
     except OSError as error:  # a full disk, a folder that is gone: no fault of config or data
-        _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _report(f"{error.filename}: {error.strerror}" if error.filename else str(error), launch)
         _forget_output()
         return TrainerError.exit_code
     return 0
 
 
-def _report(message: str) -> None:
+def _report(message: str, launch: Launch) -> None:
+    if launch.rank > 0:
+        # The first process most likely says the same now, and then the launcher ends us.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(ECHO_S)
     for line in message.splitlines():
         sys.stderr.write(f"rmldnn: error: {line}\n")
     sys.stderr.flush()
@@ -110,14 +121,16 @@ def _join_blank(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def _dispatch(options: argparse.Namespace, log: Log) -> None:
+def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
+    if launch.rank > 0 and (options.capabilities or options.write_network or options.export):
+        return  # the first process does what is no work for many
     if options.capabilities:
         known = {"engine": f"rml-optimize rmldnn {__version__}", "capabilities": EXTENSIONS}
         sys.stdout.write(json.dumps(known) + "\n")
     elif options.write_network:
         _write_network(options)
     elif options.predict:
-        _predict(options, log)
+        _predict(options, launch, log)
     elif options.app != "seg":
         raise ConfigError(f"--app={options.app}: only 'seg' (segmentation) is supported")
     elif not options.config:
@@ -128,24 +141,28 @@ def _dispatch(options: argparse.Namespace, log: Log) -> None:
         # Imported here: torch takes over a second, which no mistake in the config should cost.
         from trainer.memory import memory_errors_named
 
-        with memory_errors_named(config):
-            if options.export:
-                from trainer.export import export
+        if options.export:
+            from trainer.export import export
 
+            with memory_errors_named(config):
                 export(config, path.parent, Path(options.export), log)
-            else:
-                from trainer.run import run
+        else:
+            from trainer.parallel import World
+            from trainer.run import run
 
-                run(config, path.parent, log)
+            with World(launch) as world, memory_errors_named(config):
+                run(config, path.parent, log, world)
         log("All done (return value = 0).")
 
 
-def _predict(options: argparse.Namespace, log: Log) -> None:
+def _predict(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     if not options.images or not options.out:
         raise ConfigError("--predict needs --images DIR and --out DIR")
+    from trainer.parallel import World
     from trainer.predict import predict
 
-    predict(Path(options.predict), Path(options.images), Path(options.out), log)
+    with World(launch) as world:
+        predict(Path(options.predict), Path(options.images), Path(options.out), log, world)
     log("All done (return value = 0).")
 
 

@@ -7,8 +7,12 @@ import torch
 from trainer.errors import ConfigError
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the first GPU where there is one and the config does not say otherwise.
+def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """Return a GPU where there is one and the config does not say otherwise.
+
+    Args:
+        wanted: `device` of the config.
+        local_rank: the process's number on this machine: each takes the next GPU.
 
     Raises:
         ConfigError: `device` is "cuda" and torch sees no GPU.
@@ -18,7 +22,7 @@ def choose_device(wanted: str) -> torch.device:
         raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU here")
     if wanted == "cpu" or not has_gpu:
         return torch.device("cpu")
-    return torch.device("cuda", 0)
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:

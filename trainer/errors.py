@@ -7,7 +7,9 @@ TrainerError             1   (base; never raised itself)
 │   ├── NetworkError         the network file
 │   └── WeightsError         a checkpoint to load
 ├── DivergedError        3   the loss is NaN or infinite
-└── OutOfMemoryError     4   the batch does not fit the device
+├── OutOfMemoryError     4   the batch does not fit the device
+├── LostProcessError     1   another process of the run was killed
+└── ReportedError            another process has said it; the exit code is that one's
 StopRequestedError     143   SIGTERM, as a shell reports it; no Exception, like KeyboardInterrupt
 """
 
@@ -54,6 +56,18 @@ class OutOfMemoryError(TrainerError):
     """The device has too little memory for the batch."""
 
     exit_code = 4
+
+
+class LostProcessError(TrainerError):
+    """Another process of this run is gone, or does not answer."""
+
+
+class ReportedError(TrainerError):
+    """The run has failed, and another of its processes says why."""
+
+    def __init__(self, run_exit_code: int) -> None:
+        super().__init__()
+        self.run_exit_code = run_exit_code
 
 
 class StopRequestedError(BaseException):

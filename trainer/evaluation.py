@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.batches import Batches
+from trainer.batches import Batch, Batches
 from trainer.fit import Activation
 from trainer.losses import LossFunction
 from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.module import KerasModule
+from trainer.parallel import World
 from trainer.predictions import PredictionWriter
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -29,6 +32,29 @@ class Evaluation:
     loss: float | None
     counts: SegmentationCounts | None
     scores: Scores | None
+
+
+@dataclass
+class _Tally:
+    """What has been found so far, by this process and, once they are added, by the others."""
+
+    counts: SegmentationCounts | None
+    loss_sum: float = 0.0
+    num_seen: int = 0
+
+    def add(self, other: _Tally) -> None:
+        self.loss_sum += other.loss_sum
+        self.num_seen += other.num_seen
+        if self.counts is not None and other.counts is not None:
+            self.counts.merge(other.counts)
+
+    def result(self, *, has_loss: bool) -> Evaluation:
+        has_loss = has_loss and self.counts is not None and self.num_seen > 0
+        return Evaluation(
+            loss=self.loss_sum / self.num_seen if has_loss else None,
+            counts=self.counts,
+            scores=self.counts.scores() if self.counts else None,
+        )
 
 
 def activate(logits_NCHW: Tensor, activation: Activation) -> Tensor:
@@ -61,6 +87,7 @@ class Evaluator:
     """
 
     batches: Batches
+    world: World
     activation: Activation
     loss: LossFunction | None
     new_counts: Callable[[], SegmentationCounts] | None
@@ -69,37 +96,60 @@ class Evaluator:
     def run(
         self, network: KerasModule, epoch: int, output_folder: Path | None = None
     ) -> Evaluation:
-        """Evaluate every sample once, in order; write predictions where a folder is given."""
+        """Evaluate every sample once, in order; write predictions where a folder is given.
+
+        With several processes each line but the last is about the first one's images; what is
+        returned is about all, and the same for all.
+        """
         network.eval()
-        counts = self.new_counts() if self.new_counts else None
-        size_HW = self.batches.images.input_shape[:2]
-        loss_sum, num_seen, last_line = 0.0, 0, time.monotonic()
-        writer = PredictionWriter(output_folder) if output_folder else None
+        tally = _Tally(self.new_counts() if self.new_counts else None)
+        num_batches, last_line = self.batches.num_in_order, time.monotonic()
+        writer = PredictionWriter(output_folder) if output_folder and self.world.is_first else None
         with torch.inference_mode(), writer or contextlib.nullcontext():
             for number, batch in enumerate(self.batches.in_order(), 1):
-                logits = forward_logits(network, batch.inputs_NCHW, size_HW)
-                output = activate(logits, self.activation)
-                names = [self.batches.images.names[index] for index in batch.indices]
-                if writer:
-                    writer.write(names, output.float().cpu().numpy())
-                if batch.targets is not None and self.loss is not None:
-                    # .item() waits for the GPU: once per batch of an evaluation is cheap
-                    loss_sum += self.loss(logits, batch.targets).item() * len(names)
-                if batch.targets is not None and counts is not None:
-                    targets = batch.targets
-                    if targets.is_floating_point():
-                        targets = (targets[:, 0] > 0.5).long()
-                    counts.update(names, predict_classes(output), targets)
-                num_seen += len(names)
-                is_last = number == len(self.batches)
-                if is_last or time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                output = self._evaluate(network, batch, tally) if batch else None
+                if output_folder:
+                    parts = self.world.gather_to_first(self._named(batch, output))
+                    for names, values_NCHW in parts:
+                        assert writer is not None  # only the first process is given parts
+                        writer.write(names, values_NCHW)
+                if number < num_batches and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
-                    loss = loss_sum / num_seen if self.loss and counts else None
-                    scores = counts.scores() if counts else None
-                    self.log_batch(epoch, number, len(self.batches), loss, scores)
-        has_loss = self.loss is not None and counts is not None
-        return Evaluation(
-            loss=loss_sum / num_seen if has_loss else None,
-            counts=counts,
-            scores=counts.scores() if counts else None,
+                    self._log(epoch, number, tally.result(has_loss=self.loss is not None))
+        first, *others = self.world.gather(tally)
+        for other in others:
+            first.add(other)
+        evaluation = first.result(has_loss=self.loss is not None)
+        self._log(epoch, num_batches, evaluation)
+        return evaluation
+
+    def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
+        size_HW = self.batches.images.input_shape[:2]
+        logits = forward_logits(network, batch.inputs_NCHW, size_HW)
+        output = activate(logits, self.activation)
+        names = self._names(batch)
+        if batch.targets is not None and self.loss is not None:
+            # .item() waits for the GPU: once per batch of an evaluation is cheap
+            tally.loss_sum += self.loss(logits, batch.targets).item() * len(names)
+        if batch.targets is not None and tally.counts is not None:
+            targets = batch.targets
+            if targets.is_floating_point():
+                targets = (targets[:, 0] > 0.5).long()
+            tally.counts.update(names, predict_classes(output), targets)
+        tally.num_seen += len(names)
+        return output
+
+    def _names(self, batch: Batch) -> list[str]:
+        return [self.batches.images.names[index] for index in batch.indices]
+
+    def _named(
+        self, batch: Batch | None, output_NCHW: Tensor | None
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        if batch is None or output_NCHW is None:
+            return [], np.empty(0, np.float32)
+        return self._names(batch), output_NCHW.float().cpu().numpy()
+
+    def _log(self, epoch: int, number: int, evaluation: Evaluation) -> None:
+        self.log_batch(
+            epoch, number, self.batches.num_in_order, evaluation.loss, evaluation.scores
         )

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 
 from trainer.config import NeuralNetwork
-from trainer.data.dataset import LoadedData
+from trainer.data.dataset import ImageSet, LoadedData
 from trainer.fit import Activation
 from trainer.log import Log
 from trainer.metrics import Scores
 from trainer.networks import NetworkFacts
+from trainer.parallel import World
 from trainer.training import Step
 
 
-def log_device(log: Log, device: torch.device, precision: torch.dtype, seed: int) -> None:
+def log_device(
+    log: Log, device: torch.device, precision: torch.dtype, seed: int, world: World
+) -> None:
     """Write where the run computes, how exactly, and from which seed."""
     name = str(device)
     if device.type == "cuda":
@@ -28,6 +31,7 @@ def log_device(log: Log, device: torch.device, precision: torch.dtype, seed: int
             "precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
             "threads": torch.get_num_threads(),
             "seed": seed,
+            **({"processes": f"{world.size} ({world.backend})"} if world.size > 1 else {}),
         },
     )
 
@@ -49,26 +53,50 @@ def log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
     )
 
 
-def log_data(log: Log, config: NeuralNetwork, data: LoadedData) -> None:
+def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) -> None:
     """Write what was read, what is done to it, and what the masks mean."""
-    for title, part, batch_size in (
-        ("Dataset (training)", data.train, config.data.batch_size),
-        ("Dataset (test)", data.test, config.data.test_batch_size),
-    ):
-        if part is None:
-            continue
-        entries: dict[str, Any] = {
-            "images (total / per process)": f"{len(part)} / {len(part)}",
-            "batch size (requested / per process)": f"{batch_size} / {batch_size}",
-            "batches per process": -(-len(part) // batch_size),
-            "input size": "x".join(str(size) for size in part.input_shape),
-        }
-        log.section(title, entries)
+    if data.train is not None:
+        size = config.data.batch_size
+        num_full, rest = divmod(len(data.train), size)
+        full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
+        shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
+        num_batches = num_full + (rest > 0)
+        _log_part(log, "Dataset (training)", data.train, size, shares, full_parts, num_batches)
+    if data.test is not None:
+        size = config.data.test_batch_size
+        shares = world.part_sizes(len(data.test))
+        batch = -(-size // world.size)
+        _log_part(log, "Dataset (test)", data.test, size, shares, [batch], -(-shares[0] // batch))
     if config.data.transforms:
         steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
         log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
     if data.coding is not None:
         log(f"Mask values {data.coding.describe()}")
+
+
+def _log_part(
+    log: Log,
+    title: str,
+    part: ImageSet,
+    batch_size: int,
+    shares: list[int],
+    batch_sizes: list[int],
+    num_batches: int,
+) -> None:
+    log.section(
+        title,
+        {
+            "images (total / per process)": f"{len(part)} / {_range(shares)}",
+            "batch size (requested / per process)": f"{batch_size} / {_range(batch_sizes)}",
+            "batches per process": num_batches,
+            "input size": "x".join(str(size) for size in part.input_shape),
+        },
+    )
+
+
+def _range(values: list[int]) -> str:
+    least, most = min(values), max(values)
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def log_training(log: Log, config: NeuralNetwork) -> None:

@@ -15,6 +15,7 @@ from trainer.config import NeuralNetwork, parse_config
 from trainer.data.images import list_images, read_image
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
+from trainer.parallel import World
 from trainer.rundir import CONFIG, PREDICTIONS
 
 MASKS = "masks"
@@ -27,7 +28,7 @@ COLOURS = (
 OPACITY = 0.35
 
 
-def predict(model: Path, images: Path, output: Path, log: Log) -> None:
+def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> None:
     """Segment every image of a folder.
 
     Writes below `output`: `output_1.h5` as the contract has it (probabilities at the network's
@@ -39,6 +40,7 @@ def predict(model: Path, images: Path, output: Path, log: Log) -> None:
         images: folder of images; they need not be of one size.
         output: where the results go; made if missing.
         log: where the contract's log lines go.
+        world: the processes that share the images; the first one draws.
 
     Raises:
         ConfigError: no config in the model's folder.
@@ -49,7 +51,9 @@ def predict(model: Path, images: Path, output: Path, log: Log) -> None:
 
     config = _prediction_config(model, images, output)
     paths = {path.name: path for path in list_images(images, "--images")}
-    run(config, model, log)
+    run(config, model, log, world)
+    if not world.is_first:
+        return
     try:
         for folder in (MASKS, OVERLAYS):
             (output / folder).mkdir(parents=True, exist_ok=True)

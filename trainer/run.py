@@ -16,7 +16,7 @@ from trainer.checkpoints import CheckpointKeeper
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
 from trainer.data.survey import MaskCoding
-from trainer.device import choose_device, choose_precision
+from trainer.device import choose_precision
 from trainer.errors import ConfigError, DataError, DivergedError
 from trainer.evaluation import Evaluation, Evaluator
 from trainer.fit import Activation, check_fit, resolve_activation
@@ -45,12 +45,13 @@ from trainer.networks.module import KerasModule, build_module
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles
+from trainer.parallel import ALONE, World
 from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.startup import leave_out_compiler
 from trainer.training import Trainer
 
 
-def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
+def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE) -> None:
     """Do what a config asks for.
 
     Args:
@@ -58,15 +59,17 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
         config_dir: the folder of its file, where relative paths are looked for that lead nowhere
             from the current folder.
         log: where the contract's log lines go.
+        world: the processes that do it together.
 
     Raises:
         TrainerError: see `trainer.errors` for the kinds and their exit codes.
     """
     started = time.monotonic()
-    device = choose_device(config.device)
+    _check_parallel(config, world)
+    device = world.connect(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
-    log_device(log, device, precision, config.seed)
+    log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
     data = load_data(config.data, resolve, log)
     images = data.train or data.test
@@ -85,10 +88,21 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log) -> None:
         load_weights(network, graph, path, log, allow_partial=partial)
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
-    log_data(log, config, data)
+    log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
-    _Run(config, log, device, precision, data, facts, activation, network, started).carry_out()
+    world.copy_from_first(network)
+    _Run(
+        config, log, world, device, precision, data, facts, activation, network, started
+    ).carry_out()
+
+
+def _check_parallel(config: NeuralNetwork, world: World) -> None:
+    if world.size > 1 and config.is_training and isinstance(config.optimizer, Hessian):
+        raise ConfigError(
+            "optimizer.type: Hessian searches along a line with one process only, and here are "
+            f"{world.size}; start rmldnn without mpirun or torchrun, or choose another optimizer"
+        )
 
 
 def _memory_format(config: NeuralNetwork) -> torch.memory_format:
@@ -139,6 +153,7 @@ def load_graph(
 class _Run:
     config: NeuralNetwork
     log: Log
+    world: World
     device: torch.device
     precision: torch.dtype
     data: LoadedData
@@ -150,7 +165,10 @@ class _Run:
     def carry_out(self) -> None:
         state = read_state(self.config) if self.config.is_training else None
         num_done = state.epoch if state else 0
-        with OutputFiles.open(self.config.outfile, keep_epochs=num_done) as files:
+        if len(set(self.world.gather(num_done))) > 1:
+            raise ConfigError("checkpoints.save: not the same folder for all processes")
+        outfile = self.config.outfile if self.world.is_first else None
+        with OutputFiles.open(outfile, keep_epochs=num_done) as files:
             if self.config.is_training:
                 time_s = state.time_s if state else 0.0
                 replace(self, started=self.started - time_s)._train(files, state)
@@ -184,6 +202,7 @@ class _Run:
             optimizer=optimizer,
             precision=self.precision,
             device=self.device,
+            world=self.world,
             seed=config.seed,
             started=self.started,
             record=files.add_steps,
@@ -207,7 +226,8 @@ class _Run:
                 # a later digit has replaced.
                 accuracy = round(evaluation.scores.dice_dataset, 9) if evaluation.scores else None
             # Before the line in the test log: who reads of an epoch there finds its checkpoint.
-            keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
+            if self.world.is_first:
+                keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
             if evaluator:
                 extra = {"train_loss": train_loss, "learning_rate": learning_rate}
                 self._record(files, epoch, evaluation, extra)
@@ -217,12 +237,19 @@ class _Run:
                 if settings and settings.verbose:
                     self.log(f"Learning rate: {optimizer.param_groups[0]['lr']:.6g}")
             # Last: what is killed before has lines that the next start drops, and is done anew.
-            save_state(training, config, epoch=epoch, started=self.started)
+            if self.world.is_first:
+                save_state(training, config, epoch=epoch, started=self.started)
 
     def _batches(self, images: ImageSet, batch_size: int) -> Batches:
         coding = self.data.coding
         continuous = coding is not None and coding.kind == "continuous"
-        return Batches(images, batch_size=batch_size, device=self.device, continuous=continuous)
+        return Batches(
+            images,
+            batch_size=batch_size,
+            device=self.device,
+            continuous=continuous,
+            world=self.world,
+        )
 
     def _evaluator(self) -> Evaluator | None:
         test, config = self.data.test, self.config
@@ -232,6 +259,7 @@ class _Run:
         num_epochs = config.num_epochs if config.is_training else 1
         return Evaluator(
             batches=self._batches(test, config.data.test_batch_size),
+            world=self.world,
             activation=self.activation,
             loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
             new_counts=self._new_counts if test.targets_NHW is not None else None,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from trainer.evaluation import forward_logits
 from trainer.losses import LossFunction
 from trainer.networks.module import KerasModule
 from trainer.optimizers import needs_closure
+from trainer.parallel import World
 
 # Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
 STEPS_BETWEEN_READS_CUDA = 20
@@ -43,6 +45,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     precision: torch.dtype
     device: torch.device
+    world: World
     seed: int
     started: float
     record: Callable[[list[Step]], None]
@@ -55,6 +58,9 @@ class Trainer:
             DivergedError: the loss is NaN or infinite; the message names the step.
         """
         self.network.train()
+        if self.world.rank > 0:  # dropout masks of its own, and the same ones when resumed
+            seeds = np.random.SeedSequence([self.seed, epoch, self.world.rank])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
         pending: list[tuple[float, int, Tensor, Tensor]] = []
         losses: list[float] = []
         is_cuda = self.device.type == "cuda"
@@ -64,7 +70,7 @@ class Trainer:
         for number, batch in enumerate(self.batches.shuffled(seed=self.seed, epoch=epoch), 1):
             data_s += time.monotonic() - mark
             assert batch.targets is not None  # a config without target_path does not train
-            loss, norm = self._step(batch.inputs_NCHW, batch.targets)
+            loss, norm = self._step(batch.inputs_NCHW, batch.targets, batch.share)
             pending.append((time.monotonic() - self.started, number, loss, norm))
             is_last = number == len(self.batches)
             if is_last or number % read_every == 0:
@@ -76,9 +82,10 @@ class Trainer:
                     elapsed = max(last_line - epoch_started, 1e-9)
                     self.log_batch(len(self.batches), steps[-1], data_s / elapsed)
             mark = time.monotonic()
+        self.world.average_batch_statistics(self.network)
         return math.fsum(losses) / len(losses)
 
-    def _step(self, inputs_NCHW: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs_NCHW: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         def compute() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             with torch.autocast(
@@ -86,10 +93,12 @@ class Trainer:
             ):
                 logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
             loss = self.loss(logits, targets)
+            if share != 1.0:  # parts of different sizes add up to the mean over the whole batch
+                loss = loss * share
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        loss = compute()
+        loss = self.world.sum_gradients(self.network, compute())
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if needs_closure(self.optimizer):
