@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import BIN, STANDIN, clean_environment, write_discs
+from support import BIN, STANDIN, Run, clean_environment, write_discs
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,6 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def standin() -> str:
     """The command of a worker that trains nothing; see standin_worker.py."""
     return f"{sys.executable} {STANDIN}"
-
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

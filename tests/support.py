@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 STANDIN = Path(__file__).parent / "standin_worker.py"
 BIN = Path(sys.executable).parent
 

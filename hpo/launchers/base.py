@@ -131,9 +131,9 @@ def closed_error() -> LauncherError:
     return LauncherError("no worker is started any more: the search is ending")
 
 
-def worker_environment(slot: Slot) -> dict[str, str]:
-    """Return the variables that keep a worker inside its slot."""
-    threads = str(slot.num_threads)
+def worker_environment(slot: Slot, num_procs: int = 1) -> dict[str, str]:
+    """Return the variables that keep a worker, and each of its processes, inside its slot."""
+    threads = str(max(1, slot.num_threads // num_procs))
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

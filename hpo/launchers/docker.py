@@ -145,7 +145,9 @@ class DockerLauncher:
             "working_dir": WORK_DIR,
             "mounts": binds,
             "user": user,
-            "environment": _environment(job.slot, has_cache=settings.cache is not None),
+            "environment": _environment(
+                job.slot, job.num_procs, has_cache=settings.cache is not None
+            ),
             "labels": dict(settings.labels),
             "device_requests": _device_requests(job.slot),
             "tmpfs": {"/tmp": _tmpfs_options(user, settings.tmp_size)},
@@ -227,8 +229,8 @@ def _make_cache(folder: Path, user: str, *, rootless: bool) -> None:
         raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from None
 
 
-def _environment(slot: Slot, *, has_cache: bool) -> dict[str, str]:
-    environment = worker_environment(slot) | _ENVIRONMENT
+def _environment(slot: Slot, num_procs: int, *, has_cache: bool) -> dict[str, str]:
+    environment = worker_environment(slot, num_procs) | _ENVIRONMENT
     # without a folder the worker's default would be the tmpfs, which is memory
     environment["RML_CACHE_DIR"] = CACHE_DIR if has_cache else "off"
     if "RML_CACHE_GB" in os.environ:

@@ -31,6 +31,20 @@ from hpo.launchers.probe import ask_capabilities
 # -P: the worker's folder is its current one and must not come first on the import path
 DEFAULT_WORKER = (sys.executable, "-P", "-m", "trainer.cli")
 _KILL_TIMEOUT_S = 5.0
+# What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):
+# a worker that believes it of itself would wait for the others.
+LAUNCHED_BY = (
+    "SLURM_",
+    "OMPI_",
+    "PMI_",
+    "PMIX_",
+    "MPI_",
+    "MASTER_",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+)
 
 
 class LocalHandle:
@@ -114,7 +128,10 @@ class LocalLauncher:
     def start(self, job: WorkerJob) -> LocalHandle:
         """Start a worker whose output goes to the run folder's log."""
         command = with_mpirun((*self._worker, *job.args), job.num_procs)
-        environment = os.environ | worker_environment(job.slot) | {guard.MARKER: self._token}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED_BY)
+        }
+        environment |= worker_environment(job.slot, job.num_procs) | {guard.MARKER: self._token}
         with self._lock, open_log(job.run_dir) as log:
             if self._closed:
                 raise closed_error()

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import Run
-from support import BIN, clean_environment, list_acc, one_error, standin_settings
+from support import BIN, Run, clean_environment, list_acc, one_error, standin_settings
 
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "3")
 

@@ -11,8 +11,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import Run
-from support import list_acc
+from support import Run, list_acc
 
 TUTORIAL_KEYS = ["max_acc", "optimizer", "lr", "loss", "epoch_max_acc"]
 

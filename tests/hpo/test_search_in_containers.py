@@ -9,8 +9,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import Run
-from support import list_acc, one_error, require
+from support import Run, list_acc, one_error, require
 
 pytestmark = pytest.mark.docker
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
