@@ -103,7 +103,9 @@ def test_short_options_of_the_tutorial(
 def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) -> None:
     good, poor = [0.8] * 10, [0.1] * 10
     curves = {str(number): good for number in range(5)} | {"5": poor, "6": poor}
-    worker = standin_settings(tmp_path, {"curve": curves, "epoch_s": 0.15})
+    # Slow enough for the driver to keep up on a busy machine.
+    slow = {"5": 0.6, "6": 0.6}
+    worker = standin_settings(tmp_path, {"curve": curves, "delay": slow})
     result = run(
         "rml-optimize", *optimize(discs, "--num-trials", 7, "--worker", worker, "--jobs", 1),
         "--num-epochs", "10",
@@ -119,16 +121,16 @@ def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) ->
 def test_pruned_worker_that_ignores_sigterm_is_gone_within_a_second(
     discs: Path, tmp_path: Path
 ) -> None:
-    curves = {str(number): [0.8] * 400 for number in range(6)} | {"6": [0.1] * 400}
+    curves = {str(number): [0.8] * 100 for number in range(6)} | {"6": [0.1] * 100}
     settings = {"curve": curves, "ignore_sigterm": True}
     worker = standin_settings(tmp_path, settings)
-    first = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 400, "--lease", 2)
+    first = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 100, "--lease", 5)
     done = subprocess.run(
         [BIN / "rml-optimize", *first, "--num-trials", "6"], cwd=tmp_path, check=True,
         env=clean_environment(), capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0
-    standin_settings(tmp_path, settings | {"epoch_s": 0.05})
+    standin_settings(tmp_path, settings | {"epoch_s": 0.3})
     process = start(tmp_path, *first, "--num-trials", "7")
     try:
         wait_for(lambda: states(tmp_path).get(6) == "PRUNED", 60)
