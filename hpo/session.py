@@ -25,7 +25,14 @@ from hpo.results import Results
 from hpo.search import Search, current_tally
 from hpo.slots import make_slots
 from hpo.spec import StudySpec
-from hpo.storage import default_url, finished_trials, open_storage, open_study, score
+from hpo.storage import (
+    close_storage,
+    default_url,
+    finished_trials,
+    open_storage,
+    open_study,
+    score,
+)
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
@@ -105,6 +112,7 @@ def run_session(
         office.close()
     is_interrupted = stopping.is_set() and failure is None
     show_summary(spec, study, Ending(tested, results.owner(study), is_interrupted), console)
+    close_storage(rdb)
     if failure is not None:
         raise failure
 

@@ -76,6 +76,12 @@ def open_storage(url: str) -> RDBStorage:
         raise StorageError(f"--storage {shown}: {reason}") from None
 
 
+def close_storage(storage: RDBStorage) -> None:
+    """Close all connections: this thread's session, then the pool."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def _make_folder(url: URL, shown: str) -> None:
     if url.database in (None, "", ":memory:"):
         raise StorageError(f"--storage {shown}: a study needs a file, such as sqlite:///study.db")

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from support import require
 
 from hpo.lease import Lease, LeaseOffice
-from hpo.storage import open_storage
+from hpo.storage import close_storage, open_storage
 
 POSTGRES_URL = "RML_TEST_POSTGRES_URL"
 
@@ -48,7 +48,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def study(url: str) -> Iterator[optuna.Study]:
     storage = open_storage(url)
     yield optuna.create_study(study_name="s", storage=get_storage(storage), direction="maximize")
-    storage.engine.dispose()
+    close_storage(storage)
 
 
 def office_of(study: optuna.Study, lease_s: float = 30) -> LeaseOffice:
@@ -143,7 +143,7 @@ WORKER = """
 import sys, optuna
 from optuna.storages import get_storage
 from hpo.lease import LeaseOffice
-from hpo.storage import open_storage
+from hpo.storage import close_storage, open_storage
 rdb = open_storage(sys.argv[1])
 study = optuna.create_study(study_name="s", storage=get_storage(rdb), direction="maximize",
                             load_if_exists=True)
@@ -162,5 +162,7 @@ def test_many_processes_make_exactly_n_trials(url: str) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
-    study = optuna.load_study(study_name="s", storage=url)
+    storage = open_storage(url)
+    study = optuna.load_study(study_name="s", storage=storage)
     assert states(study) == [TrialState.COMPLETE] * 25
+    close_storage(storage)
