@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -223,13 +225,15 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         return
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
+    # In an environment that was not activated, the bare name would not be found.
+    worker = "rmldnn" if shutil.which("rmldnn") else _short(Path(sys.executable).parent / "rmldnn")
     say()
     say("next: look at its predictions, or score it again:")
     say(
-        f"  rmldnn --predict {shlex.quote(_short(folder))} --images "
+        f"  {worker} --predict {shlex.quote(_short(folder))} --images "
         f"{shlex.quote(_short(spec.data.root / images))} --out predictions"
     )
-    say(f"  rmldnn --config={shlex.quote(_short(folder / 'config.json'))}")
+    say(f"  {worker} --config={shlex.quote(_short(folder / 'config.json'))}")
 
 
 def _say_test_score(tested: TestScore, say: Callable[[str], None]) -> None:
