@@ -121,7 +121,8 @@ def small_disk(tmp_path: Path):
     if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
         require("mount", "only root may mount a small disk")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    # Lazily: the kernel may hold a file of a process that has just ended.
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(
