@@ -40,8 +40,9 @@ def load(cache: Path, images: Path, capsys: pytest.CaptureFixture) -> Load:
 # --- several processes, and crashes ------------------------------------------------------------
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where CI is a background job
 from trainer.config import Data
 from trainer.data import reading
 from trainer.data.dataset import Resolve, load_data
@@ -103,7 +104,7 @@ def test_killed_builder_lets_the_next_one_build(images, cache, load) -> None:
 
 
 def test_stopped_builder_leaves_nothing(images, cache) -> None:
-    stopped = start(images, cache, 0.3)
+    stopped = start(images, cache, 1.5)  # long enough for a stalled machine to stop it in time
     wait_for_unfinished(cache)
     stopped.send_signal(signal.SIGINT)
     stopped.communicate(timeout=20)
