@@ -17,6 +17,7 @@ from hpo.errors import UsageError
 from hpo.space import Categorical, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
 from trainer.config_errors import hint
+from trainer.data.transforms import num_channels
 from trainer.errors import ConfigError
 from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path
@@ -164,8 +165,7 @@ def _check(
 ) -> NetworkFacts:
     """Check network and masks with every sampled loss and optimizer."""
     height, width = _input_size(base)
-    is_gray = get_path(base, "data.input_grayscale", get_path(base, "data.grayscale"))
-    channels = 1 if is_gray else 3
+    channels = num_channels(parse_base(base, space).data)
     facts = check_network(graph, (height, width, channels))
     for loss, optimizer in itertools.product(
         space.choices("loss.function") or (None,), space.choices("optimizer.type") or (None,)
@@ -201,15 +201,17 @@ def parse_base(
 
 
 def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the (H, W) that the last resize gives."""
+    """Return the (H, W) that the last resize or crop gives."""
     for entry in reversed(get_path(base, "data.transforms", [])):
-        if isinstance(entry, dict) and "resize" in entry:
+        for key in {"resize", "center_crop"}.intersection(
+            entry if isinstance(entry, dict) else ()
+        ):
             try:
-                height, width = entry["resize"]
+                height, width = entry[key]
                 return int(height), int(width)
             except (TypeError, ValueError):
                 raise ConfigError(
-                    f"data.transforms: resize: expected [H, W], received {entry['resize']!r}"
+                    f"data.transforms: {key}: expected [H, W], received {entry[key]!r}"
                 ) from None
     raise ConfigError("data.transforms: a search needs a resize, see --resize")
 
@@ -218,6 +220,9 @@ def _channel_settings(base: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     """Read the images with as many channels as the network takes, unless the user said how."""
     if "input_grayscale" in base["data"] or "grayscale" in base["data"]:
         return {}
+    entries = [*base["data"].get("transforms", []), *base["data"].get("input_transforms", [])]
+    if any("convert_color" in entry for entry in entries if isinstance(entry, dict)):
+        return {}  # the user says how colours become channels
     return {"data.input_grayscale": graph.input_shape[-1] == 1}
 
 

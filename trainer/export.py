@@ -8,6 +8,7 @@ import torch
 
 from trainer.config import NeuralNetwork
 from trainer.data.dataset import Resolve
+from trainer.data.geometry import final_size
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
@@ -53,6 +54,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
 def _input_shape(graph: Graph, config: NeuralNetwork) -> tuple[int, ...]:
     """Return (H, W, C): the size that the config resizes to, else the network file's own."""
     steps, _ = plan_transforms(config.data)
-    if steps.sizes_HW:
-        return (*steps.sizes_HW[-1], graph.input_shape[-1] or 3)
+    size_HW = final_size(steps.reading)
+    if size_HW:
+        return (*size_HW, graph.input_shape[-1] or 3)
     return tuple(UNKNOWN_SIZE if size is None else size for size in graph.input_shape)

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import NeuralNetwork, parse_config
+from trainer.data.geometry import ReadingStep, undo
 from trainer.data.images import list_images, read_image
+from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
 from trainer.parallel import World
@@ -90,7 +92,8 @@ def _draw(
     image = read_image(path, gray=False)
     if image.dtype != np.uint8:
         image = cv2.convertScaleAbs(image, alpha=255 / np.iinfo(image.dtype).max)
-    classes = _classes_at(probabilities_CHW, image.shape[:2])
+    steps, _ = plan_transforms(config.data)
+    classes = _classes_at(probabilities_CHW, image.shape[:2], steps.reading)
     values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
     mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
     is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
@@ -100,15 +103,19 @@ def _draw(
 
 
 def _classes_at(
-    probabilities_CHW: NDArray[np.float32], size_HW: tuple[int, ...]
+    probabilities_CHW: NDArray[np.float32],
+    size_HW: tuple[int, int],
+    reading: tuple[ReadingStep, ...],
 ) -> NDArray[np.uint8]:
-    """Return class ids at another size: the probabilities are resized, not the classes."""
-    height, width = size_HW
-    resized = np.stack(
-        [cv2.resize(channel, (width, height)) for channel in probabilities_CHW]
-    )  # channel by channel: OpenCV takes no more than four at once in every mode
-    classes = resized[0] > 0.5 if len(resized) == 1 else resized.argmax(0)
-    return np.asarray(classes, dtype=np.uint8)
+    """Return class ids at the image's size and place: probabilities are moved, not classes.
+
+    What a crop or a rotation cut off is background.
+    """
+    # channel by channel: OpenCV takes no more than four at once in every mode
+    moved = [undo(channel, reading, size_HW) for channel in probabilities_CHW]
+    values = np.stack([channel for channel, _ in moved])
+    classes = values[0] > 0.5 if len(values) == 1 else values.argmax(0)
+    return np.asarray(np.where(moved[0][1], classes, 0), dtype=np.uint8)
 
 
 def overlay(image_HW3: NDArray[np.uint8], classes_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:

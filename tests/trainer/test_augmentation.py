@@ -244,9 +244,9 @@ def test_continuous_targets_are_warped_too(tmp_path: Path, worker: Worker) -> No
 
 def test_every_transform_of_the_config_is_carried_out_or_refused() -> None:
     from trainer.config import Transform
-    from trainer.data.transforms import FLIPS
+    from trainer.data.transforms import FLIPS, READING
     from trainer.data.transforms import WARPS as KNOWN
 
-    known = {"resize", "normalize", "intensity_jitter", *FLIPS, *KNOWN}
+    known = {"normalize", "intensity_jitter", *READING, *FLIPS, *KNOWN}
     assert set(Transform.model_fields) == known
     assert Data.model_fields["transforms"].default == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -34,7 +35,18 @@ class IntensityJitter(Section):
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-TRANSFORMS_LATER = ("center_crop", "rotate", "convert_color", "random_patches")
+# OpenCV's codes between the kinds of images that it reads and their common colour spaces.
+_PLAIN = ("BGR", "RGB", "BGRA", "RGBA", "GRAY")
+_SPACES = ("XYZ", "YCrCb", "YCR_CB", "HSV", "HLS", "LAB", "LUV", "YUV")
+COLOR_CODES = (
+    *(f"{a}2{b}" for a, b in itertools.permutations(_PLAIN, 2)),
+    *(code for a in ("BGR", "RGB") for b in _SPACES for code in (f"{a}2{b}", f"{b}2{a}")),
+    *(f"{a}2{b}_FULL" for a in ("BGR", "RGB") for b in ("HSV", "HLS")),
+    *(f"{b}2{a}_FULL" for a in ("BGR", "RGB") for b in ("HSV", "HLS")),
+)
+
+
+TRANSFORMS_LATER = ("random_patches",)
 
 
 class Transform(Section):
@@ -44,6 +56,9 @@ class Transform(Section):
     random_horizontal_flip: Fraction | None = None
     random_vertical_flip: Fraction | None = None
     normalize: Normalize | None = None
+    center_crop: SizeHW | None = None
+    rotate: Finite | None = None
+    convert_color: Annotated[str | None, named(*COLOR_CODES)] = None
     jitter_crop: Annotated[float, Field(ge=0, lt=1)] | None = None
     random_zoom: Annotated[float, Field(ge=0, lt=1)] | None = None
     random_rotate: Annotated[float, Field(ge=0, le=180)] | None = None

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainer.config import Data
+from trainer.data.geometry import read_through
 from trainer.data.images import Array, Pair, read_image, read_mask
 from trainer.data.stores import Store
 from trainer.data.survey import MaskCoding, count_values
@@ -105,21 +106,26 @@ class Reader:
 
     def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts]:
         image = read_image(pair.input, gray=self.data.is_input_gray)
+        size_HW = image.shape[:2]
+        try:
+            image = read_through(image, self.steps[0].reading, nearest=False)
+        except DataError as error:
+            raise DataError(f"{pair.input}: {error}") from None
         if pair.target is None:
-            return self.steps[0].resize(image, nearest=False), None, Counter()
-        mask = read_checked_mask(pair, image.shape[:2])
+            return image, None, Counter()
+        mask = read_checked_mask(pair, size_HW)
         # Nearest keeps the stored values, so the full size need not wait for their meaning.
-        return (
-            self.steps[0].resize(image, nearest=False),
-            self.steps[1].resize(mask, nearest=True),
-            count_values(mask),
-        )
+        return image, self._through(mask, nearest=True), count_values(mask)
+
+    def _through(self, mask: Array, *, nearest: bool) -> Array:
+        background = self.data.mask_values[0] if self.data.mask_values else 0
+        return read_through(mask, self.steps[1].reading, nearest=nearest, fill=background)
 
     def _encode(self, part: str, pairs: Sequence[Pair], store: Store, coding: MaskCoding) -> None:
         values, targets = f"{part}_values", f"{part}_targets"
         dtype = store.dtype(values)
-        if coding.kind == "continuous" and self.steps[1].sizes_HW:
-            # Rare, and known only now: these are no classes, so they are resized like images.
+        if coding.kind == "continuous" and self.steps[1].reading:
+            # Rare, and known only now: these are no classes, so they go the way of images.
             shape = (len(pairs), *next(store.rows(values)).shape)
             store.drop(values)
             store.start(targets, shape, dtype)
@@ -138,7 +144,7 @@ class Reader:
 
     def _read_smooth(self, pair: Pair) -> Array:
         assert pair.target is not None
-        return self.steps[1].resize(read_mask(pair.target), nearest=False)
+        return self._through(read_mask(pair.target), nearest=False)
 
 
 class _Uniform:

@@ -1,20 +1,20 @@
 """The transforms of a config, split into what happens once and what happens at each epoch.
 
-`resize` runs once, when the images are read. What is random is drawn for each epoch and runs on
-whole batches, as normalisation does: all flips, then all warps in the config's order (one
-resampling, whatever their number), then the tones, then `normalize`.
+What is fixed (sizes, rotation, colours) runs once, when images are read, in the config's order.
+What is random is drawn for each epoch and runs on whole batches, as normalisation does: all flips,
+then all warps in the config's order (one resampling, whatever their number), then the tones, then
+`normalize`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Data, IntensityJitter, Normalize, Transform
-from trainer.data.images import Array
+from trainer.data.geometry import ReadingStep
 from trainer.errors import ConfigError
 
 
@@ -23,35 +23,26 @@ class Steps:
     """The transforms of inputs or of targets, in the config's order within each kind.
 
     Attributes:
-        sizes_HW: resizes to do when an image is read, one after the other.
+        reading: what is done when an image is read, see `trainer.data.geometry`.
         flips: (axis of an (H, W, …) image, probability) for each epoch.
         normalize: applied to values in [0, 1], at the end.
         warps: (name, how much at most) for each epoch, see `trainer.data.augmentation`.
         tones: changes of brightness and contrast for each epoch, of inputs alone.
     """
 
-    sizes_HW: tuple[tuple[int, int], ...]
+    reading: tuple[ReadingStep, ...]
     flips: tuple[tuple[int, float], ...]
     normalize: tuple[Normalize, ...]
     warps: tuple[tuple[str, float], ...] = ()
     tones: tuple[IntensityJitter, ...] = ()
-
-    def resize(self, image: Array, *, nearest: bool) -> Array:
-        """Resize an (H, W) or (H, W, C) image, by OpenCV's own rules for pixel centres."""
-        mode = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-        for height, width in self.sizes_HW:
-            if image.shape[:2] != (height, width):
-                resized = cv2.resize(image, (width, height), interpolation=mode)
-                # OpenCV drops a last axis of one
-                image = resized.reshape(height, width, *image.shape[2:])
-        return image
 
 
 def plan_transforms(data: Data) -> tuple[Steps, Steps]:
     """Return the steps of inputs and of targets.
 
     Raises:
-        ConfigError: a flip or a warp of inputs alone or of targets alone.
+        ConfigError: what moves pixels, of inputs alone or of targets alone; a colour code for
+            other channels than the inputs have.
     """
     for key in ("input_transforms", "target_transforms"):
         for index, entry in enumerate(getattr(data, key)):
@@ -60,17 +51,53 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
                     f"data.{key}[{index}]: {', '.join(entry.model_fields_set)} must move inputs "
                     "and masks together; put it into data.transforms"
                 )
+    for index, entry in enumerate(data.target_transforms):
+        if entry.convert_color is not None:
+            raise ConfigError(
+                f"data.target_transforms[{index}].convert_color: masks hold classes, no colours; "
+                "put it into data.input_transforms"
+            )
+    num_channels(data)
     inputs = _steps((*data.transforms, *data.input_transforms))
     targets = _steps((*data.transforms, *data.target_transforms))
     return inputs, targets
 
 
+def num_channels(data: Data) -> int:
+    """Return how many channels the network's input has.
+
+    Raises:
+        ConfigError: a colour code for another number than there is at its place of the list.
+    """
+    channels = 1 if data.is_input_gray else 3
+    for key in ("transforms", "input_transforms"):
+        for index, entry in enumerate(getattr(data, key)):
+            if entry.convert_color is None:
+                continue
+            before, after = (
+                CHANNELS.get(name, 3)
+                for name in entry.convert_color.removesuffix("_FULL").split("2")
+            )
+            if channels != before:
+                raise ConfigError(
+                    f"data.{key}[{index}].convert_color: {entry.convert_color} takes {before} "
+                    f"channel(s), and the images have {channels} there (3 in BGR order when they "
+                    "are read, 1 with data.grayscale)"
+                )
+            channels = after
+    return channels
+
+
 FLIPS = {"random_horizontal_flip": 1, "random_vertical_flip": 0}  # the axis of an (H, W) image
 WARPS = ("jitter_crop", "random_zoom", "random_rotate", "random_affine")
+READING = ("resize", "center_crop", "rotate", "convert_color")
+# A resize of both to the same size may stand in both lists.
+MOVING = (*FLIPS, *WARPS, "center_crop", "rotate")
+CHANNELS = {"GRAY": 1, "BGRA": 4, "RGBA": 4}  # of the colours in OpenCV's codes; others have 3
 
 
 def _moves(entry: Transform) -> bool:
-    return not entry.model_fields_set.isdisjoint((*FLIPS, *WARPS))
+    return not entry.model_fields_set.isdisjoint(MOVING)
 
 
 def _steps(entries: tuple[Transform, ...]) -> Steps:
@@ -82,7 +109,7 @@ def _steps(entries: tuple[Transform, ...]) -> Steps:
         if (value := getattr(entry, key)) is not None
     ]
     return Steps(
-        sizes_HW=tuple(value for key, value in given if key == "resize"),
+        reading=tuple(ReadingStep(key, value) for key, value in given if key in READING),
         flips=tuple((FLIPS[key], value) for key, value in given if key in FLIPS),
         normalize=tuple(value for key, value in given if key == "normalize"),
         warps=tuple((key, value) for key, value in given if key in WARPS),
