@@ -272,6 +272,7 @@ class _Run:
             self.config.data.class_names,
             include_background=self.config.metrics.include_background,
             ignore_index=self.config.loss.ignore_index if self.config.loss else None,
+            with_hd95=self.config.metrics.hd95,
         )
 
     def _record(

@@ -66,7 +66,7 @@ FULL = {
         "eps": 1e-6,
         "gamma": 1.5,
     },
-    "metrics": {"include_background": True},
+    "metrics": {"include_background": True, "hd95": True},
     "relative_to": "config",
     "seed": 7,
     "precision": "bf16",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -193,3 +195,34 @@ def test_metrics_are_json_without_nan(worker: Worker) -> None:
         raise AssertionError(constant)
 
     assert json.loads(text, parse_constant=refuse)["epoch"] == 1
+
+
+def test_hd95_is_written_where_it_is_asked_for_and_can_be_recomputed(
+    worker: Worker, discs: Path, tmp_path: Path
+) -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    data = tmp_path / "data"
+    shutil.copytree(discs, data)
+    empty = data / "test/targets/img 03.png"
+    write_png(empty, np.zeros((32, 32)))
+    train(worker, data=data)
+    assert "hd95" not in (tmp_path / "per_image.csv").read_text()
+    result = evaluate(worker, data=data, metrics={"hd95": True}, data__test_output_path=".")
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        found = {row["name"]: row["foreground_hd95_px"] for row in csv.DictReader(file)}
+    expected = {}
+    with h5py.File(tmp_path / "output_1.h5") as file:
+        for name in file:
+            masks = (file[name][0] > 0.5, cv2.imread(str(data / "test/targets" / name), 0) > 127)
+            edges = [m & ~ndimage.binary_erosion(m) for m in masks]
+            if all(m.any() for m in masks):
+                expected[name] = max(
+                    np.percentile(ndimage.distance_transform_edt(~other)[edge], 95)
+                    for edge, other in (edges, edges[::-1])
+                )
+    assert len(expected) == 4
+    assert found.pop(empty.name) == ""
+    assert {name: float(text) for name, text in found.items()} == pytest.approx(expected, abs=1e-4)
+    figures = result.metrics[-1]["per_class"]["foreground"]
+    assert figures["hd95_px"] == pytest.approx(np.mean(list(expected.values())), abs=1e-4)
+    assert figures["hd95_images"] == 4

@@ -34,9 +34,10 @@ class Checkpoints(Section):
 
 
 class Metrics(Section):
-    """How the accuracy is averaged (ours)."""
+    """How the accuracy is averaged, and what else is measured (ours)."""
 
     include_background: bool = False
+    hd95: bool = False
 
 
 def _file_or_layers(value: Any) -> Any:
