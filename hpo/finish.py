@@ -14,8 +14,10 @@ from typing import Any
 import optuna
 
 from hpo.errors import HpoError
+from hpo.folders import locked, read_json
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.results import LAYERS_FILE, MODEL_FILE, Results, locked, read_json
+from hpo.models import LAYERS_FILE, MODEL_FILE
+from hpo.results import Results
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from trainer import rundir

@@ -182,6 +182,11 @@ class OutputOptions:
     output_dir: Annotated[
         Path, option("--output-dir", help="Where runs/, best_model/ and list_acc.json go")
     ] = Path()
+    artifacts: Annotated[
+        str | None,
+        option("--artifacts", metavar="DIR|URL", help="Folder that all nodes share, or s3:// or "
+               "gs://BUCKET/PREFIX: every node gets the best model from there"),
+    ] = None  # fmt: skip
     lease_s: Annotated[
         float,
         option(

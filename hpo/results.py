@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import json
-import os
 import shutil
-import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +14,31 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo.artifacts import Shelf
+from hpo.errors import HpoError
+from hpo.folders import (
+    TRIAL_FILE,
+    is_regular_file,
+    keep_foreign,
+    locked,
+    read_json,
+    replace_folder,
+)
+from hpo.models import (
+    LAYERS_FILE,
+    MODEL,
+    MODEL_FILE,
+    MODEL_FILES,
+    describe_model,
+    drop_older,
+    fetch_best,
+)
+from hpo.provenance import PROVENANCE
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import STUDY_ID, best_epoch, finished_trials, score
 from trainer import rundir
 from trainer.keypath import get_path, set_path
-
-MODEL_FILE = "best_model_file.pt"
-LAYERS_FILE = "layers.json"
-TRIAL_FILE = "trial.json"
-PROVENANCE = "rml:provenance"
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: <fcntl.h>, <linux/fs.h>
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,7 @@ class Candidate:
     """
 
     number: int
+    attempt: int
     score: float
     epoch: int
     dice_per_image: float | None
@@ -53,15 +62,23 @@ class Candidate:
 class Results:
     """The two results that a user sees, for one study."""
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, shelf: Shelf | None = None) -> None:
         self._spec = spec
+        self._shelf = shelf
         self._lock = threading.Lock()
 
-    def offer(self, candidate: Candidate, study: optuna.Study) -> str | None:
+    def offer(
+        self,
+        candidate: Candidate,
+        study: optuna.Study,
+        announce: Callable[[Mapping[str, Any]], bool],
+    ) -> str | None:
         """Store a trial's model if it beats every trial of the study; return a warning, if any.
 
         Of equals the earlier trial is the better. To be called before the trial is told as
-        finished, so that who sees it finished finds its model.
+        finished, so that who sees it finished finds its model. `announce` records with the trial
+        where its model will be, or returns False if the trial is no longer ours. It comes first:
+        a driver that is killed here leaves no archive that nobody knows of.
         """
         with self._lock, locked(self._spec.folders.best_model):
             study_id = study.user_attrs.get(STUDY_ID)
@@ -79,19 +96,48 @@ class Results:
             checkpoint = (
                 candidate.run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(candidate.epoch)
             )
-            if not _is_regular_file(checkpoint):
+            if not is_regular_file(checkpoint):
                 return (
                     f"trial {candidate.number} is the best so far, but left no checkpoint "
                     f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
                 )
+            model = describe_model(
+                study_id,
+                candidate.number,
+                attempt=candidate.attempt,
+                folder=self._spec.folders.best_model,
+                has_shelf=self._shelf is not None,
+            )
+            if not announce(model):
+                return None
             self._store(candidate, checkpoint, study_id)
+            return self._put(model["artifact"])
+
+    def drop_older_models(self, study: optuna.Study, number: int) -> None:
+        """Remove all models but the best one's from the shelf, after trial `number` was told."""
+        if self._shelf is None:
+            return
+        trial = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
+        if MODEL in trial.user_attrs:
+            drop_older(study, self._shelf)
+
+    def fetch(self, study: optuna.Study) -> str | None:
+        """Bring the study's best model here if another node has it; return a warning, if any."""
+        return fetch_best(study, self._spec.folders.best_model, self._shelf)
+
+    def _put(self, name: str | None) -> str | None:
+        if self._shelf is None or name is None:
+            return None
+        try:
+            self._shelf.put(name, self._spec.folders.best_model.resolve(), MODEL_FILES)
+        except HpoError as error:
+            return f"{error}; the best model is on this host only"
         return None
 
     def write_list_acc(self, study: optuna.Study) -> None:
         """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
         with self._lock, locked(self._spec.folders.list_acc):
-            entries = [_entry(trial) for trial in finished_trials(study)]
-            rundir.write_atomic(self._spec.folders.list_acc, json.dumps(entries, indent=2) + "\n")
+            write_list_acc(study, self._spec.folders.list_acc)
 
     def _store(self, candidate: Candidate, checkpoint: Path, study_id: str | None) -> None:
         target = self._spec.folders.best_model
@@ -144,6 +190,12 @@ class Results:
         return int(entry["trial"]) if is_ours and "trial" in entry else None
 
 
+def write_list_acc(study: optuna.Study, path: Path) -> None:
+    """Write `list_acc.json` from the database: one entry for each finished trial."""
+    entries = [list_entry(trial) for trial in finished_trials(study)]
+    rundir.write_atomic(path, json.dumps(entries, indent=2) + "\n")
+
+
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Return the config that evaluates a trial's model, from the folder that it is in."""
     result: dict[str, Any] = json.loads(json.dumps(config))
@@ -158,7 +210,7 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     return result
 
 
-def _entry(trial: FrozenTrial) -> dict[str, Any]:
+def list_entry(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
     provenance = trial.user_attrs.get(PROVENANCE, {})
     config = provenance.get("config", {})
@@ -178,71 +230,5 @@ def _entry(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _is_regular_file(path: Path) -> bool:
-    # The folder was written by a worker that we don't trust: no links to elsewhere.
-    try:
-        return stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
-    except OSError:
-        return False
-
-
 def _write_json(path: Path, obj: Any) -> None:
     path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file, an empty one where there is no such file or no object."""
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep the other drivers of this output folder away from a file or folder in it."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
-        yield
-
-
-def keep_foreign(folder: Path, study_id: str | None) -> None:
-    """Move what is not this study's best model out of the way, to a name that is free."""
-    if not folder.is_dir():
-        return
-    entry = read_json(folder / TRIAL_FILE)
-    if "study_id" in entry and entry["study_id"] == study_id:
-        return
-    name = f"{folder.name}-{entry.get('study', 'before')}"
-    free = folder.with_name(name)
-    number = 2
-    while free.exists():
-        free = folder.with_name(f"{name}-{number}")
-        number += 1
-    folder.rename(free)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put the folder `new` in the place of `target`; what was there ends up at `new`.
-
-    On Linux both names are exchanged in one step. Elsewhere, and on file systems that cannot, the
-    old folder is renamed away first: for a moment nothing is there.
-    """
-    if not target.exists():
-        new.rename(target)
-        return
-    if not _exchange(new, target):
-        away = target.with_name(f".{target.name}.{os.getpid()}.old")
-        target.rename(away)
-        new.rename(target)
-        away.rename(new)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    names = (os.fsencode(first), os.fsencode(second))
-    code = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
-    return bool(code == 0)

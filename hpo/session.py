@@ -17,6 +17,7 @@ import optuna
 from rich.console import Console
 from tabulate import tabulate
 
+from hpo.artifacts import open_shelf
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher
@@ -78,7 +79,8 @@ def run_session(
     rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s)
-    results = Results(spec)
+    artifacts = options.output.artifacts
+    results = Results(spec, open_shelf(artifacts) if artifacts else None)
     results.bring_back(study)
     tally = current_tally(spec, study)
     reporter = make_reporter(
@@ -105,6 +107,8 @@ def run_session(
         finally:
             reporter.close()
         results.write_list_acc(study)
+        if finished_trials(study) and (missing := results.fetch(study)):
+            console.print(f"best_model/ is not the best: {missing}", markup=False)
         if not stopping.is_set():
             tested = score_winner(spec, results, study, launcher, slots[0], stopping)
     except HpoError as error:
@@ -212,7 +216,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
     if ending.model_of is not None and ending.model_of != number:
-        say(f"  but best_model/ is of trial {ending.model_of}: trial {number} left no checkpoint")
+        say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
         _say_test_score(ending.tested, say)
     elif spec.select_on == "test":

@@ -225,3 +225,9 @@ def best_epoch(trial: FrozenTrial) -> int | None:
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that count towards the total: complete or pruned, by number."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the finished trial with the best score, of equals the earliest."""
+    scored = [trial for trial in finished_trials(study) if score(trial) is not None]
+    return max(scored, key=lambda trial: (score(trial), -trial.number), default=None)

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from hpo.cli import console, run_app
 from hpo.errors import UsageError
 from hpo.progress import describe_values
-from hpo.results import PROVENANCE
+from hpo.provenance import PROVENANCE
 from hpo.storage import TITLE, best_epoch, default_url, open_storage, score
 from trainer.config_errors import hint
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,8 +19,10 @@ from optuna.trial import TrialState
 
 from hpo.launchers import Handle, Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice, Renewer
+from hpo.models import MODEL
 from hpo.progress import Reporter
-from hpo.results import PROVENANCE, Candidate, Results
+from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
+from hpo.results import Candidate, Results
 from hpo.space import build_config, without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, make_sampler
@@ -89,7 +90,7 @@ class TrialRunner:
 
     def run(self, lease: Lease) -> Outcome:
         """Run the trial that was claimed; every way out leaves the lease told or given back."""
-        started = time.monotonic()
+        clock = Stopwatch()
         self.renewer.hold(lease)
         try:
             trial = self._open(lease)
@@ -98,20 +99,21 @@ class TrialRunner:
                 config = self._config(trial.number, chosen)
             except ConfigError as error:
                 # These values don't go together; others may.
-                return self._finish(lease, trial, _Watched("failed", message=str(error)), started)
+                return self._finish(lease, trial, _Watched("failed", message=str(error)), clock)
             run_dir = self._prepare(trial.number, lease.attempt, config)
+            self._record_start(trial, lease, run_dir, config, chosen)
             self.reporter.trial_started(trial.number, self.slot.index, chosen)
             handle = self.launcher.start(
                 WorkerJob(run_dir=run_dir, slot=self.slot, num_procs=self.num_procs)
             )
+            clock.launch()
             try:
-                watched = self._watch(trial, lease, handle, run_dir)
+                watched = self._watch(trial, lease, handle, run_dir, clock)
             finally:
                 handle.stop(STOP_GRACE_S)
-            self._attach(trial, config, chosen)
             if watched.score is not None and STATES.get(watched.end) in COUNTED:
                 self._offer(lease, trial, watched, run_dir, config, chosen)
-            outcome = self._finish(lease, trial, watched, started)
+            outcome = self._finish(lease, trial, watched, clock)
             # The best model is stored; the rest would fill the disk at 130 MB a trial.
             shutil.rmtree(run_dir / rundir.CHECKPOINTS, ignore_errors=True)
             return outcome
@@ -159,7 +161,9 @@ class TrialRunner:
         rundir.write_atomic(run_dir / rundir.CONFIG, text)
         return run_dir
 
-    def _watch(self, trial: optuna.Trial, lease: Lease, handle: Handle, run_dir: Path) -> _Watched:
+    def _watch(
+        self, trial: optuna.Trial, lease: Lease, handle: Handle, run_dir: Path, clock: Stopwatch
+    ) -> _Watched:
         """Follow the worker's test log until it ends, is pruned, or has to stop."""
         reader = rundir.TestLogReader(run_dir / rundir.TEST_LOG)
         curve: dict[int, float] = {}
@@ -171,6 +175,7 @@ class TrialRunner:
                 if not self.office.renew(lease):  # a report of an old owner would be accepted
                     return _Watched("lost", curve, LOST)
                 curve[evaluation.epoch] = evaluation.accuracy
+                clock.report()
                 trial.report(evaluation.accuracy, evaluation.epoch)
                 self.reporter.epoch_done(
                     trial.number, self.slot.index, evaluation.epoch, max(curve.values())
@@ -191,16 +196,25 @@ class TrialRunner:
         is_seen = evaluation.epoch in curve
         return is_epoch and not is_seen and math.isfinite(evaluation.accuracy)
 
-    def _attach(
-        self, trial: optuna.Trial, config: Mapping[str, Any], chosen: Mapping[str, Any]
+    def _record_start(
+        self,
+        trial: optuna.Trial,
+        lease: Lease,
+        run_dir: Path,
+        config: Mapping[str, Any],
+        chosen: Mapping[str, Any],
     ) -> None:
-        """Record where the trial ran and with what, in one attribute, before it is told."""
-        provenance = {
-            "config": {**config, "layers": self.spec.network_of(chosen)},
-            "host": socket.gethostname(),
-            "launcher": self.launcher.describe(),
-            "gpus": list(self.slot.gpu_uuids),
-        }
+        """Record with what and where the trial runs; else nobody knows if this driver dies."""
+        name = self.spec.network_of(chosen)
+        provenance = describe_run(
+            config={**config, "layers": name},
+            network_file=self.spec.networks[name].file,
+            run_dir=run_dir,
+            attempt=lease.attempt,
+            launcher=self.launcher,
+            gpu_uuids=self.slot.gpu_uuids,
+            data=self.spec.survey.fingerprint,
+        )
         trial.set_user_attr(PROVENANCE, provenance)
 
     def _offer(
@@ -214,8 +228,13 @@ class TrialRunner:
     ) -> None:
         assert watched.score is not None
         assert watched.epoch is not None
-        if not self.office.renew(lease):
-            return  # somebody else has the trial, and with it the right to the best model
+
+        def announce(model: Mapping[str, Any]) -> bool:
+            if not self.office.renew(lease):
+                return False  # somebody else has the trial, and the right to the best model
+            trial.set_user_attr(MODEL, dict(model))
+            return True
+
         host_config: dict[str, Any] = json.loads(json.dumps(config))
         host_config["layers"] = self.spec.network_of(chosen)
         root, test = self.spec.trained.root, self.spec.trained.test
@@ -225,6 +244,7 @@ class TrialRunner:
         warning = self.results.offer(
             Candidate(
                 number=trial.number,
+                attempt=lease.attempt,
                 score=watched.score,
                 epoch=watched.epoch,
                 dice_per_image=read_dice_per_image(run_dir, watched.epoch),
@@ -234,12 +254,13 @@ class TrialRunner:
                 known_extensions=self.launcher.capabilities(),
             ),
             self.study,
+            announce,
         )
         if warning:
             self.reporter.warn_once(warning)
 
     def _finish(
-        self, lease: Lease, trial: optuna.Trial, watched: _Watched, started: float
+        self, lease: Lease, trial: optuna.Trial, watched: _Watched, clock: Stopwatch
     ) -> Outcome:
         """Tell the study, if the trial is still ours."""
         if watched.end == "given back":
@@ -249,7 +270,9 @@ class TrialRunner:
             values = watched.score if state == TrialState.COMPLETE else None
             # Another owner may have finished it in this very moment: its word counts.
             with contextlib.suppress(UpdateFinishedTrialError, ValueError):
+                trial.set_user_attr(END, self._end_of(lease, watched, clock))
                 self.study.tell(trial, values, state=state)
+                self.results.drop_older_models(self.study, trial.number)
             self.results.write_list_acc(self.study)
         return Outcome(
             number=trial.number,
@@ -257,9 +280,18 @@ class TrialRunner:
             score=watched.score,
             epoch=watched.epoch,
             num_epochs=len(watched.curve),
-            seconds=time.monotonic() - started,
+            seconds=clock.total,
             message=watched.message,
             log_tail=watched.log_tail,
+        )
+
+    def _end_of(self, lease: Lease, watched: _Watched, clock: Stopwatch) -> dict[str, Any]:
+        return describe_end(
+            end=watched.end,
+            message=watched.message,
+            log_tail=watched.log_tail,
+            attempt=lease.attempt,
+            seconds=clock.seconds(),
         )
 
 

@@ -79,6 +79,7 @@ class Launcher(Protocol):
     """Starts workers; safe to use from several threads at once."""
 
     name: str
+    image_id: str | None  # digest of the workers' container image; None without one
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return a path below a mount as the worker sees it."""

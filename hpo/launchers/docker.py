@@ -67,7 +67,7 @@ class DockerLauncher:
                 raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
         self._client = _connect()
         try:
-            self._image_id = _image_id(self._client, settings.image)
+            self.image_id: str | None = _image_id(self._client, settings.image)
             info = self._client.info()
         except BaseException:
             self._client.close()
@@ -117,7 +117,7 @@ class DockerLauncher:
 
     def describe(self) -> str:
         """Return image and engine."""
-        short = self._image_id.removeprefix("sha256:")[:12]
+        short = str(self.image_id).removeprefix("sha256:")[:12]
         return f"containers of {self._settings.image} ({short}), Docker {self._engine}"
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class DockerLauncher:
         if settings.cache is not None:
             binds.append(BindMount(CACHE_DIR, str(settings.cache.absolute()), type="bind"))
         return {
-            "image": self._image_id,  # the tag may move while the search runs
+            "image": self.image_id,  # the tag may move while the search runs
             "command": list(with_mpirun((*WORKER, *job.args), job.num_procs)),
             "working_dir": WORK_DIR,
             "mounts": binds,

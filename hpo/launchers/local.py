@@ -102,6 +102,7 @@ class LocalLauncher:
     """Starts each worker in a session of its own, by an argument list, without a shell."""
 
     name = "local"
+    image_id: str | None = None
 
     def __init__(self, settings: LaunchSettings) -> None:
         self._worker = _resolve(settings.worker) if settings.worker else DEFAULT_WORKER

@@ -1,0 +1,83 @@
+"""Replaces folders as a whole, under a lock, and never one that is somebody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TRIAL_FILE = "trial.json"  # says whose model a folder holds
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: <fcntl.h>, <linux/fs.h>
+
+
+def is_regular_file(path: Path) -> bool:
+    """Say whether a path is a file of its own, in a folder of its own: no link to elsewhere."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
+    except OSError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file, an empty one where there is no such file or no object."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the other drivers of this output folder away from a file or folder in it."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
+        yield
+
+
+def keep_foreign(folder: Path, study_id: str | None) -> None:
+    """Move what is not this study's best model out of the way, to a name that is free."""
+    if not folder.is_dir():
+        return
+    entry = read_json(folder / TRIAL_FILE)
+    if "study_id" in entry and entry["study_id"] == study_id:
+        return
+    name = f"{folder.name}-{entry.get('study', 'before')}"
+    free = folder.with_name(name)
+    number = 2
+    while free.exists():
+        free = folder.with_name(f"{name}-{number}")
+        number += 1
+    folder.rename(free)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`; what was there ends up at `new`.
+
+    On Linux both names are exchanged in one step. Elsewhere, and on file systems that cannot, the
+    old folder is renamed away first: for a moment nothing is there.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    if not _exchange(new, target):
+        away = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(away)
+        new.rename(target)
+        away.rename(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    code = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return bool(code == 0)

@@ -1,0 +1,168 @@
+"""What is recorded with a trial: with what and where it ran, and how it ended.
+
+Two attributes, each written once: PROVENANCE when the trial starts (so that a trial whose driver
+died still says where), END before it is told. END is small, because `rml-study status` reads
+those of all trials.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpo.gpus import visible_gpus
+from hpo.launchers import Launcher
+
+PROVENANCE = "rml:provenance"
+END = "rml:end"
+MAX_BYTES = 50_000  # MariaDB's TEXT column holds 65,535, and Optuna stores JSON text
+MAX_MESSAGE_CHARS = 500
+MAX_TAIL_CHARS = 2000
+_COMMIT_TIMEOUT_S = 5
+
+
+def describe_run(
+    *,
+    config: Mapping[str, Any],
+    network_file: str,
+    run_dir: Path,
+    attempt: int,
+    launcher: Launcher,
+    gpu_uuids: Sequence[str],
+    data: str,
+) -> dict[str, Any]:
+    """Return the attribute PROVENANCE of an attempt at a trial, as JSON has it.
+
+    Args:
+        config: the trial's config, `layers` by its name.
+        network_file: the network's file in the inputs folder, which carries its hash.
+        launcher: what started the worker; containers leave the digest of their image.
+        data: hash of the data set.
+
+    A config that is too long for a database loses its largest sections: each leaves its hash, and
+    the whole is in the run folder.
+    """
+    names = {gpu.uuid: gpu.name for gpu in visible_gpus()} if gpu_uuids else {}
+    entry: dict[str, Any] = {
+        "config": dict(config),
+        "config_hash": config_hash(config),
+        "network": network_file,
+        "seed": config.get("seed"),
+        "attempt": attempt,
+        "run_dir": str(run_dir),
+        "host": socket.gethostname(),
+        "uid": os.getuid(),
+        "user": _user(),
+        "launcher": launcher.describe(),
+        "image": launcher.image_id,
+        "gpus": [{"uuid": uuid, "name": names.get(uuid)} for uuid in gpu_uuids],
+        "code": code_version(),
+        "data": data,
+    }
+    return _shortened(entry)
+
+
+class Stopwatch:
+    """Takes the times of one attempt: claimed, launched, each report."""
+
+    def __init__(self) -> None:
+        self._claimed = time.monotonic()
+        self._launched: float | None = None
+        self._reports: list[float] = []
+
+    def launch(self) -> None:
+        """The worker is started now."""
+        self._launched = time.monotonic()
+
+    def report(self) -> None:
+        """An evaluation has been read now."""
+        self._reports.append(time.monotonic())
+
+    @property
+    def total(self) -> float:
+        """Seconds since the claim."""
+        return time.monotonic() - self._claimed
+
+    def seconds(self) -> dict[str, float]:
+        """Return `total`, `first_epoch` (worker started to first report), `further_epochs`."""
+        entry = {"total": round(self.total, 3)}
+        if self._launched is not None and self._reports:
+            entry["first_epoch"] = round(self._reports[0] - self._launched, 3)
+            entry["further_epochs"] = round(self._reports[-1] - self._reports[0], 3)
+        return entry
+
+
+def describe_end(
+    *, end: str, message: str, log_tail: str, attempt: int, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the attribute END: how an attempt ended, with its durations (see Stopwatch)."""
+    entry: dict[str, Any] = {
+        "end": end,
+        "host": socket.gethostname(),
+        "attempt": attempt,
+        "seconds": dict(seconds),
+    }
+    if message:
+        entry["message"] = message[:MAX_MESSAGE_CHARS]
+    if log_tail:
+        entry["log_tail"] = log_tail[-MAX_TAIL_CHARS:]
+    return entry
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a config's canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> dict[str, str | None]:
+    """Return the package's version, and the commit where it runs from a checkout."""
+    return {"version": importlib.metadata.version("rml-optimize"), "commit": _commit()}
+
+
+def _commit() -> str | None:
+    source = Path(__file__).parent.parent
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_COMMIT_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or not our checkout
+        return None
+    return result.stdout.strip() or None
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name, as in containers
+        return None
+
+
+def _shortened(entry: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = dict(entry["config"])
+    result = {**entry, "config": config}
+    for _ in tuple(config):
+        if _size(result) <= MAX_BYTES:
+            break
+        key = max(config, key=lambda name: _size(config[name]))
+        digest = hashlib.sha256(json.dumps(config[key], sort_keys=True).encode()).hexdigest()
+        config[key] = {"sha256": digest}
+        result["is_shortened"] = True
+    return result
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value).encode())
