@@ -55,6 +55,7 @@ class World:
         self.rank, self.size = self._launch.rank, self._launch.size
         self.is_first = self.rank == 0
         self._store: Store | None = None
+        self._meeting_file: Path | None = None
         self._uses_nccl = False
 
     @property
@@ -77,8 +78,11 @@ class World:
             # A machine's own name need not lead to it (in a container without network, say).
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
         with self._others_awaited():
-            store = self._store = _open_store(self._launch)
+            if not self._launch.has_address:
+                self._meeting_file = _meeting_file(self._launch)
+            store = self._store = _open_store(self._launch, self._meeting_file)
             self._meet(store)
+            self._forget_meeting_file()
             store.set(f"device {self.rank}", _identity(device))
             devices = {store.get(f"device {rank}") for rank in range(self.size)}
             # NCCL refuses two processes on one GPU.
@@ -108,6 +112,7 @@ class World:
         A failure seldom comes alone: all find the same mistake, or lose the process that made it.
         One message is enough, and its exit code is that of every process.
         """
+        self._forget_meeting_file()
         if self._store is None:
             return
         try:
@@ -115,7 +120,7 @@ class World:
                 self._agree_on(error, self._store)
         finally:
             self._store = None
-            # The last one to part removes the file of the meeting. NCCL would wait for the lost.
+            # NCCL would wait for the lost.
             if dist.is_initialized() and (error is None or not self._uses_nccl):
                 dist.destroy_process_group()
 
@@ -227,6 +232,12 @@ class World:
                 )
             time.sleep(0.01)
 
+    def _forget_meeting_file(self) -> None:
+        # As soon as all have it open, so that no way to end leaves it behind: not even SIGKILL.
+        if self._meeting_file is not None:
+            self._meeting_file.unlink(missing_ok=True)
+            self._meeting_file = None
+
     @contextlib.contextmanager
     def _others_awaited(self) -> Iterator[None]:
         try:
@@ -240,19 +251,25 @@ class World:
             ) from None
 
 
-def _open_store(launch: Launch) -> Store:
-    if launch.has_address:
-        store: Store
-        store, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=SILENCE_TIMEOUT))
-        return store
+def _meeting_file(launch: Launch) -> Path:
     if not launch.is_on_one_machine:
         raise ConfigError(
             "processes on several machines must know where to meet: set MASTER_ADDR (the first "
             "machine) and MASTER_PORT (a free port there), with mpirun by -x"
         )
     # A file, because a port that is free now may be taken when it is used.
-    path = Path(tempfile.gettempdir()) / f"rmldnn-{os.getuid()}-{launch.job}"
-    store = FileStore(str(path), launch.size)
+    return Path(tempfile.gettempdir()) / f"rmldnn-{os.getuid()}-{launch.job}"
+
+
+def _open_store(launch: Launch, meeting_file: Path | None) -> Store:
+    if meeting_file is None:
+        store: Store
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=SILENCE_TIMEOUT))
+        return store
+    # torch opens its file anew for each access. By the name of a descriptor it can still do so
+    # when the file has no other name any more; that is why the descriptor stays open to the end.
+    descriptor = os.open(meeting_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    store = FileStore(f"/dev/fd/{descriptor}", launch.size)
     store.set_timeout(timedelta(seconds=MEETING_TIMEOUT_S))
     return store
 

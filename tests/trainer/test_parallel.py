@@ -204,6 +204,7 @@ def test_killed_process_ends_the_others(discs: Path, tmp_path: Path) -> None:
     assert codes == [1, -signal.SIGKILL]
     assert len(errors) == 1
     assert "process 1 of 2 has lost the others" in errors[0]
+    assert not list(folder.glob("rmldnn-*")), "the file of the meeting is left"
 
 
 def test_stop_ends_all(discs: Path, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_stop_ends_all(discs: Path, tmp_path: Path) -> None:
     codes, errors = ends(processes)
     assert codes == [143, 143], errors
     assert errors == ["rmldnn: error: stopped on request (SIGTERM)"]
-    # Stopped at the same moment, they may leave the file of their meeting in the temporary folder.
+    assert not list(folder.glob("rmldnn-*")), "the file of the meeting is left"
 
 
 def test_hessian_with_several_processes_is_refused(discs: Path, tmp_path: Path) -> None:
