@@ -201,7 +201,16 @@ def parse_base(
 
 
 def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the (H, W) that the last resize or crop gives."""
+    """Return the (H, W) of tiles, or that the last resize or crop gives."""
+    tiles = get_path(base, "data.tiles")
+    if tiles:
+        try:
+            height, width = tiles["size"]
+            return int(height), int(width)
+        except (TypeError, ValueError, KeyError):
+            raise ConfigError(
+                f'data.tiles: expected {{"size": [H, W]}}, received {tiles!r}'
+            ) from None
     for entry in reversed(get_path(base, "data.transforms", [])):
         for key in {"resize", "center_crop"}.intersection(
             entry if isinstance(entry, dict) else ()

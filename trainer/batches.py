@@ -22,6 +22,8 @@ from trainer.parallel import ALONE, World
 DEVICE_SHARE = 0.25
 CHUNK_BYTES = 2**26  # goes to the device at once: a mapped set need not fit into host memory
 
+Crop = tuple[slice, slice]  # rows and columns
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -55,8 +57,12 @@ class Batches:
         self.images = images
         self.batch_size = batch_size
         self._world = world
+        self._tiles = images.tiles
+        self._crops_per_image = images.tiles.per_image if images.tiles else 1
         self._blocks = world.parts(np.arange(len(images)))
-        self._block_batch_size = -(-batch_size // world.size)
+        self.block_batch_size = -(-batch_size // world.size)
+        # Whole images one by one, however large: a batch is one of tiles then.
+        self._images_at_once = 1 if images.tiles else self.block_batch_size
         self._device = device
         self._continuous = continuous
         self._inputs = _Rows(images.inputs_NHWC, device)
@@ -71,12 +77,17 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of training batches of an epoch."""
-        return -(-len(self.images) // self.batch_size)
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of an epoch: images, or crops of them."""
+        return len(self.images) * self._crops_per_image
 
     @property
     def num_in_order(self) -> int:
         """Number of evaluation batches of each process; the first one has the longest part."""
-        return -(-len(self._blocks[0]) // self._block_batch_size)
+        return -(-len(self._blocks[0]) // self._images_at_once)
 
     def in_order(self) -> Iterator[Batch | None]:
         """Give the samples as they are stored, unchanged, for evaluation.
@@ -84,7 +95,7 @@ class Batches:
         Each process has a block of the set, so that what all find follows in the set's order. All
         give the same number of batches: None where a process has no sample left.
         """
-        mine = _split(self._blocks[self._world.rank], self._block_batch_size)
+        mine = _split(self._blocks[self._world.rank], self._images_at_once)
         for _ in range(self.num_in_order):
             indices = next(mine, None)
             yield None if indices is None else self._make(indices)
@@ -92,29 +103,51 @@ class Batches:
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         """Give the samples of a training epoch: shuffled and augmented, by seed and epoch."""
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 0]))
-        order = rng.permutation(len(self.images))
+        order = rng.permutation(self.num_samples)
+        corners = self._draw_corners(seed=seed, epoch=epoch)
         drawn = draw_augmentation(
             self.images.steps,
-            num_samples=len(self.images),
+            num_samples=self.num_samples,
             size_HW=self.images.input_shape[:2],
             seed=seed,
             epoch=epoch,
         )
-        for indices in _split(order, self.batch_size):
-            part = self._world.part(indices)
-            share = len(part) / len(indices)
+        for samples in _split(order, self.batch_size):
+            part = self._world.part(samples)
+            share = len(part) / len(samples)
             # A batch of fewer samples than processes: any sample will do, as it counts nothing,
             # but every process must have gradients to add.
-            part = part if len(part) else indices[:1]
-            yield self._make(part, drawn[part], share)
+            part = part if len(part) else samples[:1]
+            crops = None if corners is None else self._crops(corners[part])
+            yield self._make(part // self._crops_per_image, drawn[part], share, crops)
+
+    def _draw_corners(self, *, seed: int, epoch: int) -> NDArray[np.int64] | None:
+        """Draw where each crop begins, (num_samples, 2), from every place that it fits into."""
+        if self._tiles is None:
+            return None
+        rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 4]))
+        spare = np.subtract(self.images.inputs_NHWC.shape[1:3], self._tiles.size)
+        return rng.integers(0, spare, (self.num_samples, 2), endpoint=True)
+
+    def _crops(self, corners: NDArray[np.int64]) -> list[Crop]:
+        assert self._tiles is not None
+        height, width = self._tiles.size
+        return [
+            (slice(row, row + height), slice(column, column + width))
+            for row, column in corners.tolist()
+        ]
 
     def _make(
-        self, indices: NDArray[np.int64], drawn: Augmentation | None = None, share: float = 1.0
+        self,
+        indices: NDArray[np.int64],
+        drawn: Augmentation | None = None,
+        share: float = 1.0,
+        crops: list[Crop] | None = None,
     ) -> Batch:
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
-        inputs = self._inputs.take(indices).to(torch.float32).permute(0, 3, 1, 2)
+        inputs = self._inputs.take(indices, crops).to(torch.float32).permute(0, 3, 1, 2)
         inputs = inputs / self._inputs.full_scale
-        targets = None if self._targets is None else self._targets.take(indices)
+        targets = None if self._targets is None else self._targets.take(indices, crops)
         if drawn is not None:
             inputs, targets = augment(inputs, targets, drawn, self.images.steps)
         inputs = _normalize(inputs, self.images.steps.normalize)
@@ -154,7 +187,14 @@ class _Rows:
             resident[start : start + num_rows] = torch.from_numpy(chunk)
         self._resident = resident
 
-    def take(self, indices: NDArray[np.int64]) -> Tensor:
+    def take(self, indices: NDArray[np.int64], crops: list[Crop] | None = None) -> Tensor:
+        """Return rows, or of each its crop: a mapped array is read there only."""
+        if crops is not None:
+            where = list(zip(indices.tolist(), crops, strict=True))
+            if self._resident is not None:
+                return torch.stack([self._resident[index, *crop] for index, crop in where])
+            cut = np.stack([self._values[index, *crop] for index, crop in where])
+            return torch.from_numpy(cut.astype(self._dtype, copy=False)).to(self._device)
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self._device)]
         rows = self._values.take(indices, axis=0).astype(self._dtype, copy=False)

@@ -21,6 +21,7 @@ from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.module import KerasModule
 from trainer.parallel import World
 from trainer.predictions import PredictionWriter
+from trainer.tiles import blend_tiles
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -124,8 +125,7 @@ class Evaluator:
         return evaluation
 
     def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
-        size_HW = self.batches.images.input_shape[:2]
-        logits = forward_logits(network, batch.inputs_NCHW, size_HW)
+        logits = self._logits(network, batch.inputs_NCHW)
         output = activate(logits, self.activation)
         names = self._names(batch)
         if batch.targets is not None and self.loss is not None:
@@ -138,6 +138,19 @@ class Evaluator:
             tally.counts.update(names, predict_classes(output), targets)
         tally.num_seen += len(names)
         return output
+
+    def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
+        images = self.batches.images
+        size_HW = images.input_shape[:2]
+        if images.tiles is None:
+            return forward_logits(network, inputs_NCHW, size_HW)
+        return blend_tiles(
+            lambda tiles_NCHW: forward_logits(network, tiles_NCHW, size_HW),
+            inputs_NCHW,
+            size_HW,
+            overlap=images.tiles.overlap,
+            batch_size=self.batches.block_batch_size,
+        )
 
     def _names(self, batch: Batch) -> list[str]:
         return [self.batches.images.names[index] for index in batch.indices]

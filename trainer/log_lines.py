@@ -57,7 +57,8 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     """Write what was read, what is done to it, and what the masks mean."""
     if data.train is not None:
         size = config.data.batch_size
-        num_full, rest = divmod(len(data.train), size)
+        per_image = config.data.tiles.per_image if config.data.tiles else 1
+        num_full, rest = divmod(len(data.train) * per_image, size)
         full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
         shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
         num_batches = num_full + (rest > 0)
@@ -66,7 +67,8 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         size = config.data.test_batch_size
         shares = world.part_sizes(len(data.test))
         batch = -(-size // world.size)
-        _log_part(log, "Dataset (test)", data.test, size, shares, [batch], -(-shares[0] // batch))
+        num_batches = shares[0] if config.data.tiles else -(-shares[0] // batch)
+        _log_part(log, "Dataset (test)", data.test, size, shares, [batch], num_batches)
     if config.data.transforms:
         steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
         log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
@@ -83,10 +85,13 @@ def _log_part(
     batch_sizes: list[int],
     num_batches: int,
 ) -> None:
+    tiles = part.tiles
+    cut = {} if tiles is None else {"tiles": ", ".join(f"{k}: {v}" for k, v in tiles)}
     log.section(
         title,
         {
             "images (total / per process)": f"{len(part)} / {_range(shares)}",
+            **cut,
             "batch size (requested / per process)": f"{batch_size} / {_range(batch_sizes)}",
             "batches per process": num_batches,
             "input size": "x".join(str(size) for size in part.input_shape),

@@ -34,8 +34,8 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
     """Segment every image of a folder.
 
     Writes below `output`: `output_1.h5` as the contract has it (probabilities at the network's
-    size), `masks/NAME.png` (the data set's own mask values) and `overlays/NAME.png`, both at the
-    size of the input.
+    size, with `data.tiles` the image's), `masks/NAME.png` (the data set's own mask values) and
+    `overlays/NAME.png`, both at the size of the input.
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.

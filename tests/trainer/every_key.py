@@ -47,6 +47,7 @@ FULL = {
         "mask_values": [0, 128],
         "class_names": ["tissue", "lesion"],
         "cache": "off",
+        "tiles": {"size": [16, 24], "overlap": 0.5, "per_image": 2},
     },
     "optimizer": {
         "type": "adam",

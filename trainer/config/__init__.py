@@ -16,7 +16,7 @@ from trainer.config.base import (
     Section,
     SizeHW,
 )
-from trainer.config.data import Data, IntensityJitter, Normalize, Transform
+from trainer.config.data import Data, IntensityJitter, Normalize, Tiles, Transform
 from trainer.config.load import load_config, parse_config
 from trainer.config.loss import LOSSES, Loss, LossName
 from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
@@ -72,6 +72,7 @@ __all__ = [
     "Section",
     "SizeHW",
     "StepScheduler",
+    "Tiles",
     "Transform",
     "WarmupScheduler",
     "load_config",

@@ -46,6 +46,14 @@ COLOR_CODES = (
 )
 
 
+class Tiles(Section):
+    """Train on crops of `size`; evaluate whole images in tiles that overlap by a share of it."""
+
+    size: SizeHW
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    per_image: PositiveInt = 1
+
+
 TRANSFORMS_LATER = ("random_patches",)
 
 
@@ -111,6 +119,7 @@ class Data(Section):
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
+    tiles: Tiles | None = None
 
     @field_validator("cache")
     @classmethod

@@ -102,6 +102,7 @@ EXTENSIONS = (
     "data.mask_threshold",
     "data.class_names",
     "data.cache",
+    "data.tiles",
     "loss.eps",
     "loss.gamma",
 )

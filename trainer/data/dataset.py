@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.config import Data
+from trainer.config import Data, Tiles
 from trainer.data.cache import (
     CacheUnusableError,
     Entry,
@@ -25,6 +25,7 @@ from trainer.data.reporting import ReadingProgress
 from trainer.data.stores import MemoryStore, Store
 from trainer.data.survey import MaskCoding, decide_coding
 from trainer.data.transforms import Steps, plan_transforms
+from trainer.errors import DataError
 from trainer.log import Log
 
 # More threads than this only wait for the disk, and each holds an image at its full size.
@@ -42,6 +43,7 @@ class ImageSet:
         targets_NHW: class ids (uint8), continuous targets (stored values), or None; likewise.
         steps: what remains to be done to a batch of inputs.
         target_steps: likewise for continuous targets.
+        tiles: how images larger than the network's input are cut; None if they are not.
     """
 
     names: tuple[str, ...]
@@ -49,14 +51,17 @@ class ImageSet:
     targets_NHW: Array | None
     steps: Steps
     target_steps: Steps
+    tiles: Tiles | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of each input."""
+        """(H, W, C) of what the network is given: of each image, or of a tile."""
         _, height, width, channels = self.inputs_NHWC.shape
+        if self.tiles is not None:
+            height, width = self.tiles.size
         return height, width, channels
 
 
@@ -113,10 +118,28 @@ def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedDat
             arrays[f"{part}_inputs"],
             arrays.get(f"{part}_targets"),
             *steps,
+            data.tiles,
         )
         for part, pairs in parts.items()
     }
+    _check_sizes(sets, data.tiles)
     return LoadedData(sets.get("train"), sets.get("test"), decide(counts), lock)
+
+
+def _check_sizes(sets: Mapping[str, ImageSet], tiles: Tiles | None) -> None:
+    # Not while reading: what is read for one config may be found in the cache for another.
+    sizes = {part: images.inputs_NHWC.shape[1:3] for part, images in sets.items()}
+    remedy = '(height x width); add {"resize": [H, W]} to data.transforms'
+    if tiles is None and len(set(sizes.values())) > 1:
+        train, test = (f"{height}x{width}" for height, width in sizes.values())
+        raise DataError(f"training images are {train}, test images {test} {remedy}")
+    for part, (height, width) in sizes.items():
+        if tiles is not None and (height < tiles.size[0] or width < tiles.size[1]):
+            name = "training" if part == "train" else part
+            raise DataError(
+                f"data.tiles.size: {list(tiles.size)} is too large: {name} images are "
+                f"{height}x{width} {remedy}, or choose smaller tiles"
+            )
 
 
 def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:

@@ -60,19 +60,10 @@ class Reader:
             Pixels per stored mask value of each part.
         """
         counts: dict[str, Counts] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
         num_samples = sum(map(len, parts.values()))
         for part, pairs in parts.items():
-            is_first = not shapes
-            counts[part], shapes[part] = self._read_part(
-                part, pairs, store, num_samples if is_first else None
-            )
-        if len(set(shapes.values())) > 1:
-            sizes = ["x".join(str(n) for n in shape[:2]) for shape in shapes.values()]
-            raise DataError(
-                f"training images are {sizes[0]}, test images {sizes[1]} (height x width); add "
-                '{"resize": [H, W]} to data.transforms'
-            )
+            is_first = not counts
+            counts[part] = self._read_part(part, pairs, store, num_samples if is_first else None)
         coding = decide(counts)
         for part, pairs in parts.items():
             if counts[part] and coding is not None:
@@ -81,7 +72,7 @@ class Reader:
 
     def _read_part(
         self, part: str, pairs: Sequence[Pair], store: Store, num_expected: int | None
-    ) -> tuple[Counts, tuple[int, ...]]:
+    ) -> Counts:
         images = _Uniform(store, f"{part}_inputs", len(pairs))
         masks = _Uniform(store, f"{part}_values", len(pairs))
         counts: Counts = Counter()
@@ -102,7 +93,7 @@ class Reader:
         masks.check("masks", "data.transforms or data.target_transforms")
         if images.num_depths > 1:
             raise DataError("some images have 8 bits a channel and some 16; convert one kind")
-        return counts, images.shape
+        return counts
 
     def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts]:
         image = read_image(pair.input, gray=self.data.is_input_gray)
@@ -175,10 +166,6 @@ class _Uniform:
     @property
     def num_depths(self) -> int:
         return len(self._depths)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return next(iter(self._shapes))
 
 
 def _in_order(
