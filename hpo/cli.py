@@ -36,7 +36,7 @@ def optimize(options: Options) -> None:
 
     if options.worker.singularity_image is not None:
         raise UsageError("--singularity-image: not supported by this version; use --docker-image")
-    with _counting("reading images") as progress:
+    with counting("reading images") as progress:
         spec = make_plan(options, progress)
     if options.output.dry_run:
         from hpo.dryrun import show_dry_run
@@ -100,7 +100,7 @@ def _stop_on_signals(stopping: threading.Event) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar for a long reading of files on a terminal, nothing in a log."""
     from rich.progress import Progress
 

@@ -1,0 +1,208 @@
+"""The command `rml-data`: prepares data folders, and looks at them before anything is trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpo.cli import console, counting, run_app
+
+if TYPE_CHECKING:
+    from studies.prepare.samples import Found
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Prepare data folders, and check them before anything is trained."
+)  # fmt: skip
+prepare_app = typer.Typer(
+    no_args_is_help=True,
+    help="Turn a publisher's archive, or any folder of pairs, into {train,test}/{inputs,targets}.",
+)
+app.add_typer(prepare_app, name="prepare")
+
+NUM_LISTED = 20
+
+Source = Annotated[
+    Path, typer.Option("--source", help="The unpacked archive; nothing in it is changed")
+]
+Out = Annotated[Path, typer.Option("--out", help="The data folder to make, such as ./data")]
+TestFraction = Annotated[
+    float,
+    typer.Option("--test-fraction", min=0.01, max=0.9, help="Share of the images to test on"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split")]
+OnError = Annotated[
+    Literal["skip", "stop"],
+    typer.Option("--on-error", help="Leave out and list what cannot be used, or stop at it"),
+]
+
+
+@prepare_app.command()
+def folder(
+    inputs: Annotated[str, typer.Option("--inputs", help="Glob of the images: 'x/*.tif'")],
+    targets: Annotated[
+        str,
+        typer.Option("--targets", help="Their masks: 'y/{stem}_mask.png'; {name}, {parent}, *"),
+    ],
+    out: Out,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", metavar="REGEX", help="The patient in an image's path, below "
+                     "the part of the glob without wildcards"),
+    ] = None,
+    test_fraction: TestFraction = 0.1,
+    seed: Seed = 0,
+    on_error: OnError = "skip",
+) -> None:  # fmt: skip
+    """Any folder of images with masks."""
+    from studies.prepare.folder import find_samples
+
+    _run(
+        "folder",
+        lambda: find_samples(inputs, targets, group=group, out=out),
+        _Choices(out, test_fraction, seed, on_error),
+        {"inputs": inputs, "targets": targets, "group": group},
+    )
+
+
+@prepare_app.command("breast_cancer")
+def breast_cancer(
+    source: Source,
+    out: Out,
+    test_fraction: TestFraction = 0.1,
+    seed: Seed = 0,
+    on_error: OnError = "skip",
+) -> None:
+    """Breast ultrasound: Dataset_BUSI_with_GT/{benign,malignant,normal}."""
+    from studies.breast_cancer.archive import find_samples
+
+    choices = _Choices(out, test_fraction, seed, on_error)
+    _run("breast_cancer", lambda: find_samples(source), choices, {})
+
+
+@prepare_app.command("brain_mri")
+def brain_mri(
+    source: Source,
+    out: Out,
+    test_fraction: TestFraction = 0.1,
+    seed: Seed = 0,
+    on_error: OnError = "skip",
+) -> None:
+    """Brain MRI: kaggle_3m/TCGA_*, split by patient."""
+    from studies.brain_mri.archive import find_samples
+
+    choices = _Choices(out, test_fraction, seed, on_error)
+    _run("brain_mri", lambda: find_samples(source), choices, {})
+
+
+@prepare_app.command("oxford_pets")
+def oxford_pets(
+    source: Source,
+    out: Out,
+    test_fraction: TestFraction = 0.1,
+    seed: Seed = 0,
+    on_error: OnError = "skip",
+) -> None:
+    """Cats and dogs: images/ and annotations/trimaps/."""
+    from studies.oxford_pets.archive import find_samples
+
+    choices = _Choices(out, test_fraction, seed, on_error)
+    _run("oxford_pets", lambda: find_samples(source), choices, {})
+
+
+@prepare_app.command("sunnybrook")
+def sunnybrook(  # noqa: PLR0913 - one parameter an option
+    source: Source,
+    out: Out,
+    contours: Annotated[
+        Literal["inner", "outer"], typer.Option("--contours", help="Endo- or epicardium")
+    ] = "inner",
+    channels: Annotated[
+        Literal["gray", "rgb"], typer.Option("--channels", help="Of the images written")
+    ] = "gray",
+    window: Annotated[
+        Literal["file", "range"],
+        typer.Option("--window", help="What becomes 0 to 65535: the file's window, or its range"),
+    ] = "file",
+    test_fraction: TestFraction = 0.1,
+    seed: Seed = 0,
+    on_error: OnError = "skip",
+) -> None:
+    """Cardiac MRI: DICOM slices and contours as text files."""
+    from studies.sunnybrook.archive import find_samples
+
+    options = {"contours": contours, "channels": channels, "window": window}
+    _run(
+        "sunnybrook",
+        lambda: find_samples(source, contours=contours, channels=channels, window=window),
+        _Choices(out, test_fraction, seed, on_error),
+        options,
+    )
+
+
+@prepare_app.command("jsrt")
+def jsrt(source: Source, out: Out, on_error: OnError = "skip") -> None:
+    """Chest X-rays: the course's two .pth files, split 160 / 87."""
+    from studies.jsrt.archive import find_samples
+
+    _run("jsrt", lambda: find_samples(source), _Choices(out, 0.1, 0, on_error), {})
+
+
+class _Choices:
+    """The options that every archive has."""
+
+    def __init__(self, out: Path, test_fraction: float, seed: int, on_error: str) -> None:
+        self.out = out
+        self.test_fraction = test_fraction
+        self.seed = seed
+        self.stop_on_error = on_error == "stop"
+
+
+def _run(
+    study: str, find: Callable[[], Found], choices: _Choices, options: dict[str, Any]
+) -> None:
+    from studies.prepare.pipeline import Settings, prepare
+
+    settings = Settings(study=study, options=options, **vars(choices))
+    with counting("preparing") as progress:
+        result = prepare(find(), settings, progress)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    say(
+        f"{result.out}: {result.num_train} training and {result.num_test} test images"
+        + (", prepared before" if result.was_there else "")
+    )
+    if result.num_groups < result.num_train + result.num_test:
+        say(f"split by group: {result.num_groups} of them, none in both parts")
+    if result.near_duplicates:
+        count = sum(map(len, result.near_duplicates))
+        say(
+            f"near-duplicates: {count} images in {len(result.near_duplicates)} clusters"
+            + ("" if result.torn else ", each kept on one side")
+        )
+    for names in result.torn[:NUM_LISTED]:
+        say(f"  warning: the publisher's split has {names[0]} and {names[1]} on different sides")
+    for note in result.notes:
+        say(f"note: {note}")
+    if result.skipped:
+        say(f"left out: {len(result.skipped)}")
+    for entry in result.skipped[:NUM_LISTED]:
+        reason = entry.reason.removeprefix(f"{entry.file}: ")
+        say(f"  {entry.file}: {reason}")
+    if len(result.skipped) > NUM_LISTED:
+        say(f"  … all of them are listed in {Path(result.out) / 'prepared.json'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_app(app, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Lower-grade gliomas in brain MRI (LGG, from TCGA): RESUNET, Dice loss."""

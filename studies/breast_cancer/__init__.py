@@ -1,0 +1,1 @@
+"""Lesions in breast ultrasound (BUSI): a search over optimizer, learning rate and loss."""

@@ -1,0 +1,1 @@
+"""The left ventricle in cardiac MRI (Sunnybrook): FCN-8s and smaller networks."""

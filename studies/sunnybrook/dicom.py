@@ -1,0 +1,136 @@
+"""One DICOM slice as a 16-bit image, and a contour as a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import DataError, UserError
+
+FULL_SCALE = 65535
+SUBPIXELS = 16  # of the grid that a contour is drawn on; contours have two decimals
+
+Window = Literal["file", "range"]
+
+
+def read_slice(path: Path, window: Window = "file") -> NDArray[np.uint16]:
+    """Read a slice, rescale it and map its window to the full scale of 16 bits.
+
+    Args:
+        path: a DICOM file with one monochrome frame, in any transfer syntax that pydicom or
+            GDCM decodes.
+        window: "file" maps the file's first window (PS3.3 C.11.2.1.2.1, linear) to the full
+            scale, or the range of its values where it has none; "range" always does the latter.
+
+    Returns:
+        (H, W).
+
+    Raises:
+        DataError: not a DICOM file, no pixel data, several frames or channels, or a broken one.
+        UserError: pydicom is not installed.
+    """
+    dataset, values = _read(path)
+    slope = float(dataset.get("RescaleSlope") or 1.0)
+    values = values * slope + float(dataset.get("RescaleIntercept") or 0.0)
+    low, high = float(values.min()), float(values.max())
+    centre, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
+    if window == "file" and centre is not None and width is not None and width > 1:
+        low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+    share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        share = 1.0 - share
+    return np.rint(share * FULL_SCALE).astype(np.uint16)
+
+
+def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
+    try:
+        import pydicom
+    except ImportError:
+        raise UserError("DICOM files need pydicom: pip install 'rml-optimize[dicom]'") from None
+    try:
+        dataset = pydicom.dcmread(path)
+    except pydicom.errors.InvalidDicomError:
+        raise DataError(f"{path}: not a DICOM file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # noqa: BLE001 - a broken header may raise anything
+        raise DataError(f"{path}: broken DICOM ({error})") from None
+    if "PixelData" not in dataset:
+        raise DataError(f"{path}: no pixel data in this DICOM file")
+    if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel", 1)) != 1:
+        raise DataError(
+            f"{path}: several frames or colours; expected one gray slice a file "
+            "(dcm2img of DCMTK takes them apart)"
+        )
+    try:
+        return dataset, dataset.pixel_array.astype(np.float64)
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
+        syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "none given")
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path}: pixels cannot be decoded (transfer syntax: {syntax}): {reason}"
+        ) from None
+
+
+def _first(dataset: Any, key: str) -> float | None:
+    value = dataset.get(key)
+    if value is None or value == "":
+        return None
+    return (
+        float(value[0])
+        if isinstance(value, list | tuple) or hasattr(value, "append")
+        else float(value)
+    )
+
+
+def read_contour(path: Path) -> NDArray[np.float64]:
+    """Read a contour file: a line "x y" a point, in pixels.
+
+    Returns:
+        (N, 2), x and y.
+
+    Raises:
+        DataError: no polygon in it.
+    """
+    try:
+        points = np.array(
+            [
+                [float(text) for text in line.split()]
+                for line in path.read_text().splitlines()
+                if line.strip()
+            ]
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f'{path}: not a contour of lines "x y" ({error})') from None
+    if (
+        points.ndim != 2
+        or points.shape[1] != 2
+        or len(points) < 3
+        or not np.isfinite(points).all()
+    ):
+        raise DataError(f'{path}: expected three or more lines "x y"')
+    return points
+
+
+def fill_contour(points: NDArray[np.float64], size_HW: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return 255 where a pixel's centre, (x, y) of integers, is in the polygon or on its border.
+
+    OpenCV's fill draws every pixel that the border touches, half a pixel too many all around, so
+    it is done on a grid of sixteenths, of which each pixel's centre is looked up. Where the
+    border crosses itself, the even-odd rule holds.
+    """
+    height, width = size_HW
+    low = np.floor(points.min(axis=0)).astype(int) - 1
+    high = np.ceil(points.max(axis=0)).astype(int) + 1
+    fine = np.zeros((high - low)[::-1] * SUBPIXELS + 1, dtype=np.uint8)
+    cv2.fillPoly(fine, [np.rint((points - low) * SUBPIXELS).astype(np.int32)], 255)
+    centres = fine[::SUBPIXELS, ::SUBPIXELS]
+    mask = np.zeros((height, width), dtype=np.uint8)
+    x0, y0 = max(low[0], 0), max(low[1], 0)
+    x1, y1 = min(high[0] + 1, width), min(high[1] + 1, height)
+    mask[y0:y1, x0:x1] = centres[y0 - low[1] : y1 - low[1], x0 - low[0] : x1 - low[0]]
+    return mask
