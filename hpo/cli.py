@@ -12,7 +12,7 @@ from types import FrameType
 import typer
 from rich.console import Console
 
-from hpo.errors import HpoError, UsageError
+from hpo.errors import HpoError
 from hpo.options import Options, as_options
 from trainer.errors import TrainerError
 
@@ -34,8 +34,6 @@ def optimize(options: Options) -> None:
     # Imported here: `rml-optimize --help` answers in a fraction of what Optuna takes to load.
     from hpo.plan import make_plan
 
-    if options.worker.singularity_image is not None:
-        raise UsageError("--singularity-image: not supported by this version; use --docker-image")
     with counting("reading images") as progress:
         spec = make_plan(options, progress)
     if options.output.dry_run:

@@ -136,7 +136,7 @@ class WorkerOptions:
     """Workers"""
 
     launcher: Annotated[
-        Literal["auto", "local", "docker"],
+        Literal["auto", "local", "docker", "singularity"],
         option("--launcher", help="Processes of this machine, or containers"),
     ] = "auto"
     worker: Annotated[
@@ -147,7 +147,8 @@ class WorkerOptions:
         str, option("--docker-image", "-docker", help="Image of containers")
     ] = DEFAULT_IMAGE
     singularity_image: Annotated[
-        str | None, option("--singularity-image", "-singularity", help="Not supported yet")
+        str | None,
+        option("--singularity-image", "-singularity", help="Image file of Apptainer/Singularity"),
     ] = None
     gpu: Annotated[
         bool | None,

@@ -59,6 +59,7 @@ def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
         options.worker.launcher,
         worker=worker,
         image=options.worker.docker_image,
+        singularity_image=options.worker.singularity_image,
         mounts=spec.mounts,
         cache=spec.folders.cache,
         labels=labels,

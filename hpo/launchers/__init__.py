@@ -12,6 +12,7 @@ from hpo.errors import LauncherError
 from hpo.launchers.base import Handle, Launcher, LaunchSettings, Mount, Slot, WorkerJob
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.local import LocalLauncher
+from hpo.launchers.singularity import SingularityLauncher
 
 __all__ = [
     "DEFAULT_IMAGE",
@@ -25,7 +26,7 @@ __all__ = [
     "choose_launcher",
 ]
 
-Kind = Literal["auto", "local", "docker"]
+Kind = Literal["auto", "local", "docker", "singularity"]
 
 
 def _docker(settings: LaunchSettings) -> Launcher:
@@ -37,7 +38,10 @@ def _docker(settings: LaunchSettings) -> Launcher:
 LAUNCHERS: dict[str, Callable[[LaunchSettings], Launcher]] = {
     "local": LocalLauncher,
     "docker": _docker,
+    "singularity": SingularityLauncher,
 }
+
+CONTAINERS = ("docker", "singularity")
 
 
 def choose_launcher(
@@ -50,26 +54,35 @@ def choose_launcher(
 ) -> tuple[Launcher, str]:
     """Build a launcher and say which was taken and why.
 
-    `auto` takes Docker where an engine answers and has the image, else local processes; a
-    worker command always means local ones. `options` are further fields of LaunchSettings
-    (labels, cap_add, shm_size, memory, …).
+    `auto` takes Singularity where an image for it is named, Docker where an engine answers and
+    has the image, else local processes; a worker command always means local ones. `options` are
+    further fields of LaunchSettings (labels, cap_add, shm_size, memory, …).
     """
     settings = LaunchSettings(worker=worker, image=image, mounts=tuple(mounts), **options)
-    if kind == "docker" and worker is not None:
+    has_image = settings.singularity_image is not None
+    if worker is not None and (has_image or kind in CONTAINERS):
+        named = "--singularity-image" if has_image else f"--launcher {kind}"
         raise LauncherError(
-            "--worker names a command for local processes and --launcher docker runs the "
-            "image's own; drop one of the two"
+            f"--worker names a command for local processes and {named} runs the image's own; "
+            "drop one of the two"
         )
-    if kind == "local":
-        return LAUNCHERS["local"](settings), "local, as asked"
-    if worker is not None:
+    if has_image and kind not in ("auto", "singularity"):
+        raise LauncherError(
+            f"--singularity-image has no effect with --launcher {kind}; drop one of the two"
+        )
+    if kind == "auto" and has_image:
+        return LAUNCHERS["singularity"](settings), "singularity, because an image is named"
+    if kind == "auto" and worker is not None:
         return LAUNCHERS["local"](settings), "local, because --worker names a command"
+    if kind != "auto":
+        try:
+            return LAUNCHERS[kind](settings), f"{kind}, as asked"
+        except LauncherError as error:
+            if kind == "local":
+                raise
+            raise LauncherError(f"{error}, or use --launcher local") from error
     try:
         launcher = LAUNCHERS["docker"](settings)
     except LauncherError as error:
-        if kind == "docker":
-            raise LauncherError(f"{error}, or use --launcher local") from error
         return LAUNCHERS["local"](settings), f"local, because {error}"
-    if kind == "docker":
-        return launcher, "docker, as asked"
     return launcher, "docker, because an engine answers and has the image"

@@ -112,6 +112,7 @@ class LaunchSettings:
     # host's own
     cache: Path | None = None
     image: str = DEFAULT_IMAGE
+    singularity_image: str | None = None  # a file, or a folder with a root file system
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cap_add: tuple[str, ...] = ()
     shm_size: str = "1g"  # the engine's own default, 64 MB, is too small for data loaders

@@ -28,31 +28,22 @@ from hpo.launchers.base import (
     closed_error,
     stop_all,
     with_mpirun,
-    worker_environment,
 )
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.image import DEFAULT_IMAGE
+from hpo.launchers.inside import (
+    CACHE_DIR,
+    WORK_DIR,
+    WORKER,
+    container_environment,
+    mounted_path,
+)
 from hpo.launchers.probe import ask_capabilities
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-WORK_DIR = "/home/ubuntu"  # the tutorial's: images may have it built in
-MOUNT_ROOT = PurePosixPath("/rml")
-CACHE_DIR = str(MOUNT_ROOT / "cache")
-WORKER = ("rmldnn",)
 NOBODY = 65534
 _ENGINE_TIMEOUT_S = 60
 _MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
-
-_ENVIRONMENT = {
-    # a uid without a passwd entry has neither home nor name, and torch asks for both
-    "HOME": "/tmp",
-    "USER": "rml",
-    "LOGNAME": "rml",
-    "XDG_CACHE_HOME": "/tmp/cache",
-    "MPLCONFIGDIR": "/tmp/cache/matplotlib",
-    "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/torchinductor",
-    "TRITON_CACHE_DIR": "/tmp/cache/triton",
-}
 
 
 class DockerLauncher:
@@ -82,7 +73,7 @@ class DockerLauncher:
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
-        return str(MOUNT_ROOT / mount.name / relative)
+        return mounted_path(mount, relative)
 
     def capabilities(self) -> frozenset[str]:
         """Ask the image's worker once."""
@@ -145,7 +136,7 @@ class DockerLauncher:
             "working_dir": WORK_DIR,
             "mounts": binds,
             "user": user,
-            "environment": _environment(
+            "environment": container_environment(
                 job.slot, job.num_procs, has_cache=settings.cache is not None
             ),
             "labels": dict(settings.labels),
@@ -227,18 +218,6 @@ def _make_cache(folder: Path, user: str, *, rootless: bool) -> None:
             os.chown(folder, uid, gid, follow_symlinks=False)
     except OSError as error:
         raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from None
-
-
-def _environment(slot: Slot, num_procs: int, *, has_cache: bool) -> dict[str, str]:
-    environment = worker_environment(slot, num_procs) | _ENVIRONMENT
-    # without a folder the worker's default would be the tmpfs, which is memory
-    environment["RML_CACHE_DIR"] = CACHE_DIR if has_cache else "off"
-    if "RML_CACHE_GB" in os.environ:
-        environment["RML_CACHE_GB"] = os.environ["RML_CACHE_GB"]
-    if not slot.gpu_uuids:
-        # where the NVIDIA runtime is the default, CUDA images would see every GPU
-        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
-    return environment
 
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:

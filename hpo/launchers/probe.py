@@ -13,6 +13,7 @@ from hpo.launchers.base import Handle, Launcher, Slot, WorkerJob
 PROBE_ARGS = ("--capabilities",)
 PROBE_TIMEOUT_S = 20.0
 CANNOT_RUN = (126, 127)  # of shells, env and docker-init: not executable, not found
+SINGULARITY_FAILED, SINGULARITY_ERROR = 255, "FATAL: "  # its own exit code, and its last line
 _PROBE_LINES = 200  # warnings may surround the answer
 
 
@@ -29,8 +30,10 @@ def ask_capabilities(launcher: Launcher, timeout_s: float = PROBE_TIMEOUT_S) -> 
             exit_code = _wait(handle, timeout_s)
         finally:
             handle.stop()
-        if exit_code in CANNOT_RUN:
-            raise LauncherError(f"the worker cannot be run: {handle.log_tail(1)}")
+        last_line = handle.log_tail(1)
+        has_failed = exit_code == SINGULARITY_FAILED and last_line.startswith(SINGULARITY_ERROR)
+        if exit_code in CANNOT_RUN or has_failed:
+            raise LauncherError(f"the worker cannot be run: {last_line}")
         return parse_capabilities(handle.log_tail(_PROBE_LINES)) if exit_code == 0 else frozenset()
 
 

@@ -1,6 +1,6 @@
-"""A real Docker engine, a tiny image made of this machine's own files, and both launchers.
+"""A real Docker engine, a tiny image made of this machine's own files, and the launchers.
 
-The stand-in worker of both launchers runs `worker.sh` of the run folder, so that one test says
+The stand-in worker of all launchers runs `worker.sh` of the run folder, so that one test says
 in one place what the worker does, in a process and in a container alike.
 """
 
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from docker_engine import (
     import_tiny_image,
     private_engine,
     skip_or_fail,
+    write_tiny_root,
 )
 from stand_in import SESSION_LABEL, STAND_IN
 
@@ -61,7 +66,7 @@ def tiny_image(docker_client: docker.DockerClient) -> Iterator[str]:
     docker_client.images.remove(TINY_IMAGE, force=True)
 
 
-@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker), "singularity"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Name the launcher under test."""
     return str(request.param)
@@ -76,6 +81,33 @@ def stand_in(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def sandbox_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the tiny image into a folder, which Singularity takes for an image."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rmn", "true"]).returncode:
+        pytest.skip("no private namespaces here (unshare -rmn)")
+    folder = tmp_path_factory.mktemp("image: tiny, odd")
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            write_tiny_root(archive)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            archive.extractall(folder, filter="tar")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def apptainer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write programs named `apptainer` and `singularity` into a folder for the PATH."""
+    folder = tmp_path_factory.mktemp("bin")
+    text = Path(__file__).with_name("fake_apptainer.py").read_text()
+    for name in ("apptainer", "singularity"):
+        program = folder / name
+        program.write_text(f"#!{sys.executable} -IS\n{text}")
+        program.chmod(0o755)
+    return folder
+
+
 @pytest.fixture
 def make_launcher(request: pytest.FixtureRequest, stand_in: Path) -> Iterator[Callable]:
     """Build launchers that are closed at the end of the test."""
@@ -85,6 +117,11 @@ def make_launcher(request: pytest.FixtureRequest, stand_in: Path) -> Iterator[Ca
         options = {"mounts": (), "labels": SESSION_LABEL, "tmp_size": "64m"} | options
         if kind == "docker":
             options = {"image": request.getfixturevalue("tiny_image"), "worker": None} | options
+        elif kind == "singularity":
+            image = str(request.getfixturevalue("sandbox_image"))
+            folder = request.getfixturevalue("apptainer")
+            request.getfixturevalue("monkeypatch").setenv("PATH", str(folder), prepend=":")
+            options = {"image": "", "worker": None, "singularity_image": image} | options
         else:
             options = {"image": "unused:1", "worker": (str(stand_in),)} | options
         launcher, _ = choose_launcher(kind, **options)

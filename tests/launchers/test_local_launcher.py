@@ -177,7 +177,7 @@ def test_kill_by_the_kernel_for_memory_is_told_from_another_kill(
     make_launcher, tmp_path, monkeypatch
 ):
     counts = iter([7, 8])  # the kernel's counter before and after
-    monkeypatch.setattr("hpo.launchers.local._count_oom_kills", lambda: next(counts))
+    monkeypatch.setattr("hpo.launchers.processes._count_oom_kills", lambda: next(counts))
     handle = make_launcher("local").start(write_job(tmp_path / "run", "kill -9 $$"))
     assert wait(handle) == 128 + signal.SIGKILL
     assert handle.oom_killed

@@ -1,0 +1,200 @@
+"""Starts, follows and ends the processes behind a launcher: workers here, or what runs them.
+
+Each is the leader of a session of its own, and a guard process ends them all if the driver dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hpo.launchers import guard
+from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
+from hpo.launchers.log import open_log, read_tail
+
+_KILL_TIMEOUT_S = 5.0
+
+
+class ProcessHandle:
+    """A process that is the leader of its own session."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        run_dir: Path,
+        *,
+        stops_group: bool,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._process = process
+        self._run_dir = run_dir
+        self._stops_group = stops_group
+        self._on_end = on_end
+        self._lock = threading.RLock()
+        self._exit_code: int | None = None
+        self._stopped = False
+        self._oom_kills_before = _count_oom_kills()
+        self._oom_killed = False
+
+    def poll(self) -> int | None:
+        """Return the exit code once it has ended."""
+        with self._lock:
+            if self._exit_code is None and self._process.poll() is not None:
+                self._finish()
+            return self._exit_code
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Send SIGTERM, and SIGKILL to the whole session after `grace_s`."""
+        with self._lock:
+            if self.poll() is not None:
+                return
+            self._stopped = True
+            if self._stops_group:
+                _signal_group(self._process.pid, signal.SIGTERM)
+            else:
+                self._process.terminate()
+            try:
+                self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                _signal_group(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            self._finish()
+
+    @property
+    def oom_killed(self) -> bool:
+        """Say whether the kernel ended it for want of memory."""
+        return self._oom_killed
+
+    def log_tail(self, num_lines: int = 20) -> str:
+        """Return the last lines of what it printed."""
+        return read_tail(self._run_dir, num_lines)
+
+    def _finish(self) -> None:
+        # what a dead worker leaves running would hold on to its GPU
+        _kill_session(self._process.pid)
+        self._on_end()
+        code = self._process.returncode
+        self._exit_code = code if code >= 0 else 128 - code
+        if self._exit_code == 128 + signal.SIGKILL and not self._stopped:
+            self._oom_killed = _count_oom_kills() > self._oom_kills_before
+
+
+class WorkerProcesses:
+    """The processes of one launcher; safe to use from several threads at once."""
+
+    def __init__(self) -> None:
+        self.marker = {guard.MARKER: uuid.uuid4().hex}
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._handles: list[ProcessHandle] = []
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def start(
+        self,
+        command: tuple[str, ...],
+        run_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        stops_group: bool = True,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> ProcessHandle:
+        """Start a command whose output goes to the run folder's log.
+
+        Args:
+            stops_group: whether SIGTERM goes to the command's children as well, or to it alone.
+            on_end: called once, when the command and its children are gone.
+
+        Raises:
+            OSError: the command cannot be started.
+            LauncherError: the log cannot be written, or `close` was called.
+        """
+        with self._lock, open_log(run_dir) as log:
+            if self._closed:
+                raise closed_error()
+            self._start_guard()
+            process = subprocess.Popen(
+                command,
+                cwd=run_dir,
+                env={**environment, **self.marker},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            handle = ProcessHandle(process, run_dir, stops_group=stops_group, on_end=on_end)
+            self._handles = [other for other in self._handles if other.poll() is None]
+            self._handles.append(handle)
+        return handle
+
+    def close(self) -> None:
+        """Stop all workers, then let the guard go."""
+        with self._lock:
+            self._closed = True
+            stop_all(self._handles)
+            self._handles.clear()
+            if self._guard is not None:
+                self._guard.communicate(b".")
+                self._guard = None
+
+    def _start_guard(self) -> None:
+        if self._guard is not None:
+            return
+        # isolated and without site packages: 10 ms, and nothing of the user's can break it
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, self.marker[guard.MARKER]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except OSError:  # the group is gone already (macOS says so with PermissionError)
+        return
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what is left of a session: mpirun, for one, gives each rank a group of its own."""
+    _signal_group(leader, signal.SIGKILL)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while (pids := _session_members(leader)) and time.monotonic() < deadline:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:  # it was faster
+                continue
+        time.sleep(0.01)
+
+
+def _session_members(leader: int) -> list[int]:
+    members = []
+    for pid, folder in guard.processes():
+        try:
+            # the name before ")" may hold anything; then: state, parent, group, session
+            fields = Path(folder, "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        # nobody may be there to reap a zombie, and it holds nothing any more
+        if int(fields[3]) == leader and fields[0] not in "ZX":
+            members.append(pid)
+    return members
+
+
+def _count_oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory, inside cgroups and without."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
