@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 
 import pytest
 from stand_in import until, wait, write_job
@@ -125,18 +126,26 @@ def test_missing_program_and_image_are_said(tmp_path, monkeypatch, make_launcher
         with pytest.raises(LauncherError, match=pattern):
             choose_launcher("singularity", **{"worker": None, "image": "", "mounts": ()} | options)
 
-    make_launcher("singularity")
+    make_launcher("singularity")  # puts the program on the PATH
     refused("--singularity-image names no image")
     refused("no such file: 'x.sif'", singularity_image="x.sif")
     refused("apptainer pull worker.sif docker://a/b:1", singularity_image="docker://a/b:1")
     refused("drop one of the two", worker=("sh",), singularity_image="x.sif")
     mounts = [Mount(name="data", path=tmp_path / "none")]
-    refused("no such folder", singularity_image="x.sif", mounts=mounts)
+    refused("no such folder", singularity_image=str(tmp_path), mounts=mounts)
     with pytest.raises(LauncherError, match="no effect with --launcher docker"):
         choose_launcher("docker", worker=None, image="", mounts=(), singularity_image="x.sif")
     monkeypatch.setenv("PATH", str(tmp_path))
     there = str(tmp_path)
     refused("neither `apptainer` nor `singularity`.*--launcher local", singularity_image=there)
+
+
+def test_an_image_file_is_known_by_the_uuid_in_its_header(make_launcher, tmp_path):
+    name = uuid.uuid4()
+    image = tmp_path / "w.sif"
+    image.write_bytes(b"#!/usr/bin/env run-singularity\n\0" + b"SIF_MAGIC\001\002\0" + name.bytes)
+    assert make_launcher("singularity", singularity_image=str(image)).image_id == f"sif:{name}"
+    assert make_launcher("singularity").image_id is None
 
 
 def test_image_without_a_worker_is_an_error(make_launcher, tmp_path):
