@@ -143,7 +143,8 @@ def test_missing_program_and_image_are_said(tmp_path, monkeypatch, make_launcher
 def test_an_image_file_is_known_by_the_uuid_in_its_header(make_launcher, tmp_path):
     name = uuid.uuid4()
     image = tmp_path / "w.sif"
-    image.write_bytes(b"#!/usr/bin/env run-singularity\n\0" + b"SIF_MAGIC\001\002\0" + name.bytes)
+    header = b"#!/usr/bin/env run-singularity".ljust(32) + b"SIF_MAGIC".ljust(10) + b"01 02 "
+    image.write_bytes(header + name.bytes)
     assert make_launcher("singularity", singularity_image=str(image)).image_id == f"sif:{name}"
     assert make_launcher("singularity").image_id is None
 
