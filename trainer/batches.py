@@ -15,6 +15,7 @@ from trainer.config import Normalize
 from trainer.data.augmentation import Augmentation, draw_augmentation
 from trainer.data.dataset import ImageSet
 from trainer.data.images import Array
+from trainer.data.intensity import IntensityRange
 from trainer.parallel import ALONE, World
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
@@ -146,7 +147,7 @@ class Batches:
     ) -> Batch:
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
         inputs = self._inputs.take(indices, crops).to(torch.float32).permute(0, 3, 1, 2)
-        inputs = inputs / self._inputs.full_scale
+        inputs = _scale(inputs, self._inputs.full_scale, self.images.intensity_range)
         targets = None if self._targets is None else self._targets.take(indices, crops)
         if drawn is not None:
             inputs, targets = augment(inputs, targets, drawn, self.images.steps)
@@ -199,6 +200,12 @@ class _Rows:
             return self._resident[torch.from_numpy(indices).to(self._device)]
         rows = self._values.take(indices, axis=0).astype(self._dtype, copy=False)
         return torch.from_numpy(rows).to(self._device)
+
+
+def _scale(values: Tensor, full_scale: float, span: IntensityRange | None) -> Tensor:
+    if span is None:
+        return values / full_scale
+    return ((values - span.low) / (span.high - span.low)).clamp_(0, 1)
 
 
 def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:

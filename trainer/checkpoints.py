@@ -11,20 +11,26 @@ import torch
 from torch import nn
 
 from trainer.config import Checkpoints
+from trainer.data.intensity import IntensityRange
 from trainer.errors import TrainerError
 from trainer.rundir import checkpoint_file
 
 FORMAT = 1
 
 
-def save_weights(module: nn.Module, path: Path, *, epoch: int) -> None:
-    """Write the weights as a checkpoint.
+def save_weights(
+    module: nn.Module, path: Path, *, epoch: int, intensity_range: IntensityRange | None = None
+) -> None:
+    """Write the weights as a checkpoint, with the range that the images were scaled by.
 
     Raises:
         TrainerError: the disk is full or the folder cannot be written.
     """
     state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    write_checkpoint({"format": FORMAT, "epoch": epoch, "state_dict": state}, path)
+    content: dict[str, Any] = {"format": FORMAT, "epoch": epoch, "state_dict": state}
+    if intensity_range is not None:
+        content["intensity_range"] = intensity_range.as_json()
+    write_checkpoint(content, path)
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -49,8 +55,15 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 class CheckpointKeeper:
     """Decides after each epoch whether to save, and removes what is not kept."""
 
-    def __init__(self, settings: Checkpoints, *, num_epochs: int) -> None:
+    def __init__(
+        self,
+        settings: Checkpoints,
+        *,
+        num_epochs: int,
+        intensity_range: IntensityRange | None = None,
+    ) -> None:
         self._settings = settings
+        self._intensity_range = intensity_range
         self._num_epochs = num_epochs
         self._best: float | None = None
         self._kept: Path | None = None
@@ -77,13 +90,16 @@ class CheckpointKeeper:
         path = Path(self._settings.save) / checkpoint_file(epoch)
         if self._settings.keep == "all":
             if epoch % self._settings.interval == 0 or epoch == self._num_epochs:
-                save_weights(module, path, epoch=epoch)
+                self._save(module, path, epoch)
                 return path
             return None
         if accuracy is not None and self._best is not None and accuracy <= self._best:
             return None
-        save_weights(module, path, epoch=epoch)
+        self._save(module, path, epoch)
         if self._kept is not None:
             self._kept.unlink(missing_ok=True)
         self._best, self._kept = accuracy, path
         return path
+
+    def _save(self, module: nn.Module, path: Path, epoch: int) -> None:
+        save_weights(module, path, epoch=epoch, intensity_range=self._intensity_range)

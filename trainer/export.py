@@ -9,6 +9,7 @@ import torch
 from trainer.config import NeuralNetwork
 from trainer.data.dataset import Resolve
 from trainer.data.geometry import final_size
+from trainer.data.intensity import IntensityRange
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
@@ -40,7 +41,10 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     input_shape = _input_shape(graph, config)
     module = build_module(graph, input_shape)
     if config.checkpoints.load:
-        load_weights(module, graph, resolve(config.checkpoints.load), log)
+        report = load_weights(module, graph, resolve(config.checkpoints.load), log)
+        span = IntensityRange.of_checkpoint(report.intensity_range)
+        if span is not None:
+            log(f"note: the file does not say how inputs are scaled: {span}")
     try:
         if path.suffix == ".onnx":
             export_onnx(module, input_shape, path)

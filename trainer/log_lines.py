@@ -72,6 +72,11 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     if config.data.transforms:
         steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
         log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
+    images = data.train or data.test
+    if images is not None and images.intensity_range is not None:
+        log(f"Intensities: {images.intensity_range}")
+    elif data.bits == 16:
+        log('Intensities: 0 to 65535 become 0 to 1 (data.intensity_range "full", or none known)')
     if data.coding is not None:
         log(f"Mask values {data.coding.describe()}")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from trainer.config import NeuralNetwork, parse_config
 from trainer.data.geometry import ReadingStep, undo
-from trainer.data.images import list_images, read_image
+from trainer.data.images import Array, list_images, read_image
+from trainer.data.intensity import PERCENTILES
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
@@ -89,9 +90,7 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
 def _draw(
     path: Path, probabilities_CHW: NDArray[np.float32], output: Path, config: NeuralNetwork
 ) -> None:
-    image = read_image(path, gray=False)
-    if image.dtype != np.uint8:
-        image = cv2.convertScaleAbs(image, alpha=255 / np.iinfo(image.dtype).max)
+    image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
     classes = _classes_at(probabilities_CHW, image.shape[:2], steps.reading)
     values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
@@ -116,6 +115,15 @@ def _classes_at(
     values = np.stack([channel for channel, _ in moved])
     classes = values[0] > 0.5 if len(values) == 1 else values.argmax(0)
     return np.asarray(np.where(moved[0][1], classes, 0), dtype=np.uint8)
+
+
+def shown(image: Array) -> NDArray[np.uint8]:
+    """Return an image with 8 bits, one of 16 with its own contrast: only to be looked at."""
+    if image.dtype == np.uint8:
+        return np.asarray(image, np.uint8)
+    low, high = np.percentile(image, PERCENTILES)
+    scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
+    return np.asarray(scaled, dtype=np.uint8)
 
 
 def overlay(image_HW3: NDArray[np.uint8], classes_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:

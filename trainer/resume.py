@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.checkpoints import CheckpointKeeper, write_checkpoint
 from trainer.config import NeuralNetwork
+from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
 from trainer.networks.module import KerasModule
 
@@ -30,6 +31,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
     keeper: CheckpointKeeper
+    intensity_range: IntensityRange | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class State:
     keeper: tuple[float | None, str | None]
     rng: torch.Tensor
     cuda_rng: torch.Tensor | None
+    intensity_range: dict[str, Any] | None = None
 
 
 def save_state(training: Training, config: NeuralNetwork, *, epoch: int, started: float) -> None:
@@ -62,6 +65,7 @@ def save_state(training: Training, config: NeuralNetwork, *, epoch: int, started
         keeper=training.keeper.state,
         rng=torch.get_rng_state(),  # of dropout
         cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
+        intensity_range=training.intensity_range.as_json() if training.intensity_range else None,
     )
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(State)}
     write_checkpoint(fields, _path(config))

@@ -15,6 +15,7 @@ from trainer.batches import Batches
 from trainer.checkpoints import CheckpointKeeper
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
+from trainer.data.intensity import IntensityRange, choose_range
 from trainer.data.survey import MaskCoding
 from trainer.device import choose_precision
 from trainer.errors import ConfigError, DataError, DivergedError
@@ -83,9 +84,12 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     log_network(log, facts, activation)
     for note in graph.notes:
         log(f"note: {note}")
+    stored = None
     if config.checkpoints.load is not None:
         path, partial = resolve(config.checkpoints.load), config.checkpoints.allow_partial
-        load_weights(network, graph, path, log, allow_partial=partial)
+        report = load_weights(network, graph, path, log, allow_partial=partial)
+        stored = IntensityRange.of_checkpoint(report.intensity_range)
+    data = _with_range(config, data, stored)
     config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
     log_data(log, config, data, world)
@@ -103,6 +107,18 @@ def _check_parallel(config: NeuralNetwork, world: World) -> None:
             "optimizer.type: Hessian searches along a line with one process only, and here are "
             f"{world.size}; start rmldnn without mpirun or torchrun, or choose another optimizer"
         )
+
+
+def _with_range(
+    config: NeuralNetwork, data: LoadedData, stored: IntensityRange | None
+) -> LoadedData:
+    chosen = choose_range(
+        config.data.intensity_range,
+        bits=data.bits,
+        fitted=data.fitted_range,
+        stored=None if config.is_training else stored,
+    )
+    return data.with_range(chosen)
 
 
 def _memory_format(config: NeuralNetwork) -> torch.memory_format:
@@ -170,13 +186,20 @@ class _Run:
         outfile = self.config.outfile if self.world.is_first else None
         with OutputFiles.open(outfile, keep_epochs=num_done) as files:
             if self.config.is_training:
-                time_s = state.time_s if state else 0.0
-                replace(self, started=self.started - time_s)._train(files, state)
+                self._as_before(state)._train(files, state)
             else:
                 evaluator = self._evaluator()
                 assert evaluator is not None
                 evaluation = evaluator.run(self.network, 1, self._output_folder())
                 self._record(files, 1, evaluation, {})
+
+    def _as_before(self, state: State | None) -> _Run:
+        """Count the time, and scale the images, as the run did that this one goes on with."""
+        if state is None:
+            return self
+        stored = IntensityRange.of_checkpoint(state.intensity_range)
+        started = self.started - state.time_s
+        return replace(self, started=started, data=self.data.with_range(stored))
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
         config, num_epochs = self.config, self.config.num_epochs
@@ -186,9 +209,17 @@ class _Run:
         optimizer = build_optimizer(config.optimizer, self.network.parameters())
         scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
         log_training(self.log, config)
-        keeper = CheckpointKeeper(config.checkpoints, num_epochs=num_epochs)
+        keeper = CheckpointKeeper(
+            config.checkpoints,
+            num_epochs=num_epochs,
+            intensity_range=self.data.train.intensity_range,
+        )
         training = Training(
-            network=self.network, optimizer=optimizer, scheduler=scheduler, keeper=keeper
+            network=self.network,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            keeper=keeper,
+            intensity_range=self.data.train.intensity_range,
         )
         num_done = 0
         if state is not None:

@@ -48,6 +48,7 @@ FULL = {
         "class_names": ["tissue", "lesion"],
         "cache": "off",
         "tiles": {"size": [16, 24], "overlap": 0.5, "per_image": 2},
+        "intensity_range": [0.0, 4095.0],
     },
     "optimizer": {
         "type": "adam",

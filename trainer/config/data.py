@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from trainer.config.base import (
@@ -87,6 +88,20 @@ class Transform(Section):
         return not_yet(key) if key in TRANSFORMS_LATER else super()._unknown_key(key)
 
 
+def _full_or_two_numbers(value: Any) -> Any:
+    if value == "full":
+        return value
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if is_pair and all(type(limit) in (int, float) and math.isfinite(limit) for limit in value):
+        low, high = value
+        if low < high:
+            return float(low), float(high)
+    raise PydanticCustomError(
+        "range", 'expected "full" or two numbers [low, high] with low < high, received {value}',
+        {"value": repr(list(value) if isinstance(value, tuple) else value)[:60]},
+    )  # fmt: skip
+
+
 class Data(Section):
     """Where the images are and what is done to them before the network sees them."""
 
@@ -120,6 +135,10 @@ class Data(Section):
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
     tiles: Tiles | None = None
+    # None: fitted on the training images where they have 16 bits, else the full scale.
+    intensity_range: Annotated[
+        Literal["full"] | tuple[float, float] | None, BeforeValidator(_full_or_two_numbers)
+    ] = None
 
     @field_validator("cache")
     @classmethod

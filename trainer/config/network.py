@@ -103,6 +103,7 @@ EXTENSIONS = (
     "data.class_names",
     "data.cache",
     "data.tiles",
+    "data.intensity_range",
     "loss.eps",
     "loss.gamma",
 )

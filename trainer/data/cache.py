@@ -50,7 +50,7 @@ class Entry:
 
     Attributes:
         arrays: by name, mapped read-only.
-        counts: pixels per stored mask value, by part.
+        counts: pixels per stored value, as `trainer.data.reading` names and returns them.
     """
 
     arrays: Mapping[str, Array]

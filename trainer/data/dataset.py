@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.config import Data, Tiles
@@ -19,8 +19,9 @@ from trainer.data.cache import (
 )
 from trainer.data.fingerprint import data_key
 from trainer.data.images import Array, Pair, list_samples
+from trainer.data.intensity import IntensityRange, fit_range
 from trainer.data.locks import FileLock
-from trainer.data.reading import Reader, num_threads_of_worker
+from trainer.data.reading import TRAIN_INPUTS, Reader, num_threads_of_worker
 from trainer.data.reporting import ReadingProgress
 from trainer.data.stores import MemoryStore, Store
 from trainer.data.survey import MaskCoding, decide_coding
@@ -44,6 +45,7 @@ class ImageSet:
         steps: what remains to be done to a batch of inputs.
         target_steps: likewise for continuous targets.
         tiles: how images larger than the network's input are cut; None if they are not.
+        intensity_range: the stored values that become 0 and 1; None for the full scale.
     """
 
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ class ImageSet:
     steps: Steps
     target_steps: Steps
     tiles: Tiles | None = None
+    intensity_range: IntensityRange | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,12 +73,43 @@ class LoadedData:
     """Both parts of a config's data and what their masks hold.
 
     Keep it as long as the arrays: it keeps them in the cache.
+
+    Attributes:
+        fitted_range: of the training inputs, if they have 16 bits.
     """
 
     train: ImageSet | None
     test: ImageSet | None
     coding: MaskCoding | None
     lock: FileLock | None = None
+    fitted_range: IntensityRange | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits a channel of the inputs: of the training ones, if there are any."""
+        images = self.train or self.test
+        assert images is not None  # the config has one of the two
+        return 8 * images.inputs_NHWC.dtype.itemsize
+
+    def with_range(self, intensity_range: IntensityRange | None) -> LoadedData:
+        """Return both parts as they are to be scaled.
+
+        Raises:
+            DataError: one range cannot hold for both, as they differ in their bits.
+        """
+        train, test = self.train, self.test
+        bits = [8 * part.inputs_NHWC.dtype.itemsize for part in (train, test) if part is not None]
+        if intensity_range is not None and len(set(bits)) > 1:
+            raise DataError(
+                f"training images have {bits[0]} bits a channel, test images {bits[1]}: no "
+                "intensity range holds for both; convert one kind, or set data.intensity_range "
+                'to "full"'
+            )
+        return replace(
+            self,
+            train=train and replace(train, intensity_range=intensity_range),
+            test=test and replace(test, intensity_range=intensity_range),
+        )
 
 
 def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedData:
@@ -123,7 +157,8 @@ def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedDat
         for part, pairs in parts.items()
     }
     _check_sizes(sets, data.tiles)
-    return LoadedData(sets.get("train"), sets.get("test"), decide(counts), lock)
+    fitted = fit_range(counts[TRAIN_INPUTS])
+    return LoadedData(sets.get("train"), sets.get("test"), decide(counts), lock, fitted)
 
 
 def _check_sizes(sets: Mapping[str, ImageSet], tiles: Tiles | None) -> None:
@@ -157,8 +192,9 @@ def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
 
 def _decide(counts: Mapping[str, Counter[int]], data: Data) -> MaskCoding | None:
     pooled: Counter[int] = Counter()
-    for values in counts.values():
-        pooled.update(values)
+    for part, values in counts.items():
+        if part != TRAIN_INPUTS:
+            pooled.update(values)
     if not pooled:
         return None
     return decide_coding(

@@ -23,6 +23,7 @@ from trainer.data.images import Pair
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
 
+FORMAT = 2  # of what an entry holds
 # A file that is written twice within one tick of its file system's clock shows no difference:
 # so the status counts only when it is older than that. Whole seconds tell a coarse clock.
 FINE_TICK_NS = 50_000_000
@@ -42,6 +43,7 @@ def data_key(parts: Mapping[str, Sequence[Pair]], data: Data, steps: tuple[Steps
         time.sleep(wait_ns / 1e9)
         files, _ = _status(parts)
     what = {
+        "format": FORMAT,
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "gray": data.is_input_gray,

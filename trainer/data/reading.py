@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.config import Data
 from trainer.data.geometry import read_through
@@ -21,6 +22,8 @@ from trainer.data.stores import Store
 from trainer.data.survey import MaskCoding, count_values
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
+
+TRAIN_INPUTS = "train_inputs"
 
 Counts = Counter[int]
 T = TypeVar("T")
@@ -57,21 +60,31 @@ class Reader:
             decide: says what the masks mean, from the pixels per stored value of all parts.
 
         Returns:
-            Pixels per stored mask value of each part.
+            Pixels per stored mask value of each part, and per stored value of the training
+            inputs, if they have 16 bits, under TRAIN_INPUTS.
         """
         counts: dict[str, Counts] = {}
+        histogram = np.zeros(2**16, np.int64)
         num_samples = sum(map(len, parts.values()))
         for part, pairs in parts.items():
-            is_first = not counts
-            counts[part] = self._read_part(part, pairs, store, num_samples if is_first else None)
+            num_expected = None if counts else num_samples
+            counts[part] = self._read_part(part, pairs, store, histogram, num_expected)
         coding = decide(counts)
         for part, pairs in parts.items():
             if counts[part] and coding is not None:
                 self._encode(part, pairs, store, coding)
+        values = np.flatnonzero(histogram)
+        pixels = histogram[values].tolist()
+        counts[TRAIN_INPUTS] = Counter(dict(zip(values.tolist(), pixels, strict=True)))
         return counts
 
     def _read_part(
-        self, part: str, pairs: Sequence[Pair], store: Store, num_expected: int | None
+        self,
+        part: str,
+        pairs: Sequence[Pair],
+        store: Store,
+        histogram: NDArray[np.int64],
+        num_expected: int | None,
     ) -> Counts:
         images = _Uniform(store, f"{part}_inputs", len(pairs))
         masks = _Uniform(store, f"{part}_values", len(pairs))
@@ -85,6 +98,8 @@ class Reader:
                     store.expect(num_expected * num_bytes)
                     num_expected = None
                 images.append(pair.name, image)
+                if part == "train" and image.dtype == np.uint16:
+                    histogram += np.bincount(image.ravel(), minlength=len(histogram))
                 if mask is not None:
                     masks.append(pair.name, mask, any_depth=True)
                     counts.update(sample_counts)

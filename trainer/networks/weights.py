@@ -7,7 +7,7 @@ match is skipped, said in the log, and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ _TORCH_NAMES = {
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How many parameters of the file were loaded or skipped; how many the file lacks."""
+    """How many parameters of the file were loaded or skipped; how many the file lacks.
+
+    `intensity_range` is what our `.pt` says about the images that the model was trained on.
+    """
 
     num_loaded: int
     num_skipped: int
     num_missing: int
+    intensity_range: object = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,13 @@ def load_weights(
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
     candidates: Iterable[_Candidate]
+    intensity_range: object = None
     if h5py.is_hdf5(path) or is_keras_archive(path):
         candidates = _from_keras(module, graph, path)
     elif is_zip(path):
-        candidates = _from_torch(module, path)
+        content = _read_torch(path)
+        candidates = _from_torch(content)
+        intensity_range = content.get("intensity_range")
     else:
         raise WeightsError(
             f"{path}: is neither of Keras (.h5, .keras) nor a .pt of torch; is it complete?"
@@ -87,7 +94,7 @@ def load_weights(
     loader = _Loader(module, graph, log)
     for candidate in candidates:
         loader.take(candidate)
-    return loader.finish(path, allow_partial)
+    return replace(loader.finish(path, allow_partial), intensity_range=intensity_range)
 
 
 class _Loader:
@@ -175,16 +182,20 @@ def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
     return None
 
 
-def _from_torch(module: KerasModule, path: Path) -> list[_Candidate]:
+def _read_torch(path: Path) -> dict[Any, Any]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: cannot be read as a .pt of torch ({reason})") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds no state_dict")
+    return content
+
+
+def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:
+    if isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
     # prefixes that DistributedDataParallel and torch.compile leave in the keys
     keys = {key: str(key).removeprefix("module.").removeprefix("_orig_mod.") for key in content}
     return [
