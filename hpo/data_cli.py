@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import typer
 from hpo.cli import console, counting, run_app
 
 if TYPE_CHECKING:
+    from hpo.datacheck import DataCheck
     from studies.prepare.samples import Found
 
 app = typer.Typer(
@@ -25,6 +27,7 @@ prepare_app = typer.Typer(
 app.add_typer(prepare_app, name="prepare")
 
 NUM_LISTED = 20
+BARS = " ▁▂▃▄▅▆▇█"
 
 Source = Annotated[
     Path, typer.Option("--source", help="The unpacked archive; nothing in it is changed")
@@ -197,6 +200,68 @@ def _run(
         say(f"  {entry.file}: {reason}")
     if len(result.skipped) > NUM_LISTED:
         say(f"  … all of them are listed in {Path(result.out) / 'prepared.json'}")
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="A data folder")],
+    group: Annotated[
+        str | None,
+        typer.Option("--group", metavar="REGEX", help="The patient in an image's name "
+                     "(default: those of groups.csv)"),
+    ] = None,
+    sheet: Annotated[
+        Path, typer.Option("--sheet", help="Where the sheet of images with outlines goes")
+    ] = Path("contact_sheet.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:  # fmt: skip
+    """Look at a data folder: what is in it, what is wrong, what leaks into the test part.
+
+    Ends with exit code 1 if something has to be mended.
+    """
+    from hpo.contactsheet import draw_sheet
+    from hpo.datacheck import check_data
+
+    with counting("reading images") as progress:
+        found, looked, coding = check_data(data, group=group, progress=progress)
+    if looked:
+        draw_sheet(sheet, [entry.pair for entry in looked], coding)
+    if as_json:
+        console.print(json.dumps(found.as_json(), indent=2), markup=False)
+    else:
+        for line in describe_check(found):
+            console.print(line, markup=False)
+        if looked:
+            console.print(f"contact sheet: {sheet}", markup=False)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def describe_check(found: DataCheck) -> Iterator[str]:
+    """Yield what a check has found, line by line."""
+    counts = ", ".join(f"{number} {part}" for part, number in found.num_pairs.items())
+    yield f"{found.root}: {counts or 'no usable'} images with masks"
+    for name, values in (("sizes (height x width)", found.sizes), ("types", found.types)):
+        common = [f"{value}: {number}" for value, number in list(values.items())[:6]]
+        more = f", … ({len(values)} in all)" if len(values) > len(common) else ""
+        yield f"{name}: {', '.join(common)}{more}"
+    if found.histogram:
+        tallest = max(found.histogram)
+        bars = "".join(BARS[round(share / tallest * (len(BARS) - 1))] for share in found.histogram)
+        low, high = found.levels
+        yield f"intensities: {low} to {high}, in sixteenths of full scale |{bars}|"
+    yield f"masks: {found.masks or 'see below'}"
+    for facts in found.classes:
+        images = ", ".join(f"{number} {part}" for part, number in facts.num_images.items())
+        yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} images"
+    if found.near_duplicates:
+        yield f"near-duplicates within a part: {found.near_duplicates} pairs"
+    for text in found.advice:
+        yield f"advice: {text}"
+    for text in found.problems:
+        yield f"PROBLEM: {text}"
+    if not found.problems:
+        yield "nothing has to be mended"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import UsageError
+from studies.prepare.groups import read_groups
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -228,7 +229,8 @@ def split_validation(
         target: where the split goes; its `test` part is the validation part.
         fraction: share of the training images (of the groups, where given) that is split off.
         group_by: regular expression on the file's stem; images with the same match (its first
-            group, if it has one) stay together, as slices of one patient must.
+            group, if it has one) stay together, as slices of one patient must. Without it the
+            groups are those of the data folder's `groups.csv`, if it has one.
 
     Raises:
         UsageError: too few images, or a pattern that does not match some of them.
@@ -241,9 +243,12 @@ def split_validation(
     if target.is_dir():
         return result
     pairs = _pairs(folder, folder.train, "train ")
+    table = read_groups(folder.root) if group_by is None else {}
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(_group_of(pair, group_by), []).append(pair)
+        stem = pair.input.stem
+        name = table.get(stem, stem) if group_by is None else group_of(pair, group_by)
+        groups.setdefault(name, []).append(pair)
     names = sorted(groups)
     random.Random(SPLIT_SEED).shuffle(names)
     num_chosen = max(1, round(fraction * len(names)))
@@ -268,17 +273,19 @@ def split_validation(
     return result
 
 
-def _group_of(pair: Pair, pattern: str | None) -> str:
-    stem = pair.input.stem
-    if pattern is None:
-        return stem
+def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
+    """Return what a pattern, or its first group, matches in an image's name.
+
+    Raises:
+        UsageError: it matches nothing, or is no regular expression.
+    """
     try:
-        match = re.search(pattern, stem)
+        match = re.search(pattern, pair.input.stem)
     except re.error as error:
-        raise UsageError(f"--group-by {pattern!r}: not a regular expression ({error})") from None
+        raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
     if match is None:
-        raise UsageError(f"--group-by {pattern!r} does not match {pair.name}")
-    return match[1] if match.re.groups else match[0]
+        raise UsageError(f"{option} {pattern!r} does not match {pair.name}")
+    return str(match[1] if match.re.groups else match[0])
 
 
 def _link(source: Path, target: Path) -> None:

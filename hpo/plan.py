@@ -23,6 +23,7 @@ from hpo.options import Options
 from hpo.space import Categorical, Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import LOSSES, OPTIMIZERS
 from trainer.config_errors import hint
 from trainer.keypath import get_path, parse_setting, set_path
@@ -100,9 +101,12 @@ class _Planner:
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
+            pattern, table = group_by, read_groups(data.root)
+            if pattern is None and table:
+                group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
             identity = hash_text(f"{survey.fingerprint} {fraction} {group_by}")
             trained = split_validation(
-                data, folders.split(identity), fraction=fraction, group_by=group_by
+                data, folders.split(identity), fraction=fraction, group_by=pattern
             )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studies.prepare.groups import write_groups
 from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import Found, Skipped
 from studies.prepare.split import draw_test_groups, merge_groups
@@ -21,7 +21,6 @@ from trainer.errors import DataError
 
 VERSION = 1  # raise it with any change of what is written: older folders are then refused
 MANIFEST = "prepared.json"
-GROUPS = "groups.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +146,8 @@ def _prepare(
         skipped=skipped,
         notes=found.notes,
     )
-    with (tree / GROUPS).open("w", encoding="utf-8", newline="") as table:
-        rows = csv.writer(table)
-        rows.writerow(("name", "group", "part"))
-        names = (entry.sample.name for entry in staged)
-        rows.writerows(sorted(zip(names, merged, parts, strict=True)))
+    names = (entry.sample.name for entry in staged)
+    write_groups(tree, zip(names, merged, parts, strict=True))
     manifest = {
         "version": VERSION,
         "identity": identity,

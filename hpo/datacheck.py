@@ -1,0 +1,299 @@
+"""Looks at a data folder as an experienced colleague would, before anything is trained on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.dataplan import DataFolder, Part, find_data, group_of
+from hpo.errors import UsageError
+from studies.prepare.groups import read_groups
+from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
+from studies.prepare.samples import shown
+from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
+from trainer.data.reading import read_checked_mask
+from trainer.data.survey import MaskCoding, count_values, decide_coding
+from trainer.errors import DataError
+
+NUM_BINS = 16
+RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
+NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFacts:
+    """One class: the stored mask value, its share of all pixels, images that have it."""
+
+    value: int
+    pixel_share: float
+    num_images: dict[str, int]
+
+
+@dataclass(kw_only=True)
+class DataCheck:
+    """What was found; `problems` must be mended, `advice` should be read.
+
+    Attributes:
+        num_pairs: part -> images with a usable mask.
+        sizes: "HxW" -> images of that size.
+        types: "uint8 gray" and the like -> images.
+        histogram: share of pixels in each sixteenth of the full scale, colours averaged.
+        levels: (smallest, largest) pixel value.
+        near_duplicates: pairs of names within one part.
+    """
+
+    root: str
+    num_pairs: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    histogram: list[float] = field(default_factory=list)
+    levels: tuple[int, int] = (0, 0)
+    masks: str = ""
+    classes: list[ClassFacts] = field(default_factory=list)
+    near_duplicates: int = 0
+    problems: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One pair, read."""
+
+    part: str
+    pair: Pair
+    size: tuple[int, int]
+    kind: str
+    histogram: NDArray[np.float64]
+    levels: tuple[int, int]
+    full_scale: int
+    values: Counter[int]
+    digest: str
+    small: Thumbnail
+
+
+def check_data(
+    root: Path,
+    *,
+    group: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[DataCheck, list[Looked], MaskCoding | None]:
+    """Read every pair of a data folder and say what is there, what is wrong, what is odd.
+
+    Args:
+        root: the folder, in any layout that a search reads.
+        group: regular expression on a file's name; what it matches is the patient. Without it
+            the patients are those of `groups.csv`, where `rml-data prepare` has written one.
+        progress: called with (done, total).
+
+    Raises:
+        UsageError: no such folder or layout, or a pattern that cannot be used.
+        DataError: a part has no images at all.
+    """
+    try:
+        folder = find_data(root, needs_test=False)
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix("--data: ")) from None
+    check = DataCheck(root=str(root))
+    pairs = [
+        (name, pair)
+        for name, part in zip(PARTS, (folder.train, folder.test), strict=True)
+        if part is not None
+        for pair in _pairs(folder, part, check)
+    ]
+    looked = _look_at_all(pairs, check, progress)
+    check.num_pairs = dict(Counter(entry.part for entry in looked))
+    if not looked:
+        check.problems.append("no image with a usable mask")
+        return check, [], None
+    check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in looked)
+    check.types = _common(entry.kind for entry in looked)
+    _judge_intensities(looked, check)
+    coding = _judge_masks(looked, folder, check)
+    _judge_leaks(looked, root, group, check)
+    return check, looked, coding
+
+
+def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
+    """Pair images with masks; what has no partner is a problem."""
+    inputs = list_images(folder.root / part.inputs, "inputs")
+    targets = {path.stem: path for path in list_images(folder.root / part.targets, "targets")}
+    pairs, alone, used = [], [], set()
+    for path in inputs:
+        stem = next((path.stem + end for end in MASK_ENDINGS if path.stem + end in targets), None)
+        if stem is None:
+            alone.append(path.name)
+        else:
+            used.add(stem)
+            pairs.append(Pair(path, targets[stem]))
+    if alone:
+        check.problems.append(f"{part.inputs}: {len(alone)} without a mask: {shown(alone)}")
+    unused = [path.name for stem, path in sorted(targets.items()) if stem not in used]
+    if unused:
+        check.problems.append(f"{part.targets}: {len(unused)} without an image: {shown(unused)}")
+    return pairs
+
+
+def _look_at_all(
+    pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
+) -> list[Looked]:
+    looked: list[Looked] = []
+
+    def look(entry: tuple[str, Pair]) -> Looked | str:
+        try:
+            return _look(*entry)
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, found in enumerate(pool.map(look, pairs), 1):
+            if isinstance(found, str):
+                check.problems.append(found)
+            else:
+                looked.append(found)
+            progress(done, len(pairs))
+    return looked
+
+
+def _look(part: str, pair: Pair) -> Looked:
+    image = read_image(pair.input, gray=False)
+    mask = read_checked_mask(pair, image.shape[:2])
+    full_scale = int(np.iinfo(image.dtype).max)
+    is_gray = bool((image == image[:, :, :1]).all())
+    counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
+    return Looked(
+        part=part,
+        pair=pair,
+        size=(image.shape[0], image.shape[1]),
+        kind=f"{image.dtype} {'gray' if is_gray else 'colour'}",
+        histogram=counts / counts.sum(),
+        levels=(int(image.min()), int(image.max())),
+        full_scale=full_scale,
+        values=count_values(mask),
+        digest=hashlib.sha256(image.tobytes()).hexdigest(),
+        small=thumbnail(to_gray8(image)),
+    )
+
+
+def to_gray8(image: Array) -> NDArray[np.uint8]:
+    """Return (H, W) uint8 for (H, W, C) of 8 or 16 bits."""
+    gray = image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return np.asarray(gray // 257 if gray.dtype == np.uint16 else gray, dtype=np.uint8)
+
+
+def _common(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
+    check.histogram = [
+        round(float(share), 4) for share in np.mean([entry.histogram for entry in looked], axis=0)
+    ]
+    low = min(entry.levels[0] for entry in looked)
+    high = max(entry.levels[1] for entry in looked)
+    check.levels = (low, high)
+    scale = max(entry.full_scale for entry in looked)
+    if high - low < NARROW_SHARE * scale:
+        mean, std = low / scale, max(high - low, 1) / scale
+        check.advice.append(
+            f"images use {low} to {high} of {scale} levels; spread them with the transform "
+            f'{{"normalize": {{"mean": {mean:.4g}, "std": {std:.4g}}}}}'
+        )
+    flat = [entry.pair.name for entry in looked if entry.levels[0] == entry.levels[1]]
+    if flat:
+        check.problems.append(f"{len(flat)} images of one value only: {shown(flat)}")
+    depths = {entry.full_scale for entry in looked}
+    if len(depths) > 1:
+        check.problems.append("some images have 8 bits a channel and some 16; convert one kind")
+    if len(check.sizes) > 1:
+        check.advice.append(
+            f"images have {len(check.sizes)} sizes; a search resizes them (--resize, 256,256)"
+        )
+    if all(entry.kind.endswith("gray") for entry in looked):
+        check.advice.append("all images are gray: networks of one channel are enough")
+
+
+def _judge_masks(
+    looked: Sequence[Looked], folder: DataFolder, check: DataCheck
+) -> MaskCoding | None:
+    counts: Counter[int] = Counter()
+    for entry in looked:
+        counts.update(entry.values)
+    total = sum(counts.values())
+    for value in sorted(counts)[:64]:
+        images = Counter(entry.part for entry in looked if value in entry.values)
+        check.classes.append(
+            ClassFacts(value=value, pixel_share=counts[value] / total, num_images=dict(images))
+        )
+    try:
+        coding = decide_coding(counts, where=str(folder.root / folder.train.targets))
+    except DataError as error:
+        check.problems.append(str(error))
+        return None
+    check.masks = coding.describe()
+    if coding.is_single_valued:
+        check.problems.append("every pixel of every mask has one value: nothing to segment")
+    for facts in check.classes:
+        for part in check.num_pairs:
+            if part not in facts.num_images:
+                check.advice.append(f"mask value {facts.value} occurs in no {part} image")
+        if facts.value != 0 and facts.pixel_share < RARE_SHARE:
+            check.advice.append(
+                f"mask value {facts.value} is {facts.pixel_share:.1%} of all pixels: predicting "
+                f"none of it is right in {1 - facts.pixel_share:.1%} of them, so use Dice, not "
+                "accuracy; a Dice loss or loss.weight helps it to be learnt"
+            )
+    empty = sum(set(entry.values) == {0} for entry in looked)
+    if empty and coding.kind == "binary":
+        check.advice.append(
+            f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
+        )
+    return coding
+
+
+def _judge_leaks(
+    looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck
+) -> None:
+    """Find what is in the training part and in the test part."""
+    by_digest: dict[str, dict[str, str]] = {}
+    for entry in looked:
+        by_digest.setdefault(entry.digest, {})[entry.part] = entry.pair.name
+    same = [f"{both['train']} = {both['test']}" for both in by_digest.values() if len(both) > 1]
+    if same:
+        check.problems.append(f"{len(same)} images are in both parts: {shown(same)}")
+    alike = similar_pairs([entry.small for entry in looked])
+    torn = [
+        f"{looked[i].pair.name} ~ {looked[j].pair.name}"
+        for i, j in alike
+        if looked[i].part != looked[j].part and looked[i].digest != looked[j].digest
+    ]
+    check.near_duplicates = sum(looked[i].part == looked[j].part for i, j in alike)
+    if torn:
+        check.problems.append(f"{len(torn)} near-duplicates across the parts: {shown(torn)}")
+    table = read_groups(root)
+    parts_of: dict[str, set[str]] = {}
+    for entry in looked:
+        patient = (
+            table.get(entry.pair.input.stem)
+            if group is None
+            else group_of(entry.pair, group, "--group")
+        )
+        if patient is not None:
+            parts_of.setdefault(patient, set()).add(entry.part)
+    both = sorted(name for name, parts in parts_of.items() if len(parts) > 1)
+    if both:
+        check.problems.append(f"{len(both)} groups are in both parts: {shown(both)}")

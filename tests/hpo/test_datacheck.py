@@ -1,0 +1,149 @@
+"""`rml-data check`: what it says of a data folder, and what it finds wrong with one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support import write_disc
+
+from hpo.data_cli import main
+from hpo.dataplan import find_data, split_validation
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve training and five test images of discs, 40 pixels wide."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    for part, number in (("train", 12), ("test", 5)):
+        for index in range(number):
+            write_disc(tmp_path / "data" / part, f"{part}_p{index // 2}_{index}.png", rng, 40)
+    return tmp_path / "data"
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict]:
+    code = main(["check", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_figures_are_those_of_the_pixels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = checked(capsys, data)
+    assert (code, found["problems"]) == (0, [])
+    assert found["num_pairs"] == {"train": 12, "test": 5}
+    assert found["sizes"] == {"40x40": 17}
+    assert found["types"] == {"uint8 gray": 17}
+    images = np.stack([cv2.imread(str(p), 0) for p in sorted(data.glob("*/inputs/*"))])
+    masks = np.stack([cv2.imread(str(p), 0) for p in sorted(data.glob("*/targets/*"))])
+    expected, _ = np.histogram(images, bins=16, range=(0, 256))
+    np.testing.assert_allclose(found["histogram"], expected / images.size, atol=1e-4)
+    assert found["levels"] == [images.min(), images.max()]
+    shares = {entry["value"]: entry["pixel_share"] for entry in found["classes"]}
+    assert shares == pytest.approx({0: (masks == 0).mean(), 255: (masks == 255).mean()})
+
+
+def test_sheet_shows_the_outlines(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(data), "--sheet", "sheet.png"]) == 0
+    assert "contact sheet: sheet.png" in capsys.readouterr().out
+    sheet = cv2.imread("sheet.png")
+    assert sheet.shape == (3 * (192 + 16), 6 * 192, 3)
+    coloured = (sheet.max(axis=2).astype(int) - sheet.min(axis=2) > 100).sum()
+    assert coloured > 17 * 60  # a ring around each disc
+    assert main(["check", str(data), "--sheet", "again.png"]) == 0
+    assert Path("sheet.png").read_bytes() == Path("again.png").read_bytes()
+
+
+def test_rare_foreground_gets_advice(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in data.glob("*/targets/*"):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10:14, 10:18] = 255  # 2 %
+        cv2.imwrite(str(path), mask)
+    _, found = checked(capsys, data)
+    advice = " ".join(found["advice"])
+    assert "2.0% of all pixels" in advice
+    assert "use Dice, not accuracy" in advice
+
+
+def test_dark_16_bit_images_get_advice(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in data.glob("*/inputs/*"):
+        cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16) * 4)
+    _, found = checked(capsys, data)
+    assert found["types"] == {"uint16 gray": 17}
+    assert any("of 65535 levels" in text and "normalize" in text for text in found["advice"])
+
+
+def test_same_image_in_both_parts_is_a_problem(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("inputs", "targets"):
+        shutil.copy(data / f"train/{kind}/train_p0_0.png", data / f"test/{kind}/new.png")
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert any("train_p0_0.png = new.png" in text for text in found["problems"])
+
+
+def test_resaved_image_in_both_parts_is_a_problem(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = cv2.imread(str(data / "train/inputs/train_p0_0.png"), 0)
+    cv2.imwrite(str(data / "test/inputs/new.jpg"), image)
+    shutil.copy(data / "train/targets/train_p0_0.png", data / "test/targets/new.png")
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert any("train_p0_0.png ~ new.jpg" in text for text in found["problems"])
+
+
+def test_patient_in_both_parts_is_a_problem(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = checked(capsys, data, "--group", r"_(p\d+)_")
+    assert code == 1
+    assert any("3 groups are in both parts: p0, p1, p2" in text for text in found["problems"])
+    (data / "groups.csv").write_text(
+        "name,group,part\ntrain_p0_0,anna,train\ntest_p0_0,anna,test\n"
+    )
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert any("1 groups are in both parts: anna" in text for text in found["problems"])
+
+
+def test_broken_and_lonely_files_are_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "train/targets/train_p0_0.png").unlink()
+    (data / "test/inputs/test_p1_2.png").unlink()
+    (data / "train/inputs/train_p1_2.png").write_bytes(b"\x89PNG no more")
+    cv2.imwrite(str(data / "train/targets/train_p2_4.png"), np.zeros((39, 40), np.uint8))
+    code, found = checked(capsys, data)
+    assert code == 1
+    text = "\n".join(found["problems"])
+    for part in ("train/inputs: 1 without a mask: train_p0_0.png", "without an image: test_p1_2",
+                 "train_p1_2.png: not a readable image", "the mask is 39x40"):  # fmt: skip
+        assert part in text
+
+
+def test_masks_of_gray_levels_are_a_problem(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in data.glob("*/targets/*"):
+        cv2.imwrite(str(path), cv2.GaussianBlur(cv2.imread(str(path), 0), (9, 9), 3))
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert any("data.mask_threshold" in text for text in found["problems"])
+
+
+def test_missing_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: no such folder: nowhere\n"
+
+
+def test_validation_part_keeps_the_groups_of_the_table(data: Path, tmp_path: Path) -> None:
+    stems = sorted(path.stem for path in (data / "train/inputs").iterdir())
+    rows = [f"{stem},{'ab'[index % 2]},train" for index, stem in enumerate(stems)]
+    (data / "groups.csv").write_text("\n".join(["name,group,part", *rows]))
+    split = split_validation(find_data(data, needs_test=True), tmp_path / "split", fraction=0.2)
+    assert split.test is not None
+    chosen = {path.stem for path in (split.root / split.test.inputs).iterdir()}
+    assert chosen in ({*stems[::2]}, {*stems[1::2]})
