@@ -119,6 +119,6 @@ def test_replaced_folder_is_whole_and_the_old_one_is_handed_back(tmp_path: Path)
 def test_folder_is_replaced_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.results._exchange", lambda first, second: False)
+    monkeypatch.setattr("hpo.folders._exchange", lambda first, second: False)
     test_replaced_folder_is_whole_and_the_old_one_is_handed_back(tmp_path)
     assert names(list(tmp_path.iterdir())) == ["new", "old"]
