@@ -1,11 +1,14 @@
-"""Tells "out of memory" from other failures, on GPUs and CPUs."""
+"""Tells "out of memory" from other failures, and finds the batch that fits."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from trainer.config import NeuralNetwork
 from trainer.errors import OutOfMemoryError
@@ -20,14 +23,91 @@ def memory_errors_named(config: NeuralNetwork) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        is_memory = not isinstance(error, RuntimeError) or isinstance(
-            error, torch.OutOfMemoryError
-        )
-        if not is_memory and _CPU_ALLOCATOR not in str(error):
+        if not _is_shortage(error):
             raise
-        first_line = str(error).splitlines()[0] if str(error) else "no memory left"
         raise OutOfMemoryError(
             f"out of memory with data.batch_size={config.data.batch_size} "
-            f"(test_batch_size={config.data.test_batch_size}): {first_line}; "
+            f"(test_batch_size={config.data.test_batch_size}): {_first_line(error)}; "
             "try half the batch size, or a smaller data.transforms resize"
         ) from None
+
+
+@dataclass
+class BatchFitter:
+    """Computes the gradients of a batch, in pieces where the memory has no room for the whole.
+
+    Attributes:
+        batch_size: what the config asks for, of all processes.
+        num_processes: how many share a batch.
+        may_halve: go on in pieces; otherwise only find out which size would fit, and fail.
+        reserve: allocates what the optimizer will need besides, so that what fits now will do.
+        log: told when the size changes.
+        piece: samples that this process computes at once; None while whole batches fit.
+    """
+
+    batch_size: int
+    num_processes: int
+    may_halve: bool
+    reserve: Callable[[], object]
+    log: Callable[[str], None]
+    piece: int | None = None
+
+    def compute(self, num_samples: int, gradients: Callable[[int], Tensor]) -> Tensor:
+        """Return what `gradients` returns, called with the number of samples to take at once.
+
+        Raises:
+            OutOfMemoryError: no room; it names the batch size that has been found to fit.
+        """
+        before = size = min(self.piece or num_samples, num_samples)
+        loss, shortage = _try(gradients, size)
+        while loss is None and size > 1:
+            size = -(-size // 2)
+            loss, _ = _try(gradients, size, self.reserve)
+        if loss is None:
+            raise OutOfMemoryError(
+                f"out of memory with data.batch_size={self.batch_size}, and with 1: {shortage}; "
+                "try a smaller data.transforms resize, data.tiles, or a smaller network"
+            )
+        if size < before and not self.may_halve:
+            raise OutOfMemoryError(
+                f"out of memory with data.batch_size={self.batch_size}: {shortage}; "
+                f"{min(self.batch_size, size * self.num_processes)} fits, as a trial has shown; "
+                "set that, or data.halve_batch_on_oom to compute the same batch in pieces"
+            )
+        if size < before:
+            self.piece = size
+            self.log(
+                f"Out of memory with {before} samples at once ({shortage}): from now on gradients "
+                f"are summed over pieces of {size}, for the same batch size"
+            )
+        return loss
+
+
+def _try(
+    gradients: Callable[[int], Tensor], size: int, reserve: Callable[[], object] | None = None
+) -> tuple[Tensor | None, str]:
+    """Return the result, or what the shortage is, with everything freed that led to it."""
+    try:
+        reserved = reserve() if reserve else None
+        loss = gradients(size)
+        del reserved
+        return loss, ""
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        shortage = _first_line(error)
+    # Only now: until here the error's traceback held all tensors.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, shortage
+
+
+def _is_shortage(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return _CPU_ALLOCATOR in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else "no memory left"

@@ -50,11 +50,13 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         DataError: no such folder, no image in it, or one that cannot be read.
         TrainerError: the results cannot be written.
     """
+    from trainer.memory import memory_errors_named
     from trainer.run import run
 
     config = _prediction_config(model, images, output)
     paths = {path.name: path for path in list_images(images, "--images")}
-    run(config, model, log, world)
+    with memory_errors_named(config):
+        run(config, model, log, world)
     if not world.is_first:
         return
     try:

@@ -32,6 +32,7 @@ from trainer.log_lines import (
     log_training,
 )
 from trainer.losses import build_loss, resolve_weights
+from trainer.memory import BatchFitter
 from trainer.metrics import SegmentationCounts
 from trainer.networks import (
     Graph,
@@ -234,6 +235,7 @@ class _Run:
             precision=self.precision,
             device=self.device,
             world=self.world,
+            fitter=self._fitter(optimizer),
             seed=config.seed,
             started=self.started,
             record=files.add_steps,
@@ -261,6 +263,8 @@ class _Run:
                 keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
             if evaluator:
                 extra = {"train_loss": train_loss, "learning_rate": learning_rate}
+                if trainer.fitter.piece is not None:
+                    extra["samples_at_once"] = trainer.fitter.piece
                 self._record(files, epoch, evaluation, extra)
             if scheduler:
                 scheduler.step()
@@ -270,6 +274,20 @@ class _Run:
             # Last: what is killed before has lines that the next start drops, and is done anew.
             if self.world.is_first:
                 save_state(training, config, epoch=epoch, started=self.started)
+
+    def _fitter(self, optimizer: torch.optim.Optimizer) -> BatchFitter:
+        def reserve() -> list[torch.Tensor]:
+            # Adam and its kin keep two numbers per weight, from the first step on.
+            weights = [] if optimizer.state else list(self.network.parameters())
+            return [torch.empty_like(weight) for weight in weights for _ in range(2)]
+
+        return BatchFitter(
+            batch_size=self.config.data.batch_size,
+            num_processes=self.world.size,
+            may_halve=self.config.data.halve_batch_on_oom,
+            reserve=reserve,
+            log=self.log,
+        )
 
     def _batches(self, images: ImageSet, batch_size: int) -> Batches:
         coding = self.data.coding

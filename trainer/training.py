@@ -15,6 +15,7 @@ from trainer.batches import Batches
 from trainer.errors import DivergedError
 from trainer.evaluation import forward_logits
 from trainer.losses import LossFunction
+from trainer.memory import BatchFitter
 from trainer.networks.module import KerasModule
 from trainer.optimizers import needs_closure
 from trainer.parallel import World
@@ -46,6 +47,7 @@ class Trainer:
     precision: torch.dtype
     device: torch.device
     world: World
+    fitter: BatchFitter
     seed: int
     started: float
     record: Callable[[list[Step]], None]
@@ -86,17 +88,19 @@ class Trainer:
         return math.fsum(losses) / len(losses)
 
     def _step(self, inputs_NCHW: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        def compute() -> Tensor:
+        num_samples = len(inputs_NCHW)
+
+        def in_pieces(size: int) -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(
-                self.device.type, self.precision, enabled=self.precision != torch.float32
-            ):
-                logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
-            loss = self.loss(logits, targets)
-            if share != 1.0:  # parts of different sizes add up to the mean over the whole batch
-                loss = loss * share
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+            pieces = zip(torch.split(inputs_NCHW, size), torch.split(targets, size), strict=True)
+            # Parts of different sizes add up to the mean over the whole batch.
+            losses = [
+                self._backward(*piece, share * len(piece[0]) / num_samples) for piece in pieces
+            ]
+            return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+        def compute() -> Tensor:
+            return self.fitter.compute(num_samples, in_pieces)
 
         loss = self.world.sum_gradients(self.network, compute())
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -105,7 +109,18 @@ class Trainer:
             self.optimizer.step(compute)  # type: ignore[arg-type]  # L-BFGS wants the tensor
         else:
             self.optimizer.step()
-        return loss.detach(), norm
+        return loss, norm
+
+    def _backward(self, inputs_NCHW: Tensor, targets: Tensor, share: float) -> Tensor:
+        with torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
+            logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
+        loss = self.loss(logits, targets)
+        if share != 1.0:
+            loss = loss * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _read(self, pending: list[tuple[float, int, Tensor, Tensor]], epoch: int) -> list[Step]:
         values = torch.stack([torch.stack((loss, norm)) for _, _, loss, norm in pending]).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import BIN, clean_environment, data_section, one_error, require
-from worker import base_config, write_json
+from support import BIN, clean_environment, data_section, one_error, require, write_discs
+from worker import Result, base_config, write_json
 
 
 def test_memory_that_is_short_ends_with_4_and_names_the_batch(worker, monkeypatch) -> None:
@@ -27,7 +28,7 @@ def test_memory_that_is_short_ends_with_4_and_names_the_batch(worker, monkeypatc
         monkeypatch.setattr(KerasModule, "logits", fail)
         error = worker().error(code=4)
         assert "data.batch_size=4" in error
-        assert "try half the batch size" in error
+        assert "and with 1" in error
         assert error.count("\n") == 1
 
 
@@ -53,6 +54,50 @@ def test_real_shortage_of_memory_ends_with_4(discs: Path, tmp_path: Path) -> Non
     write_json(tmp_path / "config.json", config)
     result = limited(300 * 2**20, "--config=config.json", cwd=tmp_path)
     assert "data.batch_size=12" in one_error(result, code=4)
+
+
+def test_shortage_names_the_batch_that_fits_and_halving_it_trains_alike(tmp_path: Path) -> None:
+    """A real limit: the named batch trains under it, and so does the whole one in pieces."""
+    discs = write_discs(tmp_path / "data", num_train=16, num_test=1, size=128)
+    config = base_config(discs)
+    network = config["neural_network"]
+    # No BatchNorm, and a mean over pixels: what pieces compute exactly.
+    network |= {"layers": layers_without_statistics(), "loss": {"function": "BCE"}}
+    network["data"] |= {"transforms": [], "batch_size": 16, "test_batch_size": 1}
+    limit = 80 * 2**20
+
+    def train(folder: str, limit_bytes: int, **data: object) -> Result:
+        network["data"] |= data
+        (tmp_path / folder).mkdir()
+        write_json(tmp_path / folder / "config.json", config)
+        done = limited(limit_bytes, "--config=config.json", cwd=tmp_path / folder)
+        return Result.of(done.returncode, done.stdout, done.stderr, tmp_path / folder)
+
+    free = train("free", 2**40).succeeded()
+    error = train("short", limit).error(code=4)
+    assert "data.batch_size=16: " in error
+    size = int(re.search(r"(\d+) fits", error)[1])
+    assert size in (8, 4, 2, 1)
+    halved = train("halved", limit, halve_batch_on_oom=True).succeeded()
+    assert f"pieces of {size}," in halved.out
+    assert halved.metrics[0]["samples_at_once"] == size
+    assert halved.losses == pytest.approx(free.losses, rel=1e-4)
+    assert halved.accuracies == pytest.approx(free.accuracies, abs=1e-3)
+    train("small", limit, halve_batch_on_oom=False, batch_size=size).succeeded()
+
+
+def layers_without_statistics() -> list[dict[str, object]]:
+    shape = {"batch_input_shape": [None, 128, 128, 1]}
+    return [
+        {
+            "class_name": "Conv2D",
+            "config": {"name": f"conv{i}", "filters": filters, "kernel_size": [3, 3]}
+            | {"padding": "same", "activation": activation, **(shape if i == 1 else {})},
+        }
+        for i, (filters, activation) in enumerate(
+            [(16, "relu"), (16, "relu"), (16, "relu"), (1, "sigmoid")], 1
+        )
+    ]
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

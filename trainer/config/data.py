@@ -139,6 +139,7 @@ class Data(Section):
     intensity_range: Annotated[
         Literal["full"] | tuple[float, float] | None, BeforeValidator(_full_or_two_numbers)
     ] = None
+    halve_batch_on_oom: bool = False
 
     @field_validator("cache")
     @classmethod

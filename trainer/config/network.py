@@ -104,6 +104,7 @@ EXTENSIONS = (
     "data.cache",
     "data.tiles",
     "data.intensity_range",
+    "data.halve_batch_on_oom",
     "loss.eps",
     "loss.gamma",
 )
