@@ -38,6 +38,7 @@ from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import STUDY_ID, best_epoch, finished_trials, score
 from trainer import rundir
+from trainer.errors import DataError
 from trainer.keypath import get_path, set_path
 
 
@@ -110,7 +111,10 @@ class Results:
             )
             if not announce(model):
                 return None
-            self._store(candidate, checkpoint, study_id)
+            try:
+                self._store(candidate, checkpoint, study_id)
+            except DataError as error:
+                return f"trial {candidate.number} is the best so far, but {error}"
             return self._put(model["artifact"])
 
     def drop_older_models(self, study: optuna.Study, number: int) -> None:
@@ -146,7 +150,7 @@ class Results:
         aside = Path(tempfile.mkdtemp(prefix=".best_model.", suffix=".tmp", dir=target.parent))
         aside.chmod(0o755)
         try:
-            shutil.copyfile(checkpoint, aside / MODEL_FILE)
+            rundir.copy_untrusted(checkpoint, aside / MODEL_FILE)
             network = self._spec.networks[str(candidate.config["layers"])]
             shutil.copyfile(self._spec.folders.inputs / network.file, aside / LAYERS_FILE)
             config = without_extensions(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import DataError
+
 CONFIG = "config.json"
 WORKER_LOG = "worker.log"
 OUTFILE = "out.txt"
@@ -26,6 +28,8 @@ CHECKPOINTS = "temp_model"
 PREDICTIONS = "output_1.h5"
 
 MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
+MAX_MODEL_BYTES = 16 * 2**30  # nor a larger checkpoint, which may be a hole of any size
+_COPY_BYTES = 4 * 2**20
 
 # With nan and inf, or an accuracy of nan would leave the number before it as the last one.
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\b(?:nan|inf)\b", re.IGNORECASE)
@@ -122,3 +126,32 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy_untrusted(source: Path, target: Path, max_bytes: int = MAX_MODEL_BYTES) -> None:
+    """Copy a file that a worker wrote, without following a link in the file's or folder's place.
+
+    Raises:
+        DataError: not a regular file, or larger than `max_bytes`; nothing is written then.
+    """
+    try:
+        folder = os.open(source.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(source.name, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DataError(f"{source}: not a file of the worker's own ({error.strerror})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise DataError(f"{source}: not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        if status.st_size > max_bytes:
+            raise DataError(f"{source}: {status.st_size} bytes, more than {max_bytes}")
+        with target.open("wb") as copy:
+            left = status.st_size  # no further, should somebody still write to it
+            while left and (chunk := file.read(min(left, _COPY_BYTES))):
+                copy.write(chunk)
+                left -= len(chunk)

@@ -21,7 +21,7 @@ from stand_in import STAND_IN
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 PROGRAMS = ("sh", "cat", "env", "grep", "id", "kill", "ls", "mkdir", "nproc", "rm", "ln")
-PROGRAMS += ("sleep", "tail", "timeout", "touch")
+PROGRAMS += ("chown", "chroot", "mknod", "mount", "sleep", "tail", "timeout", "touch")
 
 
 def skip_or_fail(component: str, reason: str) -> None:
@@ -90,7 +90,7 @@ def write_tiny_root(archive: tarfile.TarFile) -> None:
         archive.addfile(entry)
     libraries: set[str] = set()
     for name in PROGRAMS:
-        path = shutil.which(name, path="/usr/bin:/bin")
+        path = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
         if path is None:
             skip_or_fail("docker", f"no {name} here to make the test image of")
         archive.add(Path(path).resolve(), f"usr/bin/{name}")
