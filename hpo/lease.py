@@ -6,28 +6,39 @@ fencing token: no table of our own. One transaction, opened by the lock that Opt
 if fewer than N are not failed, and writes heartbeat and token with it. Nothing of Optuna's study
 API may be called inside: on another connection it would wait for this one for ever.
 
-This module alone uses private names of Optuna (5.0: `_get_prepared_new_trial`,
-`_set_trial_attr_without_commit`), which is why that version is pinned.
+What an owner writes (reports, the end) goes through one transaction that begins by renewing the
+lease: it waits for a take-over that is under way, and then finds that the token is not its own.
+
+This module and `agreement` alone use private names of Optuna (5.0: `_get_prepared_new_trial`,
+`_set_trial_attr_without_commit`, `_set_trial_value_without_commit`,
+`_set_trial_intermediate_value_without_commit`, `Study._thread_local`), which is why that version
+is pinned.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import optuna
+from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Engine, create_engine, delete, event, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
+
+from hpo.database import locking_engine
 
 TOKEN = "lease"
 ATTEMPT = "attempt"
+CRASHES = "crashes"
+NUM_TRIALS = "rml:num_trials"
 
 _RENEW = text(
     "UPDATE trial_heartbeats SET heartbeat = CURRENT_TIMESTAMP WHERE trial_id = :trial_id "
@@ -35,6 +46,8 @@ _RENEW = text(
     "WHERE a.trial_id = :trial_id AND a.key = 'lease' AND a.value_json = :token "
     "AND t.state = 'RUNNING')"
 )
+_Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
+_Attribute, _Value = models.TrialUserAttributeModel, models.TrialIntermediateValueModel
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,14 @@ class Lease:
     Attributes:
         trial_id: the database's id of the trial.
         token: proves that the lease is still ours.
-        attempt: 1 for a new trial, one more at each take-over.
+        attempt: 1 for a new trial, one more at each take-over and each new start.
+        num_crashes: how many attempts ended in a crash of the worker.
     """
 
     trial_id: int
     token: str
     attempt: int
+    num_crashes: int = 0
 
 
 class LeaseOffice:
@@ -59,160 +74,229 @@ class LeaseOffice:
         self.lease_s = lease_s
         self._storage = storage
         self._study_id = study_id
-        self._engine = _locking_engine(storage)
+        self._engine = locking_engine(storage)
         self._sessions = sessionmaker(self._engine)
 
-    def claim(self, num_trials: int) -> Lease | None:
-        """Take over a trial without an owner, else start a new one; None if N are taken."""
+    def claim(self, num_trials: int, *, may_reap: bool = True) -> Lease | None:
+        """Take over a trial without an owner, else start a new one; None if N are taken.
+
+        N is the largest that any driver of the study has asked for. Without `may_reap` only
+        trials are taken over that were given back.
+        """
         token = uuid.uuid4().hex
+        began = time.monotonic()
         with self._sessions.begin() as session:
             models.StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)
-            trial: Any = self._find_abandoned(session)
-            attempt = 1
-            if trial is not None:
-                attempt = 1 + self._read_attempt(session, trial.trial_id)
-                trial.state = TrialState.RUNNING
-                # Else the time between the attempts would count as the trial's.
-                trial.datetime_start = dt.datetime.now()  # naive, as Optuna writes it
-                # `report` skips steps that it has already, so an attempt starts a new curve.
-                session.execute(
-                    delete(models.TrialIntermediateValueModel).where(
-                        models.TrialIntermediateValueModel.trial_id == trial.trial_id
-                    )
-                )
-            elif self._count_not_failed(session) < num_trials:
-                trial = self._storage._get_prepared_new_trial(self._study_id, None, session)
+            # A database that hung until now has let everybody's lease expire.
+            is_prompt = time.monotonic() - began < self.lease_s / 4
+            trial_id = self._take_over(session, may_reap=may_reap and is_prompt)
+            attempt, num_crashes = 1, 0
+            if trial_id is not None:
+                known = self._read_attributes(session, trial_id, (ATTEMPT, CRASHES))
+                attempt, num_crashes = 1 + known.get(ATTEMPT, 0), known.get(CRASHES, 0)
+            elif self._count_not_failed(session) < self._agree_on_total(session, num_trials):
+                new: Any = self._storage._get_prepared_new_trial(self._study_id, None, session)
+                trial_id = int(new.trial_id)
+                session.add(_Heartbeat(trial_id=trial_id))
             else:
                 return None
-            trial_id: int = trial.trial_id
-            heartbeat = models.TrialHeartbeatModel.where_trial_id(trial_id, session)
-            if heartbeat is None:
-                session.add(models.TrialHeartbeatModel(trial_id=trial_id))
-            else:
-                heartbeat.heartbeat = session.scalar(select(func.now()))
             self._set_attribute(session, trial_id, TOKEN, token)
             self._set_attribute(session, trial_id, ATTEMPT, attempt)
-        return Lease(trial_id, token, attempt)
+        return Lease(trial_id, token, attempt, num_crashes)
+
+    def num_trials(self, num_trials: int) -> int:
+        """Return the total that the drivers of this study have agreed on, at least this one's."""
+        with self._sessions.begin() as session:
+            return self._agree_on_total(session, num_trials)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
-        with self._storage.engine.begin() as connection:
-            result = connection.execute(
-                _RENEW, {"trial_id": lease.trial_id, "token": json.dumps(lease.token)}
+        return self._as_owner(lease, lambda session: None)
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life."""
+        with self._engine.connect() as connection:
+            connection.execute(select(1))
+
+    def report(self, lease: Lease, curve: Mapping[int, float]) -> bool:
+        """Store values by step, if the trial is still ours; say whether it is."""
+
+        def write(session: Session) -> None:
+            for step, value in curve.items():
+                self._storage._set_trial_intermediate_value_without_commit(
+                    session, lease.trial_id, step, value
+                )
+
+        return self._as_owner(lease, write)
+
+    def annotate(self, lease: Lease, attributes: Mapping[str, Any]) -> bool:
+        """Store attributes of a trial, if it is still ours; say whether it is."""
+        return self._as_owner(lease, lambda session: self._annotate(session, lease, attributes))
+
+    def begin(self, lease: Lease, *, keep: Collection[int], attributes: Mapping[str, Any]) -> bool:
+        """Record that a worker starts, which goes on after the steps in `keep`."""
+        return self.keep_steps(lease, keep) and self.annotate(lease, attributes)
+
+    def keep_steps(self, lease: Lease, steps: Collection[int]) -> bool:
+        """Delete what an earlier attempt reported beyond these steps, if the trial is ours."""
+
+        def write(session: Session) -> None:
+            session.execute(
+                delete(_Value).where(
+                    _Value.trial_id == lease.trial_id, _Value.step.not_in(list(steps))
+                )
             )
-            return result.rowcount == 1
+
+        return self._as_owner(lease, write)
+
+    def start_again(self, lease: Lease, *, crashed: bool = True) -> Lease | None:
+        """Count an attempt that failed, and return the lease of the next; None if it is lost."""
+        next_lease = replace(
+            lease, attempt=lease.attempt + 1, num_crashes=lease.num_crashes + crashed
+        )
+
+        def write(session: Session) -> None:
+            self._set_attribute(session, lease.trial_id, ATTEMPT, next_lease.attempt)
+            self._set_attribute(session, lease.trial_id, CRASHES, next_lease.num_crashes)
+
+        return next_lease if self._as_owner(lease, write) else None
+
+    def finish(
+        self,
+        lease: Lease,
+        state: TrialState,
+        value: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End a trial as `Study.tell` does, with its last attributes, if it is still ours."""
+
+        def write(session: Session) -> None:
+            self._annotate(session, lease, attributes or {})
+            trial = _Trial.find_or_raise_by_id(lease.trial_id, session, for_update=True)
+            if value is not None:
+                self._storage._set_trial_value_without_commit(session, trial, 0, value)
+            trial.state = state
+            trial.datetime_complete = dt.datetime.now()  # naive, as Optuna writes it
+
+        return self._as_owner(lease, write) or self._is_finished_by(lease)
 
     def give_back(self, lease: Lease) -> None:
         """Put a trial back for anyone to take over, if it is still ours."""
-        if self.renew(lease):
-            self._storage.set_trial_state_values(lease.trial_id, TrialState.WAITING)
+
+        def write(session: Session) -> None:
+            _Trial.find_or_raise_by_id(lease.trial_id, session).state = TrialState.WAITING
+
+        self._as_owner(lease, write)
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        if self._engine is not self._storage.engine:
+            self._engine.dispose()
 
-    def _find_abandoned(self, session: Session) -> models.TrialModel | None:
-        trial, heartbeat = models.TrialModel, models.TrialHeartbeatModel
+    def _as_owner(self, lease: Lease, write: Callable[[Session], None]) -> bool:
+        with self._sessions.begin() as session:
+            renewed: Any = session.execute(
+                _RENEW, {"trial_id": lease.trial_id, "token": json.dumps(lease.token)}
+            )
+            if renewed.rowcount != 1:
+                return False
+            write(session)
+        return True
+
+    def _is_finished_by(self, lease: Lease) -> bool:
+        """Say whether we ended it ourselves, and the connection broke before we heard of it."""
+        with self._sessions.begin() as session:
+            state = session.scalar(select(_Trial.state).where(_Trial.trial_id == lease.trial_id))
+            known = self._read_attributes(session, lease.trial_id, (TOKEN,))
+            return state is not None and state.is_finished() and known.get(TOKEN) == lease.token
+
+    def _take_over(self, session: Session, *, may_reap: bool) -> int | None:
         now = session.scalar(select(func.now()))
         assert now is not None
         expired = now.replace(tzinfo=None) - dt.timedelta(seconds=self.lease_s)
-        is_dead = (heartbeat.heartbeat.is_(None)) | (heartbeat.heartbeat < expired)
-        found: models.TrialModel | None = session.scalars(
-            select(trial)
-            .outerjoin(heartbeat, heartbeat.trial_id == trial.trial_id)
-            .where(
-                trial.study_id == self._study_id,
-                (trial.state == TrialState.WAITING)
-                | ((trial.state == TrialState.RUNNING) & is_dead),
-            )
-            .order_by(trial.trial_id)
+        is_dead = _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
+        is_free = _Trial.state == TrialState.WAITING
+        if may_reap:
+            is_free |= (_Trial.state == TrialState.RUNNING) & is_dead
+        found = session.execute(
+            select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
+            .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
+            .where(_Trial.study_id == self._study_id, is_free)
+            .order_by(_Trial.trial_id)
             .limit(1)
         ).first()
-        return found
+        if found is None:
+            return None
+        trial_id, state, heartbeat = found
+        beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
+        if state == TrialState.RUNNING:
+            beat = beat.where(is_dead)
+        if heartbeat is None:
+            session.add(_Heartbeat(trial_id=trial_id))
+        elif not _changed(session, beat.values(heartbeat=func.current_timestamp())):
+            return None  # its owner has come back in this very moment
+        # Else the time between the attempts would count as the trial's.
+        is_taken = _changed(
+            session,
+            update(_Trial)
+            .where(_Trial.trial_id == trial_id, _Trial.state == state)
+            .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now()),
+        )
+        return int(trial_id) if is_taken else None
 
     def _count_not_failed(self, session: Session) -> int:
-        trial = models.TrialModel
         count = session.scalar(
             select(func.count())
-            .select_from(trial)
-            .where(trial.study_id == self._study_id, trial.state != TrialState.FAIL)
+            .select_from(_Trial)
+            .where(_Trial.study_id == self._study_id, _Trial.state != TrialState.FAIL)
         )
         return count or 0
 
-    def _read_attempt(self, session: Session, trial_id: int) -> int:
-        attribute = models.TrialUserAttributeModel
-        value = session.scalar(
-            select(attribute.value_json).where(
-                attribute.trial_id == trial_id, attribute.key == ATTEMPT
+    def _agree_on_total(self, session: Session, num_trials: int) -> int:
+        attribute = models.StudyUserAttributeModel
+        row: Any = session.scalars(
+            select(attribute).where(
+                attribute.study_id == self._study_id, attribute.key == NUM_TRIALS
+            )
+        ).first()
+        if row is None:
+            value = json.dumps(num_trials)
+            session.add(attribute(study_id=self._study_id, key=NUM_TRIALS, value_json=value))
+            return num_trials
+        agreed = max(num_trials, int(json.loads(row.value_json)))
+        row.value_json = json.dumps(agreed)
+        return agreed
+
+    def _read_attributes(
+        self, session: Session, trial_id: int, keys: Collection[str]
+    ) -> dict[str, Any]:
+        rows = session.execute(
+            select(_Attribute.key, _Attribute.value_json).where(
+                _Attribute.trial_id == trial_id, _Attribute.key.in_(keys)
             )
         )
-        return int(json.loads(value)) if value else 0
+        return {key: json.loads(value) for key, value in rows}
+
+    def _annotate(self, session: Session, lease: Lease, attributes: Mapping[str, Any]) -> None:
+        for key, value in attributes.items():
+            self._set_attribute(session, lease.trial_id, key, value)
 
     def _set_attribute(self, session: Session, trial_id: int, key: str, value: Any) -> None:
-        self._storage._set_trial_attr_without_commit(
-            session, models.TrialUserAttributeModel, trial_id, key, value
-        )
+        self._storage._set_trial_attr_without_commit(session, _Attribute, trial_id, key, value)
 
 
-class Renewer:
-    """Renews the leases of one driver in the background, and knows which were lost."""
-
-    def __init__(self, office: LeaseOffice) -> None:
-        self._office = office
-        self._held: dict[str, Lease] = {}
-        self._lost: set[str] = set()
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease-renewer", daemon=True)
-        self._thread.start()
-
-    def hold(self, lease: Lease) -> None:
-        """Renew this lease from now on."""
-        with self._lock:
-            self._held[lease.token] = lease
-
-    def release(self, lease: Lease) -> None:
-        """Renew it no more."""
-        with self._lock:
-            self._held.pop(lease.token, None)
-            self._lost.discard(lease.token)
-
-    def is_lost(self, lease: Lease) -> bool:
-        """Say whether somebody else has taken the trial over."""
-        return lease.token in self._lost
-
-    def close(self) -> None:
-        """Stop renewing."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._office.lease_s / 4):
-            with self._lock:
-                held = list(self._held.values())
-            for lease in held:
-                try:
-                    if not self._office.renew(lease):
-                        self._lost.add(lease.token)
-                except SQLAlchemyError:
-                    continue  # unreachable for the moment: the next round tries again
+def open_trial(
+    study: optuna.Study, lease: Lease, make_sampler: Callable[[int], BaseSampler]
+) -> optuna.Trial:
+    """Return the trial of a lease, to sample its parameters with the sampler of its number."""
+    storage = study._storage
+    # Optuna's caches have not seen the row yet: the claim wrote it on a connection of its own.
+    storage.get_all_trials(study._study_id, deepcopy=False)
+    study._thread_local.cached_all_trials = None
+    study.sampler = make_sampler(storage.get_trial_number_from_id(lease.trial_id))
+    return optuna.Trial(study, lease.trial_id)
 
 
-def _locking_engine(storage: RDBStorage) -> Engine:
-    """Return an engine whose transactions lock from their first statement on."""
-    engine = storage.engine
-    if engine.name != "sqlite":
-        return create_engine(engine.url, pool_pre_ping=True)
-    # SQLite drops FOR UPDATE silently and a SELECT opens no transaction there.
-    locking = create_engine(engine.url)
-
-    @event.listens_for(locking, "connect")
-    def _no_implicit_begin(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 60000")
-
-    @event.listens_for(locking, "begin")
-    def _begin_immediate(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return locking
+def _changed(session: Session, statement: Any) -> bool:
+    result: Any = session.execute(statement.execution_options(synchronize_session=False))
+    return bool(result.rowcount == 1)

@@ -180,6 +180,11 @@ class OutputOptions:
         str | None,
         option("--storage", help="SQLAlchemy URL (default: sqlite:///OUTPUT_DIR/rml_optimize.db)"),
     ] = None
+    storage_file: Annotated[
+        Path | None,
+        option("--storage-file", help="File with that URL, for one with a password "
+               "(also RML_STORAGE_FILE, RML_STORAGE)"),
+    ] = None  # fmt: skip
     output_dir: Annotated[
         Path, option("--output-dir", help="Where runs/, best_model/ and list_acc.json go")
     ] = Path()
@@ -194,6 +199,19 @@ class OutputOptions:
             "--lease", min=1, help="Seconds after which a silent driver's trials are taken over"
         ),
     ] = 30.0
+    max_retries: Annotated[
+        int, option("--max-retries", min=0, help="New starts of a trial whose worker crashed")
+    ] = 2
+    max_failed: Annotated[
+        int | None,
+        option("--max-failed", min=1, help="Failed trials after which the search stops "
+               "(default: a quarter of the trials, at least 5)"),
+    ] = None  # fmt: skip
+    trial_timeout_s: Annotated[
+        float | None,
+        option("--trial-timeout", min=1, help="Seconds after which a trial is stopped; what it "
+               "has reached counts (default: none)"),
+    ] = None  # fmt: skip
     dry_run: Annotated[
         bool, option("--dry-run", help="Check data, network and plan; train nothing")
     ] = False

@@ -27,6 +27,7 @@ from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import LOSSES, OPTIMIZERS
 from trainer.config_errors import hint
 from trainer.keypath import get_path, parse_setting, set_path
+from trainer.rundir import CHECKPOINTS
 
 DEFAULT_DATA = Path("data")
 DEMO = "demo"
@@ -184,7 +185,12 @@ class _Planner:
         base: dict[str, Any] = {
             "outfile": "out.txt",
             "num_epochs": search.num_epochs or self.file.num_epochs,
-            "checkpoints": {"save": "temp_model/", "interval": 1, "keep": "best"},
+            "checkpoints": {
+                "save": f"{CHECKPOINTS}/",
+                "interval": 1,
+                "keep": "best",
+                "resume": True,  # who takes a trial over goes on where it was
+            },
             "data": {
                 "type": "images",
                 "preload": True,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from hpo.trial import Outcome
+    from hpo.outcome import Outcome, Watched
 
 
 class Reporter(Protocol):
@@ -25,12 +25,20 @@ class Reporter(Protocol):
         """Say that a trial has evaluated an epoch; `best` is its best accuracy so far."""
         ...
 
+    def attempt_ended(self, number: int, attempt: int, watched: Watched) -> None:
+        """Say that an attempt at a trial failed, and that the next one starts."""
+        ...
+
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Say how a trial ended and where the search stands."""
         ...
 
     def warn_once(self, text: str) -> None:
         """Give a warning, the same one only once."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Give a warning."""
         ...
 
     def close(self) -> None:
@@ -119,6 +127,10 @@ class PlainReporter:
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
         """Print nothing: a log has a line for each trial, not for each epoch."""
 
+    def attempt_ended(self, number: int, attempt: int, watched: Watched) -> None:
+        """Print why."""
+        self._line(f"trial {number:3d} attempt {attempt} failed: {watched.message}; once more")
+
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Print the result and where the search stands."""
         self._line(f"{describe_outcome(outcome)} | {tally.describe()}")
@@ -129,7 +141,11 @@ class PlainReporter:
         """Print a warning."""
         if text not in self._warned:
             self._warned.add(text)
-            self._line(f"warning: {text}")
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self._line(f"warning: {text}")
 
     def close(self) -> None:
         """Nothing to end."""

@@ -73,16 +73,17 @@ def describe_run(
 
 
 class Stopwatch:
-    """Takes the times of one attempt: claimed, launched, each report."""
+    """Takes the times of a trial: claimed (`time.monotonic()`), last launched, each report."""
 
     def __init__(self) -> None:
-        self._claimed = time.monotonic()
+        self.claimed = time.monotonic()
         self._launched: float | None = None
         self._reports: list[float] = []
 
     def launch(self) -> None:
         """The worker is started now."""
         self._launched = time.monotonic()
+        self._reports.clear()
 
     def report(self) -> None:
         """An evaluation has been read now."""
@@ -91,7 +92,7 @@ class Stopwatch:
     @property
     def total(self) -> float:
         """Seconds since the claim."""
-        return time.monotonic() - self._claimed
+        return time.monotonic() - self.claimed
 
     def seconds(self) -> dict[str, float]:
         """Return `total`, `first_epoch` (worker started to first report), `further_epochs`."""

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import optuna
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import TrialState
 
-from hpo.errors import HpoError, StorageError, UsageError
+from hpo.database import Patience
+from hpo.errors import HpoError, UsageError
 from hpo.launchers import Launcher, Slot
-from hpo.lease import LeaseOffice, Renewer
+from hpo.lease import LeaseOffice
+from hpo.outcome import FailurePolicy, Outcome
 from hpo.progress import Reporter, Tally
+from hpo.renewer import Renewer
 from hpo.results import Results
 from hpo.spec import StudySpec
 from hpo.storage import finished_trials, make_pruner, score
-from hpo.trial import Outcome, TrialRunner
+from hpo.trial import TrialRunner
 
 IDLE_INTERVAL_S = 0.2
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
+FAILED = ("failed", "refused")
 
 
 class FailureLimitError(HpoError):
@@ -31,18 +35,22 @@ class Search:
     """A search with everything it needs.
 
     Attributes:
+        num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
     """
 
     spec: StudySpec
+    policy: FailurePolicy
     study: optuna.Study
     launcher: Launcher
     slots: Sequence[Slot]
     num_procs: int
     office: LeaseOffice
+    patience: Patience
     results: Results
     reporter: Reporter
     tally: Tally
+    num_failed_before: int
     stopping: threading.Event
     _failures: _Failures = field(default_factory=lambda: _Failures())
 
@@ -78,44 +86,50 @@ class Search:
     def _run_slot(self, slot: Slot, renewer: Renewer, errors: list[BaseException]) -> None:
         try:
             self._take_trials(slot, renewer)
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", error)).splitlines()[0]
-            errors.append(StorageError(f"the study's database went away: {reason}"))
-            self.stopping.set()
         except BaseException as error:  # noqa: BLE001  # reported by run(), in the main thread
             errors.append(error)
             self.stopping.set()
 
     def _take_trials(self, slot: Slot, renewer: Renewer) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
-        study = optuna.load_study(
-            study_name=self.spec.name,
-            storage=self.study._storage,
-            pruner=make_pruner(self.spec),
+        study = self.patience.call(
+            lambda: optuna.load_study(
+                study_name=self.spec.name,
+                storage=self.study._storage,
+                pruner=make_pruner(self.spec),
+            )
         )
         runner = TrialRunner(
             spec=self.spec,
+            policy=self.policy,
             study=study,
             launcher=self.launcher,
             slot=slot,
             num_procs=self.num_procs,
             office=self.office,
             renewer=renewer,
+            patience=self.patience,
             results=self.results,
             reporter=self.reporter,
             stopping=self.stopping,
         )
         while not self.stopping.is_set():
-            lease = self.office.claim(self.spec.num_trials)
+            lease = self.patience.call(
+                lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
+            )
             if lease is None:
                 # All N are taken, but one that still runs elsewhere may yet fail or be given back.
-                if len(finished_trials(study)) >= self.spec.num_trials:
+                if self.patience.call(lambda: self._is_done(study)):
                     return
                 self.stopping.wait(IDLE_INTERVAL_S)
                 continue
-            self._account(slot, runner.run(lease))
+            self._account(slot, study, runner.run(lease))
 
-    def _account(self, slot: Slot, outcome: Outcome) -> None:
+    def _is_done(self, study: optuna.Study) -> bool:
+        self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
+        return len(finished_trials(study)) >= self.tally.num_trials
+
+    def _account(self, slot: Slot, study: optuna.Study, outcome: Outcome) -> None:
         with self._failures.lock:
             self.tally.add(outcome)
             self.reporter.trial_ended(slot.index, outcome, self.tally)
@@ -125,24 +139,25 @@ class Search:
                     f"trial {outcome.number}: {outcome.message}, and nothing has worked so far; "
                     f"the search stops here:\n{outcome.log_tail}"
                 )
-            self._failures.add(outcome, limit=max(5, self.spec.num_trials // 4))
+            num_failed = 0
+            if outcome.end in FAILED:
+                num_failed = self.patience.call(lambda: count_failed(study))
+            self._failures.add(outcome, num_failed - self.num_failed_before, self.policy)
 
 
 class _Failures:
-    """Counts failures and says when to give up."""
+    """Counts failures that are alike and says when to give up."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._num_failed = 0
         self._last_message = ""
         self._num_alike = 0
 
-    def add(self, outcome: Outcome, *, limit: int) -> None:
-        if outcome.end not in ("failed", "refused"):
+    def add(self, outcome: Outcome, num_failed: int, policy: FailurePolicy) -> None:
+        if outcome.end not in FAILED:
             if outcome.counts:
                 self._num_alike = 0
             return
-        self._num_failed += 1
         alike = outcome.message == self._last_message
         self._num_alike = self._num_alike + 1 if alike else 1
         self._last_message = outcome.message
@@ -151,11 +166,16 @@ class _Failures:
                 f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
-        if self._num_failed >= limit:
+        if num_failed >= policy.max_failed:
             raise FailureLimitError(
-                f"{self._num_failed} trials failed, the last one: {outcome.message}; see its "
-                "worker.log"
+                f"{num_failed} trials of the study failed (--max-failed {policy.max_failed}), "
+                f"the last one: {outcome.message}; see its worker.log"
             )
+
+
+def count_failed(study: optuna.Study) -> int:
+    """Return how many trials of a study failed, on any node."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
 
 def current_tally(spec: StudySpec, study: optuna.Study) -> Tally:

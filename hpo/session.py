@@ -18,24 +18,19 @@ from rich.console import Console
 from tabulate import tabulate
 
 from hpo.artifacts import open_shelf
+from hpo.database import Patience, choose_url, close_storage, default_url, open_storage
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher
 from hpo.lease import LeaseOffice
 from hpo.options import Options
+from hpo.outcome import FailurePolicy
 from hpo.progress import Reporter, Tally, describe_values, make_reporter
 from hpo.results import Results
-from hpo.search import Search, current_tally
+from hpo.search import Search, count_failed, current_tally
 from hpo.slots import make_slots
 from hpo.spec import StudySpec
-from hpo.storage import (
-    close_storage,
-    default_url,
-    finished_trials,
-    open_storage,
-    open_study,
-    score,
-)
+from hpo.storage import finished_trials, open_study, score
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
@@ -75,7 +70,12 @@ def run_session(
     """
     slots, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
     launcher, why = pick_launcher(spec, options)
-    rdb = open_storage(options.output.storage or default_url(spec.folders.output))
+    url = choose_url(
+        options.output.storage,
+        options.output.storage_file,
+        lambda text: console.print(f"warning: {text}", markup=False),
+    )
+    rdb = open_storage(url or default_url(spec.folders.output))
     study = open_study(spec, rdb)
     rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
     show_settings(spec, rows, console)
@@ -90,14 +90,21 @@ def run_session(
     _warn_of_dropped_settings(options, launcher, reporter)
     search = Search(
         spec=spec,
+        policy=FailurePolicy(
+            max_retries=options.output.max_retries,
+            max_failed=options.output.max_failed or max(5, spec.num_trials // 4),
+            trial_timeout_s=options.output.trial_timeout_s,
+        ),
         study=study,
         launcher=launcher,
         slots=slots,
         num_procs=options.worker.num_procs,
         office=office,
+        patience=Patience(rdb.engine.url, stopping, reporter.warn),
         results=results,
         reporter=reporter,
         tally=tally,
+        num_failed_before=count_failed(study),
         stopping=stopping,
     )
     failure: HpoError | None = None

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import time
 import uuid
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -17,105 +13,19 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    IntegrityError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
 
-from hpo.errors import StorageError, UsageError
+from hpo.agreement import agree
+from hpo.database import retry_first_start
+from hpo.errors import UsageError
 from hpo.spec import StudySpec
 
 IDENTITY = "rml:identity"
 TITLE = "rml:title"
 STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
-EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
-FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
-
-T = TypeVar("T")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
 # TPE's `group` is experimental; Optuna is pinned, so nothing changes behind our back.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
-
-
-def default_url(output: Path) -> str:
-    """Return the URL of the database that a search on one machine keeps by default."""
-    database = str(output.absolute() / "rml_optimize.db")
-    return URL.create("sqlite", database=database).render_as_string()
-
-
-def open_storage(url: str) -> RDBStorage:
-    """Connect to a database and make Optuna's tables where they are missing.
-
-    Raises:
-        StorageError: bad URL, missing driver, or no answer; the password is never shown.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # a port that is no number raises ValueError
-        raise StorageError(
-            "--storage: not a database URL; expected sqlite:///FILE or "
-            "postgresql+psycopg://USER@HOST/DATABASE (write ':', '/', '@' in a password as %XX)"
-        ) from None
-    # Without its query, in which some drivers take a password too.
-    shown = parsed.set(query={}).render_as_string(hide_password=True)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite:
-        _make_folder(parsed, shown)
-    kwargs = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
-    try:
-        # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
-        escaped = url.replace("{", "{{").replace("}", "}}")
-        return _retry(lambda: RDBStorage(escaped, engine_kwargs=kwargs))
-    except (ImportError, SQLAlchemyError) as error:
-        reason = _reason(error, parsed.get_backend_name())
-        raise StorageError(f"--storage {shown}: {reason}") from None
-
-
-def close_storage(storage: RDBStorage) -> None:
-    """Close all connections: this thread's session, then the pool."""
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _make_folder(url: URL, shown: str) -> None:
-    if url.database in (None, "", ":memory:"):
-        raise StorageError(f"--storage {shown}: a study needs a file, such as sqlite:///study.db")
-    try:
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"--storage {shown}: its folder cannot be made ({error.strerror})"
-        ) from None
-
-
-def _reason(error: Exception, backend: str) -> str:
-    if isinstance(error, ImportError):
-        extra = EXTRAS.get(backend)
-        remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
-        return f"its driver is not installed ({error}){remedy}"
-    original = getattr(error, "orig", None)
-    text = str(original if original is not None else error).strip().splitlines()
-    return f"cannot be reached ({text[0] if text else type(error).__name__})"
-
-
-def _retry(action: Callable[[], T]) -> T:
-    for remaining in range(FIRST_START_TRIES - 1, -1, -1):
-        try:
-            return action()
-        except (IntegrityError, ProgrammingError):
-            if not remaining:
-                raise
-        except OperationalError:
-            # Also what an unreachable server raises: few tries, or a typo takes a minute.
-            if remaining < FIRST_START_TRIES - 3:
-                raise
-        time.sleep(0.1 * (FIRST_START_TRIES - remaining))
-    raise AssertionError("unreachable")
 
 
 def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
@@ -126,23 +36,21 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
             differs and offers a name that is free.
     """
     storage = get_storage(rdb)
-    study = _retry(
+    study = retry_first_start(
         lambda: optuna.create_study(
             study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True
         )
     )
-    stored = study.user_attrs.get(IDENTITY)
     identity = spec.identity()
-    if stored is None:
-        if study.get_trials(deepcopy=False):
-            raise UsageError(
-                f"study {spec.name!r} was not made by rml-optimize; use "
-                f"--study-name {shlex.quote(_free_name(spec.name, storage))}"
-            )
-        study.set_user_attr(TITLE, spec.title)
-        study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
-        study.set_user_attr(IDENTITY, identity)
-    elif stored != identity and not _has_trials(study):
+    wanted = {TITLE: spec.title, STUDY_ID: uuid.uuid4().hex, IDENTITY: identity}
+    agreed = agree(rdb, study._study_id, wanted)
+    if agreed is None:
+        raise UsageError(
+            f"study {spec.name!r} was not made by rml-optimize; use "
+            f"--study-name {shlex.quote(_free_name(spec.name, storage))}"
+        )
+    stored = agreed[IDENTITY]
+    if stored != identity and not _has_trials(study):
         # Nothing came of it, so nothing is mixed; what was given back was sampled from the old.
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)

@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tabulate import tabulate
 
 from hpo.cli import console, run_app
+from hpo.database import default_url, open_storage
 from hpo.errors import UsageError
 from hpo.progress import describe_values
 from hpo.provenance import PROVENANCE
-from hpo.storage import TITLE, best_epoch, default_url, open_storage, score
+from hpo.storage import TITLE, best_epoch, score
 from trainer.config_errors import hint
 
 app = typer.Typer(

@@ -4,73 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import shutil
 import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
-from hpo.launchers import Handle, Launcher, Slot, WorkerJob
-from hpo.lease import Lease, LeaseOffice, Renewer
+from hpo.attempt import prepare_attempt, remove_checkpoints
+from hpo.database import Patience
+from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.lease import Lease, LeaseOffice, open_trial
 from hpo.models import MODEL
+from hpo.outcome import (
+    COUNTED,
+    LOST,
+    STATES,
+    FailurePolicy,
+    Outcome,
+    Watched,
+    memory_advice,
+)
 from hpo.progress import Reporter
 from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
+from hpo.renewer import Renewer
 from hpo.results import Candidate, Results
 from hpo.space import build_config, without_extensions
 from hpo.spec import StudySpec
-from hpo.storage import derived_seed, make_sampler
+from hpo.storage import derived_seed, finished_trials, make_sampler
+from hpo.watch import STOP_GRACE_S, Watch
 from trainer import rundir
 from trainer.config import parse_config
-from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
+from trainer.errors import ConfigError
 from trainer.keypath import set_path
 
-POLL_INTERVAL_S = 0.05
-STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
-LOG_TAIL_LINES = 12
-
-End = Literal[
-    "complete", "pruned", "diverged", "out of memory", "failed", "refused", "given back", "lost"
-]
-
-
-STATES: dict[End, TrialState] = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,
-    "out of memory": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "refused": TrialState.FAIL,  # the worker said that config or data cannot work
-}
-
-
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-LOST = "another driver has taken the trial over"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended."""
-
-    number: int
-    end: End
-    score: float | None = None
-    epoch: int | None = None
-    num_epochs: int = 0
-    seconds: float = 0.0
-    message: str = ""
-    log_tail: str = ""
-
-    @property
-    def counts(self) -> bool:
-        """Whether the trial is one of the N that were asked for."""
-        return STATES.get(self.end) in COUNTED
+MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +48,14 @@ class TrialRunner:
     """What every trial of one slot needs."""
 
     spec: StudySpec
+    policy: FailurePolicy
     study: optuna.Study
     launcher: Launcher
     slot: Slot
     num_procs: int
     office: LeaseOffice
     renewer: Renewer
+    patience: Patience
     results: Results
     reporter: Reporter
     stopping: threading.Event
@@ -93,30 +65,9 @@ class TrialRunner:
         clock = Stopwatch()
         self.renewer.hold(lease)
         try:
-            trial = self._open(lease)
-            chosen = self.spec.space.suggest(trial)
-            try:
-                config = self._config(trial.number, chosen)
-            except ConfigError as error:
-                # These values don't go together; others may.
-                return self._finish(lease, trial, _Watched("failed", message=str(error)), clock)
-            run_dir = self._prepare(trial.number, lease.attempt, config)
-            self._record_start(trial, lease, run_dir, config, chosen)
+            trial, chosen = self.patience.call(lambda: self._sample(lease))
             self.reporter.trial_started(trial.number, self.slot.index, chosen)
-            handle = self.launcher.start(
-                WorkerJob(run_dir=run_dir, slot=self.slot, num_procs=self.num_procs)
-            )
-            clock.launch()
-            try:
-                watched = self._watch(trial, lease, handle, run_dir, clock)
-            finally:
-                handle.stop(STOP_GRACE_S)
-            if watched.score is not None and STATES.get(watched.end) in COUNTED:
-                self._offer(lease, trial, watched, run_dir, config, chosen)
-            outcome = self._finish(lease, trial, watched, clock)
-            # The best model is stored; the rest would fill the disk at 130 MB a trial.
-            shutil.rmtree(run_dir / rundir.CHECKPOINTS, ignore_errors=True)
-            return outcome
+            return self._run_attempts(_Job(trial, chosen, clock), lease)
         except BaseException:
             with contextlib.suppress(Exception):
                 self.office.give_back(lease)
@@ -124,13 +75,31 @@ class TrialRunner:
         finally:
             self.renewer.release(lease)
 
-    def _open(self, lease: Lease) -> optuna.Trial:
-        storage = self.study._storage
-        # Optuna's cache has not seen the row yet: the claim wrote it on a connection of its own.
-        storage.get_all_trials(self.study._study_id, deepcopy=False)
-        number = storage.get_trial_number_from_id(lease.trial_id)
-        self.study.sampler = make_sampler(self.spec, number)
-        return optuna.Trial(self.study, lease.trial_id)
+    def _run_attempts(self, job: _Job, lease: Lease) -> Outcome:
+        """Start the worker, and again where it crashed, until the trial has an end."""
+        may_resume = True
+        while True:
+            watched, was_resumed = self._attempt(job, lease, resume=may_resume)
+            # A worker that refuses the state that it was given works without it.
+            is_bad_state = watched.end == "refused" and was_resumed
+            is_retried = watched.is_crash and lease.num_crashes < self.policy.max_retries
+            if self.stopping.is_set() or not (is_bad_state or is_retried):
+                return self._finish(job, lease, watched)
+            may_resume = not is_bad_state
+            again = self.patience.call(partial(self.office.start_again, lease, crashed=is_retried))
+            if again is None:
+                return self._finish(job, lease, replace(watched, end="lost", message=LOST))
+            self.reporter.attempt_ended(job.trial.number, lease.attempt, watched)
+            lease = again
+
+    def _sample(self, lease: Lease) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = open_trial(self.study, lease, lambda number: make_sampler(self.spec, number))
+        chosen = self.spec.space.suggest(trial)
+        if lease.attempt > 1:
+            # An earlier owner that was only cut off may have stored its own value in between.
+            trial = optuna.Trial(self.study, lease.trial_id)
+            chosen = self.spec.space.suggest(trial)
+        return trial, chosen
 
     def _config(self, number: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trial's `neural_network` object as the worker will read it.
@@ -150,63 +119,70 @@ class TrialRunner:
         parse_config({"neural_network": config}, f"trial {number}")
         return config
 
-    def _prepare(self, number: int, attempt: int, config: dict[str, Any]) -> Path:
-        """Make the run folder with its config; an older one of that name is kept aside."""
-        run_dir = self.spec.folders.attempt(number, attempt)
-        if run_dir.exists():
-            run_dir.rename(run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.old"))
-        run_dir.mkdir(parents=True)
-        written = without_extensions(config, known=self.launcher.capabilities())
-        text = json.dumps({"neural_network": written}, indent=2)
-        rundir.write_atomic(run_dir / rundir.CONFIG, text)
-        return run_dir
-
-    def _watch(
-        self, trial: optuna.Trial, lease: Lease, handle: Handle, run_dir: Path, clock: Stopwatch
-    ) -> _Watched:
-        """Follow the worker's test log until it ends, is pruned, or has to stop."""
-        reader = rundir.TestLogReader(run_dir / rundir.TEST_LOG)
-        curve: dict[int, float] = {}
-        while True:
-            code = handle.poll()  # before reading: what was written before the end is read
-            for evaluation in reader.read_new():
-                if not self._is_new(evaluation, curve):
-                    continue
-                if not self.office.renew(lease):  # a report of an old owner would be accepted
-                    return _Watched("lost", curve, LOST)
-                curve[evaluation.epoch] = evaluation.accuracy
-                clock.report()
-                trial.report(evaluation.accuracy, evaluation.epoch)
-                self.reporter.epoch_done(
-                    trial.number, self.slot.index, evaluation.epoch, max(curve.values())
+    def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
+        """Run the worker once; return what became of it, and whether it went on from a state."""
+        number = job.trial.number
+        was_resumed = False
+        try:
+            config = self._config(number, job.chosen)
+            written = without_extensions(config, known=self.launcher.capabilities())
+            folder = prepare_attempt(
+                self.spec.folders, number, lease.attempt, written, resume=resume
+            )
+            was_resumed = folder.resumed is not None
+            # Recorded now, else nobody knows where the trial ran if this driver dies.
+            run = {PROVENANCE: self._provenance(job, lease, config, folder.run_dir)}
+            if not self.patience.call(
+                lambda: self.office.begin(lease, keep=folder.epochs, attributes=run)
+            ):
+                return Watched("lost", message=LOST), was_resumed
+            watched = self._watch(job, lease, folder.run_dir)
+            if watched.score is not None and STATES.get(watched.end) in COUNTED:
+                self.patience.call(
+                    lambda: self._offer(job, lease, watched, folder.run_dir, config)
                 )
-                if code is None and trial.should_prune():
-                    handle.stop(STOP_GRACE_S)
-                    return _Watched("pruned", curve)
-            if self.renewer.is_lost(lease):
-                return _Watched("lost", curve, LOST)
-            if code is not None:
-                return _classify(code, curve, handle)
-            if self.stopping.wait(POLL_INTERVAL_S):
-                return _Watched("given back", curve)
+        except ConfigError as error:
+            # These values don't go together; others may.
+            return Watched("failed", message=str(error)), was_resumed
+        except OSError as error:  # a full disk, say
+            where = f"{error.filename}: " if error.filename else ""
+            message = f"{where}{error.strerror or error}"
+            return Watched("failed", message=message, is_crash=True), was_resumed
+        return watched, was_resumed
 
-    def _is_new(self, evaluation: rundir.Evaluation, curve: Mapping[int, float]) -> bool:
-        """Whether a line of the log says something: a worker may write what it likes."""
-        is_epoch = 0 <= evaluation.epoch <= self.spec.num_epochs
-        is_seen = evaluation.epoch in curve
-        return is_epoch and not is_seen and math.isfinite(evaluation.accuracy)
+    def _watch(self, job: _Job, lease: Lease, run_dir: Path) -> Watched:
+        number, slot, timeout_s = job.trial.number, self.slot, self.policy.trial_timeout_s
 
-    def _record_start(
-        self,
-        trial: optuna.Trial,
-        lease: Lease,
-        run_dir: Path,
-        config: Mapping[str, Any],
-        chosen: Mapping[str, Any],
-    ) -> None:
-        """Record with what and where the trial runs; else nobody knows if this driver dies."""
-        name = self.spec.network_of(chosen)
-        provenance = describe_run(
+        def tell_epoch(epoch: int, best: float) -> None:
+            job.clock.report()
+            self.reporter.epoch_done(number, slot.index, epoch, best)
+
+        handle = self.launcher.start(
+            WorkerJob(run_dir=run_dir, slot=slot, num_procs=self.num_procs)
+        )
+        job.clock.launch()
+        try:
+            return Watch(
+                trial=job.trial,
+                lease=lease,
+                handle=handle,
+                run_dir=run_dir,
+                num_epochs=self.spec.num_epochs,
+                office=self.office,
+                renewer=self.renewer,
+                patience=self.patience,
+                stopping=self.stopping,
+                tell_epoch=tell_epoch,
+                deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
+            ).follow()
+        finally:
+            handle.stop(STOP_GRACE_S)
+
+    def _provenance(
+        self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path
+    ) -> dict[str, Any]:
+        name = self.spec.network_of(job.chosen)
+        return describe_run(
             config={**config, "layers": name},
             network_file=self.spec.networks[name].file,
             run_dir=run_dir,
@@ -215,42 +191,33 @@ class TrialRunner:
             gpu_uuids=self.slot.gpu_uuids,
             data=self.spec.survey.fingerprint,
         )
-        trial.set_user_attr(PROVENANCE, provenance)
 
     def _offer(
-        self,
-        lease: Lease,
-        trial: optuna.Trial,
-        watched: _Watched,
-        run_dir: Path,
-        config: Mapping[str, Any],
-        chosen: Mapping[str, Any],
+        self, job: _Job, lease: Lease, watched: Watched, run_dir: Path, config: Mapping[str, Any]
     ) -> None:
         assert watched.score is not None
         assert watched.epoch is not None
 
         def announce(model: Mapping[str, Any]) -> bool:
-            if not self.office.renew(lease):
-                return False  # somebody else has the trial, and the right to the best model
-            trial.set_user_attr(MODEL, dict(model))
-            return True
+            # False: somebody else has the trial, and with it the right to the best model.
+            return self.office.annotate(lease, {MODEL: dict(model)})
 
         host_config: dict[str, Any] = json.loads(json.dumps(config))
-        host_config["layers"] = self.spec.network_of(chosen)
+        host_config["layers"] = self.spec.network_of(job.chosen)
         root, test = self.spec.trained.root, self.spec.trained.test
         assert test is not None
         host_config["data"]["test_input_path"] = str(root / test.inputs)
         host_config["data"]["test_target_path"] = str(root / test.targets)
         warning = self.results.offer(
             Candidate(
-                number=trial.number,
+                number=job.trial.number,
                 attempt=lease.attempt,
                 score=watched.score,
                 epoch=watched.epoch,
                 dice_per_image=read_dice_per_image(run_dir, watched.epoch),
                 run_dir=run_dir,
                 config=host_config,
-                params=chosen,
+                params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
             ),
             self.study,
@@ -259,75 +226,64 @@ class TrialRunner:
         if warning:
             self.reporter.warn_once(warning)
 
-    def _finish(
-        self, lease: Lease, trial: optuna.Trial, watched: _Watched, clock: Stopwatch
-    ) -> Outcome:
+    def _finish(self, job: _Job, lease: Lease, watched: Watched) -> Outcome:
         """Tell the study, if the trial is still ours."""
-        if watched.end == "given back":
-            self.office.give_back(lease)
-        elif watched.end != "lost" and self.office.renew(lease):
+        if watched.end == "out of memory":
+            watched = self.patience.call(lambda: self._note_memory(job, lease, watched))
+        if watched.end == "given back" or (self.stopping.is_set() and watched.is_crash):
+            watched = replace(watched, end="given back")
+            self.patience.call(lambda: self.office.give_back(lease))
+        elif watched.end != "lost":
             state = STATES[watched.end]
-            values = watched.score if state == TrialState.COMPLETE else None
-            # Another owner may have finished it in this very moment: its word counts.
-            with contextlib.suppress(UpdateFinishedTrialError, ValueError):
-                trial.set_user_attr(END, self._end_of(lease, watched, clock))
-                self.study.tell(trial, values, state=state)
-                self.results.drop_older_models(self.study, trial.number)
-            self.results.write_list_acc(self.study)
+            value = watched.score if watched.end == "complete" else watched.last
+            attributes = {
+                END: describe_end(
+                    end=watched.end,
+                    message=watched.message,
+                    log_tail=watched.log_tail,
+                    attempt=lease.attempt,
+                    seconds=job.clock.seconds(),
+                )
+            }
+            if not self.patience.call(lambda: self.office.finish(lease, state, value, attributes)):
+                watched = replace(watched, end="lost", message=LOST)
+            else:
+                self._record(job)
         return Outcome(
-            number=trial.number,
+            number=job.trial.number,
             end=watched.end,
             score=watched.score,
             epoch=watched.epoch,
             num_epochs=len(watched.curve),
-            seconds=clock.total,
+            seconds=job.clock.total,
             message=watched.message,
             log_tail=watched.log_tail,
         )
 
-    def _end_of(self, lease: Lease, watched: _Watched, clock: Stopwatch) -> dict[str, Any]:
-        return describe_end(
-            end=watched.end,
-            message=watched.message,
-            log_tail=watched.log_tail,
-            attempt=lease.attempt,
-            seconds=clock.seconds(),
-        )
+    def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
+        """Tell the sampler that these values don't fit the memory, and the user what would."""
+        if self.office.renew(lease) and MEMORY not in job.trial.constraints:
+            job.trial.set_constraint(MEMORY, 1.0)
+        advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
+        return replace(watched, message=advice)
+
+    def _record(self, job: _Job) -> None:
+        number = job.trial.number
+        self.patience.call(lambda: self.results.drop_older_models(self.study, number))
+        try:
+            self.patience.call(lambda: self.results.write_list_acc(self.study))
+        except OSError as error:  # the trial is in the database; the next one writes the list
+            self.reporter.warn_once(f"{self.spec.folders.list_acc.name}: {error.strerror}")
+        remove_checkpoints(self.spec.folders, number)
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """What was seen of a worker."""
+class _Job:
+    """A trial with its values."""
 
-    end: End
-    curve: Mapping[int, float] = field(default_factory=dict)
-    message: str = ""
-    log_tail: str = ""
-
-    @property
-    def score(self) -> float | None:
-        return max(self.curve.values()) if self.curve else None
-
-    @property
-    def epoch(self) -> int | None:
-        best = self.score
-        return min(e for e, value in self.curve.items() if value == best) if self.curve else None
-
-
-def _classify(code: int, curve: Mapping[int, float], handle: Handle) -> _Watched:
-    """Decide from the exit code what a worker's end means (see `trainer.errors`)."""
-    tail = handle.log_tail(LOG_TAIL_LINES)
-    if code == 0 and curve:
-        return _Watched("complete", curve)
-    if code == 0:
-        return _Watched("failed", curve, "the worker ended without a line in out_test.txt", tail)
-    if code == UserError.exit_code:
-        return _Watched("refused", curve, "the worker refused its config or data", tail)
-    if code == DivergedError.exit_code:
-        return _Watched("diverged", curve, "the loss became NaN or infinite")
-    if code == OutOfMemoryError.exit_code or handle.oom_killed:
-        return _Watched("out of memory", curve, "the batch does not fit the memory", tail)
-    return _Watched("failed", curve, f"the worker ended with exit code {code}", tail)
+    trial: optuna.Trial
+    chosen: dict[str, Any]
+    clock: Stopwatch
 
 
 def read_dice_per_image(run_dir: Path, epoch: int) -> float | None:

@@ -17,8 +17,8 @@ from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
 from trainer.networks.module import KerasModule
+from trainer.rundir import RESUME
 
-RESUME = "resume.pt"
 # What may differ between the run that was killed and the one that goes on.
 _FREE = {"num_epochs": True, "checkpoints": True, "device": True, "debug": True, "outfile": True}
 

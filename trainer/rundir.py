@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ TEST_LOG = "out_test.txt"
 METRICS = "metrics.jsonl"
 PER_IMAGE = "per_image.csv"
 CHECKPOINTS = "temp_model"
+RESUME = "resume.pt"
 PREDICTIONS = "output_1.h5"
 
 MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
@@ -82,10 +84,28 @@ class TestLogReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._file: tuple[int, int] | None = None
+        self.was_replaced = False
 
     def read_new(self) -> list[Evaluation]:
-        """Return the evaluations written since the last call."""
-        chunk = read_untrusted(self._path, self._offset)
+        """Return the evaluations written since the last call.
+
+        A run that goes on from an earlier one replaces the log, without the lines of the epoch
+        that was cut off: then `was_replaced` is True, and everything is read again.
+        """
+        self.was_replaced = False
+        descriptor = _open_untrusted(self._path)
+        if descriptor is None:
+            return []
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            found = (status.st_dev, status.st_ino)
+            self.was_replaced = self._file not in (None, found) or status.st_size < self._offset
+            self._file = found
+            if self.was_replaced:
+                self._offset = 0
+            file.seek(self._offset)
+            chunk = file.read(max(0, MAX_LOG_BYTES - self._offset))
         complete = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(complete)
         lines = complete.decode("utf-8", errors="replace").splitlines()
@@ -105,16 +125,28 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def read_untrusted(path: Path, offset: int = 0) -> bytes:
     """Read a file that a worker wrote, from `offset`: nothing unless it is a regular file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    descriptor = _open_untrusted(path)
+    if descriptor is None:
         return b""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(offset)
         return file.read(max(0, MAX_LOG_BYTES - offset))
+
+
+def _open_untrusted(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """Return a `neural_network` object as a config file."""
+    return json.dumps({"neural_network": config}, indent=2)
 
 
 def write_atomic(path: Path, text: str) -> None:

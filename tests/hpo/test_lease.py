@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage, get_storage
 from optuna.trial import TrialState
 from sqlalchemy import text
-from support import require
 
+from hpo.database import close_storage, open_storage
 from hpo.lease import Lease, LeaseOffice
-from hpo.storage import close_storage, open_storage
 
-POSTGRES_URL = "RML_TEST_POSTGRES_URL"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database of each kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'studies.db'}"
-        return
-    server = os.environ.get(POSTGRES_URL)
-    if server is None:
-        require("postgres", f"{POSTGRES_URL} names no server")
-        return
-    from sqlalchemy import create_engine, make_url
-
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+HOUR_AGO = {
+    "sqlite": "datetime('now', '-1 hour')",
+    "postgresql": "now() - interval '1 hour'",
+    "mysql": "now() - interval 1 hour",
+}
 
 
 @pytest.fixture
@@ -60,9 +38,7 @@ def office_of(study: optuna.Study, lease_s: float = 30) -> LeaseOffice:
 def expire(study: optuna.Study, lease: Lease) -> None:
     """Make a lease look as if its owner had been silent for an hour."""
     storage = study._storage._backend  # type: ignore[attr-defined]
-    past = "datetime('now', '-1 hour')" if storage.engine.name == "sqlite" else (
-        "now() - interval '1 hour'"
-    )  # fmt: skip
+    past = HOUR_AGO[storage.engine.name]
     with storage.engine.begin() as connection:
         connection.execute(
             text(f"UPDATE trial_heartbeats SET heartbeat = {past} WHERE trial_id = :id"),
@@ -103,6 +79,10 @@ def test_expired_trial_is_taken_over_in_place_with_its_parameters(study: optuna.
     assert office.renew(second)
     taken = optuna.Trial(study, second.trial_id)
     assert taken.suggest_float("x", 0, 1) == value
+    # The curve stays until the new owner knows where its worker goes on.
+    assert study.get_trials()[0].intermediate_values == {1: 0.5}
+    assert not office.keep_steps(first, ())
+    assert office.keep_steps(second, ())
     assert study.get_trials()[0].intermediate_values == {}
     office.close()
 
@@ -143,7 +123,7 @@ WORKER = """
 import sys, optuna
 from optuna.storages import get_storage
 from hpo.lease import LeaseOffice
-from hpo.storage import close_storage, open_storage
+from hpo.database import close_storage, open_storage
 rdb = open_storage(sys.argv[1])
 study = optuna.create_study(study_name="s", storage=get_storage(rdb), direction="maximize",
                             load_if_exists=True)
@@ -158,11 +138,95 @@ def test_many_processes_make_exactly_n_trials(url: str) -> None:
     # On an empty database: creating its tables at the same time must not kill anyone either.
     processes = [
         subprocess.Popen([sys.executable, "-c", WORKER, url], stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(8)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, errors
+    assert [process.returncode for process in processes] == [0] * 8, errors
     storage = open_storage(url)
     study = optuna.load_study(study_name="s", storage=storage)
     assert states(study) == [TrialState.COMPLETE] * 25
     close_storage(storage)
+
+
+def test_trial_is_not_taken_from_its_owner_before_this_driver_is_steady(
+    study: optuna.Study,
+) -> None:
+    office = office_of(study)
+    first = office.claim(1)
+    assert first is not None
+    expire(study, first)
+    assert office.claim(1, may_reap=False) is None
+    office.give_back(first)
+    assert office.claim(1, may_reap=False) is not None  # given back: nobody's
+    office.close()
+
+
+def test_what_a_former_owner_writes_is_refused(study: optuna.Study) -> None:
+    office = office_of(study)
+    first = office.claim(1)
+    assert first is not None
+    assert office.report(first, {1: 0.5})
+    expire(study, first)
+    second = office.claim(1)
+    assert second is not None
+    assert not office.report(first, {2: 0.9})
+    assert not office.finish(first, TrialState.COMPLETE, 0.9)
+    assert office.start_again(first) is None
+    assert office.report(second, {1: 0.25, 2: 0.75})
+    assert office.finish(second, TrialState.COMPLETE, 0.75, {"note": "done"})
+    assert not office.finish(first, TrialState.FAIL)
+    (trial,) = study.get_trials()
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
+    assert trial.intermediate_values == {1: 0.25, 2: 0.75}
+    assert trial.user_attrs["note"] == "done"
+    assert trial.datetime_complete is not None
+    office.close()
+
+
+def test_owner_that_hears_nothing_of_its_own_end_knows_it_by_the_token(
+    study: optuna.Study,
+) -> None:
+    office = office_of(study)
+    lease = office.claim(1)
+    assert lease is not None
+    assert office.finish(lease, TrialState.PRUNED)
+    assert office.finish(lease, TrialState.PRUNED)  # the connection broke after the commit
+    office.close()
+
+
+def test_attempts_and_crashes_are_counted_in_the_database(study: optuna.Study) -> None:
+    office = office_of(study)
+    lease = office.claim(1)
+    assert lease is not None
+    again = office.start_again(lease)
+    assert again is not None
+    assert (again.attempt, again.num_crashes) == (2, 1)
+    expire(study, again)
+    taken = office.claim(1)
+    assert taken is not None
+    assert (taken.attempt, taken.num_crashes) == (3, 1)
+    office.close()
+
+
+def test_largest_number_of_trials_holds_for_all_drivers(study: optuna.Study) -> None:
+    small, large = office_of(study), office_of(study)
+    assert small.num_trials(1) == 1
+    assert large.num_trials(3) == 3
+    assert small.num_trials(1) == 3
+    assert [small.claim(1) is None for _ in range(4)] == [False, False, False, True]
+    small.close()
+    large.close()
+
+
+def test_time_zone_of_a_client_does_not_make_leases_expire(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = office_of(study)
+    assert office.claim(1) is not None
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    other = open_storage(study._storage._backend.url)  # type: ignore[attr-defined]
+    elsewhere = LeaseOffice(other, study._study_id, lease_s=30)
+    assert elsewhere.claim(1) is None
+    elsewhere.close()
+    office.close()
+    close_storage(other)

@@ -1,0 +1,124 @@
+"""Makes the folder of an attempt at a trial, with what an earlier attempt left to go on from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.spec import WorkFolders
+from trainer import rundir
+from trainer.keypath import get_path
+
+_LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    """Where a worker runs.
+
+    Attributes:
+        resumed: the attempt that it goes on from, None if it starts anew.
+        epochs: those that the earlier attempt has evaluated.
+    """
+
+    run_dir: Path
+    resumed: int | None
+    epochs: frozenset[int] = frozenset()
+
+
+def prepare_attempt(
+    folders: WorkFolders,
+    number: int,
+    attempt: int,
+    config: Mapping[str, Any],
+    *,
+    resume: bool = True,
+) -> AttemptFolder:
+    """Make the folder with its config; an older one of that name is kept aside.
+
+    The state of an earlier attempt is copied if its worker keeps one and had the very same
+    config: paths differ between containers and processes, and may between nodes.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    run_dir = folders.attempt(number, attempt)
+    if run_dir.exists():
+        run_dir.rename(run_dir.with_name(f"{run_dir.name}.{time.time_ns()}.old"))
+    run_dir.mkdir(parents=True)
+    text = rundir.dump_config(config)
+    rundir.write_atomic(run_dir / rundir.CONFIG, text)
+    if resume and get_path(config, "checkpoints.resume"):
+        for earlier in range(attempt - 1, 0, -1):
+            if _carry_over(folders.attempt(number, earlier), run_dir, text):
+                entries = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
+                return AttemptFolder(run_dir, earlier, frozenset(entry.epoch for entry in entries))
+    return AttemptFolder(run_dir, None)
+
+
+def remove_checkpoints(folders: WorkFolders, number: int) -> None:
+    """Delete the checkpoints of all attempts at a trial that is finished.
+
+    The best model is stored; the rest would fill the disk at 130 MB a trial.
+    """
+    for attempt in folders.attempt(number, 1).parent.glob("attempt_*"):
+        shutil.rmtree(attempt / rundir.CHECKPOINTS, ignore_errors=True)
+
+
+def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
+    """Copy what a worker goes on from; say whether it is there.
+
+    The earlier worker may still run, if its driver was only cut off: the state is copied again if
+    it was replaced meanwhile, for its best checkpoint may have gone with it.
+    """
+    if rundir.read_untrusted(earlier / rundir.CONFIG) != config.encode():
+        return False
+    source, target = earlier / rundir.CHECKPOINTS, run_dir / rundir.CHECKPOINTS
+    while (seen := _identity(source / rundir.RESUME)) is not None:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in _LOGS:
+            _copy_regular(earlier / name, run_dir / name)
+        for path in sorted(source.glob("model_checkpoint_*.pt")):
+            _copy_regular(path, target / path.name)
+        # The state last and in one step: whoever takes over from us finds all of it or nothing.
+        aside = target / f".{rundir.RESUME}.tmp"
+        if _copy_regular(source / rundir.RESUME, aside) and (
+            _identity(source / rundir.RESUME) == seen
+        ):
+            aside.replace(target / rundir.RESUME)
+            return True
+    shutil.rmtree(target, ignore_errors=True)
+    for name in _LOGS:
+        (run_dir / name).unlink(missing_ok=True)
+    return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is replaced; None if it is no regular file."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    is_ours = stat.S_ISREG(status.st_mode) and not path.parent.is_symlink()
+    return (status.st_ino, status.st_mtime_ns) if is_ours else None
+
+
+def _copy_regular(source: Path, target: Path) -> bool:
+    """Copy a file that a worker wrote: no links to elsewhere, no pipe that blocks."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        with target.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 2**20)
+    return True

@@ -1,0 +1,143 @@
+"""How a trial ends, and what the study is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.launchers import Handle
+from trainer.errors import DivergedError, OutOfMemoryError, UserError
+from trainer.keypath import get_path
+
+BATCH_SIZE = "data.batch_size"
+LOG_TAIL_LINES = 12
+
+End = Literal[
+    "complete",
+    "pruned",
+    "diverged",
+    "out of memory",
+    "out of time",
+    "failed",
+    "refused",
+    "given back",
+    "lost",
+]
+
+STATES: dict[End, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "out of memory": TrialState.PRUNED,
+    "out of time": TrialState.PRUNED,  # with a score; without one it has failed
+    "failed": TrialState.FAIL,
+    "refused": TrialState.FAIL,  # the worker said that config or data cannot work
+}
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+LOST = "another driver has taken the trial over"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailurePolicy:
+    """What the search does about failures.
+
+    Attributes:
+        max_retries: new starts of a trial whose worker crashed, before the trial has failed.
+        max_failed: failed trials in the study since this driver began, before the search stops.
+        trial_timeout_s: how long this driver lets a trial run, new starts included.
+    """
+
+    max_retries: int
+    max_failed: int
+    trial_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended."""
+
+    number: int
+    end: End
+    score: float | None = None
+    epoch: int | None = None
+    num_epochs: int = 0
+    seconds: float = 0.0
+    message: str = ""
+    log_tail: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial is one of the N that were asked for."""
+        return STATES.get(self.end) in COUNTED
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a worker.
+
+    Attributes:
+        curve: accuracy by epoch.
+        is_crash: another attempt may work.
+    """
+
+    end: End
+    curve: Mapping[int, float] = field(default_factory=dict)
+    message: str = ""
+    log_tail: str = ""
+    is_crash: bool = False
+
+    @property
+    def score(self) -> float | None:
+        """The best accuracy, None before the first."""
+        return max(self.curve.values()) if self.curve else None
+
+    @property
+    def last(self) -> float | None:
+        """The last accuracy, which is what Optuna keeps of a trial that is not complete."""
+        return self.curve[max(self.curve)] if self.curve else None
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of the score, the first of equals."""
+        best = self.score
+        return min(e for e, value in self.curve.items() if value == best) if self.curve else None
+
+
+def classify(code: int, curve: Mapping[int, float], handle: Handle) -> Watched:
+    """Decide from the exit code what a worker's end means (see `trainer.errors`)."""
+    tail = handle.log_tail(LOG_TAIL_LINES)
+    if code == 0 and curve:
+        return Watched("complete", curve)
+    if code == 0:
+        return Watched("failed", curve, "the worker ended without a line in out_test.txt", tail)
+    if code == UserError.exit_code:
+        return Watched("refused", curve, "the worker refused its config or data", tail)
+    if code == DivergedError.exit_code:
+        return Watched("diverged", curve, "the loss became NaN or infinite")
+    if code == OutOfMemoryError.exit_code or handle.oom_killed:
+        return Watched("out of memory", curve, "the batch does not fit the memory", tail)
+    message = f"the worker ended with exit code {code}"
+    if "No space left on device" in tail:
+        message += ": the disk is full"
+    return Watched("failed", curve, message, tail, is_crash=True)
+
+
+def memory_advice(
+    trials: Sequence[FrozenTrial], chosen: Mapping[str, Any], base: Mapping[str, Any]
+) -> str:
+    """Say what would fit, from the trials that did."""
+    size = chosen.get(BATCH_SIZE, get_path(base, BATCH_SIZE))
+    text = f"a batch of {size or 'the default size'} does not fit the memory"
+    fitting = {
+        trial.params[BATCH_SIZE]
+        for trial in trials
+        if BATCH_SIZE in trial.params and trial.intermediate_values and not trial.constraints
+    }
+    smaller = [value for value in fitting if size is not None and value < size]
+    if smaller:
+        return f"{text}; {max(smaller)} did in another trial"
+    return f"{text}; try a smaller {BATCH_SIZE} or a smaller --resize"

@@ -1,0 +1,123 @@
+"""Follows a worker by its test log until it ends, is pruned, or has to stop."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+from hpo.database import DATABASE_ERRORS, Patience
+from hpo.launchers import Handle
+from hpo.lease import Lease, LeaseOffice
+from hpo.outcome import LOST, Watched, classify
+from hpo.renewer import Renewer
+from trainer import rundir
+
+POLL_INTERVAL_S = 0.05
+STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
+DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
+
+
+@dataclass
+class Watch:
+    """One worker that is followed.
+
+    Attributes:
+        deadline: `time.monotonic()` after which the worker is stopped.
+        tell_epoch: called with each epoch and the best accuracy so far.
+    """
+
+    trial: optuna.Trial
+    lease: Lease
+    handle: Handle
+    run_dir: Path
+    num_epochs: int
+    office: LeaseOffice
+    renewer: Renewer
+    patience: Patience
+    stopping: threading.Event
+    tell_epoch: Callable[[int, float], None]
+    deadline: float | None = None
+    _curve: dict[int, float] = field(default_factory=dict)
+    _unreported: dict[int, float] = field(default_factory=dict)
+    _is_replaced: bool = False
+    _next_try: float = 0.0
+
+    def follow(self) -> Watched:
+        """Report each epoch until there is nothing more to come.
+
+        While the database is away the worker goes on, and what it reaches is reported late.
+        """
+        reader = rundir.TestLogReader(self.run_dir / rundir.TEST_LOG)
+        is_out_of_time = False
+        while True:
+            code = self.handle.poll()  # before reading: what was written before the end is read
+            self._read(reader)
+            was_pending = bool(self._unreported)
+            is_ours = self._report()
+            if not is_ours or self.renewer.is_lost(self.lease):
+                return Watched("lost", self._curve, LOST)
+            if not self._unreported:
+                if is_out_of_time:
+                    return self._out_of_time()
+                if code is not None:
+                    return classify(code, self._curve, self.handle)
+                if was_pending and self._should_prune():
+                    self.handle.stop(STOP_GRACE_S)
+                    return Watched("pruned", self._curve)
+            if code is None and self.deadline is not None and time.monotonic() > self.deadline:
+                self.handle.stop(STOP_GRACE_S)
+                is_out_of_time = True
+            elif self.stopping.wait(POLL_INTERVAL_S):
+                return Watched("given back", self._curve)
+
+    def _read(self, reader: rundir.TestLogReader) -> None:
+        entries = reader.read_new()
+        if reader.was_replaced:  # the worker goes on from an earlier epoch than its log said
+            self._curve.clear()
+            self._unreported.clear()
+            self._is_replaced = True
+        for entry in entries:
+            # A worker may write what it likes.
+            is_epoch = 0 <= entry.epoch <= self.num_epochs
+            if is_epoch and entry.epoch not in self._curve and math.isfinite(entry.accuracy):
+                self._curve[entry.epoch] = self._unreported[entry.epoch] = entry.accuracy
+                self.tell_epoch(entry.epoch, max(self._curve.values()))
+
+    def _report(self) -> bool:
+        """Report what is new, if the database answers; say whether the trial is still ours."""
+        now = time.monotonic()
+        if not (self._unreported or self._is_replaced) or now < self._next_try:
+            return True
+        try:
+            if self._is_replaced and not self.office.keep_steps(self.lease, self._curve):
+                return False
+            self._is_replaced = False
+            if self._unreported and not self.office.report(self.lease, self._unreported):
+                return False
+        except DATABASE_ERRORS as error:
+            self.patience.failed(error)
+            self._next_try = now + DATABASE_INTERVAL_S
+            return True
+        self.patience.succeeded()
+        self._unreported.clear()
+        return True
+
+    def _should_prune(self) -> bool:
+        study = self.trial.study
+        try:
+            # `Trial.should_prune` looks at what was reported through that very object only.
+            return study.pruner.prune(study, study._storage.get_trial(self.lease.trial_id))
+        except DATABASE_ERRORS as error:
+            self.patience.failed(error)
+            return False
+
+    def _out_of_time(self) -> Watched:
+        if self._curve:
+            return Watched("out of time", self._curve, "stopped by --trial-timeout")
+        return Watched("failed", message="no epoch was evaluated within --trial-timeout")
