@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
-from trainer.rundir import METRICS, PER_IMAGE, log_files, write_atomic
+from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
 
 if TYPE_CHECKING:
     from trainer.evaluation import Evaluation
@@ -44,6 +44,21 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainerError(f"{folder}: cannot be made a folder ({error.strerror})") from None
+
+
+def write_network_graph(outfile: str | None, text: str) -> Path:
+    """Write `network.dot` beside the other files, in the current folder if there are none.
+
+    Raises:
+        TrainerError: the folder cannot be written.
+    """
+    path = Path(outfile or "").parent / NETWORK_GRAPH
+    make_folder(path.parent)
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
+    return path
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,11 @@ from trainer.networks import (
     network_json,
     parse_network,
 )
+from trainer.networks.dot import to_dot
 from trainer.networks.module import KerasModule, build_module
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
-from trainer.outputs import OutputFiles
+from trainer.outputs import OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
 from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.startup import leave_out_compiler
@@ -85,6 +86,9 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     log_network(log, facts, activation)
     for note in graph.notes:
         log(f"note: {note}")
+    if config.debug and world.is_first:
+        path = write_network_graph(config.outfile, to_dot(graph, images.input_shape))
+        log(f"Network graph: {path}")
     stored = None
     if config.checkpoints.load is not None:
         path, partial = resolve(config.checkpoints.load), config.checkpoints.allow_partial

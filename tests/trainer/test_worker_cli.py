@@ -146,3 +146,11 @@ def test_export_gives_onnx_runtime_the_same_output(worker: Worker, discs: Path) 
 
 def test_export_needs_a_network_in_a_file_and_a_suffix(worker: Worker) -> None:
     assert ".h5" in worker("--export", "model.pt").error()
+
+
+@pytest.mark.parametrize("outfile", ["results/out.txt", None])
+def test_debug_writes_the_networks_graph(worker: Worker, outfile: str | None) -> None:
+    result = worker(debug=True, debug_interval=3, outfile=outfile).succeeded()
+    path = "results/network.dot" if outfile else "network.dot"
+    assert (result.folder / path).read_text().startswith("digraph ")
+    assert path in result.out
