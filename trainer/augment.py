@@ -22,7 +22,7 @@ def augment(
         steps: the transforms it was drawn from.
     """
     if drawn.flips.any():
-        # Axis 1 of an (H, W) image is the last of both tensors.
+        # Axis 1 of an (H, W) image is the last of both tensors, as it is of a volume's.
         for column, (axis, _) in enumerate(steps.flips):
             chosen = torch.from_numpy(drawn.flips[:, column]).to(inputs_NCHW.device)
             inputs_NCHW = _flip(inputs_NCHW, chosen, axis - 2)
@@ -41,7 +41,12 @@ def augment(
         )
         mean = inputs_NCHW.mean((1, 2, 3), keepdim=True)
         inputs_NCHW = ((inputs_NCHW - mean) * contrast + mean + brightness).clamp(0, 1)
-    return inputs_NCHW.contiguous(memory_format=torch.channels_last), targets
+    return inputs_NCHW.contiguous(memory_format=channels_last(inputs_NCHW.ndim - 2)), targets
+
+
+def channels_last(rank: int) -> torch.memory_format:
+    """Return the format that puts channels last, for images (2) or volumes (3)."""
+    return torch.channels_last if rank == 2 else torch.channels_last_3d
 
 
 def _flip(values: Tensor, chosen: Tensor, axis: int) -> Tensor:

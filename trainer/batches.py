@@ -13,9 +13,10 @@ from torch import Tensor
 from trainer.augment import augment
 from trainer.config import Normalize
 from trainer.data.augmentation import Augmentation, draw_augmentation
-from trainer.data.dataset import ImageSet
 from trainer.data.images import Array
+from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
+from trainer.data.rows import LazyRows
 from trainer.parallel import ALONE, World
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
@@ -32,8 +33,9 @@ class Batch:
 
     Attributes:
         indices: positions in the set.
-        inputs_NCHW: float32, channels-last in memory.
-        targets: (N, H, W) class ids int64, (N, 1, H, W) float32 in [0, 1] where continuous, None.
+        inputs_NCHW: float32, channels-last in memory; (N, C, D, H, W) of volumes.
+        targets: (N, H, W) class ids int64, (N, 1, H, W) float32 in [0, 1] where continuous, None;
+            (N,) of a classification.
         share: what part of the batch this process has; less than 1 with several processes.
     """
 
@@ -109,7 +111,7 @@ class Batches:
         drawn = draw_augmentation(
             self.images.steps,
             num_samples=self.num_samples,
-            size_HW=self.images.input_shape[:2],
+            size_HW=(self.images.input_shape[0], self.images.input_shape[1]),
             seed=seed,
             epoch=epoch,
         )
@@ -146,10 +148,12 @@ class Batches:
         crops: list[Crop] | None = None,
     ) -> Batch:
         # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
-        inputs = self._inputs.take(indices, crops).to(torch.float32).permute(0, 3, 1, 2)
+        inputs = self._inputs.take(indices, crops).to(torch.float32).movedim(-1, 1)
         inputs = _scale(inputs, self._inputs.full_scale, self.images.intensity_range)
         targets = None if self._targets is None else self._targets.take(indices, crops)
-        if drawn is not None:
+        if drawn is not None and targets is not None and targets.ndim == 1:
+            inputs, _ = augment(inputs, None, drawn, self.images.steps)  # a class has no place
+        elif drawn is not None:
             inputs, targets = augment(inputs, targets, drawn, self.images.steps)
         inputs = _normalize(inputs, self.images.steps.normalize)
         if targets is not None and self._continuous:
@@ -169,18 +173,19 @@ def _split(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
 class _Rows:
     """The rows of an array: copied batch by batch, or on the device as a whole."""
 
-    def __init__(self, values: Array, device: torch.device) -> None:
+    def __init__(self, values: Array | LazyRows, device: torch.device) -> None:
         self._values = values
         self._device = device
         self._resident: Tensor | None = None
-        self.full_scale = float(np.iinfo(values.dtype).max)
+        is_float = values.dtype.kind == "f"
+        self.full_scale = 1.0 if is_float else float(np.iinfo(values.dtype).max)
         # torch indexes no uint16
-        self._dtype = np.dtype(np.uint8 if values.dtype == np.uint8 else np.int32)
+        self._dtype = np.dtype(values.dtype if is_float or values.dtype == np.uint8 else np.int32)
         self.nbytes = values.size * self._dtype.itemsize
 
     def move_to_device(self) -> None:
         num_rows = max(1, CHUNK_BYTES * len(self._values) // self.nbytes)
-        dtype = torch.uint8 if self._dtype == np.uint8 else torch.int32
+        dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
         resident = torch.empty(self._values.shape, dtype=dtype, device=self._device)
         for start in range(0, len(self._values), num_rows):
             # A copy, because torch shares memory and a mapped array is read-only.
@@ -194,6 +199,7 @@ class _Rows:
             where = list(zip(indices.tolist(), crops, strict=True))
             if self._resident is not None:
                 return torch.stack([self._resident[index, *crop] for index, crop in where])
+            assert not isinstance(self._values, LazyRows)  # tiles are for images
             cut = np.stack([self._values[index, *crop] for index, crop in where])
             return torch.from_numpy(cut.astype(self._dtype, copy=False)).to(self._device)
         if self._resident is not None:
@@ -209,9 +215,10 @@ def _scale(values: Tensor, full_scale: float, span: IntensityRange | None) -> Te
 
 
 def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:
+    shape = (1, -1, *[1] * (values_NCHW.ndim - 2))
     for step in steps:
         mean, std = (
-            torch.tensor(value, dtype=torch.float32, device=values_NCHW.device).view(1, -1, 1, 1)
+            torch.tensor(value, dtype=torch.float32, device=values_NCHW.device).view(shape)
             for value in (step.mean, step.std)
         )
         values_NCHW = (values_NCHW - mean) / std

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from trainer.losses import LossFunction
 from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.module import KerasModule
 from trainer.parallel import World
-from trainer.predictions import PredictionWriter
+from trainer.predictions import Destination, Write
 from trainer.tiles import blend_tiles
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -74,8 +73,10 @@ def activate(logits_NCHW: Tensor, activation: Activation) -> Tensor:
 def forward_logits(network: KerasModule, inputs_NCHW: Tensor, size_HW: tuple[int, ...]) -> Tensor:
     """Run the network up to its last activation, enlarged to the masks' size where coarser."""
     logits = network.logits(inputs_NCHW)
-    if tuple(logits.shape[2:]) != tuple(size_HW):
-        logits = F.interpolate(logits.float(), size=size_HW, mode="bilinear", align_corners=False)
+    # A classification has no places, so nothing to enlarge.
+    if logits.ndim > 2 and tuple(logits.shape[2:]) != tuple(size_HW):
+        mode = "bilinear" if logits.ndim == 4 else "trilinear"
+        logits = F.interpolate(logits.float(), size=size_HW, mode=mode, align_corners=False)
     return logits
 
 
@@ -95,9 +96,9 @@ class Evaluator:
     log_batch: Callable[[int, int, int, float | None, Scores | None], None]
 
     def run(
-        self, network: KerasModule, epoch: int, output_folder: Path | None = None
+        self, network: KerasModule, epoch: int, destination: Destination | None = None
     ) -> Evaluation:
-        """Evaluate every sample once, in order; write predictions where a folder is given.
+        """Evaluate every sample once, in order; write predictions where it is said where to.
 
         With several processes each line but the last is about the first one's images; what is
         returned is about all, and the same for all.
@@ -105,15 +106,17 @@ class Evaluator:
         network.eval()
         tally = _Tally(self.new_counts() if self.new_counts else None)
         num_batches, last_line = self.batches.num_in_order, time.monotonic()
-        writer = PredictionWriter(output_folder) if output_folder and self.world.is_first else None
-        with torch.inference_mode(), writer or contextlib.nullcontext():
+        opened: contextlib.AbstractContextManager[Write | None] = contextlib.nullcontext()
+        if destination and self.world.is_first:
+            opened = destination.open(self.batches.images.slices)
+        with torch.inference_mode(), opened as write:
             for number, batch in enumerate(self.batches.in_order(), 1):
                 output = self._evaluate(network, batch, tally) if batch else None
-                if output_folder:
+                if destination:
                     parts = self.world.gather_to_first(self._named(batch, output))
-                    for names, values_NCHW in parts:
-                        assert writer is not None  # only the first process is given parts
-                        writer.write(names, values_NCHW)
+                    for names, values in parts:
+                        assert write is not None  # only the first process is given parts
+                        write(names, values)
                 if number < num_batches and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
                     self._log(epoch, number, tally.result(has_loss=self.loss is not None))
@@ -141,7 +144,7 @@ class Evaluator:
 
     def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
         images = self.batches.images
-        size_HW = images.input_shape[:2]
+        size_HW = images.input_shape[:-1]
         if images.tiles is None:
             return forward_logits(network, inputs_NCHW, size_HW)
         return blend_tiles(
@@ -157,10 +160,15 @@ class Evaluator:
 
     def _named(
         self, batch: Batch | None, output_NCHW: Tensor | None
-    ) -> tuple[list[str], NDArray[np.float32]]:
+    ) -> tuple[list[str], list[NDArray[np.float32]]]:
         if batch is None or output_NCHW is None:
-            return [], np.empty(0, np.float32)
-        return self._names(batch), output_NCHW.float().cpu().numpy()
+            return [], []
+        values = [*output_NCHW.float().cpu().numpy()]
+        slices = self.batches.images.slices
+        if slices:
+            chosen = [slices[index] for index in batch.indices]
+            values = [entry.restore(v) for entry, v in zip(chosen, values, strict=True)]
+        return self._names(batch), values
 
     def _log(self, epoch: int, number: int, evaluation: Evaluation) -> None:
         self.log_batch(

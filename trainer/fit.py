@@ -45,7 +45,7 @@ def check_fit(
     facts: NetworkFacts,
     coding: MaskCoding,
     config: NeuralNetwork,
-    size_HW: tuple[int, int],
+    size_HW: tuple[int, ...],
 ) -> None:
     """Refuse a network whose output cannot be compared with the masks.
 
@@ -54,10 +54,18 @@ def check_fit(
         ConfigError: per-class settings of another length than the number of classes.
     """
     num_channels = facts.output_shape[-1]
-    if len(facts.output_shape) != 3:
+    if config.metrics.hd95 and (coding.kind == "labels" or len(size_HW) != 2):
+        raise ConfigError("metrics.hd95: is measured between the masks of images only")
+    if coding.kind == "labels":
+        _check_classification(facts, coding, config)
+        return
+    if len(facts.output_shape) != len(size_HW) + 1:
+        axes = (
+            "(height, width, classes)" if len(size_HW) == 2 else "(depth, height, width, classes)"
+        )
         raise NetworkError(
             f"network {facts.name!r}: its output has shape {facts.output_shape}; a segmentation "
-            "needs (height, width, classes)"
+            f"needs {axes}"
         )
     if num_channels == 1 and coding.num_classes > 2:
         raise NetworkError(
@@ -73,13 +81,29 @@ def check_fit(
             f"masks: {coding.describe()}; give its last layer "
             f"{max(1, coding.num_classes if coding.num_classes > 2 else 1)}"
         )
-    if facts.output_shape[0] > size_HW[0] or facts.output_shape[1] > size_HW[1]:
+    output_HW = facts.output_shape[:-1]
+    if any(ours > theirs for ours, theirs in zip(output_HW, size_HW, strict=True)):
         raise NetworkError(
-            f"network {facts.name!r}: its output is {facts.output_shape[0]}x"
-            f"{facts.output_shape[1]}, larger than the masks, {size_HW[0]}x{size_HW[1]}; check "
-            "data.transforms"
+            f"network {facts.name!r}: its output is {'x'.join(map(str, output_HW))}, larger than "
+            f"the masks, {'x'.join(map(str, size_HW))}; check data.transforms"
         )
     _check_lengths(config, num_channels)
+
+
+def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:
+    num_classes, shape = coding.num_classes, facts.output_shape
+    if len(shape) != 1 or (shape[0] != num_classes and (shape[0], num_classes) != (1, 2)):
+        raise NetworkError(
+            f"network {facts.name!r}: its output has shape {shape}, and there are folders of "
+            f"{num_classes} classes; end it in Flatten or GlobalAveragePooling and a Dense of "
+            f"{num_classes}"
+        )
+    if config.loss is not None and config.loss.function in ("Dice", "Jaccard", "Lovasz"):
+        raise ConfigError(
+            f"loss.function: {config.loss.function} compares regions; for target_type labels use "
+            "NLL, Focal, BCE or MSE"
+        )
+    _check_lengths(config, shape[0])
 
 
 def _check_lengths(config: NeuralNetwork, num_channels: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainer.config import NeuralNetwork
-from trainer.data.dataset import ImageSet, LoadedData
+from trainer.data.imageset import ImageSet, LoadedData
 from trainer.fit import Activation
 from trainer.log import Log
 from trainer.metrics import Scores
@@ -78,7 +78,10 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     elif data.bits == 16:
         log('Intensities: 0 to 65535 become 0 to 1 (data.intensity_range "full", or none known)')
     if data.coding is not None:
-        log(f"Mask values {data.coding.describe()}")
+        kind = "Labels" if data.is_classification else "Mask values"
+        log(f"{kind} {data.coding.describe()}")
+    if data.is_classification:
+        log("Accuracy, also in the test log: the share of samples whose class is found")
 
 
 def _log_part(
@@ -144,12 +147,15 @@ def log_eval_batch(
     if loss is not None:
         line += f" (Loss: {loss:.4f})"
     if scores is not None:
-        line += f" | Accuracy: {scores.dice_dataset:.3f}"
+        line += f" | Accuracy: {scores.accuracy:.3f}"
     log(line)
 
 
 def log_scores(log: Log, scores: Scores) -> None:
-    """Write both Dice figures, and of what."""
+    """Write both Dice figures, and of what; of a classification the share of right answers."""
+    if scores.is_classification:
+        log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
+        return
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "

@@ -50,10 +50,18 @@ class Scores:
     pixel_accuracy: float
     classes_averaged: tuple[str, ...]
     num_images: int
+    is_classification: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """What the test log calls so: `dice_dataset`, or the share of right answers."""
+        return self.pixel_accuracy if self.is_classification else self.dice_dataset
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object, in which an undefined figure is null (JSON has no NaN)."""
         plain = asdict(self)
+        if plain.pop("is_classification"):
+            plain["accuracy"] = self.accuracy
         plain["pixel_accuracy"] = _or_none(self.pixel_accuracy)
         plain["classes_averaged"] = list(self.classes_averaged)
         plain["per_class"] = {
@@ -78,6 +86,7 @@ class SegmentationCounts:
         ignore_index: int | None = None,
         *,
         with_hd95: bool = False,
+        is_classification: bool = False,
     ) -> None:
         """Prepare for the output of a network.
 
@@ -88,6 +97,7 @@ class SegmentationCounts:
             ignore_index: class id of pixels that count nowhere.
             with_hd95: also measure the 95 % Hausdorff distance. Costs two distance transforms
                 per image and class on the CPU, so it is for a final evaluation.
+            is_classification: each image has one class, as if it were one pixel.
         """
         self._num_classes = max(2, num_channels)
         self._first = 1 if num_channels == 1 else 0  # one channel: the foreground only
@@ -95,6 +105,7 @@ class SegmentationCounts:
         self._averaged = slice(0 if include_background or num_channels == 1 else 1, None)
         self._ignore_index = ignore_index
         self._with_hd95 = with_hd95
+        self._is_classification = is_classification
         self._image_names: list[str] = []
         self._counts: list[Counts] = []  # per image (classes shown, 3)
         self._dice: list[list[float]] = []  # per image and class shown
@@ -155,6 +166,7 @@ class SegmentationCounts:
             pixel_accuracy=_ratio(self._correct, self._pixels),
             classes_averaged=tuple(kept),
             num_images=len(self._image_names),
+            is_classification=self._is_classification,
         )
 
     def per_image_rows(self) -> list[dict[str, Any]]:

@@ -131,4 +131,4 @@ class OutputFiles:
         self.metrics.write(json.dumps(entry) + "\n")
         evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE)
         loss = 0.0 if evaluation.loss is None else evaluation.loss
-        self.test.write(f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.dice_dataset:.9f}\n")
+        self.test.write(f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.accuracy:.9f}\n")

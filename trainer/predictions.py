@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.assembly import Assembler
+from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
 from trainer.outputs import make_folder
+from trainer.patient import PatientFile
 from trainer.rundir import PREDICTIONS
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+Floats = NDArray[np.float32]
+Write = Callable[[Sequence[str], Sequence[Floats]], None]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where predictions go.
+
+    Attributes:
+        folder: of `output_1.h5`, or None.
+        assembled: the file for predictions put together from slices, or None.
+        is_half: 16 bits a value in that one.
+    """
+
+    folder: Path | None
+    assembled: Path | None = None
+    is_half: bool = False
+
+    @contextlib.contextmanager
+    def open(self, slices: Sequence[Slice]) -> Iterator[Write]:
+        """Give a function that takes names and outputs, each (C, H, W); of slices, restored."""
+        by_name = {entry.name: entry for entry in slices}
+        with contextlib.ExitStack() as stack:
+            folder = self.folder and stack.enter_context(PredictionWriter(self.folder))
+            whole = self.assembled and stack.enter_context(
+                Assembler(self.assembled, slices, is_half=self.is_half)
+            )
+
+            def write(names: Sequence[str], outputs: Sequence[Floats]) -> None:
+                if whole:
+                    whole.write(names, outputs)
+                if folder and slices:
+                    outputs = [
+                        by_name[name].flatten(output)
+                        for name, output in zip(names, outputs, strict=True)
+                    ]
+                if folder:
+                    folder.write(names, outputs)
+
+            yield write
 
 
 class PredictionWriter:
@@ -35,13 +77,13 @@ class PredictionWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._disk = _PatientFile(self._temporary, "w+b")
+            self._disk = PatientFile(self._temporary, "w+b")
         except OSError as error:
             raise self._failure(error) from None
         self._file = h5py.File(self._disk, "w")
         return self
 
-    def write(self, names: Sequence[str], outputs_NCHW: NDArray[np.float32]) -> None:
+    def write(self, names: Sequence[str], outputs_NCHW: Sequence[Floats]) -> None:
         """Add the network's outputs (probabilities), each (C, H, W) in single precision."""
         for name, output_CHW in zip(names, outputs_NCHW, strict=True):
             self._file.create_dataset(name, data=output_CHW)
@@ -68,26 +110,3 @@ class PredictionWriter:
 
     def _failure(self, error: OSError) -> TrainerError:
         return TrainerError(f"{self._path}: predictions cannot be written ({error.strerror})")
-
-
-class _PatientFile(io.FileIO):
-    """A file that keeps its first error for later: HDF5 crashes the process when a write fails."""
-
-    error: OSError | None = None
-
-    def write(self, data: Buffer) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
-        try:
-            while left:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = self.error or error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0

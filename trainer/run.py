@@ -8,15 +8,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from trainer.adapt import (
+    load_graph,
+    wanted_arrays,
+    with_ignored_padding,
+    with_numeric_weights,
+    with_range,
+)
+from trainer.augment import channels_last
 from trainer.batches import Batches
 from trainer.checkpoints import CheckpointKeeper
 from trainer.config import Hessian, NeuralNetwork
-from trainer.data.dataset import ImageSet, LoadedData, Resolve, load_data
-from trainer.data.intensity import IntensityRange, choose_range
-from trainer.data.survey import MaskCoding
+from trainer.data.dataset import Resolve, load_data
+from trainer.data.imageset import ImageSet, LoadedData
+from trainer.data.intensity import IntensityRange
+from trainer.data.labels import LabelCoding
 from trainer.device import choose_precision
 from trainer.errors import ConfigError, DataError, DivergedError
 from trainer.evaluation import Evaluation, Evaluator
@@ -31,17 +39,12 @@ from trainer.log_lines import (
     log_train_batch,
     log_training,
 )
-from trainer.losses import build_loss, resolve_weights
+from trainer.losses import build_loss
 from trainer.memory import BatchFitter
 from trainer.metrics import SegmentationCounts
 from trainer.networks import (
-    Graph,
     NetworkFacts,
     check_network,
-    is_builtin,
-    load_network,
-    network_json,
-    parse_network,
 )
 from trainer.networks.dot import to_dot
 from trainer.networks.module import KerasModule, build_module
@@ -49,6 +52,7 @@ from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
+from trainer.predictions import Destination
 from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.startup import leave_out_compiler
 from trainer.training import Trainer
@@ -74,14 +78,15 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
-    data = load_data(config.data, resolve, log)
+    data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
+    config = with_ignored_padding(config, data)
     images = data.train or data.test
     assert images is not None  # the config has one of the two
     graph = load_graph(config, resolve, images.input_shape, data.coding)
     facts = check_network(graph, images.input_shape)
     activation = resolve_activation(config, facts)
     if data.coding is not None:
-        check_fit(facts, data.coding, config, images.input_shape[:2])
+        check_fit(facts, data.coding, config, images.input_shape[:-1])
     network = build_module(graph, images.input_shape)
     log_network(log, facts, activation)
     for note in graph.notes:
@@ -94,9 +99,9 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
         path, partial = resolve(config.checkpoints.load), config.checkpoints.allow_partial
         report = load_weights(network, graph, path, log, allow_partial=partial)
         stored = IntensityRange.of_checkpoint(report.intensity_range)
-    data = _with_range(config, data, stored)
-    config = _with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
-    network.to(device, memory_format=_memory_format(config))  # type: ignore[call-overload]
+    data = with_range(config, data, stored)
+    config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
+    network.to(device, memory_format=_memory_format(config, len(images.input_shape) - 1))  # type: ignore[call-overload]
     log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
@@ -114,60 +119,10 @@ def _check_parallel(config: NeuralNetwork, world: World) -> None:
         )
 
 
-def _with_range(
-    config: NeuralNetwork, data: LoadedData, stored: IntensityRange | None
-) -> LoadedData:
-    chosen = choose_range(
-        config.data.intensity_range,
-        bits=data.bits,
-        fitted=data.fitted_range,
-        stored=None if config.is_training else stored,
-    )
-    return data.with_range(chosen)
-
-
-def _memory_format(config: NeuralNetwork) -> torch.memory_format:
+def _memory_format(config: NeuralNetwork, rank: int) -> torch.memory_format:
     # L-BFGS flattens weights and gradients by view(), which channels-last ones don't allow.
     is_flattened = config.is_training and isinstance(config.optimizer, Hessian)
-    return torch.contiguous_format if is_flattened else torch.channels_last
-
-
-def _with_numeric_weights(
-    config: NeuralNetwork, data: LoadedData, num_classes: int
-) -> NeuralNetwork:
-    """Compute `loss.weight: inverse_frequency^p` from the training masks, as the network sees
-    them; an evaluation alone has the test masks only."""
-    part = data.train or data.test
-    if config.loss is None or part is None or part.targets_NHW is None or data.coding is None:
-        return config
-    if data.coding.kind == "continuous":
-        return config
-    counts = np.zeros(num_classes, dtype=np.int64)
-    for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel
-        counts += np.bincount(mask.ravel(), minlength=num_classes)
-    return config.model_copy(update={"loss": resolve_weights(config.loss, counts.tolist())})
-
-
-def load_graph(
-    config: NeuralNetwork,
-    resolve: Resolve,
-    input_shape: tuple[int, int, int],
-    coding: MaskCoding | None,
-) -> Graph:
-    """Read the network that `layers` names: a file, a built-in name, or the layers themselves."""
-    layers = config.layers
-    if not isinstance(layers, str):
-        return parse_network(list(layers) if isinstance(layers, tuple) else layers, "layers")
-    path = resolve(layers)
-    if path.exists() or not is_builtin(layers):
-        return load_network(path)
-    if coding is None:
-        raise ConfigError(
-            f"layers: {layers!r} by name needs masks, which tell the number of classes; "
-            "write it to a file with `rmldnn --write-network`"
-        )
-    num_classes = coding.num_classes if coding.num_classes > 2 else 1
-    return parse_network(network_json(layers, input_shape, num_classes), layers)
+    return torch.contiguous_format if is_flattened else channels_last(rank)
 
 
 @dataclass(frozen=True)
@@ -195,7 +150,7 @@ class _Run:
             else:
                 evaluator = self._evaluator()
                 assert evaluator is not None
-                evaluation = evaluator.run(self.network, 1, self._output_folder())
+                evaluation = evaluator.run(self.network, 1, self._destination())
                 self._record(files, 1, evaluation, {})
 
     def _as_before(self, state: State | None) -> _Run:
@@ -252,8 +207,8 @@ class _Run:
             accuracy = None
             if evaluator:
                 is_last = epoch == num_epochs
-                folder = self._output_folder() if is_last else None
-                evaluation = evaluator.run(self.network, epoch, folder)
+                destination = self._destination() if is_last else None
+                evaluation = evaluator.run(self.network, epoch, destination)
                 if evaluation.loss is not None and not math.isfinite(evaluation.loss):
                     raise DivergedError(
                         f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
@@ -261,7 +216,7 @@ class _Run:
                     )
                 # As the test log writes it: a driver must not want an epoch that a difference in
                 # a later digit has replaced.
-                accuracy = round(evaluation.scores.dice_dataset, 9) if evaluation.scores else None
+                accuracy = round(evaluation.scores.accuracy, 9) if evaluation.scores else None
             # Before the line in the test log: who reads of an epoch there finds its checkpoint.
             if self.world.is_first:
                 keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
@@ -320,12 +275,15 @@ class _Run:
         )
 
     def _new_counts(self) -> SegmentationCounts:
+        coding, is_classification = self.data.coding, self.data.is_classification
+        names = coding.names if isinstance(coding, LabelCoding) else self.config.data.class_names
         return SegmentationCounts(
             self.facts.output_shape[-1],
-            self.config.data.class_names,
-            include_background=self.config.metrics.include_background,
-            ignore_index=self.config.loss.ignore_index if self.config.loss else None,
+            names,
+            include_background=self.config.metrics.include_background or is_classification,
+            ignore_index=self.config.loss.ignore_index if self.config.loss else self.data.pad_id,
             with_hd95=self.config.metrics.hd95,
+            is_classification=is_classification,
         )
 
     def _record(
@@ -337,6 +295,12 @@ class _Run:
         files.add_evaluation(epoch, time_s, evaluation, extra)
         log_scores(self.log, evaluation.scores)
 
-    def _output_folder(self) -> Path | None:
-        folder = self.config.data.test_output_path
-        return Path(folder) if folder else None
+    def _destination(self) -> Destination | None:
+        data = self.config.data
+        if data.test_output_path is None and data.hdf5_outfile is None:
+            return None
+        return Destination(
+            Path(data.test_output_path) if data.test_output_path else None,
+            Path(data.hdf5_outfile) if data.hdf5_outfile else None,
+            data.hdf5_precision == "half",
+        )

@@ -115,7 +115,7 @@ class Trainer:
         with torch.autocast(
             self.device.type, self.precision, enabled=self.precision != torch.float32
         ):
-            logits = forward_logits(self.network, inputs_NCHW, tuple(targets.shape[-2:]))
+            logits = forward_logits(self.network, inputs_NCHW, tuple(inputs_NCHW.shape[2:]))
         loss = self.loss(logits, targets)
         if share != 1.0:
             loss = loss * share

@@ -29,8 +29,10 @@ def worker(
     """Run `rmldnn` on the disc set in an empty folder; changes are dotted paths with values."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, data: Path = discs, **changes: object) -> Result:
-        config = base_config(data)
+    def run(*arguments: str, data: Path | dict = discs, **changes: object) -> Result:
+        config = base_config(discs if isinstance(data, dict) else data)
+        if isinstance(data, dict):
+            config["neural_network"]["data"] = data
         for key, value in changes.items():
             node: dict = config["neural_network"]
             *parents, last = key.split("__")

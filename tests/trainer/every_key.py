@@ -44,6 +44,8 @@ FULL = {
         ],
         "input_transforms": [{"normalize": {"mean": 0.5, "std": 2}}],
         "target_transforms": [],
+        "channels_first": False,
+        "hdf5_precision": "half",
         "mask_values": [0, 128],
         "class_names": ["tissue", "lesion"],
         "cache": "off",

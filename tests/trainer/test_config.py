@@ -57,7 +57,11 @@ def test_every_key_of_the_contract_is_accepted_and_kept() -> None:
 def test_full_example_leaves_no_key_out() -> None:
     data_keys = set(NeuralNetwork.model_fields["data"].annotation.model_fields)
     assert set(FULL) == set(NeuralNetwork.model_fields)
-    assert data_keys - set(FULL["data"]) == {"mask_threshold"}  # excludes mask_values
+    assert data_keys - set(FULL["data"]) == {
+        "mask_threshold",  # excludes mask_values
+        "slicers",  # are not for images
+        "hdf5_outfile",
+    }
     parsed = parse_config(full()).model_dump()
     assert all(get_path(parsed, key, default="absent") != "absent" for key in EXTENSIONS)
 
@@ -121,7 +125,10 @@ def test_unknown_key_is_named_with_its_path_and_the_nearest(changes, key, neares
         ({"loss__function": "dise"}, ("loss.function: unknown name 'dise'", "'Dice'")),
         ({"optimizer__lr_scheduler": {"type": "steps"}}, ("optimizer.lr_scheduler", "'Step'")),
         ({"optimizer__lr_scheduler": {"gamma": 0.1}}, ("expected a 'type'", "Exponential")),
-        ({"data__type": "hdf5"}, ("data.type: 'hdf5' is part of the contract", "not support")),
+        ({"data__target_type": "hdf5"}, ("data: inputs are images and targets hdf5",)),
+        ({"data": {"type": "labels", "input_path": "a"}}, ("set input_type",)),
+        ({"data__target_type": "labels"}, ("target_type labels takes no target_path",)),
+        ({"data__slicers": [{"sizes": [4, 4]}]}, ("slicers are for inputs and targets of type",)),
         ({"data__transforms": [{}]}, ("data.transforms[0]: expected exactly one transform",)),
         (
             {"data__transforms": [{"resize": [256]}]},

@@ -38,6 +38,7 @@ from trainer.config.optimizers import (
     StepScheduler,
     WarmupScheduler,
 )
+from trainer.config.slicers import Slicer
 
 __all__ = [
     "EXTENSIONS",
@@ -71,6 +72,7 @@ __all__ = [
     "Scheduler",
     "Section",
     "SizeHW",
+    "Slicer",
     "StepScheduler",
     "Tiles",
     "Transform",

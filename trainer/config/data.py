@@ -19,6 +19,7 @@ from trainer.config.base import (
     SizeHW,
     named,
 )
+from trainer.config.slicers import Slicer
 from trainer.config_errors import not_yet
 
 
@@ -102,17 +103,18 @@ def _full_or_two_numbers(value: Any) -> Any:
     )  # fmt: skip
 
 
+INPUTS = ("images", "numpy", "hdf5")
+
+
 class Data(Section):
     """Where the images are and what is done to them before the network sees them."""
 
-    type: Annotated[Literal["images"], named("images", later=("numpy", "hdf5", "labels"))] = (
+    type: Annotated[Literal["images", "numpy", "hdf5", "labels"], named(*INPUTS, "labels")] = (
         "images"
     )
-    input_type: Annotated[Literal["images"] | None, named("images", later=("numpy", "hdf5"))] = (
-        None
-    )
+    input_type: Annotated[Literal["images", "numpy", "hdf5"] | None, named(*INPUTS)] = None
     target_type: Annotated[
-        Literal["images"] | None, named("images", later=("numpy", "hdf5", "labels"))
+        Literal["images", "numpy", "hdf5", "labels"] | None, named(*INPUTS, "labels")
     ] = None
     input_path: str | None = None
     target_path: str | None = None
@@ -129,7 +131,11 @@ class Data(Section):
     transforms: tuple[Transform, ...] = ()
     input_transforms: tuple[Transform, ...] = ()
     target_transforms: tuple[Transform, ...] = ()
+    slicers: tuple[Slicer, ...] = ()
+    hdf5_outfile: str | None = None
+    hdf5_precision: Annotated[Literal["single", "half"], named("single", "half")] = "single"
     # Ours:
+    channels_first: bool | None = None
     mask_values: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
     class_names: tuple[str, ...] | None = None
@@ -158,11 +164,63 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _paths_come_in_pairs(self) -> Self:
-        if self.input_path is not None and self.target_path is None:
+        if self.has_labels:
+            if self.target_path is not None or self.test_target_path is not None:
+                raise PydanticCustomError(
+                    "pair", "target_type labels takes no target_path: folders name the classes"
+                )
+        elif self.input_path is not None and self.target_path is None:
             raise PydanticCustomError("pair", "input_path needs a target_path to train on")
         if self.mask_values is not None and self.mask_threshold is not None:
             raise PydanticCustomError("pair", "mask_values and mask_threshold exclude each other")
         return self
+
+    @model_validator(mode="after")
+    def _types_fit(self) -> Self:
+        if self.type == "labels" and self.input_type is None:
+            raise PydanticCustomError(
+                "types",
+                "type labels says nothing about the inputs; set input_type (images, numpy or "
+                "hdf5) and target_type labels",
+            )
+        if self.target_type not in (None, self.inputs, "labels"):
+            raise PydanticCustomError(
+                "types",
+                "inputs are {inputs} and targets {target}; expected the same type, or labels",
+                {"inputs": self.inputs, "target": self.target_type},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slicers_fit(self) -> Self:
+        names = [entry.name for entry in self.slicers if entry.name is not None]
+        shapes = {entry.sample_shape for entry in self.slicers}
+        problem = None
+        if self.slicers and (self.inputs == "images" or self.has_labels):
+            problem = "slicers are for inputs and targets of type numpy or hdf5"
+        elif self.tiles is not None and (self.inputs != "images" or self.has_labels):
+            problem = "tiles are for images with masks; for numpy and hdf5 there are slicers"
+        elif len(set(names)) < len(names):
+            problem = "slicers: expected distinct names"
+        elif len(shapes) > 1:
+            problem = "slicers give slices of different shapes; make them equal by padded_sizes"
+        elif self.hdf5_outfile is not None and not self.slicers:
+            problem = "hdf5_outfile needs slicers: it is put together from slices"
+        elif self.hdf5_outfile is not None and self.test_input_path is None:
+            problem = "hdf5_outfile needs a test_input_path to predict"
+        if problem is not None:
+            raise PydanticCustomError("slicers", "{problem}", {"problem": problem})
+        return self
+
+    @property
+    def inputs(self) -> str:
+        """What the inputs are: images, numpy or hdf5."""
+        return self.input_type or self.type
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the names of folders are the classes."""
+        return "labels" in (self.target_type, self.type)
 
     @property
     def is_input_gray(self) -> bool:

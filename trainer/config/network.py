@@ -98,6 +98,7 @@ EXTENSIONS = (
     "checkpoints.keep",
     "checkpoints.resume",
     "checkpoints.allow_partial",
+    "data.channels_first",
     "data.mask_values",
     "data.mask_threshold",
     "data.class_names",

@@ -6,10 +6,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.config import Data, Tiles
+from trainer.data.arraydata import list_classes, load_arrays
+from trainer.data.arrayset import Wanted
 from trainer.data.cache import (
     CacheUnusableError,
     Entry,
@@ -18,9 +19,10 @@ from trainer.data.cache import (
     max_cache_bytes,
 )
 from trainer.data.fingerprint import data_key
-from trainer.data.images import Array, Pair, list_samples
-from trainer.data.intensity import IntensityRange, fit_range
-from trainer.data.locks import FileLock
+from trainer.data.images import Array, Pair, list_images, list_samples
+from trainer.data.imageset import ImageSet, LoadedData
+from trainer.data.intensity import fit_range
+from trainer.data.labels import Labelled, code_labels
 from trainer.data.reading import TRAIN_INPUTS, Reader, num_threads_of_worker
 from trainer.data.reporting import ReadingProgress
 from trainer.data.stores import MemoryStore, Store
@@ -33,86 +35,12 @@ from trainer.log import Log
 MAX_THREADS = 16
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """A part of the data (training or test) as arrays at the network's size.
-
-    Attributes:
-        names: the inputs' file names, N of them.
-        inputs_NHWC: 8 or 16 bits; value / full_scale lies in [0, 1]. Read-only, and perhaps
-            mapped from a file: take rows by a NumPy index, which copies them.
-        targets_NHW: class ids (uint8), continuous targets (stored values), or None; likewise.
-        steps: what remains to be done to a batch of inputs.
-        target_steps: likewise for continuous targets.
-        tiles: how images larger than the network's input are cut; None if they are not.
-        intensity_range: the stored values that become 0 and 1; None for the full scale.
-    """
-
-    names: tuple[str, ...]
-    inputs_NHWC: Array
-    targets_NHW: Array | None
-    steps: Steps
-    target_steps: Steps
-    tiles: Tiles | None = None
-    intensity_range: IntensityRange | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of what the network is given: of each image, or of a tile."""
-        _, height, width, channels = self.inputs_NHWC.shape
-        if self.tiles is not None:
-            height, width = self.tiles.size
-        return height, width, channels
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """Both parts of a config's data and what their masks hold.
-
-    Keep it as long as the arrays: it keeps them in the cache.
-
-    Attributes:
-        fitted_range: of the training inputs, if they have 16 bits.
-    """
-
-    train: ImageSet | None
-    test: ImageSet | None
-    coding: MaskCoding | None
-    lock: FileLock | None = None
-    fitted_range: IntensityRange | None = None
-
-    @property
-    def bits(self) -> int:
-        """Bits a channel of the inputs: of the training ones, if there are any."""
-        images = self.train or self.test
-        assert images is not None  # the config has one of the two
-        return 8 * images.inputs_NHWC.dtype.itemsize
-
-    def with_range(self, intensity_range: IntensityRange | None) -> LoadedData:
-        """Return both parts as they are to be scaled.
-
-        Raises:
-            DataError: one range cannot hold for both, as they differ in their bits.
-        """
-        train, test = self.train, self.test
-        bits = [8 * part.inputs_NHWC.dtype.itemsize for part in (train, test) if part is not None]
-        if intensity_range is not None and len(set(bits)) > 1:
-            raise DataError(
-                f"training images have {bits[0]} bits a channel, test images {bits[1]}: no "
-                "intensity range holds for both; convert one kind, or set data.intensity_range "
-                'to "full"'
-            )
-        return replace(
-            self,
-            train=train and replace(train, intensity_range=intensity_range),
-            test=test and replace(test, intensity_range=intensity_range),
-        )
-
-
-def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedData:
+def load_data(
+    data: Data,
+    resolve: Resolve,
+    log: Log | None = None,
+    wanted: Wanted | None = None,
+) -> LoadedData:
     """Read everything that a config names, or find it in the cache.
 
     Masks of both parts are surveyed together, so that a class that only one of them shows is
@@ -122,13 +50,20 @@ def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedDat
         data: the section of the config.
         resolve: finds its paths.
         log: where it says what it does; standard output if not given.
+        wanted: what the network and the loss want of arrays; images are what they are.
 
     Raises:
         DataError: see `list_samples`, `read_image`, `read_checked_mask` and `decide_coding`.
     """
     log = log or Log()
+    if data.inputs != "images":
+        return load_arrays(data, resolve, log, wanted or Wanted())
     steps = plan_transforms(data)
-    parts = _list_parts(data, resolve)
+    labelled: dict[str, Labelled[Pair]] = {}
+    classes: tuple[str, ...] = ()
+    if data.has_labels:
+        labelled, classes = list_classes(data, resolve, _list_images)
+    parts = {name: part.samples for name, part in labelled.items()} or _list_parts(data, resolve)
 
     def decide(counts: Mapping[str, Counter[int]]) -> MaskCoding | None:
         return _decide(counts, data)
@@ -148,9 +83,9 @@ def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedDat
         arrays, lock = memory.arrays, None
     sets = {
         part: ImageSet(
-            tuple(pair.name for pair in pairs),
+            tuple(labelled[part].names if data.has_labels else (pair.name for pair in pairs)),
             arrays[f"{part}_inputs"],
-            arrays.get(f"{part}_targets"),
+            labelled[part].labels if data.has_labels else arrays.get(f"{part}_targets"),
             *steps,
             data.tiles,
         )
@@ -158,7 +93,13 @@ def load_data(data: Data, resolve: Resolve, log: Log | None = None) -> LoadedDat
     }
     _check_sizes(sets, data.tiles)
     fitted = fit_range(counts[TRAIN_INPUTS])
-    return LoadedData(sets.get("train"), sets.get("test"), decide(counts), lock, fitted)
+    coding = code_labels(classes, [*labelled.values()]) if data.has_labels else decide(counts)
+    return LoadedData(sets.get("train"), sets.get("test"), coding, lock, fitted_range=fitted)
+
+
+def _list_images(folder: Path) -> tuple[list[Pair], list[str]]:
+    pairs = [Pair(path) for path in list_images(folder, "data.input_path")]
+    return pairs, [pair.name for pair in pairs]
 
 
 def _check_sizes(sets: Mapping[str, ImageSet], tiles: Tiles | None) -> None:

@@ -1,0 +1,89 @@
+"""Brings the config, the data and the network together before anything is built."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.config import NeuralNetwork
+from trainer.data.arrayset import PAD_ID, Wanted
+from trainer.data.dataset import Resolve
+from trainer.data.imageset import LoadedData
+from trainer.data.intensity import IntensityRange, choose_range
+from trainer.data.survey import MaskCoding
+from trainer.errors import ConfigError
+from trainer.losses import resolve_weights
+from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
+
+
+def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
+    """Say what arrays must be like."""
+    layers, loss = config.layers, config.loss
+    if config.data.inputs == "images":
+        return Wanted()
+    pad_id = PAD_ID if loss is None or loss.ignore_index is None else loss.ignore_index
+    is_regression = loss is not None and loss.function == "MSE"
+    if isinstance(layers, str) and is_builtin(layers) and not resolve(layers).exists():
+        return Wanted(is_regression=is_regression, pad_id=pad_id)  # these take images of any size
+    shape = load_graph(config, resolve, (), None).input_shape
+    return Wanted(shape, is_regression, pad_id)
+
+
+def with_ignored_padding(config: NeuralNetwork, data: LoadedData) -> NeuralNetwork:
+    """Let what slices have beyond their array count nowhere."""
+    if data.pad_id is None or config.loss is None:
+        return config
+    loss = config.loss.model_copy(update={"ignore_index": data.pad_id})
+    return config.model_copy(update={"loss": loss})
+
+
+def with_numeric_weights(
+    config: NeuralNetwork, data: LoadedData, num_classes: int
+) -> NeuralNetwork:
+    """Compute `loss.weight: inverse_frequency^p` from the training masks, as the network sees
+    them; an evaluation alone has the test masks only."""
+    part = data.train or data.test
+    if config.loss is None or part is None or part.targets_NHW is None or data.coding is None:
+        return config
+    if data.coding.kind == "continuous" or config.loss.weight_power is None:
+        return config
+    counts = np.zeros(num_classes, dtype=np.int64)
+    for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel
+        mask = mask[mask < num_classes]  # without what is padded
+        counts += np.bincount(mask.ravel(), minlength=num_classes)
+    return config.model_copy(update={"loss": resolve_weights(config.loss, counts.tolist())})
+
+
+def load_graph(
+    config: NeuralNetwork,
+    resolve: Resolve,
+    input_shape: tuple[int, ...],
+    coding: MaskCoding | None,
+) -> Graph:
+    """Read the network that `layers` names: a file, a built-in name, or the layers themselves."""
+    layers = config.layers
+    if not isinstance(layers, str):
+        return parse_network(list(layers) if isinstance(layers, tuple) else layers, "layers")
+    path = resolve(layers)
+    if path.exists() or not is_builtin(layers):
+        return load_network(path)
+    if coding is None:
+        raise ConfigError(
+            f"layers: {layers!r} by name needs masks, which tell the number of classes; "
+            "write it to a file with `rmldnn --write-network`"
+        )
+    num_classes = coding.num_classes if coding.num_classes > 2 else 1
+    height, width, channels = input_shape  # arrays come here only where they are like images
+    return parse_network(network_json(layers, (height, width, channels), num_classes), layers)
+
+
+def with_range(
+    config: NeuralNetwork, data: LoadedData, stored: IntensityRange | None
+) -> LoadedData:
+    """Decide which stored values become 0 and 1; `stored` is the range of the weights."""
+    chosen = choose_range(
+        config.data.intensity_range,
+        bits=data.bits,
+        fitted=data.fitted_range,
+        stored=None if config.is_training else stored,
+    )
+    return data.with_range(chosen)

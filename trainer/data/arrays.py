@@ -1,0 +1,229 @@
+"""Finds arrays in .npy, .npz and HDF5 files, and reads them, or boxes out of them, on demand.
+
+Nothing in a file is trusted: no pickles, no links, no values kept in other files.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+
+from trainer.data.images import Array
+from trainer.errors import DataError
+
+SUFFIXES = {"numpy": (".npy", ".npz"), "hdf5": (".h5", ".hdf5")}
+MAX_VALUES = 2**31  # in one sample: 8 GB as float32, beyond what a network takes
+BLOCK_VALUES = 2**24  # are looked at together when a whole array is
+MAX_OPEN = 16  # files, or arrays of an .npz
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An array in a file.
+
+    Attributes:
+        path: the file.
+        key: name of the data set (HDF5) or of the array (.npz); "" for an .npy.
+        shape: of the whole array.
+        dtype: its numbers, of any kind but complex.
+    """
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.path}[{self.key}]" if self.key else str(self.path)
+
+
+def list_sources(path: Path, kind: str, key: str) -> tuple[list[Source], list[str]]:
+    """Return the arrays of a file, or of all files of a folder, sorted by file and name.
+
+    Args:
+        path: a file or a folder.
+        kind: "numpy" or "hdf5".
+        key: the config's key for the path, for errors.
+
+    Returns:
+        The arrays, and notes about what was left out (links).
+
+    Raises:
+        DataError: nothing there, or a file that is broken or holds no numbers.
+    """
+    suffixes = SUFFIXES[kind]
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in suffixes and not file.name.startswith(".")
+        )
+    else:
+        files = [path] if path.is_file() else []
+        if files and path.suffix.lower() not in suffixes:
+            raise DataError(f"{key}: {path}: expected {' or '.join(suffixes)} for type {kind}")
+    if not files:
+        there = "no such file or folder" if not path.exists() else "no file"
+        raise DataError(f"{key}: {there}: {path}; expected {' or '.join(suffixes)}")
+    sources: list[Source] = []
+    notes: list[str] = []
+    for file in files:
+        with _readable(str(file)):
+            if kind == "hdf5":
+                sources.extend(_list_hdf5(file, notes))
+            elif file.suffix.lower() == ".npz":
+                sources.extend(_list_npz(file))
+            else:
+                array = np.load(file, mmap_mode="r", allow_pickle=False)
+                sources.append(Source(file, "", array.shape, array.dtype))
+    if not sources:
+        raise DataError(f"{key}: no array in {path}")
+    for source in sources:
+        if source.dtype.kind not in "biuf":
+            raise DataError(f"{source}: holds {source.dtype}; expected numbers")
+        if not math.prod(source.shape):
+            raise DataError(f"{source}: is empty, its shape is {source.shape}")
+    return sources, notes
+
+
+def _list_npz(path: Path) -> Iterator[Source]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                raise ValueError(f"{info.filename!r} in it is no array")
+            with archive.open(info) as member:
+                shape, dtype = _read_header(member)
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename!r} in it is shorter than its header says")
+            yield Source(path, info.filename.removesuffix(".npy"), shape, dtype)
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def _list_hdf5(path: Path, notes: list[str]) -> list[Source]:
+    sources: list[Source] = []
+    skipped: list[str] = []
+    seen: set[int] = set()  # a hard link can lead back to where it is
+
+    def visit(group: h5py.Group) -> None:
+        for name in sorted(group):
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                skipped.append(f"{group.name.rstrip('/')}/{name}")
+                continue
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                visit(item)
+            elif isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise ValueError(f"data set {item.name!r} keeps its values in other files")
+                shape = item.shape if item.shape is not None else (0,)
+                sources.append(Source(path, item.name.lstrip("/"), shape, item.dtype))
+
+    with h5py.File(path, "r") as file:
+        visit(file)
+    if skipped:
+        notes.append(f"{path}: links are not followed: {', '.join(skipped[:5])}")
+    return sources
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn whatever NumPy, zipfile and HDF5 raise on a broken file into one line."""
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        reason = " ".join(str(error).split())
+        if "pickle" in reason or "Object arrays" in reason:
+            reason = "Python objects, or no array at all; expected numbers"
+        raise DataError(f"{what}: cannot be read ({reason}); replace or remove it") from None
+
+
+class ArrayFiles:
+    """Reads from sources, with a few files open at a time.
+
+    Args:
+        keep: hold whatever was read of an array in memory, as `data.preload` asks for.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._open: OrderedDict[tuple[Path, str], Any] = OrderedDict()
+        self._kept: dict[Source, Array] = {}
+
+    def read(self, source: Source, region: Region | None = None) -> Array:
+        """Return an array, or a box of it, as it is stored.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        with _readable(str(source)):
+            if self._keep and source not in self._kept:
+                self._kept[source] = np.array(self._array(source)[...])
+            array = self._kept[source] if self._keep else self._array(source)
+            return np.asarray(array[... if region is None else region])
+
+    def blocks(self, source: Source) -> Iterator[Array]:
+        """Give an array in blocks along its first axis, small enough for the memory."""
+        if not source.shape:
+            yield self.read(source)
+            return
+        num_rows = max(1, BLOCK_VALUES * source.shape[0] // math.prod(source.shape))
+        for start in range(0, source.shape[0], num_rows):
+            yield self.read(source, (slice(start, start + num_rows),))
+
+    def _array(self, source: Source) -> Any:
+        suffix = source.path.suffix.lower()
+        key = (source.path, source.key if suffix == ".npz" else "")
+        if key in self._open:
+            self._open.move_to_end(key)
+        else:
+            self._open[key] = _open(source, suffix)
+            if len(self._open) > MAX_OPEN:
+                _, oldest = self._open.popitem(last=False)
+                if isinstance(oldest, h5py.File):
+                    oldest.close()
+        opened = self._open[key]
+        return opened[source.key] if isinstance(opened, h5py.File) else opened
+
+
+def _open(source: Source, suffix: str) -> Any:
+    if suffix == ".npz":
+        with np.load(source.path, allow_pickle=False) as archive:
+            return archive[source.key]
+    if suffix == ".npy":
+        return np.load(source.path, mmap_mode="r", allow_pickle=False)
+    return h5py.File(source.path, "r")
