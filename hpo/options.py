@@ -143,6 +143,10 @@ class WorkerOptions:
         str | None,
         option("--worker", help="Command of local workers (default: our rmldnn)"),
     ] = None
+    warm: Annotated[
+        bool,
+        option("--warm/--no-warm", help="Keep a worker's process for the next trial, if it can"),
+    ] = True
     docker_image: Annotated[
         str, option("--docker-image", "-docker", help="Image of containers")
     ] = DEFAULT_IMAGE

@@ -53,6 +53,7 @@ def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
     return choose_launcher(
         options.worker.launcher,
         worker=worker,
+        warm=options.worker.warm,
         image=options.worker.docker_image,
         singularity_image=options.worker.singularity_image,
         mounts=spec.mounts,

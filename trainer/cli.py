@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -21,17 +22,33 @@ from trainer.launch import Launch, find_launch
 from trainer.log import Log
 
 INTERRUPTED = 130
+SERVE = "--serve"  # what `--capabilities` says of a worker that can stay, see trainer.serve
 ECHO_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker and return its exit code (see `trainer.errors`)."""
+    argv = sys.argv[1:] if argv is None else argv
+    return _guarded(argv, _serve if list(argv) == [SERVE] else _carry_out)
+
+
+def _serve(argv: Sequence[str], launch: Launch) -> None:
+    from trainer.serve import serve
+
+    serve(partial(_guarded, work=_carry_out))
+
+
+def _carry_out(argv: Sequence[str], launch: Launch) -> None:
+    _dispatch(_parse(argv), launch, Log(silent=launch.rank > 0))
+
+
+def _guarded(argv: Sequence[str], work: Callable[[Sequence[str], Launch], None]) -> int:
+    """Do the work; whatever ends it becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
     launch = Launch()
     try:
         launch = find_launch(os.environ)
-        log = Log(silent=launch.rank > 0)
-        _dispatch(_parse(sys.argv[1:] if argv is None else argv), launch, log)
+        work(argv, launch)
     except ReportedError as error:
         return error.run_exit_code
     except (TrainerError, StopRequestedError) as error:
@@ -125,7 +142,10 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     if launch.rank > 0 and (options.capabilities or options.write_network or options.export):
         return  # the first process does what is no work for many
     if options.capabilities:
-        known = {"engine": f"rml-optimize rmldnn {__version__}", "capabilities": EXTENSIONS}
+        known = {
+            "engine": f"rml-optimize rmldnn {__version__}",
+            "capabilities": [*EXTENSIONS, SERVE],
+        }
         sys.stdout.write(json.dumps(known) + "\n")
     elif options.write_network:
         _write_network(options)

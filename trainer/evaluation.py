@@ -20,6 +20,7 @@ from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.module import KerasModule
 from trainer.parallel import World
 from trainer.predictions import Destination, Write
+from trainer.stopping import stop_if_requested
 from trainer.tiles import blend_tiles
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -111,6 +112,7 @@ class Evaluator:
             opened = destination.open(self.batches.images.slices)
         with torch.inference_mode(), opened as write:
             for number, batch in enumerate(self.batches.in_order(), 1):
+                stop_if_requested()
                 output = self._evaluate(network, batch, tally) if batch else None
                 if destination:
                     parts = self.world.gather_to_first(self._named(batch, output))

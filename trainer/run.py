@@ -54,7 +54,6 @@ from trainer.outputs import OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
 from trainer.resume import State, Training, read_state, restore, save_state
-from trainer.startup import leave_out_compiler
 from trainer.training import Trainer
 
 
@@ -165,7 +164,6 @@ class _Run:
         config, num_epochs = self.config, self.config.num_epochs
         assert self.data.train is not None
         assert config.loss is not None
-        leave_out_compiler()
         optimizer = build_optimizer(config.optimizer, self.network.parameters())
         scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
         log_training(self.log, config)

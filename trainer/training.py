@@ -19,6 +19,7 @@ from trainer.memory import BatchFitter
 from trainer.networks.module import KerasModule
 from trainer.optimizers import needs_closure
 from trainer.parallel import World
+from trainer.stopping import stop_if_requested
 
 # Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
 STEPS_BETWEEN_READS_CUDA = 20
@@ -70,6 +71,7 @@ class Trainer:
         data_s, last_line = 0.0, time.monotonic()
         epoch_started = mark = time.monotonic()
         for number, batch in enumerate(self.batches.shuffled(seed=self.seed, epoch=epoch), 1):
+            stop_if_requested()
             data_s += time.monotonic() - mark
             assert batch.targets is not None  # a config without target_path does not train
             loss, norm = self._step(batch.inputs_NCHW, batch.targets, batch.share)

@@ -107,6 +107,7 @@ class LaunchSettings:
     """What the launchers are built from; each takes the part that concerns it."""
 
     worker: tuple[str, ...] | None = None  # local: None runs our own engine
+    warm: bool = True  # keep a process for the slot's next run, where the worker can
     mounts: tuple[Mount, ...] = ()
     # containers: a folder of decoded images that they share and write; local workers use the
     # host's own

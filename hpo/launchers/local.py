@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import (
+    CONFIG_ARGS,
+    Handle,
     LaunchSettings,
     Mount,
     WorkerJob,
@@ -19,6 +22,7 @@ from hpo.launchers.base import (
 )
 from hpo.launchers.probe import ask_capabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses
+from hpo.launchers.warm import SERVE, WarmHandle, WarmPool, WarmWorker
 
 # -P: the worker's folder is its current one and must not come first on the import path
 DEFAULT_WORKER = (sys.executable, "-P", "-m", "trainer.cli")
@@ -48,6 +52,7 @@ class LocalLauncher:
         self._worker = _resolve(settings.worker) if settings.worker else DEFAULT_WORKER
         self._shown = settings.worker or DEFAULT_WORKER
         self._processes = WorkerProcesses()
+        self._pool = WarmPool() if settings.warm else None
         self._capabilities: frozenset[str] | None = None
         self._capabilities_lock = threading.Lock()
 
@@ -62,12 +67,26 @@ class LocalLauncher:
                 self._capabilities = ask_capabilities(self)
             return self._capabilities
 
-    def start(self, job: WorkerJob) -> ProcessHandle:
-        """Start a worker whose output goes to the run folder's log."""
-        command = with_mpirun((*self._worker, *job.args), job.num_procs)
+    def start(self, job: WorkerJob) -> Handle:
+        """Start a worker, or let the slot's warm one go on; the folder's log has its output."""
+        if self._pool is not None and self._can_be_warm(job):
+            worker = self._pool.take(job.slot)
+            if worker is None:
+                process = self._start((*self._worker, SERVE), job, pipes=True)
+                worker = self._pool.add(WarmWorker(process))
+            return WarmHandle(worker, job.run_dir, partial(self._pool.keep, job.slot))
+        return self._start(with_mpirun((*self._worker, *job.args), job.num_procs), job)
+
+    def _can_be_warm(self, job: WorkerJob) -> bool:
+        is_run = job.args == CONFIG_ARGS and job.num_procs == 1
+        return is_run and SERVE in self.capabilities()
+
+    def _start(
+        self, command: tuple[str, ...], job: WorkerJob, *, pipes: bool = False
+    ) -> ProcessHandle:
         environment = own_environment() | worker_environment(job.slot, job.num_procs)
         try:
-            return self._processes.start(command, job.run_dir, environment)
+            return self._processes.start(command, job.run_dir, environment, pipes=pipes)
         except OSError as error:
             raise LauncherError(_start_message(command, error)) from error
 
@@ -78,6 +97,8 @@ class LocalLauncher:
     def close(self) -> None:
         """Stop all workers."""
         self._processes.close()
+        if self._pool is not None:
+            self._pool.close()
 
 
 def own_environment() -> dict[str, str]:

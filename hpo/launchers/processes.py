@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 from hpo.launchers import guard
 from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
@@ -76,6 +77,12 @@ class ProcessHandle:
         """Return the last lines of what it printed."""
         return read_tail(self._run_dir, num_lines)
 
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Return the ends of its standard input and output, if it was started with pipes."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
     def _finish(self) -> None:
         # what a dead worker leaves running would hold on to its GPU
         _kill_session(self._process.pid)
@@ -104,12 +111,14 @@ class WorkerProcesses:
         *,
         stops_group: bool = True,
         on_end: Callable[[], None] = lambda: None,
+        pipes: bool = False,
     ) -> ProcessHandle:
         """Start a command whose output goes to the run folder's log.
 
         Args:
             stops_group: whether SIGTERM goes to the command's children as well, or to it alone.
             on_end: called once, when the command and its children are gone.
+            pipes: connect its standard input and output with us; the log gets errors alone.
 
         Raises:
             OSError: the command cannot be started.
@@ -123,9 +132,9 @@ class WorkerProcesses:
                 command,
                 cwd=run_dir,
                 env={**environment, **self.marker},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else log,
+                stderr=log,
                 start_new_session=True,
             )
             handle = ProcessHandle(process, run_dir, stops_group=stops_group, on_end=on_end)

@@ -22,7 +22,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from hpo.launchers import Slot, WorkerJob, choose_launcher
-launcher, _ = choose_launcher("local", worker=("sh", "-c", sys.argv[2]), image="", mounts=())
+command = ("sh", "-c", sys.argv[2])
+launcher, _ = choose_launcher("local", worker=command, image="", mounts=(), warm=False)
 launcher.start(WorkerJob(run_dir=Path(sys.argv[1]), slot=Slot(index=0)))
 print("started", flush=True)
 time.sleep(60)
@@ -178,7 +179,7 @@ def test_kill_by_the_kernel_for_memory_is_told_from_another_kill(
 ):
     counts = iter([7, 8])  # the kernel's counter before and after
     monkeypatch.setattr("hpo.launchers.processes._count_oom_kills", lambda: next(counts))
-    handle = make_launcher("local").start(write_job(tmp_path / "run", "kill -9 $$"))
+    handle = make_launcher("local", warm=False).start(write_job(tmp_path / "run", "kill -9 $$"))
     assert wait(handle) == 128 + signal.SIGKILL
     assert handle.oom_killed
 

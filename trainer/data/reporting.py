@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from trainer.log import Log
+from trainer.stopping import stop_if_requested
 
 SILENT_S = 2.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -41,7 +42,8 @@ class ReadingProgress:
             self._terminal.flush()
 
     def advance(self) -> None:
-        """Note that one more image has been read."""
+        """Note that one more image has been read; a request to stop is heard here."""
+        stop_if_requested()
         self._num_done += 1
         now = time.monotonic()
         if now < self._next:
