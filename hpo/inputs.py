@@ -202,19 +202,20 @@ def parse_base(
 
 def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
     """Return the (H, W) of tiles, or that the last resize or crop gives."""
-    tiles = get_path(base, "data.tiles")
+    transforms = [e for e in get_path(base, "data.transforms", []) if isinstance(e, dict)]
+    patches = next((e["random_patches"] for e in transforms if "random_patches" in e), None)
+    tiles = get_path(base, "data.tiles", patches)
     if tiles:
         try:
-            height, width = tiles["size"]
+            size = tiles["size"]
+            height, width = (size, size) if isinstance(size, int) else size
             return int(height), int(width)
         except (TypeError, ValueError, KeyError):
             raise ConfigError(
                 f'data.tiles: expected {{"size": [H, W]}}, received {tiles!r}'
             ) from None
-    for entry in reversed(get_path(base, "data.transforms", [])):
-        for key in {"resize", "center_crop"}.intersection(
-            entry if isinstance(entry, dict) else ()
-        ):
+    for entry in reversed(transforms):
+        for key in {"resize", "center_crop"}.intersection(entry):
             try:
                 height, width = entry[key]
                 return int(height), int(width)

@@ -58,7 +58,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
 def _input_shape(graph: Graph, config: NeuralNetwork) -> tuple[int, ...]:
     """Return (H, W, C): the size of tiles, what the config resizes to, or the file's own."""
     steps, _ = plan_transforms(config.data)
-    size_HW = config.data.tiles.size if config.data.tiles else final_size(steps.reading)
+    size_HW = config.data.tiling.size if config.data.tiling else final_size(steps.reading)
     if size_HW:
         return (*size_HW, graph.input_shape[-1] or 3)
     return tuple(UNKNOWN_SIZE if size is None else size for size in graph.input_shape)

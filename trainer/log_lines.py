@@ -57,7 +57,7 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     """Write what was read, what is done to it, and what the masks mean."""
     if data.train is not None:
         size = config.data.batch_size
-        per_image = config.data.tiles.per_image if config.data.tiles else 1
+        per_image = config.data.tiling.per_image if config.data.tiling else 1
         num_full, rest = divmod(len(data.train) * per_image, size)
         full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
         shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
@@ -67,7 +67,7 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         size = config.data.test_batch_size
         shares = world.part_sizes(len(data.test))
         batch = -(-size // world.size)
-        num_batches = shares[0] if config.data.tiles else -(-shares[0] // batch)
+        num_batches = shares[0] if config.data.tiling else -(-shares[0] // batch)
         _log_part(log, "Dataset (test)", data.test, size, shares, [batch], num_batches)
     if config.data.transforms:
         steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]

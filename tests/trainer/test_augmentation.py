@@ -247,6 +247,6 @@ def test_every_transform_of_the_config_is_carried_out_or_refused() -> None:
     from trainer.data.transforms import FLIPS, READING
     from trainer.data.transforms import WARPS as KNOWN
 
-    known = {"normalize", "intensity_jitter", *READING, *FLIPS, *KNOWN}
+    known = {"normalize", "intensity_jitter", "random_patches", *READING, *FLIPS, *KNOWN}
     assert set(Transform.model_fields) == known
     assert Data.model_fields["transforms"].default == ()

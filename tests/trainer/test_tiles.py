@@ -197,3 +197,50 @@ def test_tiles_larger_than_the_images_are_refused(worker: Worker, large: Path) -
     error = result.error()
     assert "data.tiles.size: [32, 128] is too large" in error
     assert "96x96" in error
+
+
+# --- the contract's name for it ---------------------------------------------------------------
+
+
+def test_random_patches_are_tiles_by_the_contracts_name(worker: Worker, large: Path) -> None:
+    tiles = {"size": [32, 32], "per_image": 2}
+    by_tiles = worker(data=large, data__tiles=tiles, data__transforms=[])
+    for size in ([32, 32], 32):
+        patches = [{"random_patches": {"number": 2, "size": size}}]
+        by_patches = worker(data=large, data__transforms=patches).succeeded()
+        assert by_patches.losses == by_tiles.succeeded().losses
+        assert by_patches.accuracies == by_tiles.accuracies
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"data__transforms": [{"random_patches": {"number": 1, "size": 200}}]},
+            "data.transforms: random_patches.size: [200, 200] is too large",
+        ),
+        (
+            {"data__tiles": TILES, "data__transforms": [{"random_patches": TILES}]},
+            "data.transforms[0].random_patches.overlap: unknown key",
+        ),
+        (
+            {
+                "data__tiles": TILES,
+                "data__transforms": [{"random_patches": {"number": 1, "size": 32}}],
+            },
+            "tiles and random_patches say the same",
+        ),
+        (
+            {"data__input_transforms": [{"random_patches": {"number": 1, "size": 32}}]},
+            "data.input_transforms[0]: random_patches must move inputs and masks together",
+        ),
+        (
+            {"data__transforms": [{"random_patches": {"number": 0, "size": [3]}}]},
+            "data.transforms[0].random_patches.size: expected two positive integers [H, W]",
+        ),
+    ],
+)
+def test_random_patches_that_make_no_sense_are_refused(
+    worker: Worker, large: Path, changes: dict, words: str
+) -> None:
+    assert words in worker(data=large, **changes).error()

@@ -20,7 +20,6 @@ from trainer.config.base import (
     named,
 )
 from trainer.config.slicers import Slicer
-from trainer.config_errors import not_yet
 
 
 class Normalize(Section):
@@ -56,7 +55,15 @@ class Tiles(Section):
     per_image: PositiveInt = 1
 
 
-TRANSFORMS_LATER = ("random_patches",)
+def _square(value: Any) -> Any:
+    return (value, value) if type(value) is int else value
+
+
+class RandomPatches(Section):
+    """Train on `number` patches of `size` from anywhere in each image: [H, W], or one side."""
+
+    number: PositiveInt
+    size: Annotated[SizeHW, BeforeValidator(_square)]
 
 
 class Transform(Section):
@@ -69,6 +76,7 @@ class Transform(Section):
     center_crop: SizeHW | None = None
     rotate: Finite | None = None
     convert_color: Annotated[str | None, named(*COLOR_CODES)] = None
+    random_patches: RandomPatches | None = None
     jitter_crop: Annotated[float, Field(ge=0, lt=1)] | None = None
     random_zoom: Annotated[float, Field(ge=0, lt=1)] | None = None
     random_rotate: Annotated[float, Field(ge=0, le=180)] | None = None
@@ -83,10 +91,6 @@ class Transform(Section):
                 "one_key", "expected exactly one transform in each entry of the list"
             )
         return self
-
-    @classmethod
-    def _unknown_key(cls, key: str) -> PydanticCustomError:
-        return not_yet(key) if key in TRANSFORMS_LATER else super()._unknown_key(key)
 
 
 def _full_or_two_numbers(value: Any) -> Any:
@@ -198,7 +202,7 @@ class Data(Section):
         problem = None
         if self.slicers and (self.inputs == "images" or self.has_labels):
             problem = "slicers are for inputs and targets of type numpy or hdf5"
-        elif self.tiles is not None and (self.inputs != "images" or self.has_labels):
+        elif self.tiling is not None and (self.inputs != "images" or self.has_labels):
             problem = "tiles are for images with masks; for numpy and hdf5 there are slicers"
         elif len(set(names)) < len(names):
             problem = "slicers: expected distinct names"
@@ -221,6 +225,23 @@ class Data(Section):
     def has_labels(self) -> bool:
         """Whether the names of folders are the classes."""
         return "labels" in (self.target_type, self.type)
+
+    @model_validator(mode="after")
+    def _one_way_of_cutting(self) -> Self:
+        ways = [entry for entry in self.transforms if entry.random_patches is not None]
+        if len(ways) + (self.tiles is not None) > 1:
+            raise PydanticCustomError(
+                "patches", "tiles and random_patches say the same: expected one of them, once"
+            )
+        return self
+
+    @property
+    def tiling(self) -> Tiles | None:
+        """How images larger than the network's input are cut: `tiles`, or `random_patches`."""
+        for entry in self.transforms:
+            if entry.random_patches is not None:
+                return Tiles(size=entry.random_patches.size, per_image=entry.random_patches.number)
+        return self.tiles
 
     @property
     def is_input_gray(self) -> bool:

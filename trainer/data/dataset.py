@@ -87,11 +87,11 @@ def load_data(
             arrays[f"{part}_inputs"],
             labelled[part].labels if data.has_labels else arrays.get(f"{part}_targets"),
             *steps,
-            data.tiles,
+            data.tiling,
         )
         for part, pairs in parts.items()
     }
-    _check_sizes(sets, data.tiles)
+    _check_sizes(sets, data)
     fitted = fit_range(counts[TRAIN_INPUTS])
     coding = code_labels(classes, [*labelled.values()]) if data.has_labels else decide(counts)
     return LoadedData(sets.get("train"), sets.get("test"), coding, lock, fitted_range=fitted)
@@ -102,7 +102,9 @@ def _list_images(folder: Path) -> tuple[list[Pair], list[str]]:
     return pairs, [pair.name for pair in pairs]
 
 
-def _check_sizes(sets: Mapping[str, ImageSet], tiles: Tiles | None) -> None:
+def _check_sizes(sets: Mapping[str, ImageSet], data: Data) -> None:
+    tiles = data.tiling
+    key = "data.tiles.size" if data.tiles else "data.transforms: random_patches.size"
     # Not while reading: what is read for one config may be found in the cache for another.
     sizes = {part: images.inputs_NHWC.shape[1:3] for part, images in sets.items()}
     remedy = '(height x width); add {"resize": [H, W]} to data.transforms'
@@ -113,7 +115,7 @@ def _check_sizes(sets: Mapping[str, ImageSet], tiles: Tiles | None) -> None:
         if tiles is not None and (height < tiles.size[0] or width < tiles.size[1]):
             name = "training" if part == "train" else part
             raise DataError(
-                f"data.tiles.size: {list(tiles.size)} is too large: {name} images are "
+                f"{key}: {list(tiles.size)} is too large: {name} images are "
                 f"{height}x{width} {remedy}, or choose smaller tiles"
             )
 

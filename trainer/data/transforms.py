@@ -92,7 +92,7 @@ FLIPS = {"random_horizontal_flip": 1, "random_vertical_flip": 0}  # the axis of 
 WARPS = ("jitter_crop", "random_zoom", "random_rotate", "random_affine")
 READING = ("resize", "center_crop", "rotate", "convert_color")
 # A resize of both to the same size may stand in both lists.
-MOVING = (*FLIPS, *WARPS, "center_crop", "rotate")
+MOVING = (*FLIPS, *WARPS, "center_crop", "rotate", "random_patches")
 CHANNELS = {"GRAY": 1, "BGRA": 4, "RGBA": 4}  # of the colours in OpenCV's codes; others have 3
 
 
