@@ -56,11 +56,13 @@ class DataFolder:
         root: the folder that `--data` names.
         train: where its training images are.
         test: where its test images are, if there are any.
+        follow_symlinks: whether images may be links to files elsewhere.
     """
 
     root: Path
     train: Part
     test: Part | None
+    follow_symlinks: bool = False
 
 
 def find_data(root: Path, *, needs_test: bool) -> DataFolder:
@@ -163,7 +165,12 @@ class _Found:
 
 
 def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
-    return list_samples(folder.root / part.inputs, folder.root / part.targets, key)
+    return list_samples(
+        folder.root / part.inputs,
+        folder.root / part.targets,
+        key,
+        follow_symlinks=folder.follow_symlinks,
+    )
 
 
 def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class _Planner:
         name, root, folders = self._place()
         data = find_data(root, needs_test=select_on == "test")
         base = self._base_config()
+        data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         space = self._space(base)
         survey = survey_data(
             data,

@@ -54,7 +54,10 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
     from trainer.run import run
 
     config = _prediction_config(model, images, output)
-    paths = {path.name: path for path in list_images(images, "--images")}
+    paths = {
+        path.name: path
+        for path in list_images(images, "--images", follow_symlinks=config.data.follow_symlinks)
+    }
     with memory_errors_named(config):
         run(config, model, log, world)
     if not world.is_first:

@@ -52,6 +52,7 @@ FULL = {
         "tiles": {"size": [16, 24], "overlap": 0.5, "per_image": 2},
         "intensity_range": [0.0, 4095.0],
         "halve_batch_on_oom": True,
+        "follow_symlinks": True,
     },
     "optimizer": {
         "type": "adam",

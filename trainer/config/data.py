@@ -145,6 +145,7 @@ class Data(Section):
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
     tiles: Tiles | None = None
+    follow_symlinks: bool = False
     # None: fitted on the training images where they have 16 bits, else the full scale.
     intensity_range: Annotated[
         Literal["full"] | tuple[float, float] | None, BeforeValidator(_full_or_two_numbers)

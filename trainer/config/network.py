@@ -106,6 +106,7 @@ EXTENSIONS = (
     "data.tiles",
     "data.intensity_range",
     "data.halve_batch_on_oom",
+    "data.follow_symlinks",
     "loss.eps",
     "loss.gamma",
 )

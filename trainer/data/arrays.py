@@ -18,7 +18,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from trainer.data.images import Array
+from trainer.data.images import Array, refuse_foreign_links
 from trainer.errors import DataError
 
 SUFFIXES = {"numpy": (".npy", ".npz"), "hdf5": (".h5", ".hdf5")}
@@ -49,7 +49,9 @@ class Source:
         return f"{self.path}[{self.key}]" if self.key else str(self.path)
 
 
-def list_sources(path: Path, kind: str, key: str) -> tuple[list[Source], list[str]]:
+def list_sources(
+    path: Path, kind: str, key: str, *, follow_symlinks: bool = False
+) -> tuple[list[Source], list[str]]:
     """Return the arrays of a file, or of all files of a folder, sorted by file and name.
 
     Args:
@@ -61,7 +63,8 @@ def list_sources(path: Path, kind: str, key: str) -> tuple[list[Source], list[st
         The arrays, and notes about what was left out (links).
 
     Raises:
-        DataError: nothing there, or a file that is broken or holds no numbers.
+        DataError: nothing there, a link that leaves the folder, or a file that is broken or
+            holds no numbers.
     """
     suffixes = SUFFIXES[kind]
     if path.is_dir():
@@ -70,6 +73,8 @@ def list_sources(path: Path, kind: str, key: str) -> tuple[list[Source], list[st
             for file in path.iterdir()
             if file.suffix.lower() in suffixes and not file.name.startswith(".")
         )
+        if not follow_symlinks:
+            refuse_foreign_links(files, path, key)
     else:
         files = [path] if path.is_file() else []
         if files and path.suffix.lower() not in suffixes:

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from trainer.config import Data, Tiles
@@ -62,7 +63,8 @@ def load_data(
     labelled: dict[str, Labelled[Pair]] = {}
     classes: tuple[str, ...] = ()
     if data.has_labels:
-        labelled, classes = list_classes(data, resolve, _list_images)
+        list_folder = partial(_list_images, follow_symlinks=data.follow_symlinks)
+        labelled, classes = list_classes(data, resolve, list_folder)
     parts = {name: part.samples for name, part in labelled.items()} or _list_parts(data, resolve)
 
     def decide(counts: Mapping[str, Counter[int]]) -> MaskCoding | None:
@@ -97,8 +99,9 @@ def load_data(
     return LoadedData(sets.get("train"), sets.get("test"), coding, lock, fitted_range=fitted)
 
 
-def _list_images(folder: Path) -> tuple[list[Pair], list[str]]:
-    pairs = [Pair(path) for path in list_images(folder, "data.input_path")]
+def _list_images(folder: Path, *, follow_symlinks: bool) -> tuple[list[Pair], list[str]]:
+    files = list_images(folder, "data.input_path", follow_symlinks=follow_symlinks)
+    pairs = [Pair(path) for path in files]
     return pairs, [pair.name for pair in pairs]
 
 
@@ -124,11 +127,19 @@ def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
     parts = {}
     if data.input_path is not None:
         assert data.target_path is not None  # checked with the config
-        parts["train"] = list_samples(resolve(data.input_path), resolve(data.target_path), "data.")
+        parts["train"] = list_samples(
+            resolve(data.input_path),
+            resolve(data.target_path),
+            "data.",
+            follow_symlinks=data.follow_symlinks,
+        )
     if data.test_input_path is not None:
         target = data.test_target_path
         parts["test"] = list_samples(
-            resolve(data.test_input_path), resolve(target) if target else None, "data.test_"
+            resolve(data.test_input_path),
+            resolve(target) if target else None,
+            "data.test_",
+            follow_symlinks=data.follow_symlinks,
         )
     return parts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from trainer.config import Data
@@ -33,11 +34,12 @@ def list_part(
     Raises:
         DataError: see `list_sources`; an input without a target.
     """
-    inputs, skipped = list_sources(input_path, data.inputs, f"{key}input_path")
+    listed = partial(list_sources, kind=data.inputs, follow_symlinks=data.follow_symlinks)
+    inputs, skipped = listed(input_path, key=f"{key}input_path")
     notes.extend(skipped)
     pairs: list[tuple[Source, Source | None]] = [(source, None) for source in inputs]
     if target_path is not None:
-        targets, skipped = list_sources(target_path, data.inputs, f"{key}target_path")
+        targets, skipped = listed(target_path, key=f"{key}target_path")
         notes.extend(skipped)
         pairs = _pair(inputs, targets, input_path, target_path)
     if not data.slicers:
