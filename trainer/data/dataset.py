@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainer.config import Data, Tiles
+from trainer.config import Data
 from trainer.data.arraydata import list_classes, load_arrays
 from trainer.data.arrayset import Wanted
 from trainer.data.cache import (
