@@ -34,6 +34,14 @@ def optimize(options: Options) -> None:
     # Imported here: `rml-optimize --help` answers in a fraction of what Optuna takes to load.
     from hpo.plan import make_plan
 
+    if options.data.new_study is not None:
+        from hpo.newstudy import write_study
+
+        with counting("reading images") as progress:
+            lines = write_study(options.data.new_study, options.data.data, progress)
+        for line in lines:
+            console.print(line, markup=False)
+        return
     with counting("reading images") as progress:
         spec = make_plan(options, progress)
     if options.output.dry_run:

@@ -24,6 +24,7 @@ from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
 SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
+NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
 HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
 
 
@@ -223,6 +224,15 @@ def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
 # --- validation part ------------------------------------------------------------------------
 
 
+def validation_folder(target: Path) -> DataFolder:
+    """Return where a split in `target` has its parts; its test part is the validation part."""
+    return DataFolder(
+        target,
+        _part("train/inputs", "train/targets"),
+        _part("validation/inputs", "validation/targets"),
+    )
+
+
 def split_validation(
     folder: DataFolder, target: Path, *, fraction: float, group_by: str | None = None
 ) -> DataFolder:
@@ -242,11 +252,9 @@ def split_validation(
     Raises:
         UsageError: too few images, or a pattern that does not match some of them.
     """
-    train, validation = (
-        _part("train/inputs", "train/targets"),
-        _part("validation/inputs", "validation/targets"),
-    )
-    result = DataFolder(target, train, validation)
+    result = validation_folder(target)
+    train, validation = result.train, result.test
+    assert validation is not None
     if target.is_dir():
         return result
     pairs = _pairs(folder, folder.train, "train ")

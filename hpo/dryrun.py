@@ -7,6 +7,7 @@ import json
 import optuna
 from rich.console import Console
 
+from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
 from hpo.session import pick_launcher, settings_rows, show_settings
 from hpo.slots import make_slots
@@ -34,4 +35,11 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         set_path(config, key, path)
     console.print("\na config that the search may sample:")
     console.print(json.dumps({"neural_network": config}, indent=2), markup=False)
+    if spec.survey.fingerprint == NOT_SURVEYED:
+        console.print(
+            f"\ndry run: network and settings fit the data that the study describes; there are "
+            f"none in {spec.data.root}; nothing was trained",
+            markup=False,
+        )
+        return
     console.print("\ndry run: data, network and settings fit together; nothing was trained")

@@ -89,6 +89,11 @@ class DataOptions:
     study: Annotated[
         str | None, option("--study", help="Ready-made study, or a folder with a study.toml")
     ] = None
+    new_study: Annotated[
+        Path | None,
+        option("--new-study", metavar="DIR", help="Write a study.toml for the data into DIR, to "
+               "be edited; search nothing"),
+    ] = None  # fmt: skip
     data: Annotated[
         Path | None,
         option("--data", help="Folder with {train,test}/{inputs,targets} (default: ./data)"),

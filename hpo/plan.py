@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.dataplan import find_data, split_validation, survey_data
+from hpo.choices import SPELLED, can_hold, names_among, refuse_owned, spelled, with_choice
+from hpo.dataplan import (
+    LAYOUTS,
+    NOT_SURVEYED,
+    DataFolder,
+    DataSurvey,
+    find_data,
+    split_validation,
+    survey_data,
+    validation_folder,
+)
 from hpo.errors import UsageError
 from hpo.inputs import (
     NetworkRequest,
@@ -20,33 +30,17 @@ from hpo.inputs import (
     hash_text,
 )
 from hpo.options import Options
-from hpo.space import Categorical, Dimension, SearchSpace, checked_range, parse_search
+from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import LOSSES, OPTIMIZERS
-from trainer.config_errors import hint
 from trainer.keypath import get_path, parse_setting, set_path
 from trainer.rundir import CHECKPOINTS
 
 DEFAULT_DATA = Path("data")
 DEMO = "demo"
 MAX_NAME_LENGTH = 100
-
-SPELLED = {"optimizer.type": tuple(OPTIMIZERS), "loss.function": LOSSES}
-# Fields that a study decides for each trial, and what the user may say instead.
-OWNED = {
-    "seed": "use --seed",
-    "outfile": "its logs are in the trial's run folder",
-    "relative_to": "paths are its own",
-    "checkpoints.save": "the best checkpoint goes to best_model/",
-    "checkpoints.load": "use --transfer-learning",
-    "data.input_path": "use --data",
-    "data.target_path": "use --data",
-    "data.test_input_path": "use --data",
-    "data.test_target_path": "use --data",
-    "data.test_output_path": "use rmldnn --predict best_model",
-}
 
 Progress = Callable[[int, int], None]
 
@@ -88,17 +82,10 @@ class _Planner:
         self._refuse_options_without_effect()
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
-        data = find_data(root, needs_test=select_on == "test")
         base = self._base_config()
         data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         space = self._space(base)
-        survey = survey_data(
-            data,
-            cache=folders.study / "survey.json",
-            mask_values=_optional_tuple(get_path(base, "data.mask_values")),
-            mask_threshold=get_path(base, "data.mask_threshold"),
-            progress=self.progress,
-        )
+        data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         fraction, group_by, trained = None, None, data
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
@@ -106,10 +93,10 @@ class _Planner:
             pattern, table = group_by, read_groups(data.root)
             if pattern is None and table:
                 group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
-            identity = hash_text(f"{survey.fingerprint} {fraction} {group_by}")
-            trained = split_validation(
-                data, folders.split(identity), fraction=fraction, group_by=pattern
-            )
+            target = folders.split(hash_text(f"{survey.fingerprint} {fraction} {group_by}"))
+            trained = validation_folder(target)
+            if survey.fingerprint != NOT_SURVEYED:
+                split_validation(data, target, fraction=fraction, group_by=pattern)
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None
@@ -140,6 +127,7 @@ class _Planner:
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,
+            published=str(file.published) if file.published else None,
             hashes=hash_files(
                 folders.inputs,
                 [
@@ -180,6 +168,28 @@ class _Planner:
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
         return name, root, WorkFolders(output=output, study=output / "runs" / name)
 
+    def _survey(
+        self, root: Path, folders: WorkFolders, base: dict[str, Any], *, needs_test: bool
+    ) -> tuple[DataFolder, DataSurvey]:
+        """Find the data and read them all; a dry run of a study may do without."""
+        file, is_ours = self.file, self.options.data.data is None
+        if is_ours and file.source is not None and not root.is_dir():
+            if file.data is not None and self.options.output.dry_run:
+                return DataFolder(root, *LAYOUTS[0]), file.data.survey()
+            raise UsageError(
+                f"--data: no such folder: {root}; the images of this study are at "
+                f"{file.source.page}; unpack them and run: {file.source.prepare}"
+            )
+        data = find_data(root, needs_test=needs_test)
+        survey = survey_data(
+            data,
+            cache=folders.study / "survey.json",
+            mask_values=_optional_tuple(get_path(base, "data.mask_values")),
+            mask_threshold=get_path(base, "data.mask_threshold"),
+            progress=self.progress,
+        )
+        return data, survey
+
     def _base_config(self) -> dict[str, Any]:
         """Return the fixed part of the `neural_network` object, without paths."""
         search, data = self.options.search, self.options.data
@@ -197,7 +207,10 @@ class _Planner:
                 "preload": True,
                 "target_grayscale": True,
                 "target_is_mask": True,
-                "transforms": [{"resize": list(_parse_size(data.resize) or self.file.resize)}],
+                "transforms": [
+                    {"resize": list(_parse_size(data.resize) or self.file.resize)},
+                    *self.file.transforms,
+                ],
             },
             "optimizer": {},
             "loss": {},
@@ -211,23 +224,25 @@ class _Planner:
             }
         for text in search.set or ():
             key, value = parse_setting(text)
-            _refuse_owned(key, "--set")
+            refuse_owned(key, "--set")
             set_path(base, key, value)
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):
-                set_path(base, key, _names(value, known, key)[0])
+                set_path(base, key, names_among(value, known, key)[0])
         return base
 
     def _space(self, base: dict[str, Any]) -> SearchSpace:
         """Return what is sampled: the study's space with the options' dimensions in it."""
         search, space = self.options.search, self.file.space()
+        if self.options.data.layers is not None:
+            space = SearchSpace(tuple(d for d in space.dimensions if d.key != "layers"))
         if search.optimizers is not None:
-            names = _names(search.optimizers, tuple(OPTIMIZERS), "--optimizers")
-            space = _with_choice(space, base, "optimizer.type", names)
+            names = names_among(search.optimizers, tuple(OPTIMIZERS), "--optimizers")
+            space = with_choice(space, base, "optimizer.type", names)
         if search.loss is not None:
-            names = _names(search.loss, LOSSES, "--loss")
-            space = _with_choice(space, base, "loss.function", names)
+            names = names_among(search.loss, LOSSES, "--loss")
+            space = with_choice(space, base, "loss.function", names)
         if search.lr_range_min is not None or search.lr_range_max is not None:
             low = 0.001 if search.lr_range_min is None else search.lr_range_min
             high = 0.01 if search.lr_range_max is None else search.lr_range_max
@@ -236,62 +251,17 @@ class _Planner:
             space = space.with_dimension(Dimension("optimizer.learning_rate", values))
         for text in search.search or ():
             dimension = parse_search(text)
-            _refuse_owned(dimension.key, "--search")
-            space = space.with_dimension(_spelled(dimension))
+            refuse_owned(dimension.key, "--search")
+            space = space.with_dimension(spelled(dimension))
         fixed = {parse_setting(text)[0] for text in search.set or ()}
         kept = tuple(
             d
             for d in space.dimensions
-            if d.key not in fixed and (d.when is None or _can_hold(space, base, d.when))
+            if d.key not in fixed and (d.when is None or can_hold(space, base, d.when))
         )
         if not kept:
             raise UsageError("nothing is searched: every field is fixed; see --search")
         return SearchSpace(kept)
-
-
-def _refuse_owned(key: str, where: str) -> None:
-    for owned, remedy in OWNED.items():
-        if key == owned or key.startswith(f"{owned}."):
-            raise UsageError(f"{where} {key}: decided by the search itself; {remedy}")
-
-
-def _spelled(dimension: Dimension) -> Dimension:
-    """Write the names of optimizers and losses as the contract does, whatever their case."""
-    known = SPELLED.get(dimension.key)
-    if known is None or not isinstance(dimension.values, Categorical):
-        return dimension
-    text = ",".join(str(choice) for choice in dimension.values.choices)
-    names = _names(text, known, f"--search {dimension.key}")
-    return Dimension(dimension.key, Categorical(names), dimension.when)
-
-
-def _with_choice(
-    space: SearchSpace, base: dict[str, Any], key: str, names: tuple[str, ...]
-) -> SearchSpace:
-    """Sample `key` from `names`, in the order that conditions need; one name fixes it."""
-    if len(names) == 1:
-        set_path(base, key, names[0])
-        return SearchSpace(tuple(d for d in space.dimensions if d.key != key))
-    new = Dimension(key, Categorical(names))
-    others = tuple(d for d in space.dimensions if d.key != key)
-    return SearchSpace((new, *others))
-
-
-def _can_hold(space: SearchSpace, base: dict[str, Any], when: tuple[str, Any]) -> bool:
-    key, value = when
-    return value in space.choices(key) if space.is_sampled(key) else get_path(base, key) == value
-
-
-def _names(text: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:
-    spelling = {name.lower(): name for name in known}
-    names = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if part.lower() not in spelling:
-            raise UsageError(f"{where}: unknown name {part!r}; {hint(part, known)}")
-        names.append(spelling[part.lower()])
-    if not names:
-        raise UsageError(f"{where}: expected names among {', '.join(known)}")
-    return tuple(dict.fromkeys(names))
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

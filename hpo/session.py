@@ -158,6 +158,8 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("trials are compared on", _selection_text(spec)),
         ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
     ]
+    if spec.published is not None:
+        rows.append(("published result", spec.published))
     rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
     return rows
 

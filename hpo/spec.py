@@ -62,6 +62,7 @@ class StudySpec:
         weights: file in the inputs folder to start from.
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
         facts: the network of the base config.
+        published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
     """
 
@@ -85,6 +86,7 @@ class StudySpec:
     pruner: Literal["median", "hyperband", "none"]
     sampler: Literal["tpe", "random"]
     seed: int
+    published: str | None
     hashes: Mapping[str, str]
 
     @property

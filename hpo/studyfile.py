@@ -10,10 +10,12 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 import studies
+from hpo.dataplan import NOT_SURVEYED, DataSurvey
 from hpo.errors import UsageError
 from hpo.space import Categorical, Dimension, SearchSpace, checked_range, pack
 from trainer.config import Fraction, PositiveInt, Section
 from trainer.config_errors import describe_errors, hint
+from trainer.data.survey import MaskCoding
 from trainer.keypath import split_path
 
 STUDY_FILE = "study.toml"
@@ -52,11 +54,51 @@ class DimensionFile(Section):
         return Dimension(self.key, values, when)
 
 
+class Source(Section):
+    """Where a study's images come from: publisher's page, terms, and what makes a data folder."""
+
+    page: str
+    terms: str
+    prepare: str
+
+
+class Expected(Section):
+    """What the data look like, for a --dry-run without them."""
+
+    size: tuple[PositiveInt, PositiveInt]
+    num_train: PositiveInt
+    num_test: PositiveInt
+    classes: Annotated[int, Field(ge=2)] = 2
+    gray: bool = False
+
+    def survey(self) -> DataSurvey:
+        """Return what a survey of such data would say."""
+        is_binary = self.classes == 2
+        values = (0, 255) if is_binary else tuple(range(self.classes))
+        kind = "binary" if is_binary else "classes"
+        coding = MaskCoding(kind, self.classes, values, dict.fromkeys(values, 1))
+        return DataSurvey(
+            self.num_train, self.num_test, self.gray, coding, NOT_SURVEYED, (self.size, self.size)
+        )
+
+
+class Published(Section):
+    """The result to beat: a Dice coefficient, and how it was reached."""
+
+    dice: Fraction
+    how: str
+
+    def __str__(self) -> str:
+        return f"Dice {self.dice:g}: {self.how}"
+
+
 class StudyFile(Section):
     """What a study is: network, budget, objective, fixed config fields and search space.
 
     Attributes:
         title: what the settings table calls it.
+        about: what the task is and what is searched, in a few lines.
+        transforms: what follows the resize, in the config's own words.
         generator: name of a data generator in `studies.GENERATORS`, for data made here.
         layers: network, a file beside the study or a built-in name.
         config: fixed fields of the `neural_network` object by dotted path.
@@ -64,6 +106,10 @@ class StudyFile(Section):
     """
 
     title: str
+    about: str = ""
+    source: Source | None = None
+    data: Expected | None = None
+    published: Published | None = None
     generator: str | None = None
     layers: str | None = None
     num_trials: PositiveInt = 50
@@ -72,6 +118,7 @@ class StudyFile(Section):
     validation_fraction: Fraction = 0.2
     group_by: str | None = None
     resize: tuple[PositiveInt, PositiveInt] = (256, 256)
+    transforms: tuple[dict[str, Any], ...] = ()
     pruner: Literal["median", "hyperband", "none"] = "median"
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]

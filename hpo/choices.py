@@ -1,0 +1,74 @@
+"""Reads the user's choices of fields: which may be chosen, and how their values are spelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpo.errors import UsageError
+from hpo.space import Categorical, Dimension, SearchSpace
+from trainer.config import LOSSES, OPTIMIZERS
+from trainer.config_errors import hint
+from trainer.keypath import get_path, set_path
+
+SPELLED = {"optimizer.type": tuple(OPTIMIZERS), "loss.function": LOSSES}
+# Fields that a study decides for each trial, and what the user may say instead.
+OWNED = {
+    "seed": "use --seed",
+    "outfile": "its logs are in the trial's run folder",
+    "relative_to": "paths are its own",
+    "checkpoints.save": "the best checkpoint goes to best_model/",
+    "checkpoints.load": "use --transfer-learning",
+    "data.input_path": "use --data",
+    "data.target_path": "use --data",
+    "data.test_input_path": "use --data",
+    "data.test_target_path": "use --data",
+    "data.test_output_path": "use rmldnn --predict best_model",
+}
+
+
+def refuse_owned(key: str, where: str) -> None:
+    """Refuse a field that the search itself decides."""
+    for owned, remedy in OWNED.items():
+        if key == owned or key.startswith(f"{owned}."):
+            raise UsageError(f"{where} {key}: decided by the search itself; {remedy}")
+
+
+def spelled(dimension: Dimension) -> Dimension:
+    """Write the names of optimizers and losses as the contract does, whatever their case."""
+    known = SPELLED.get(dimension.key)
+    if known is None or not isinstance(dimension.values, Categorical):
+        return dimension
+    text = ",".join(str(choice) for choice in dimension.values.choices)
+    names = names_among(text, known, f"--search {dimension.key}")
+    return Dimension(dimension.key, Categorical(names), dimension.when)
+
+
+def with_choice(
+    space: SearchSpace, base: dict[str, Any], key: str, names: tuple[str, ...]
+) -> SearchSpace:
+    """Sample `key` from `names`, in the order that conditions need; one name fixes it."""
+    if len(names) == 1:
+        set_path(base, key, names[0])
+        return SearchSpace(tuple(d for d in space.dimensions if d.key != key))
+    new = Dimension(key, Categorical(names))
+    others = tuple(d for d in space.dimensions if d.key != key)
+    return SearchSpace((new, *others))
+
+
+def can_hold(space: SearchSpace, base: dict[str, Any], when: tuple[str, Any]) -> bool:
+    """Say whether a condition can be true: its field has that value, or may be given it."""
+    key, value = when
+    return value in space.choices(key) if space.is_sampled(key) else get_path(base, key) == value
+
+
+def names_among(text: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """Read a list of names as the contract writes them, whatever their case."""
+    spelling = {name.lower(): name for name in known}
+    names = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if part.lower() not in spelling:
+            raise UsageError(f"{where}: unknown name {part!r}; {hint(part, known)}")
+        names.append(spelling[part.lower()])
+    if not names:
+        raise UsageError(f"{where}: expected names among {', '.join(known)}")
+    return tuple(dict.fromkeys(names))

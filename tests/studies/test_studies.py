@@ -1,0 +1,167 @@
+"""The ready-made studies: what they declare, a dry run without data, a search from the archive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from studies_archives import Rml, write_busi, write_kaggle_3m, write_pets
+from support import Run, list_acc, one_error, write_discs
+from test_prepare_medical import write_challenge, write_jsrt
+
+from hpo.cli import main as optimize_main
+from hpo.studyfile import find_study, load_study
+
+# The driver silences it once, at import; pytest turns it on again for each test.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+STUDIES = {
+    "breast_cancer": write_busi,
+    "brain_mri": write_kaggle_3m,
+    "oxford_pets": write_pets,
+    "sunnybrook": write_challenge,
+    "jsrt": write_jsrt,
+}
+
+
+@pytest.fixture
+def optimize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Rml:
+    """Run `rml-optimize` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        code = optimize_main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return call
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_dry_run_needs_no_data(optimize: Rml, tmp_path: Path, name: str) -> None:
+    result = optimize("--study", name, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "published result" in result.stdout
+    assert "network and settings fit the data that the study describes" in result.stdout
+    text = result.stdout
+    config = json.loads(text[text.index("\n{\n") : text.rindex("\n}\n") + 3])["neural_network"]
+    study = load_study(find_study(name))
+    assert config["data"]["transforms"][0] == {"resize": list(study.resize)}
+    assert len(config["data"]["transforms"]) == 1 + len(study.transforms)
+    assert {path.name for path in (tmp_path / "runs" / name).iterdir()} == {"inputs"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_without_data_the_publisher_is_named(optimize: Rml, name: str) -> None:
+    source = load_study(find_study(name)).source
+    assert source is not None
+    error = one_error(optimize("--study", name))
+    assert source.page in error
+    assert source.prepare in error
+    assert source.prepare.startswith(f"rml-data prepare {name} --source ")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_selects_on_validation_and_gives_each_optimizer_its_rate(name: str) -> None:
+    study = load_study(find_study(name))
+    assert study.select_on == "validation"
+    assert study.published is not None
+    assert study.data is not None
+    rates = {d.when: d.values for d in study.space().dimensions
+             if d.key == "optimizer.learning_rate"}  # fmt: skip
+    optimizers = study.space().choices("optimizer.type")
+    if "LARS" in optimizers:
+        lars, adam = (rates["optimizer.type", key] for key in ("LARS", "Adam"))
+        assert lars.low > adam.high
+    if None not in rates:
+        assert {when[1] for when in rates if when} == set(optimizers)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "oxford_pets",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in STUDIES if n != "oxford_pets"),
+    ],
+)
+def test_study_runs_from_the_publishers_archive(
+    run: Run, rml_data: Rml, optimize: Rml, tmp_path: Path, name: str
+) -> None:
+    STUDIES[name](tmp_path / "raw")
+    result = rml_data("prepare", name, "--source", "raw", "--out", "data")
+    assert result.returncode == 0, result.stderr
+    assert rml_data("check", "data").returncode == 0
+    result = run("rml-optimize", "--study", name, "--num-trials", 1, "--num-epochs", 1,
+                 "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--jobs", 1, "--no-gpu",
+                 "--launcher", "local")  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(list_acc(tmp_path)) == 1
+    config = json.loads((tmp_path / "best_model/config.json").read_text())["neural_network"]
+    assert config["data"]["transforms"][0] == {"resize": [32, 32]}
+    assert "used for this only" in result.stdout
+
+
+# --- a study of one's own -------------------------------------------------------------------
+
+
+def test_new_study_fits_the_data(optimize: Rml, tmp_path: Path) -> None:
+    write_discs(tmp_path / "my data", size=100)
+    result = optimize("--new-study", "my study", "--data", "my data")
+    assert result.returncode == 0, result.stderr
+    assert "--study 'my study' --data 'my data' --dry-run" in result.stdout
+    study = load_study(tmp_path / "my study")
+    assert study.resize == (96, 96)
+    assert study.space().choices("loss.function") == ("BCE", "Dice")
+    result = optimize("--study", "my study", "--data", "my data", "--dry-run")
+    assert result.returncode == 0, result.stderr
+
+
+def test_new_study_knows_rare_and_many_classes(optimize: Rml, tmp_path: Path) -> None:
+    for folder, values in (("rare", (0, 255)), ("many", (0, 1, 2, 3))):
+        write_discs(tmp_path / folder)
+        for index, path in enumerate((tmp_path / folder).glob("*/targets/*")):
+            mask = np.zeros((32, 32), np.uint8)
+            if folder == "rare":
+                mask[:4, :8] = 255
+            else:
+                mask[8:] = values[index % 4]
+            cv2.imwrite(str(path), mask)
+        assert optimize("--new-study", f"study {folder}", "--data", folder).returncode == 0
+    losses = {
+        folder: load_study(tmp_path / f"study {folder}").space().choices("loss.function")
+        for folder in ("rare", "many")
+    }
+    assert losses == {"rare": ("Dice", "Focal"), "many": ("NLL", "Dice")}
+
+
+def test_new_study_overwrites_none(optimize: Rml, tmp_path: Path) -> None:
+    write_discs(tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/study.toml").write_text("mine")
+    assert "already" in one_error(optimize("--new-study", "mine"))
+    assert (tmp_path / "mine/study.toml").read_text() == "mine"
+
+
+def test_layers_of_the_command_line_win_over_those_of_the_study(optimize: Rml) -> None:
+    result = optimize("--study", "jsrt", "--layers", "unet:width=4,depth=2", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "search layers" not in result.stdout
+    assert "unet:width=4,depth=2: " in result.stdout
+
+
+def test_every_ready_made_study_is_in_the_table() -> None:
+    readme = (Path(__file__).parents[2] / "studies/README.md").read_text()
+    for name in STUDIES:
+        study = load_study(find_study(name))
+        assert study.published is not None
+        row = next(line for line in readme.splitlines() if f"--study {name}`" in line)
+        assert f"{study.published.dice:.2f}"[:4] in row
+        assert tomllib.loads((find_study(name) / "study.toml").read_text())["about"]
