@@ -83,7 +83,6 @@ class _Planner:
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         base = self._base_config()
-        data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         space = self._space(base)
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         fraction, group_by, trained = None, None, data
@@ -181,6 +180,7 @@ class _Planner:
                 f"{file.source.page}; unpack them and run: {file.source.prepare}"
             )
         data = find_data(root, needs_test=needs_test)
+        data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         survey = survey_data(
             data,
             cache=folders.study / "survey.json",
