@@ -10,7 +10,7 @@ from rich.console import Console
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
 from hpo.session import pick_launcher, settings_rows, show_settings
-from hpo.slots import make_slots
+from hpo.slots import reserve_slots
 from hpo.space import build_config
 from hpo.spec import StudySpec
 from hpo.storage import make_sampler
@@ -22,9 +22,10 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
 
     Data, network and their fit were checked when `spec` was planned.
     """
-    _, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
+    reservation = reserve_slots(options.worker)
+    reservation.close()
     launcher, why = pick_launcher(spec, options)
-    rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
+    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
     chosen = spec.space.suggest(trial)

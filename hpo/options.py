@@ -163,6 +163,17 @@ class WorkerOptions:
         bool | None,
         option("--gpu/--no-gpu", help="Demand or refuse GPUs (default: those that are there)"),
     ] = None
+    gpus: Annotated[
+        str | None,
+        option("--gpus", help="These GPUs, by index or UUID (default: all that nobody uses, or "
+               "those of CUDA_VISIBLE_DEVICES)"),
+    ] = None  # fmt: skip
+    gpus_per_trial: Annotated[
+        int, option("--gpus-per-trial", min=1, help="GPUs of each trial, one process on each")
+    ] = 1
+    trials_per_gpu: Annotated[
+        int, option("--trials-per-gpu", min=1, help="Trials at a time on each GPU")
+    ] = 1
     num_procs: Annotated[
         int, option("--num_procs", min=1, help="Processes of each worker (mpirun)")
     ] = 1

@@ -28,7 +28,7 @@ from hpo.outcome import FailurePolicy
 from hpo.progress import Reporter, Tally, describe_values, make_reporter
 from hpo.results import Results
 from hpo.search import Search, count_failed, current_tally
-from hpo.slots import make_slots
+from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import finished_trials, open_study, score
 from trainer.config import EXTENSIONS
@@ -69,7 +69,8 @@ def run_session(
 
     The summary is printed even where the search or the final test fails.
     """
-    slots, slots_text = make_slots(gpu=options.worker.gpu, jobs=options.worker.jobs)
+    reservation = reserve_slots(options.worker)
+    slots = reservation.slots
     launcher, why = pick_launcher(spec, options)
     url = choose_url(
         options.output.storage,
@@ -78,7 +79,7 @@ def run_session(
     )
     rdb = open_storage(url or default_url(spec.folders.output))
     study = open_study(spec, rdb)
-    rows = [*settings_rows(spec), ("workers", slots_text), ("launcher", why)]
+    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s)
     artifacts = options.output.artifacts
@@ -99,7 +100,7 @@ def run_session(
         study=study,
         launcher=launcher,
         slots=slots,
-        num_procs=options.worker.num_procs,
+        num_procs=reservation.num_procs,
         office=office,
         patience=Patience(rdb.engine.url, stopping, reporter.warn),
         results=results,
@@ -124,6 +125,7 @@ def run_session(
         failure = error
     finally:
         launcher.close()
+        reservation.close()
         office.close()
     is_interrupted = stopping.is_set() and failure is None
     show_summary(spec, study, Ending(tested, results.owner(study), is_interrupted), console)

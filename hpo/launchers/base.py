@@ -37,11 +37,15 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """What one worker gets of this machine; no GPUs means that it must not see any."""
+    """What one worker gets of this machine.
+
+    No GPUs means that it must not see any; no cores that it may run on all of the driver's.
+    """
 
     index: int
     gpu_uuids: tuple[str, ...] = ()
     num_threads: int = 1
+    cores: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,7 @@ class DockerLauncher:
                 job.slot, job.num_procs, has_cache=settings.cache is not None
             ),
             "labels": dict(settings.labels),
+            "cpuset_cpus": ",".join(map(str, job.slot.cores)) or None,
             "device_requests": _device_requests(job.slot),
             "tmpfs": {"/tmp": _tmpfs_options(user, settings.tmp_size)},
             "read_only": True,

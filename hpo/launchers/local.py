@@ -86,7 +86,9 @@ class LocalLauncher:
     ) -> ProcessHandle:
         environment = own_environment() | worker_environment(job.slot, job.num_procs)
         try:
-            return self._processes.start(command, job.run_dir, environment, pipes=pipes)
+            return self._processes.start(
+                command, job.run_dir, environment, cores=job.slot.cores, pipes=pipes
+            )
         except OSError as error:
             raise LauncherError(_start_message(command, error)) from error
 

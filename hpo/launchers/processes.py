@@ -5,6 +5,7 @@ Each is the leader of a session of its own, and a guard process ends them all if
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -109,6 +110,7 @@ class WorkerProcesses:
         run_dir: Path,
         environment: Mapping[str, str],
         *,
+        cores: tuple[int, ...] = (),
         stops_group: bool = True,
         on_end: Callable[[], None] = lambda: None,
         pipes: bool = False,
@@ -116,6 +118,7 @@ class WorkerProcesses:
         """Start a command whose output goes to the run folder's log.
 
         Args:
+            cores: the only ones that it may run on; all of ours if empty.
             stops_group: whether SIGTERM goes to the command's children as well, or to it alone.
             on_end: called once, when the command and its children are gone.
             pipes: connect its standard input and output with us; the log gets errors alone.
@@ -128,15 +131,16 @@ class WorkerProcesses:
             if self._closed:
                 raise closed_error()
             self._start_guard()
-            process = subprocess.Popen(
-                command,
-                cwd=run_dir,
-                env={**environment, **self.marker},
-                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipes else log,
-                stderr=log,
-                start_new_session=True,
-            )
+            with _pinned(cores):
+                process = subprocess.Popen(
+                    command,
+                    cwd=run_dir,
+                    env={**environment, **self.marker},
+                    stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if pipes else log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             handle = ProcessHandle(process, run_dir, stops_group=stops_group, on_end=on_end)
             self._handles = [other for other in self._handles if other.poll() is None]
             self._handles.append(handle)
@@ -164,6 +168,20 @@ class WorkerProcesses:
             cwd="/",
             start_new_session=True,
         )
+
+
+@contextlib.contextmanager
+def _pinned(cores: tuple[int, ...]) -> Iterator[None]:
+    """Pin this thread alone, whose cores the process that it starts inherits."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

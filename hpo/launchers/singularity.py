@@ -81,6 +81,7 @@ class SingularityLauncher:
                 self._command(job, scratch),
                 job.run_dir,
                 self._environment(job),
+                cores=job.slot.cores,
                 # it passes SIGTERM on; in its group are helpers that hold the image open
                 stops_group=False,
                 on_end=clean_up,

@@ -50,6 +50,9 @@ class FakeNvml:
             raise FakeNvmlError("not found")
         return self.INSTANCES[place]
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+        raise FakeNvmlError("no permission")
+
     def nvmlDeviceGetUUID(self, handle):  # noqa: N802
         return handle.encode()
 

@@ -132,6 +132,17 @@ def test_cpu_slot_sees_no_gpu_and_its_share_of_threads(launcher, tmp_path):
     assert handle.log_tail() == "3 3 []"
 
 
+def test_worker_runs_on_its_slots_cores_only(launcher, tmp_path):
+    core = max(os.sched_getaffinity(0))
+    slot = Slot(index=0, cores=(core,))
+    handle = launcher.start(
+        write_job(tmp_path / "run", "grep ^Cpus_allowed_list /proc/self/status", slot=slot)
+    )
+    assert wait(handle) == 0, handle.log_tail()
+    assert handle.log_tail().split()[1] == str(core)
+    assert os.sched_getaffinity(0) != {core} or os.cpu_count() == 1
+
+
 def test_log_tail_gives_the_last_lines_fit_for_a_terminal(launcher, tmp_path):
     script = r"i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done"
     script += r"; printf '\033[31mred\033[0m\007 10%%\r20%%\n'"
