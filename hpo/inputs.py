@@ -160,6 +160,18 @@ def check_fields(base: Mapping[str, Any], space: SearchSpace) -> None:
             raise ConfigError(f"optimizer.{field}: unknown key; {hint(field, known)}")
 
 
+def refuse_other_data(base: Mapping[str, Any], space: SearchSpace) -> None:
+    """Refuse data that the worker takes and a search does not."""
+    searched = [dimension.key for dimension in space.dimensions]
+    for key in ("data.type", "data.input_type", "data.target_type"):
+        value = get_path(base, key)
+        if key in searched or str(value or "images").lower() != "images":
+            raise UsageError(
+                f"{key}: a search is on images and masks; train other data (numpy, hdf5, labels) "
+                "with rmldnn --config"
+            )
+
+
 def _check(
     base: Mapping[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
 ) -> NetworkFacts:

@@ -28,6 +28,7 @@ from hpo.inputs import (
     check_fields,
     hash_files,
     hash_text,
+    refuse_other_data,
 )
 from hpo.options import Options
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
@@ -84,6 +85,7 @@ class _Planner:
         name, root, folders = self._place()
         base = self._base_config()
         space = self._space(base)
+        refuse_other_data(base, space)
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         fraction, group_by, trained = None, None, data
         if select_on == "validation":

@@ -89,7 +89,13 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
     data["test_input_path"] = str(images.absolute())
     data["test_output_path"] = str(output)
     network.pop("outfile", None)
-    return parse_config(obj, str(path))
+    config = parse_config(obj, str(path))
+    if config.data.inputs != "images" or config.data.has_labels:
+        raise ConfigError(
+            f"--predict: draws masks on images, and the model in {model} is for other data; set "
+            "data.test_input_path and data.test_output_path in its config and run rmldnn --config"
+        )
+    return config
 
 
 def _draw(

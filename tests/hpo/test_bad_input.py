@@ -237,3 +237,18 @@ def test_bad_study_file_names_its_keys(search: Callable[..., str], tmp_path: Pat
 def test_a_mistake_writes_no_study(search: Callable[..., str], tmp_path: Path) -> None:
     search("--set", "data.batchsize=4")
     assert "rml_optimize.db" not in names(list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ("--set", "data.type=numpy"),
+        ("--set", "data.input_type=hdf5"),
+        ("--set", "data.target_type=labels"),
+        ("--search", "data.type=images,numpy"),
+    ],
+)
+def test_data_other_than_images_is_refused(search: Callable[..., str], setting: tuple) -> None:
+    message = search(*setting)
+    assert "a search is on images and masks" in message
+    assert setting[1].partition("=")[0] in message

@@ -12,6 +12,7 @@ from arrays import conv, keras_file, section, write_npy_folders
 from worker import Result, Worker, write_png
 
 from trainer.augment import augment
+from trainer.cli import main
 from trainer.data.augmentation import Augmentation
 from trainer.data.transforms import Steps
 
@@ -197,3 +198,49 @@ def test_classification_by_folder(worker: Worker, tmp_path: Path, kind: str) -> 
     assert result.accuracies[-1] == 1.0
     assert "0 dark, 1 light" in result.out
     assert "share of samples whose class is found" in result.out
+    assert main(["--predict", ".", "--images", str(root), "--out", "drawn"]) == 2
+
+
+def test_folder_without_classes_is_predicted_only(worker: Worker, tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "data", kind="images")
+    layers = keras_file(
+        tmp_path / "net.json",
+        ("Flatten", {}),
+        ("Dense", {"units": 1, "activation": "sigmoid"}),
+        shape=(8, 8, 1),
+    )
+    data = {
+        "target_type": "labels",
+        "test_input_path": str(root / "test/dark"),
+        "test_output_path": "out",
+        "grayscale": True,
+    }
+    result = worker(layers=str(layers), loss=None, data=data).succeeded()
+    assert not result.files["out_test.txt"]
+    with h5py.File(tmp_path / "out/output_1.h5") as file:
+        assert sorted(file) == [f"{index}.png" for index in range(5)]
+        assert file["0.png"].shape == (1,)
+
+
+def test_order_of_classes_can_be_set(worker: Worker, tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "data", kind="images")
+    layers = keras_file(
+        tmp_path / "net.json",
+        ("GlobalAveragePooling2D", {}),
+        ("Dense", {"units": 2, "activation": "softmax"}),
+        shape=(8, 8, 1),
+    )
+    data = {
+        "target_type": "labels",
+        "input_path": str(root / "train"),
+        "test_input_path": str(root / "test"),
+        "class_names": ["light", "dark"],
+        "grayscale": True,
+        "batch_size": 4,
+    }
+    result = worker(layers=str(layers), loss={"function": "NLL"}, data=data).succeeded()
+    assert "0 light, 1 dark" in result.out
+    assert set(result.metrics[-1]["per_class"]) == {"light", "dark"}
+    assert result.metrics[-1]["accuracy"] == pytest.approx(result.accuracies[-1])
+    refusal = worker(layers=str(layers), loss={"function": "Dice"}, data=data).error()
+    assert "for target_type labels use NLL" in refusal

@@ -14,8 +14,10 @@ import uuid
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
+from arrays import balls, conv, keras_file, section
 from support import BIN, clean_environment, data_section, require
 
 from trainer.config import load_config
@@ -127,6 +129,43 @@ def test_torchrun_gives_the_numbers_of_one_process(
     assert f"processes : {size} (gloo)" in result.stdout
     lines = [line.partition(" : ")[2] for line in result.stdout.splitlines()]
     assert [line for line in lines if line.startswith(("12 / ", "5 / "))][::2] == shares
+
+
+def test_slices_of_a_volume_give_the_numbers_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Volumes, Conv3D, predictions put together by the first process from those of both."""
+    rng = np.random.default_rng(0)
+    results = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        keras_file(
+            folder / "layers.json", conv(3, 4), conv(3, 1, "sigmoid"), shape=(None,) * 3 + (1,)
+        )
+        for part in ("train", "test"):
+            if not results:
+                values, ball = balls(rng, (10, 9, 8))
+                np.save(tmp_path / f"{part}_inputs.npy", values)
+                np.save(tmp_path / f"{part}_targets.npy", ball)
+        data = section(
+            tmp_path, "numpy", ".npy", batch_size=3, hdf5_outfile="whole.h5",
+            slicers=[{"name": "samples", "sizes": [4, 9, 8], "strides": [3, 9, 8]}],
+        )  # fmt: skip
+        prepare(folder / "run", tmp_path, data=data, layers="../layers.json")
+        if not results:
+            monkeypatch.chdir(folder / "run")
+            run(load_config(Path("config.json"), {}), folder / "run", Log(io.StringIO()))
+        else:
+            many = ("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
+            command = (sys.executable, *many, "--nproc-per-node=2", *WORKER[1:])
+            finished = finish(*command, cwd=folder / "run")
+            assert finished.returncode == 0, finished.stderr
+        with h5py.File(folder / "run/whole.h5") as file:
+            assert file["samples"].shape == (1, 10, 9, 8)
+            results.append(file["samples"][()])
+    assert abs(results[0] - results[1]).max() < 1e-5
+    logs = [(tmp_path / name / "run/per_image.csv").read_text() for name in ("one", "two")]
+    assert logs[0] == logs[1]
 
 
 def test_tiles_give_the_numbers_of_one_process(discs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,279 @@
+"""Arrays that are broken, hostile or of the wrong shape: one clear line, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from arrays import conv, keras_file, section
+from support import BIN, clean_environment
+from worker import Worker, write_json
+
+Spoil = Callable[[Path], None]
+GOOD = np.zeros((4, 6), np.float32)
+
+
+def save(folder: Path, name: str, array: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / name, array)
+    return folder / name
+
+
+def write_good(root: Path, kind: str) -> None:
+    """Two samples in each of the four places: .npy files, or data sets `a` and `b`."""
+    for part in ("train", "test"):
+        for role, array in (("inputs", GOOD), ("targets", (np.arange(24) % 2).reshape(4, 6))):
+            if kind == "hdf5":
+                with h5py.File(root / f"{part}_{role}.h5", "w") as file:
+                    file["a"], file["b"] = array, array
+            else:
+                for name in ("a.npy", "b.npy"):
+                    save(root / f"{part}_{role}", name, array)
+
+
+def write_h5(change: Callable[[h5py.File], None]) -> Spoil:
+    def spoil(root: Path) -> None:
+        with h5py.File(root / "train_inputs.h5", "a") as file:
+            del file["a"]
+            change(file)
+
+    return spoil
+
+
+def truncate(name: str, num_bytes: int) -> Spoil:
+    def spoil(root: Path) -> None:
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[:num_bytes])
+
+    return spoil
+
+
+def replace(name: str, array: np.ndarray) -> Spoil:
+    return lambda root: np.save(root / name, array)
+
+
+def link_to_other_file(file: h5py.File) -> None:
+    file["a"] = h5py.ExternalLink("/etc/hostname.h5", "/secret")
+
+
+def keep_values_outside(file: h5py.File) -> None:
+    file.create_dataset("a", (4, 6), "f4", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)])
+
+
+def map_other_file(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((4, 6), "f4")
+    layout[:] = h5py.VirtualSource("/etc/other.h5", "a", (4, 6))
+    file.create_virtual_dataset("a", layout)
+
+
+A = "train_inputs/a.npy"
+NAN = np.where(np.arange(24).reshape(4, 6) == 7, np.nan, GOOD)
+CASES: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
+    "nan": ("numpy", replace(A, NAN), (A, "NaN")),
+    "beyond float32": ("numpy", replace(A, GOOD.astype(np.float64) + 1e300), (A, "float32")),
+    "infinite target": ("numpy", replace("train_targets/a.npy", GOOD + np.inf), ("holds inf",)),
+    "half a class": ("numpy", replace("test_targets/b.npy", GOOD + 0.5), ("b.npy: holds 0.5",)),
+    "negative class": ("numpy", replace("test_targets/b.npy", GOOD - 1), ("b.npy: holds -1",)),
+    "objects": ("numpy", replace(A, np.array([[{}, 1]], object)), (A, "Python objects")),
+    "texts": ("numpy", replace(A, np.array([["a"]])), (A, "expected numbers")),
+    "complex": ("numpy", replace(A, GOOD.astype(complex)), (A, "complex", "expected numbers")),
+    "empty": ("numpy", replace(A, np.zeros((4, 0))), (A, "is empty")),
+    "truncated": ("numpy", truncate(A, 150), (A, "cannot be read")),
+    "head only": ("numpy", truncate(A, 20), (A, "cannot be read")),
+    "nothing": ("numpy", truncate(A, 0), (A, "cannot be read")),
+    "no array": ("numpy", lambda root: (root / A).write_text("hello"), (A, "cannot be read")),
+    "shape": ("numpy", replace(A, np.zeros((4, 6, 3))), (A, "(4, 6, 3)", "(any, any, 1)")),
+    "another shape": (
+        "numpy", replace("train_inputs/b.npy", np.zeros((5, 6))),
+        ("b.npy", "(5, 6, 1)", "(4, 6, 1)"),
+    ),
+    "target's shape": (
+        "numpy", replace("train_targets/b.npy", np.zeros((4, 5), np.uint8)),
+        ("train_targets/b.npy", "(4, 5)", "expected (4, 6)"),
+    ),
+    "no target": ("numpy", lambda root: save(root / "train_inputs", "c.npy", GOOD), ("c.npy",)),
+    "h5 nan": ("hdf5", write_h5(lambda file: file.update(a=NAN)), ("train_inputs.h5[a]", "NaN")),
+    "h5 truncated": ("hdf5", truncate("train_inputs.h5", 900), ("train_inputs.h5", "truncated")),
+    "h5 other file": ("hdf5", truncate("train_inputs.h5", 3), ("train_inputs.h5", "read")),
+    "h5 text": ("hdf5", write_h5(lambda file: file.update(a="text")), ("[a]", "numbers")),
+    "h5 outside": ("hdf5", write_h5(keep_values_outside), ("'/a' keeps its values in other",)),
+    "h5 virtual": ("hdf5", write_h5(map_other_file), ("'/a' keeps its values in other",)),
+    "h5 huge": (
+        "hdf5", write_h5(lambda file: file.create_dataset("a", (2**20, 2**20), "f4", chunks=True)),
+        ("[a]", "too many values"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "spoil", "words"), CASES.values(), ids=CASES)
+def test_file_that_cannot_be_used_is_named(
+    worker: Worker, tmp_path: Path, kind: str, spoil: Spoil, words: tuple[str, ...]
+) -> None:
+    write_good(tmp_path, kind)
+    spoil(tmp_path)
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    suffix = ".h5" if kind == "hdf5" else ""
+    data = section(tmp_path, kind, suffix, target_is_mask=True)
+    message = worker(layers=str(layers), data=data).error()
+    assert len(message.splitlines()) == 1
+    for word in words:
+        assert word in message
+
+
+def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
+    write_good(tmp_path, "hdf5")
+    write_h5(link_to_other_file)(tmp_path)
+    with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
+        file["loop"] = file["/"]
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    result = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).succeeded()
+    assert "links are not followed: /a" in result.out
+    assert "images (total / per process) : 1 / 1" in " ".join(result.out.split())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"transforms": [{"intensity_jitter": {}}]}, ("data.transforms[0]: intensity_jitter",)),
+        ({"transforms": [{"convert_color": "BGR2RGB"}]}, ("convert_color is for images",)),
+        ({"slicers": [{"sizes": [2, 2, 2]}]}, ("(4, 6)", "data.slicers[0].sizes 3 numbers")),
+        (
+            {"slicers": [{"sizes": [8, 2], "discard_remainders": True}]},
+            ("(4, 6) is below data.slicers[0].sizes [8, 2]",),
+        ),
+        ({"slicers": [{"sizes": [1, 6]}]}, ("slices have (6,)", "(any, any, 1)")),
+        ({"channels_first": True, "input_path": "missing"}, ("data.input_path: no such file",)),
+    ],
+)
+def test_setting_that_means_nothing_here_is_refused(
+    worker: Worker, tmp_path: Path, data: dict, words: tuple[str, ...]
+) -> None:
+    write_good(tmp_path, "numpy")
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    message = worker(layers=str(layers), data=section(tmp_path, "numpy", **data)).error()
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", ["resize", "random_rotate", "jitter_crop", "rotate"])
+def test_transform_of_images_is_refused_for_volumes(
+    worker: Worker, tmp_path: Path, name: str
+) -> None:
+    for part in ("train", "test"):
+        for role in ("inputs", "targets"):
+            np.save(tmp_path / f"{part}_{role}.npy", np.zeros((4, 4, 4)))
+    layers = keras_file(tmp_path / "net.json", conv(3, 1, "sigmoid"), shape=(4, 4, 4, 1))
+    value = [2, 2] if name == "resize" else 0.5
+    data = section(tmp_path, "numpy", ".npy", transforms=[{name: value}])
+    message = worker(layers=str(layers), data=data).error()
+    assert (
+        f"data.transforms[0]: {name} is for samples of two dimensions, and these have 3" in message
+    )
+
+
+def test_channels_at_both_ends_must_be_told_apart(worker: Worker, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4, 3))
+    for part in ("train", "test"):
+        np.save(tmp_path / f"{part}_inputs.npy", values)
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 3))
+    sizes = {None: None, False: (3, 4), True: (4, 3)}
+    for choice, size in sizes.items():
+        for part in ("train", "test"):
+            target = (np.arange(12) % 2).reshape(size or (3, 4))
+            np.save(tmp_path / f"{part}_targets.npy", target)
+        data = section(tmp_path, "numpy", ".npy", channels_first=choice)
+        result = worker(layers=str(layers), data=data)
+        if size is None:
+            assert "data.channels_first" in result.error()
+        else:
+            assert f"{size[0]}x{size[1]}x3" in result.succeeded().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: (root / "test/c").mkdir(), ("data.test_input_path: folder 'c'", "a, b")),
+        (lambda root: save(root / "train/c", "0.npy", GOOD), ("shape (2,)", "3 classes")),
+        (lambda root: (root / "train/b/0.npy").unlink(), ("no file", "train/b")),
+    ],
+)
+def test_folders_that_are_no_classes_are_named(
+    worker: Worker, tmp_path: Path, spoil: Spoil, words: tuple[str, ...]
+) -> None:
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            save(tmp_path / part / name, "0.npy", GOOD)
+    spoil(tmp_path)
+    layers = keras_file(
+        tmp_path / "net.json",
+        ("GlobalAveragePooling2D", {}),
+        ("Dense", {"units": 2, "activation": "softmax"}),
+        shape=(4, 6, 1),
+    )
+    message = worker(
+        layers=str(layers),
+        loss={"function": "NLL"},
+        data={
+            "input_type": "numpy",
+            "target_type": "labels",
+            "input_path": str(tmp_path / "train"),
+            "test_input_path": str(tmp_path / "test"),
+        },
+    ).error()
+    for word in words:
+        assert word in message
+
+
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("peak MiB", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("kind", ["numpy", "hdf5"])
+def test_array_larger_than_the_memory_allowed_is_read_slice_by_slice(
+    tmp_path: Path, kind: str
+) -> None:
+    """8 GiB of holes, of which a few slices are read: the worker stays far below."""
+    shape = (2048, 1024, 1024)
+    if kind == "numpy":
+        path = tmp_path / "volume.npy"
+        np.lib.format.open_memmap(path, "w+", np.float32, shape)[1024, 512, 512] = 7
+    else:
+        path = tmp_path / "volume.h5"
+        with h5py.File(path, "w") as file:
+            values = file.create_dataset("volume", shape, np.float32, chunks=(16, 64, 64))
+            values[1024, 512, 512] = 7
+    layers = keras_file(tmp_path / "net.json", conv(3, 1, "linear"), shape=(None, None, None, 1))
+    config = {
+        "layers": str(layers),
+        "data": {
+            "type": kind,
+            "test_input_path": str(path),
+            "test_output_path": "out",
+            "test_batch_size": 1,
+            "slicers": [
+                {"sizes": [32, 64, 64], "strides": [1024, 512, 512], "discard_remainders": True}
+            ],
+        },
+        "loss": {"function": "MSE"},
+    }
+    write_json(tmp_path / "config.json", {"neural_network": config})
+    command = [sys.executable, "-c", MEASURE, str(BIN / "rmldnn"), "--config=config.json"]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.split("peak MiB")[1]) < 2048
+    with h5py.File(tmp_path / "out/output_1.h5") as file:
+        assert len(file) == 8
+        touched = {name for name in file if np.ptp(file[name][()]) > 0}
+    assert "1024:1056,512:576,512:576" in touched
