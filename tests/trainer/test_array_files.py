@@ -201,6 +201,7 @@ def test_channels_at_both_ends_must_be_told_apart(worker: Worker, tmp_path: Path
         (lambda root: (root / "test/c").mkdir(), ("data.test_input_path: folder 'c'", "a, b")),
         (lambda root: save(root / "train/c", "0.npy", GOOD), ("shape (2,)", "3 classes")),
         (lambda root: (root / "train/b/0.npy").unlink(), ("no file", "train/b")),
+        (lambda root: (root / "train/c").symlink_to("/etc"), ("train/c is a link that leaves",)),
     ],
 )
 def test_folders_that_are_no_classes_are_named(

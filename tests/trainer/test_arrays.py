@@ -143,6 +143,25 @@ def test_float_targets_are_learned_as_they_are(worker: Worker, tmp_path: Path) -
     assert result.scores[-1][2] == pytest.approx(expected, rel=1e-4)
 
 
+def test_intensity_range_scales_arrays_where_it_is_given(worker: Worker, tmp_path: Path) -> None:
+    values = np.linspace(-1500, 1500, 24).reshape(4, 6)
+    np.save(tmp_path / "scan.npy", values)
+    same = {"filters": 1, "kernel_size": [1, 1], "use_bias": False, "kernel_initializer": "ones"}
+    layers = keras_file(tmp_path / "net.json", ("Conv2D", same), shape=(4, 6, 1))
+    for limits in (None, [-1000, 400]):
+        data = {
+            "type": "numpy",
+            "test_input_path": str(tmp_path / "scan.npy"),
+            "test_output_path": "out",
+            "intensity_range": limits,
+        }
+        worker(layers=str(layers), loss={"function": "MSE"}, data=data).succeeded()
+        with h5py.File(tmp_path / "out/output_1.h5") as file:
+            found = file["scan.npy"][0]
+        expected = values if limits is None else ((values + 1000) / 1400).clip(0, 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def write_classes(root: Path, *, kind: str) -> Path:
     """Write bright and dark samples in folders of their class."""
     rng = np.random.default_rng(0)

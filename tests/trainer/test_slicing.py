@@ -160,12 +160,12 @@ def test_training_on_slices_of_one_volume(worker: Worker, tmp_path: Path) -> Non
         data=section(
             tmp_path, "numpy", ".npy",
             preload=True,
-            hdf5_outfile="whole.h5",
+            hdf5_outfile="results/whole.h5",
             slicers=[{"name": "samples", "sizes": [4, 4, 8], "padding": [1, 1, 1]}],
         ),
     ).succeeded()  # fmt: skip
     target = np.load(tmp_path / "test_targets.npy")
-    with h5py.File(tmp_path / "whole.h5") as file:
+    with h5py.File(tmp_path / "results/whole.h5") as file:
         predicted = file["samples"][()].argmax(0)
     dice = [
         2
@@ -187,8 +187,8 @@ def test_disk_that_refuses_the_assembly_is_reported(worker: Worker, tmp_path: Pa
         data={
             "type": "numpy",
             "test_input_path": str(tmp_path / "volume.npy"),
-            "hdf5_outfile": "no/such/folder/whole.h5",
+            "hdf5_outfile": "net.json/whole.h5",
             "slicers": [{"sizes": [2, 2]}],
         },
     ).error(1)
-    assert "data.hdf5_outfile" in message
+    assert "net.json: cannot be made a folder" in message

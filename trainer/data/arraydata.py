@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from trainer.config import Data
 from trainer.data.arrayset import ArrayPart, Wanted, load_parts
+from trainer.data.images import refuse_foreign_links
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.labels import Labelled, class_names, code_labels, list_labelled
 from trainer.data.pairing import Sample, list_part
@@ -83,6 +84,8 @@ def list_classes(
     for name, (inputs, _, key) in paths(data).items():
         folder = resolve(inputs)
         is_test = name == "test"
+        if folder.is_dir() and not data.follow_symlinks:
+            refuse_foreign_links(filter(Path.is_dir, folder.iterdir()), folder, f"{key}input_path")
         if not classes and not (is_test and not any(map(Path.is_dir, folder.glob("*")))):
             classes = class_names(folder, f"{key}input_path", data.class_names)
         parts[name] = list_labelled(

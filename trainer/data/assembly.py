@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trainer.data.images import Array
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
+from trainer.outputs import make_folder
 from trainer.patient import PatientFile
 
 Floats = NDArray[np.float32]
@@ -45,6 +46,7 @@ class Assembler:
         self._sums: dict[str, Floats] = {}
 
     def __enter__(self) -> Self:
+        make_folder(self._path.parent)
         return self
 
     def write(self, names: Sequence[str], outputs: Sequence[Array]) -> None:
