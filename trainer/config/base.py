@@ -24,7 +24,7 @@ def _two_integers(value: Any) -> Any:
     raise PydanticCustomError(
         "size",
         "expected two positive integers [H, W], received {value}",
-        {"value": repr(list(value) if isinstance(value, tuple) else value)},
+        {"value": repr(list(value) if isinstance(value, tuple) else value)[:60]},
     )
 
 

@@ -29,11 +29,12 @@ from trainer.data.reporting import ReadingProgress
 from trainer.data.stores import MemoryStore, Store
 from trainer.data.survey import MaskCoding, decide_coding
 from trainer.data.transforms import Steps, plan_transforms
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.log import Log
 
 # More threads than this only wait for the disk, and each holds an image at its full size.
 MAX_THREADS = 16
+PART_NAMES = {"train": "training", "test": "test"}
 
 
 def load_data(
@@ -110,15 +111,23 @@ def _check_sizes(sets: Mapping[str, ImageSet], data: Data) -> None:
     key = "data.tiles.size" if data.tiles else "data.transforms: random_patches.size"
     # Not while reading: what is read for one config may be found in the cache for another.
     sizes = {part: images.inputs_NHWC.shape[1:3] for part, images in sets.items()}
+    for part, images in sets.items():
+        masks = images.targets_NHW
+        if masks is not None and len(masks.shape) == 3 and masks.shape[1:] != sizes[part]:
+            found = [f"{height}x{width}" for height, width in (sizes[part], masks.shape[1:])]
+            raise DataError(
+                f"data.transforms: {PART_NAMES[part]} images become {found[0]}, their masks "
+                f"{found[1]} (height x width); put what resizes both there, not into "
+                "input_transforms or target_transforms"
+            )
     remedy = '(height x width); add {"resize": [H, W]} to data.transforms'
     if tiles is None and len(set(sizes.values())) > 1:
         train, test = (f"{height}x{width}" for height, width in sizes.values())
         raise DataError(f"training images are {train}, test images {test} {remedy}")
     for part, (height, width) in sizes.items():
         if tiles is not None and (height < tiles.size[0] or width < tiles.size[1]):
-            name = "training" if part == "train" else part
             raise DataError(
-                f"{key}: {list(tiles.size)} is too large: {name} images are "
+                f"{key}: {list(tiles.size)} is too large: {PART_NAMES[part]} images are "
                 f"{height}x{width} {remedy}, or choose smaller tiles"
             )
 
@@ -208,4 +217,7 @@ class Resolve:
     def __call__(self, path: str) -> Path:
         here, beside = Path(path), self._config_dir / path
         first, second = (beside, here) if self._config_first else (here, beside)
-        return second if not first.exists() and second.exists() else first
+        try:
+            return second if not first.exists() and second.exists() else first
+        except OSError as error:  # a name that is too long, say
+            raise ConfigError(f"{path[:80]!r}: no such path ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 import warnings
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ BIG_TIFF = (b"+\0", b"\0+")  # 43 in either order of bytes
 # What is wrong with a file is said by our own line, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

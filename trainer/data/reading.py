@@ -106,8 +106,7 @@ class Reader:
                 self.advance()
         images.check("images", "data.transforms")
         masks.check("masks", "data.transforms or data.target_transforms")
-        if images.num_depths > 1:
-            raise DataError("some images have 8 bits a channel and some 16; convert one kind")
+        images.check_depths()
         return counts
 
     def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts]:
@@ -161,11 +160,11 @@ class _Uniform:
         self._name = name
         self._num_rows = num_rows
         self._shapes: dict[tuple[int, ...], str] = {}
-        self._depths: set[np.dtype[Any]] = set()
+        self._depths: dict[np.dtype[Any], str] = {}
 
     def append(self, sample: str, row: Array, *, any_depth: bool = False) -> None:
         self._shapes[row.shape] = sample
-        self._depths.add(row.dtype)
+        self._depths.setdefault(row.dtype, sample)
         if len(self._shapes) > 1 or (len(self._depths) > 1 and not any_depth):
             return
         if self._num_rows:
@@ -178,9 +177,13 @@ class _Uniform:
             shown = ", ".join(f"{name} {shape}" for shape, name in list(self._shapes.items())[:3])
             raise DataError(f'{what} differ in size: {shown}; add {{"resize": [H, W]}} to {where}')
 
-    @property
-    def num_depths(self) -> int:
-        return len(self._depths)
+    def check_depths(self) -> None:
+        if len(self._depths) > 1:
+            shown = ", ".join(f"{n} {8 * d.itemsize}" for d, n in self._depths.items())
+            raise DataError(
+                "some images have 8 bits a channel and some 16; convert one kind "
+                f"(for example {shown})"
+            )
 
 
 def _in_order(
