@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def test_full_example_leaves_no_key_out() -> None:
     }
     parsed = parse_config(full()).model_dump()
     assert all(get_path(parsed, key, default="absent") != "absent" for key in EXTENSIONS)
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/config.md").read_text()
+    keys = [name for path, _ in leaves(FULL) for name in re.sub(r"\[.*?\]", "", path).split(".")]
+    assert [key for key in keys if not re.search(rf"[`.{{\" ]{key}[`.:\"]", text)] == []
 
 
 def test_defaults_are_those_of_the_contract() -> None:

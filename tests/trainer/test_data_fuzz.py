@@ -28,7 +28,7 @@ from trainer.cli import main
 from trainer.keypath import set_path
 
 NUM_CASES = 1000
-NUM_PROCESSES = 12
+NUM_PROCESSES = 30
 SIDE = 16
 CODES = {0, 2, 3}  # 3: the loss diverged, which says so and names the learning rate
 
@@ -241,6 +241,7 @@ def test_cases_were_neither_all_refused_nor_all_fine() -> None:
     assert min(SEEN[0], SEEN[2]) > 0.1 * SEEN.total(), SEEN
 
 
+@pytest.mark.slow
 @settings(
     max_examples=NUM_PROCESSES, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.generate],
