@@ -155,6 +155,11 @@ class WorkerOptions:
     docker_image: Annotated[
         str, option("--docker-image", "-docker", help="Image of containers")
     ] = DEFAULT_IMAGE
+    docker_cap_add: Annotated[
+        list[str] | None,
+        option("--docker-cap-add", metavar="NAME", help="Capability of containers, for an image "
+               "whose MPI needs SYS_PTRACE (default: none)"),
+    ] = None  # fmt: skip
     singularity_image: Annotated[
         str | None,
         option("--singularity-image", "-singularity", help="Image file of Apptainer/Singularity"),

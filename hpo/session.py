@@ -56,6 +56,7 @@ def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
         warm=options.worker.warm,
         image=options.worker.docker_image,
         singularity_image=options.worker.singularity_image,
+        cap_add=tuple(options.worker.docker_cap_add or ()),
         mounts=spec.mounts,
         cache=spec.folders.cache,
         labels=labels,

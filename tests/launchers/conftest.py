@@ -10,8 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from docker_engine import (
     import_tiny_image,
     private_engine,
     skip_or_fail,
-    write_tiny_root,
+    unpack_tiny_root,
 )
 from stand_in import SESSION_LABEL, STAND_IN
 
@@ -87,12 +85,7 @@ def sandbox_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rmn", "true"]).returncode:
         pytest.skip("no private namespaces here (unshare -rmn)")
     folder = tmp_path_factory.mktemp("image: tiny, odd")
-    with tempfile.TemporaryFile() as file:
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            write_tiny_root(archive)
-        file.seek(0)
-        with tarfile.open(fileobj=file) as archive:
-            archive.extractall(folder, filter="tar")
+    unpack_tiny_root(folder)
     return folder
 
 

@@ -67,18 +67,20 @@ def private_engine() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def import_tiny_image(client: docker.DockerClient, name: str, *changes: str) -> None:
+def import_tiny_image(
+    client: docker.DockerClient, name: str, *changes: str, worker: str = STAND_IN
+) -> None:
     """Import the tiny image under a name, with changes such as `ENV A=b`."""
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
-            write_tiny_root(archive)
+            write_tiny_root(archive, worker)
         file.seek(0)
         repository, tag = name.split(":")
         path = ["ENV PATH=/usr/bin", *changes]
         client.api.import_image_from_data(file.read(), repository, tag, changes=path)
 
 
-def write_tiny_root(archive: tarfile.TarFile) -> None:
+def write_tiny_root(archive: tarfile.TarFile, worker: str = STAND_IN) -> None:
     """Put a root file system of this machine's own files into an archive."""
     for folder in ("usr/bin", "usr/lib", "etc", "tmp", "proc", "sys", "dev"):
         entry = tarfile.TarInfo(folder)
@@ -98,6 +100,16 @@ def write_tiny_root(archive: tarfile.TarFile) -> None:
         libraries.update(re.findall(r"(/\S+\.so\S*) \(0x", listing.stdout))
     for library in sorted(libraries):
         archive.add(Path(library).resolve(), f"usr/lib/{Path(library).name}")
-    stand_in = tarfile.TarInfo("usr/bin/rmldnn")
-    stand_in.mode, stand_in.size = 0o755, len(STAND_IN)
-    archive.addfile(stand_in, io.BytesIO(STAND_IN.encode()))
+    program = tarfile.TarInfo("usr/bin/rmldnn")
+    program.mode, program.size = 0o755, len(worker)
+    archive.addfile(program, io.BytesIO(worker.encode()))
+
+
+def unpack_tiny_root(folder: Path, worker: str = STAND_IN) -> None:
+    """Make the tiny image a folder, which Singularity takes for an image."""
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            write_tiny_root(archive, worker)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            archive.extractall(folder, filter="tar")
