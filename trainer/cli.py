@@ -121,7 +121,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--images", metavar="DIR", help="with --predict: the images")
     parser.add_argument("--out", metavar="DIR", help="with --predict: HDF5, masks and overlays")
-    parser.add_argument("-o", "--output", metavar="FILE", help="with --write-network: the file")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw a run's loss and accuracy; FILE is its outfile"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="with --write-network or --plot: the file"
+    )
     parser.add_argument("--capabilities", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"rmldnn {__version__}")
     return parser.parse_args(_join_blank(argv))
@@ -139,7 +144,8 @@ def _join_blank(argv: Sequence[str]) -> list[str]:
 
 
 def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
-    if launch.rank > 0 and (options.capabilities or options.write_network or options.export):
+    alone = options.capabilities or options.write_network or options.export or options.plot
+    if launch.rank > 0 and alone:
         return  # the first process does what is no work for many
     if options.capabilities:
         known = {
@@ -149,6 +155,13 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
         sys.stdout.write(json.dumps(known) + "\n")
     elif options.write_network:
         _write_network(options)
+    elif options.plot:
+        from trainer.plot import plot_run
+
+        outfile = Path(options.plot)
+        picture = Path(options.output or outfile.with_suffix(".png"))
+        plot_run(outfile, picture)
+        sys.stdout.write(f"{picture}\n")
     elif options.predict:
         _predict(options, launch, log)
     elif options.app != "seg":

@@ -1,0 +1,63 @@
+"""`rmldnn --plot out.txt`: loss and accuracy of a run, drawn as the tutorials show them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from trainer.errors import DataError, UserError
+from trainer.rundir import TestLogReader, log_files, read_untrusted
+
+PICTURE_DPI = 120
+NUM_TRAIN_FIELDS = 5  # seconds, epoch, batch, loss, gradient norm
+
+
+def plot_run(outfile: Path, picture: Path) -> None:
+    """Draw the loss of `<outfile>_train.txt` and the accuracy of `<outfile>_test.txt`.
+
+    One point an epoch: the mean loss of its batches, and the accuracy of its evaluation. A log
+    that is not there (a run that only trains, or only evaluates) leaves its half out.
+
+    Raises:
+        DataError: neither log has anything to draw.
+        UserError: matplotlib is not installed.
+    """
+    train, test = (Path(name) for name in log_files(str(outfile)))
+    losses = _mean_losses(train)
+    accuracies = {entry.epoch: entry.accuracy for entry in TestLogReader(test).read_new()}
+    curves = [
+        (label, curve)
+        for label, curve in (("training loss", losses), ("test accuracy (Dice)", accuracies))
+        if curve
+    ]
+    if not curves:
+        raise DataError(f"--plot {outfile}: nothing to draw in {train} or {test}")
+    try:
+        from matplotlib.figure import Figure  # no pyplot: no window, no state
+    except ImportError:
+        raise UserError("--plot needs matplotlib: pip install 'rml-optimize[plot]'") from None
+    figure = Figure(figsize=(5 * len(curves), 3.6), layout="constrained")
+    for axes, (label, curve) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
+    ):
+        axes.plot(list(curve), list(curve.values()), marker="o", markersize=3)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    aside = picture.with_name(f".{picture.name}.tmp")
+    figure.savefig(aside, dpi=PICTURE_DPI, format="png")
+    aside.replace(picture)
+
+
+def _mean_losses(path: Path) -> dict[int, float]:
+    """Return the mean loss of each epoch in a train log, complete lines only."""
+    sums: dict[int, list[float]] = {}
+    for line in read_untrusted(path).decode("utf-8", errors="replace").splitlines():
+        fields = line.split()
+        try:
+            epoch, loss = int(fields[1]), float(fields[3])
+        except (IndexError, ValueError):
+            continue
+        if len(fields) == NUM_TRAIN_FIELDS and math.isfinite(loss):
+            sums.setdefault(epoch, []).append(loss)
+    return {epoch: sum(values) / len(values) for epoch, values in sorted(sums.items())}
