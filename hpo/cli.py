@@ -10,15 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import typer
-from rich.console import Console
 
-from hpo.errors import HpoError
+from hpo.console import console, run_app
 from hpo.options import Options, as_options
-from trainer.errors import TrainerError
-
-INTERRUPTED = 130
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -61,25 +55,6 @@ def optimize(options: Options) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; every mistake ends in one clear line."""
     return run_app(app, arguments)
-
-
-def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:
-    """Run a Typer app, turning our errors into lines and exit codes."""
-    try:
-        command(args=arguments, standalone_mode=True)
-    except (HpoError, TrainerError) as error:
-        for line in str(error).splitlines():
-            errors.print(f"error: {line}", markup=False)
-        return error.exit_code
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        errors.print(f"error: {where}{error.strerror or error}", markup=False)
-        return 1
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
 
 
 @contextlib.contextmanager

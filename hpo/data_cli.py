@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hpo.cli import console, counting, run_app
+from hpo.cli import counting
+from hpo.console import console, run_app
 
 if TYPE_CHECKING:
     from hpo.datacheck import DataCheck

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +10,8 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
@@ -23,20 +21,19 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.errors import StorageError, UsageError
+from hpo.databaseurl import (
+    Warn,
+    count_time_in_utc,
+    describe_error,
+    parse_url,
+    show_url,
+    why_unreachable,
+)
+from hpo.errors import StorageError
 
-URL_VARIABLE = "RML_STORAGE"
-FILE_VARIABLE = "RML_STORAGE_FILE"
-DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
 PATIENCE_S = 3600.0  # a server's restart or fail-over takes minutes
-_SESSION_IN_UTC = {
-    "postgresql": "SET TIME ZONE 'UTC'",
-    "mysql": "SET time_zone = '+00:00'",
-    "mariadb": "SET time_zone = '+00:00'",
-}
 # A server that vanishes without a word must not hang a driver for the kernel's two hours.
 _CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "postgresql": {
@@ -51,58 +48,6 @@ _CONNECT_ARGS: dict[str, dict[str, Any]] = {
 }
 
 T = TypeVar("T")
-Warn = Callable[[str], None]
-
-
-def default_url(output: Path) -> str:
-    """Return the URL of the database that a search on one machine keeps by default."""
-    database = str(output.absolute() / "rml_optimize.db")
-    return URL.create("sqlite", database=database).render_as_string()
-
-
-def choose_url(storage: str | None, storage_file: Path | None, warn: Warn) -> str | None:
-    """Return the URL that the user names, None for the default.
-
-    The options come first, then the variables RML_STORAGE_FILE and RML_STORAGE.
-
-    Raises:
-        UsageError: both options, or a file that cannot be read or is empty.
-    """
-    if storage is not None and storage_file is not None:
-        raise UsageError("--storage and --storage-file exclude each other; drop one of the two")
-    if storage is not None:
-        if _password(storage):
-            warn(
-                "--storage: every user of this machine can read the password in the list of "
-                f"processes; put the URL into a file for --storage-file, or into {URL_VARIABLE}"
-            )
-        return storage
-    if storage_file is None and os.environ.get(FILE_VARIABLE):
-        return _read_url(Path(os.environ[FILE_VARIABLE]), FILE_VARIABLE, warn)
-    if storage_file is not None:
-        return _read_url(storage_file, "--storage-file", warn)
-    return os.environ.get(URL_VARIABLE) or None
-
-
-def _read_url(path: Path, where: str, warn: Warn) -> str:
-    try:
-        url = path.read_text(encoding="utf-8").strip()
-        readers = path.stat().st_mode & 0o077
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise UsageError(f"{where} {path}: cannot be read ({reason})") from None
-    if not url or "\n" in url:
-        raise UsageError(f"{where} {path}: expected one line, the database's URL")
-    if readers and _password(url):
-        warn(f"{where} {path}: others can read the password in it; chmod 600 {path}")
-    return url
-
-
-def _password(url: str) -> str | None:
-    try:
-        return make_url(url).password
-    except (ArgumentError, ValueError):
-        return None
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -111,20 +56,9 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         StorageError: bad URL, missing driver, or no answer; the password is never shown.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # a port that is no number raises ValueError
-        raise StorageError(
-            "--storage: not a database URL; expected sqlite:///FILE, "
-            "postgresql+psycopg://USER@HOST/DATABASE or mysql+pymysql://USER@HOST/DATABASE "
-            "(write ':', '/', '@' in a password as %XX)"
-        ) from None
-    backend = parsed.get_backend_name()
-    if parsed.drivername == backend and backend in DRIVERS:
-        parsed = parsed.set(drivername=f"{backend}+{DRIVERS[backend]}")
-    # Without its query, in which some drivers take a password too.
-    shown = parsed.set(query={}).render_as_string(hide_password=True)
-    if backend == "sqlite":
+    parsed = parse_url(url)
+    shown = show_url(parsed)
+    if parsed.get_backend_name() == "sqlite":
         _make_folder(parsed, shown)
     # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
@@ -133,8 +67,9 @@ def open_storage(url: str) -> RDBStorage:
             lambda: RDBStorage(escaped, engine_kwargs=_engine_settings(parsed))
         )
     except (ImportError, TypeError, SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"--storage {shown}: {_reason(error, parsed)}") from None
-    _count_time_in_utc(storage)
+        raise StorageError(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
+    if count_time_in_utc(storage.engine):
+        close_storage(storage)  # connections that were opened before
     return storage
 
 
@@ -159,21 +94,6 @@ def _engine_settings(url: URL) -> dict[str, Any]:
     return settings
 
 
-def _count_time_in_utc(storage: RDBStorage) -> None:
-    """Let heartbeats mean the same on every node, whatever time zone its client announces."""
-    statement = _SESSION_IN_UTC.get(storage.engine.name)
-    if statement is None:  # SQLite's clock is UTC always
-        return
-
-    def announce(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-        connection.commit()
-
-    event.listen(storage.engine, "connect", announce)
-    close_storage(storage)  # those that were opened before
-
-
 def _make_folder(url: URL, shown: str) -> None:
     if url.database in (None, "", ":memory:"):
         raise StorageError(f"--storage {shown}: a study needs a file, such as sqlite:///study.db")
@@ -183,22 +103,6 @@ def _make_folder(url: URL, shown: str) -> None:
         raise StorageError(
             f"--storage {shown}: its folder cannot be made ({error.strerror})"
         ) from None
-
-
-def _reason(error: Exception, url: URL) -> str:
-    if isinstance(error, ImportError):
-        extra = EXTRAS.get(url.get_backend_name())
-        remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
-        return f"its driver is not installed ({error}){remedy}"
-    return f"cannot be reached ({describe_error(error, url)})"
-
-
-def describe_error(error: BaseException, url: URL) -> str:
-    """Return the first line of what the database said, without the password."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    text = str(getattr(cause, "orig", None) or cause or error).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
-    return line.replace(url.password, "***") if url.password else line
 
 
 def retry_first_start(action: Callable[[], T]) -> T:

@@ -18,10 +18,12 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.gpus import visible_gpus
-from hpo.launchers import Launcher
+
+if TYPE_CHECKING:
+    from hpo.launchers import Launcher
 
 PROVENANCE = "rml:provenance"
 END = "rml:end"
@@ -39,7 +41,7 @@ def describe_run(
     attempt: int,
     launcher: Launcher,
     gpu_uuids: Sequence[str],
-    data: str,
+    data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the attribute PROVENANCE of an attempt at a trial, as JSON has it.
 
@@ -47,7 +49,7 @@ def describe_run(
         config: the trial's config, `layers` by its name.
         network_file: the network's file in the inputs folder, which carries its hash.
         launcher: what started the worker; containers leave the digest of their image.
-        data: hash of the data set.
+        data: hash of the data set, and what is read of it.
 
     A config that is too long for a database loses its largest sections: each leaves its hash, and
     the whole is in the run folder.
@@ -67,7 +69,7 @@ def describe_run(
         "image": launcher.image_id,
         "gpus": [{"uuid": uuid, "name": names.get(uuid)} for uuid in gpu_uuids],
         "code": code_version(),
-        "data": data,
+        "data": dict(data),
     }
     return _shortened(entry)
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from tabulate import tabulate
 
 from hpo.artifacts import open_shelf
-from hpo.database import Patience, choose_url, close_storage, default_url, open_storage
+from hpo.database import Patience, close_storage, open_storage
+from hpo.databaseurl import choose_url, default_url
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher

@@ -121,6 +121,17 @@ class StudySpec:
         }
         return {key: launcher.worker_path(mount, part) for key, part in parts.items()}
 
+    def describe_data(self) -> dict[str, Any]:
+        """Return what trials read: hash of the data set, and the parts of which folder."""
+        trained = self.trained
+        assert trained.test is not None
+        return {
+            "hash": self.survey.fingerprint,
+            "folder": "data" if trained.root == self.data.root else trained.root.name,
+            "train": [str(trained.train.inputs), str(trained.train.targets)],
+            "test": [str(trained.test.inputs), str(trained.test.targets)],
+        }
+
     def input_path(self, launcher: Launcher, file: str) -> str:
         """Return a network or weights file as a worker of `launcher` sees it."""
         mount = next(mount for mount in self.mounts if mount.name == "inputs")

@@ -189,7 +189,7 @@ class TrialRunner:
             attempt=lease.attempt,
             launcher=self.launcher,
             gpu_uuids=self.slot.gpu_uuids,
-            data=self.spec.survey.fingerprint,
+            data=self.spec.describe_data(),
         )
 
     def _offer(

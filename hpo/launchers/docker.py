@@ -56,9 +56,9 @@ class DockerLauncher:
         for mount in settings.mounts:
             if not mount.path.is_dir():
                 raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
-        self._client = _connect()
+        self._client = connect()
         try:
-            self.image_id: str | None = _image_id(self._client, settings.image)
+            self.image_id: str | None = image_id(self._client, settings.image)
             info = self._client.info()
         except BaseException:
             self._client.close()
@@ -227,7 +227,8 @@ def _device_requests(slot: Slot) -> list[DeviceRequest]:
     return [DeviceRequest(device_ids=list(slot.gpu_uuids), capabilities=[["gpu"]])]
 
 
-def _connect() -> docker.DockerClient:
+def connect() -> docker.DockerClient:
+    """Connect to the engine of DOCKER_HOST, or raise LauncherError with the remedy."""
     host = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
     try:
         if host.startswith("unix://"):
@@ -247,7 +248,8 @@ def _connect() -> docker.DockerClient:
         ) from error
 
 
-def _image_id(client: docker.DockerClient, image: str) -> str:
+def image_id(client: docker.DockerClient, image: str) -> str:
+    """Return the digest of an image, or raise LauncherError with the remedy."""
     try:
         return str(client.images.get(image).id)
     except ImageNotFound as error:

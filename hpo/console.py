@@ -1,0 +1,33 @@
+"""What both commands print with, and how their errors become lines and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from hpo.errors import HpoError
+from trainer.errors import TrainerError
+
+INTERRUPTED = 130
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:
+    """Run a Typer app, turning our errors into lines and exit codes."""
+    try:
+        command(args=arguments, standalone_mode=True)
+    except (HpoError, TrainerError) as error:
+        for line in str(error).splitlines():
+            errors.print(f"error: {line}", markup=False)
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"error: {where}{error.strerror or error}", markup=False)
+        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0

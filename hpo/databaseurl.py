@@ -1,0 +1,136 @@
+"""Which database the user means; without loading Optuna, which costs more than a look at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from hpo.errors import StorageError, UsageError
+
+URL_VARIABLE = "RML_STORAGE"
+FILE_VARIABLE = "RML_STORAGE_FILE"
+DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+_SESSION_IN_UTC = {
+    "postgresql": "SET TIME ZONE 'UTC'",
+    "mysql": "SET time_zone = '+00:00'",
+    "mariadb": "SET time_zone = '+00:00'",
+}
+
+Warn = Callable[[str], None]
+
+
+def default_url(output: Path) -> str:
+    """Return the URL of the database that a search on one machine keeps by default."""
+    database = str(output.absolute() / "rml_optimize.db")
+    return URL.create("sqlite", database=database).render_as_string()
+
+
+def choose_url(storage: str | None, storage_file: Path | None, warn: Warn) -> str | None:
+    """Return the URL that the user names, None for the default.
+
+    The options come first, then the variables RML_STORAGE_FILE and RML_STORAGE.
+
+    Raises:
+        UsageError: both options, or a file that cannot be read or is empty.
+    """
+    if storage is not None and storage_file is not None:
+        raise UsageError("--storage and --storage-file exclude each other; drop one of the two")
+    if storage is not None:
+        if _password(storage):
+            warn(
+                "--storage: every user of this machine can read the password in the list of "
+                f"processes; put the URL into a file for --storage-file, or into {URL_VARIABLE}"
+            )
+        return storage
+    if storage_file is None and os.environ.get(FILE_VARIABLE):
+        return _read_url(Path(os.environ[FILE_VARIABLE]), FILE_VARIABLE, warn)
+    if storage_file is not None:
+        return _read_url(storage_file, "--storage-file", warn)
+    return os.environ.get(URL_VARIABLE) or None
+
+
+def _read_url(path: Path, where: str, warn: Warn) -> str:
+    try:
+        url = path.read_text(encoding="utf-8").strip()
+        readers = path.stat().st_mode & 0o077
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UsageError(f"{where} {path}: cannot be read ({reason})") from None
+    if not url or "\n" in url:
+        raise UsageError(f"{where} {path}: expected one line, the database's URL")
+    if readers and _password(url):
+        warn(f"{where} {path}: others can read the password in it; chmod 600 {path}")
+    return url
+
+
+def _password(url: str) -> str | None:
+    try:
+        return make_url(url).password
+    except (ArgumentError, ValueError):
+        return None
+
+
+def parse_url(url: str) -> URL:
+    """Read a database's URL; a bare `postgresql://` or `mysql://` gets the driver that we install.
+
+    Raises:
+        StorageError: it is none; the text is not shown, for it may hold a password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # a port that is no number raises ValueError
+        raise StorageError(
+            "--storage: not a database URL; expected sqlite:///FILE, "
+            "postgresql+psycopg://USER@HOST/DATABASE or mysql+pymysql://USER@HOST/DATABASE "
+            "(write ':', '/', '@' in a password as %XX)"
+        ) from None
+    backend = parsed.get_backend_name()
+    if parsed.drivername == backend and backend in DRIVERS:
+        parsed = parsed.set(drivername=f"{backend}+{DRIVERS[backend]}")
+    return parsed
+
+
+def show_url(url: URL) -> str:
+    """Return a URL fit to be seen: without password, and without its query, which may hold one."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def count_time_in_utc(engine: Engine) -> bool:
+    """Let a database's time mean the same on every node; False where it always does.
+
+    Else it would be in the time zone that a node's client announces. Affects new connections.
+    """
+    statement = _SESSION_IN_UTC.get(engine.name)
+    if statement is None:  # SQLite's clock is UTC always
+        return False
+
+    def announce(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.commit()
+
+    event.listen(engine, "connect", announce)
+    return True
+
+
+def why_unreachable(error: Exception, url: URL) -> str:
+    """Return why a database cannot be reached, with the remedy for a missing driver."""
+    if isinstance(error, ImportError):
+        extra = EXTRAS.get(url.get_backend_name())
+        remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
+        return f"its driver is not installed ({error}){remedy}"
+    return f"cannot be reached ({describe_error(error, url)})"
+
+
+def describe_error(error: BaseException, url: URL) -> str:
+    """Return the first line of what the database said, without the password."""
+    cause = error.__cause__ or error  # Optuna wraps some of SQLAlchemy's
+    text = str(getattr(cause, "orig", None) or cause or error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line.replace(url.password, "***") if url.password else line

@@ -1,0 +1,1 @@
+"""The commands of `rml-study`, one module for each group."""

@@ -1,0 +1,173 @@
+"""`rml-study clean`: removes what a study has left behind on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.errors import HpoError
+from hpo.provenance import PROVENANCE
+from hpo.study.common import (
+    OutputDir,
+    Storage,
+    StorageFile,
+    StudyName,
+    database_url,
+    open_reader,
+    reading,
+    say,
+)
+from hpo.study.status import SILENT_S
+from trainer import rundir
+
+if TYPE_CHECKING:
+    from hpo.study.queries import StudyReader
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that may go: a folder, or a container."""
+
+    what: str
+    size_bytes: int
+    path: Path | None = None
+    container: Any = None
+
+
+def clean(
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask")] = False,
+) -> None:
+    """Remove orphan containers, checkpoints of ended attempts and the study's image cache.
+
+    Lists everything with its size first, and asks. Logs, metrics, best_model/ and what a running
+    trial needs stay.
+    """
+    with reading(database_url(storage, storage_file, output_dir)) as engine:
+        name, reader = open_reader(engine, study_name)
+        folder = output_dir.absolute() / "runs" / name
+        busy = {trial.number for trial in reader.running(PROVENANCE)}
+        # given back: to be resumed
+        waiting = reader.numbers("WAITING")
+        found = list(_find_files(folder, busy | waiting, is_busy=bool(busy)))
+        found += _find_containers(name, reader)
+    if not found:
+        say(f"nothing to clean in {folder}, and no orphan containers")
+        return
+    for leftover in found:
+        where = str(leftover.path.relative_to(folder)) if leftover.path else leftover.what
+        text = f"{leftover.what}: {where}" if leftover.path else where
+        say(f"{_size_text(leftover.size_bytes):>9}  {text}")
+    total = sum(leftover.size_bytes for leftover in found)
+    say(f"{_size_text(total):>9}  in all, in {folder}")
+    if not yes and not typer.confirm("remove all of these?"):
+        raise typer.Exit(1)
+    for leftover in found:
+        _remove(leftover)
+    say(f"removed {len(found)}")
+
+
+def _find_files(folder: Path, needed: set[int], *, is_busy: bool) -> Iterator[Leftover]:
+    """Yield what may go below a study's folder; links are never followed."""
+    for trial in _folders(folder, "trial_"):
+        number = trial.name.removeprefix("trial_")
+        if not number.isdigit() or int(number) in needed:
+            continue
+        for attempt in _folders(trial, "attempt_"):
+            if attempt.name.endswith(".old"):
+                yield Leftover("attempt that was replaced", _size(attempt), attempt)
+                continue
+            for checkpoints in _folders(attempt, rundir.CHECKPOINTS):
+                yield Leftover("checkpoints", _size(checkpoints), checkpoints)
+    if not is_busy:
+        for cache in _folders(folder, "cache"):
+            yield Leftover("decoded images, made again when needed", _size(cache), cache)
+        for test in _folders(folder, "test_of_trial_"):
+            for checkpoint in sorted(test.glob("*.pt")):
+                yield Leftover("copy of a model", checkpoint.lstat().st_size, checkpoint)
+
+
+def _folders(folder: Path, prefix: str) -> list[Path]:
+    """Return the real folders below a folder whose name begins so."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            status = Path(root, name).lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
+    """Return this study's, host's and user's containers, unless a driver here is alive."""
+    host = socket.gethostname()
+    alive = [
+        trial
+        for trial in reader.running(PROVENANCE)
+        if trial.provenance.get("host") == host
+        and trial.silent_s is not None
+        and trial.silent_s < SILENT_S
+    ]
+    if alive:
+        return []
+    try:
+        from hpo.launchers.container import ENGINE_ERRORS
+        from hpo.launchers.docker import connect
+
+        client = connect()
+    except HpoError:
+        return []
+    wanted = [f"rml.study={study}", f"rml.host={host}", f"rml.uid={os.getuid()}"]
+    try:
+        containers = client.containers.list(all=True, filters={"label": wanted})
+    except ENGINE_ERRORS:
+        containers = []
+    return [
+        Leftover(f"container {each.short_id} ({each.status})", 0, container=each)
+        for each in containers
+    ]
+
+
+def _remove(leftover: Leftover) -> None:
+    if leftover.container is not None:
+        from hpo.launchers.container import remove
+
+        remove(leftover.container)
+        return
+    assert leftover.path is not None
+    if leftover.path.is_dir():
+        shutil.rmtree(leftover.path)  # refuses a link, and follows none inside
+    else:
+        leftover.path.unlink()
+
+
+def _size_text(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,169 @@
+"""What all commands share: their options, and how they open a study."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpo.console import console, errors
+from hpo.databaseurl import (
+    FILE_VARIABLE,
+    URL_VARIABLE,
+    choose_url,
+    count_time_in_utc,
+    default_url,
+    parse_url,
+    show_url,
+    why_unreachable,
+)
+from hpo.errors import StorageError, UsageError
+from hpo.study.queries import StudyReader, study_names
+from trainer.config_errors import hint
+
+if TYPE_CHECKING:
+    import optuna
+
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", help="SQLAlchemy URL (default: OUTPUT_DIR/rml_optimize.db)"),
+]
+StorageFile = Annotated[
+    Path | None,
+    typer.Option("--storage-file", help="File with that URL, for one with a password (also "
+                 f"{FILE_VARIABLE}, {URL_VARIABLE})"),
+]  # fmt: skip
+OutputDir = Annotated[
+    Path, typer.Option("--output-dir", help="Where rml_optimize.db and the results are")
+]
+StudyName = Annotated[
+    str | None, typer.Option("--study-name", help="The study (default: the only one)")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+TrialNumber = Annotated[int, typer.Option("--trial", min=0, help="Number of the trial")]
+
+
+def database_url(storage: str | None, storage_file: Path | None, output_dir: Path) -> str:
+    """Return the URL of the database that the options name.
+
+    Raises:
+        UsageError: there is none; a reader makes no new one.
+    """
+    url = choose_url(
+        storage,
+        storage_file,
+        lambda text: errors.print(f"warning: {text}", markup=False),
+    )
+    if url is None:
+        file = output_dir.absolute() / "rml_optimize.db"
+        if not file.exists():
+            raise UsageError(
+                f"no rml_optimize.db in {output_dir.absolute()}; name the database with "
+                "--storage or its folder with --output-dir"
+            )
+        return default_url(output_dir)
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+        raise UsageError(f"--storage: no such file: {parsed.database}")
+    return url
+
+
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[Engine]:
+    """Connect to a database for reading sums.
+
+    Raises:
+        StorageError: it does not answer or holds no studies; the password is never shown.
+    """
+    parsed = parse_url(url)
+    try:
+        engine = create_engine(parsed)
+        count_time_in_utc(engine)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+    except (ImportError, SQLAlchemyError) as error:
+        reason = why_unreachable(error, parsed)
+        raise StorageError(f"--storage {show_url(parsed)}: {reason}") from None
+
+
+def open_reader(engine: Engine, name: str | None) -> tuple[str, StudyReader]:
+    """Return the study's name and its reader.
+
+    Raises:
+        UsageError: no such study, or several and no name.
+    """
+    names = study_names(engine)
+    chosen = choose_study(name, list(names))
+    return chosen, StudyReader(engine, names[chosen])
+
+
+def choose_study(name: str | None, names: Sequence[str]) -> str:
+    """Return the study that is meant: the named one, or the only one."""
+    if name is None:
+        if not names:
+            raise UsageError("the database has no studies yet")
+        if len(names) != 1:
+            raise UsageError(f"--study-name is needed; the database has: {', '.join(names)}")
+        return names[0]
+    if name not in names:
+        raise UsageError(f"no study {name!r} in the database; {hint(name, names)}")
+    return name
+
+
+@contextlib.contextmanager
+def opened_study(url: str, name: str | None) -> Iterator[optuna.Study]:
+    """Open a study as Optuna has it."""
+    import optuna
+    from optuna.storages import get_storage
+
+    from hpo.database import close_storage, open_storage
+
+    rdb = open_storage(url)
+    try:
+        cached = get_storage(rdb)
+        chosen = choose_study(name, optuna.get_all_study_names(cached))
+        yield optuna.load_study(study_name=chosen, storage=cached)
+    finally:
+        close_storage(rdb)
+
+
+def find_trial(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
+    """Return a trial by its number.
+
+    Raises:
+        UsageError: the study has no such trial.
+    """
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        if trial.number == number:
+            return trial
+    raise UsageError(f"--trial {number}: the study has trials 0 to {len(trials) - 1}")
+
+
+def say(text: str = "") -> None:
+    """Print a line as it is."""
+    console.print(text, markup=False)
+
+
+def show_json(value: Any) -> None:
+    """Print JSON."""
+    console.print(json.dumps(value, indent=2), markup=False)
+
+
+def show_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows of the same columns."""
+    from tabulate import tabulate
+
+    shown = [
+        {key: f"{each:.4f}" if isinstance(each, float) else each for key, each in row.items()}
+        for row in rows
+    ]
+    say(tabulate(shown, headers="keys", missingval="–", disable_numparse=True, stralign="right"))

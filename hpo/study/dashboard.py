@@ -1,0 +1,81 @@
+"""`rml-study dashboard`: Optuna's web pages on a study, for this machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Annotated, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import typer
+
+from hpo.errors import UsageError
+from hpo.study.common import OutputDir, Storage, StorageFile, database_url, say
+
+# The pages have no login, and buttons that delete: nobody else may reach them.
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: requests are no news."""
+
+
+def dashboard(
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="Default: 8080, or a free one"),
+    ] = None,
+) -> None:
+    """Serve Optuna's dashboard at http://127.0.0.1 until Ctrl-C; other machines can't reach it."""
+    try:
+        import optuna_dashboard
+    except ImportError:
+        raise UsageError(
+            "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
+        ) from None
+    from hpo.database import close_storage, open_storage
+
+    rdb = open_storage(database_url(storage, storage_file, output_dir))
+    try:
+        with make_server(
+            LOOPBACK,
+            _free_port(port),
+            optuna_dashboard.wsgi(rdb),
+            server_class=_Server,
+            handler_class=_Quiet,
+        ) as server:
+            say(f"dashboard: http://{LOOPBACK}:{server.server_port}/ (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+    finally:
+        close_storage(rdb)
+
+
+def _free_port(wanted: int | None) -> int:
+    """Return a port that can be listened on.
+
+    Raises:
+        UsageError: the one that was asked for is taken.
+    """
+    for port in (wanted or DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                if wanted is not None:
+                    raise UsageError(f"--port {wanted}: {error.strerror}; try another") from None
+                continue
+            return port
+    return 0

@@ -1,0 +1,247 @@
+"""`rml-study doctor`: whether this machine can take part in a study."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from sqlalchemy import Engine, select
+
+from hpo.databaseurl import FILE_VARIABLE, URL_VARIABLE
+from hpo.errors import HpoError
+from hpo.gpus import visible_gpus
+from hpo.launchers import DEFAULT_IMAGE
+from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
+from hpo.study.export import Artifacts
+from hpo.study.queries import StudyReader, study_names
+from trainer.errors import TrainerError
+
+MAX_LATENCY_S = 0.05  # each report waits for it
+MAX_SKEW_S = 2.0
+LOW_DISK_GB, FULL_DISK_GB = 10, 1
+
+Verdict = Literal["OK", "WARN", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, the verdict, what was found and, if need be, the remedy."""
+
+    topic: str
+    verdict: Verdict
+    text: str
+
+
+def doctor(
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Data folder (default: ./data)")
+    ] = None,
+    docker_image: Annotated[
+        str, typer.Option("--docker-image", help="Image of the workers")
+    ] = DEFAULT_IMAGE,
+    artifacts: Artifacts = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Check database, clock, container engine, image, GPUs, data and disk of this machine.
+
+    One line each, with the remedy. Exit code 1 if anything fails.
+    """
+    findings = [
+        *_check_database(storage, storage_file, output_dir),
+        *_check_containers(docker_image),
+        _check_local_worker(),
+        _check_data(data),
+        _check_disk(output_dir),
+    ]
+    if artifacts is not None:
+        findings.append(_check_artifacts(artifacts, output_dir))
+    if as_json:
+        show_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            say(f"{finding.verdict:<5}{finding.topic:<12}{finding.text}")
+    if any(finding.verdict == "FAIL" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _check_database(
+    storage: str | None, storage_file: Path | None, output_dir: Path
+) -> Iterator[Finding]:
+    named = (
+        storage or storage_file or os.environ.get(FILE_VARIABLE) or os.environ.get(URL_VARIABLE)
+    )
+    if not named and not (output_dir / "rml_optimize.db").exists():
+        yield Finding(
+            "database", "OK", "none named and no rml_optimize.db here: a search makes one"
+        )
+        return
+    try:
+        with reading(database_url(storage, storage_file, output_dir)) as engine:
+            latency_s = _latency(engine)
+            slow = latency_s > MAX_LATENCY_S
+            remedy = "; each report waits so long: use a server that is nearer" if slow else ""
+            kind = engine.url.get_backend_name()
+            yield Finding(
+                "database",
+                "WARN" if slow else "OK",
+                f"{kind} answers in {latency_s * 1000:.1f} ms, {_count_studies(engine)}{remedy}",
+            )
+            yield _check_clock(engine)
+    except HpoError as error:
+        yield Finding("database", "FAIL", f"{error}; see --storage, and that its server runs")
+
+
+def _latency(engine: Engine) -> float:
+    times = []
+    with engine.connect() as connection:
+        for _ in range(7):
+            start = time.perf_counter()
+            connection.execute(select(1)).all()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _count_studies(engine: Engine) -> str:
+    from sqlalchemy import inspect
+
+    if not inspect(engine).has_table("studies"):
+        return "no studies yet"
+    number = len(study_names(engine))
+    return f"{number} {'study' if number == 1 else 'studies'}"
+
+
+def _check_clock(engine: Engine) -> Finding:
+    begin = dt.datetime.now(dt.UTC)
+    now = StudyReader(engine, -1).now()
+    end = dt.datetime.now(dt.UTC)
+    here = (begin + (end - begin) / 2).replace(tzinfo=None)
+    # The database's session may be in another time zone; those differ by quarters of an hour.
+    quarter_s = 900.0
+    skew_s = (here - now).total_seconds()
+    skew_s -= quarter_s * round(skew_s / quarter_s)
+    if abs(skew_s) <= MAX_SKEW_S:
+        return Finding("clock", "OK", f"{abs(skew_s):.1f} s from the database's")
+    return Finding(
+        "clock",
+        "WARN",
+        f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the database's, so "
+        "durations are wrong: synchronise the clocks (chrony, ntpd)",
+    )
+
+
+def _check_containers(image: str) -> Iterator[Finding]:
+    gpus = visible_gpus()
+    names = ", ".join(sorted({gpu.name for gpu in gpus}))
+    gpu_line = Finding("GPUs", "OK", f"{len(gpus)}: {names}") if gpus else Finding(
+        "GPUs", "WARN", "none visible: trials run on the CPU; see nvidia-smi, CUDA_VISIBLE_DEVICES"
+    )  # fmt: skip
+    yield gpu_line
+    from hpo.launchers.container import ENGINE_ERRORS
+    from hpo.launchers.docker import connect, image_id
+
+    try:
+        client = connect()
+    except HpoError as error:
+        yield Finding("engine", "WARN", f"{error}; local workers need none")
+        return
+    try:
+        info = client.info()
+        runtimes = info.get("Runtimes") or {}
+        has_no_runtime = bool(gpus) and "nvidia" not in runtimes
+        yield Finding(
+            "engine",
+            "WARN" if has_no_runtime else "OK",
+            f"Docker {info.get('ServerVersion', '?')}"
+            + (
+                ", without NVIDIA's runtime: install the NVIDIA Container Toolkit"
+                if has_no_runtime
+                else ""
+            ),
+        )
+        found = image_id(client, image).removeprefix("sha256:")[:12]
+        yield Finding("image", "OK", f"{image} ({found})")
+    except HpoError as error:
+        yield Finding("image", "WARN", f"{error}; local workers need none")
+    except ENGINE_ERRORS as error:
+        yield Finding("engine", "WARN", f"does not answer ({error}); restart it")
+    finally:
+        client.close()
+
+
+def _check_local_worker() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding(
+            "worker", "WARN", "PyTorch is not installed: pip install torch, or use containers"
+        )
+    return Finding("worker", "OK", "rmldnn can run as a local process")
+
+
+def _check_data(data: Path | None) -> Finding:
+    from hpo.dataplan import find_data
+
+    if data is None and not Path("data").exists():
+        return Finding("data", "WARN", "no folder data/ here: name it with --data")
+    folder = data or Path("data")
+    try:
+        found = find_data(folder, needs_test=False)
+        count = sum(1 for _ in (found.root / found.train.inputs).iterdir())
+    except (HpoError, TrainerError) as error:
+        return Finding("data", "FAIL", str(error))
+    except OSError as error:
+        return Finding("data", "FAIL", f"{folder}: {error.strerror}; check its permissions")
+    test = "" if found.test else ", no test set: use --select-on validation"
+    return Finding("data", "OK", f"{folder}: {count} training images{test}")
+
+
+def _check_disk(output_dir: Path) -> Finding:
+    folder = output_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    text = f"{free_gb:.1f} GB free for {output_dir.absolute()}"
+    probe = folder / f".rml-doctor-{time.time_ns()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return Finding("disk", "FAIL", f"{folder}: {error.strerror}; choose another --output-dir")
+    if free_gb < FULL_DISK_GB:
+        return Finding("disk", "FAIL", f"{text}: remove something, or see rml-study clean")
+    if free_gb < LOW_DISK_GB:
+        return Finding("disk", "WARN", f"{text}: checkpoints may fill it; see rml-study clean")
+    return Finding("disk", "OK", text)
+
+
+def _check_artifacts(location: str, output_dir: Path) -> Finding:
+    import tempfile
+
+    from hpo.artifacts import open_shelf
+
+    try:
+        shelf = open_shelf(location)
+        name = f"doctor-{time.time_ns()}.tar"
+        with tempfile.TemporaryDirectory(prefix="rml-doctor-") as folder:
+            probe = Path(folder)
+            (probe / "sent").mkdir()
+            (probe / "got").mkdir()
+            (probe / "sent/probe").write_text(name)
+            shelf.put(name, probe / "sent", ["probe"])
+            is_back = shelf.get(name, probe / "got", ["probe"])
+            shelf.remove(name)
+    except HpoError as error:
+        return Finding("artifacts", "FAIL", str(error))
+    if not is_back:
+        return Finding("artifacts", "FAIL", f"{location} loses what is written; check it")
+    return Finding("artifacts", "OK", f"{location} takes and gives")

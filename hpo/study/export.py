@@ -1,0 +1,74 @@
+"""`rml-study export`: the two results of a study, from the database and the artifact store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo.errors import HpoError, UsageError
+from hpo.study.common import (
+    OutputDir,
+    Storage,
+    StorageFile,
+    StudyName,
+    database_url,
+    opened_study,
+    say,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+Artifacts = Annotated[
+    str | None,
+    typer.Option("--artifacts", metavar="DIR|URL", help="The study's artifact store"),
+]
+
+
+def export(
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    artifacts: Artifacts = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Where to write (default: OUTPUT_DIR)")
+    ] = None,
+) -> None:
+    """Write best_model/ and list_acc.json, on any node; never over those of another study."""
+    from hpo.artifacts import open_shelf
+    from hpo.folders import TRIAL_FILE, read_json
+    from hpo.models import fetch_best
+    from hpo.results import write_list_acc
+    from hpo.storage import STUDY_ID
+
+    target = (to or output_dir).absolute()
+    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+        target.mkdir(parents=True, exist_ok=True)
+        model, listed = target / "best_model", target / "list_acc.json"
+        study_id = study.user_attrs.get(STUDY_ID)
+        if model.exists() and read_json(model / TRIAL_FILE).get("study_id") != study_id:
+            raise UsageError(f"{model} is not of study {study.study_name!r}; choose another --to")
+        if not _is_older_list(listed, study):
+            raise UsageError(f"{listed} is not of study {study.study_name!r}; choose another --to")
+        write_list_acc(study, listed)
+        say(f"wrote {listed}")
+        missing = fetch_best(study, model, open_shelf(artifacts) if artifacts else None)
+        if missing:
+            raise HpoError(f"{model} is not written: {missing}")
+        say(f"wrote {model} (trial {read_json(model / TRIAL_FILE).get('trial')})")
+
+
+def _is_older_list(path: Path, study: optuna.Study) -> bool:
+    """Say whether a `list_acc.json` is absent, or an earlier one of the same study."""
+    if not path.exists():
+        return True
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        known = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
+        return all(entry["params"] == known.get(entry["number"]) for entry in entries)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False

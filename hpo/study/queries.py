@@ -1,0 +1,233 @@
+"""Asks the study's database for sums, not for trials.
+
+Optuna's own `study.trials` reads every value of every trial: half a minute at 10,000 trials of 50
+epochs. This module alone reads Optuna's tables (5.0) directly, and only reads. It does not import
+Optuna, whose loading costs more than the queries.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    cast,
+    func,
+    select,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+_METADATA = MetaData()
+_STUDIES = Table(
+    "studies", _METADATA, Column("study_id", Integer), Column("study_name", String)
+)  # fmt: skip
+_STUDY_ATTRIBUTES = Table(
+    "study_user_attributes", _METADATA,
+    Column("study_id", Integer), Column("key", String), Column("value_json", String),
+)  # fmt: skip
+_TRIALS = Table(
+    "trials", _METADATA,
+    Column("trial_id", Integer), Column("number", Integer), Column("study_id", Integer),
+    Column("state", String), Column("datetime_start", DateTime),
+    Column("datetime_complete", DateTime),
+)  # fmt: skip
+_ATTRIBUTES = Table(
+    "trial_user_attributes", _METADATA,
+    Column("trial_id", Integer), Column("key", String), Column("value_json", String),
+)  # fmt: skip
+_VALUES = Table(
+    "trial_intermediate_values", _METADATA,
+    Column("trial_id", Integer), Column("step", Integer), Column("intermediate_value", Float),
+)  # fmt: skip
+_PARAMS = Table(
+    "trial_params", _METADATA,
+    Column("param_id", Integer), Column("trial_id", Integer), Column("param_name", String),
+    Column("param_value", Float), Column("distribution_json", String),
+)  # fmt: skip
+_HEARTBEATS = Table(
+    "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
+)  # fmt: skip
+
+COUNTED = ("COMPLETE", "PRUNED")
+# An enumeration type in PostgreSQL, which compares with no text.
+_STATE: ColumnElement[str] = cast(_TRIALS.c.state, String(16))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best score of a study's finished trials, and where it was reached."""
+
+    trial_id: int
+    number: int
+    score: float
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that somebody has claimed."""
+
+    number: int
+    since: dt.datetime | None
+    silent_s: float | None  # since the last sign of life of its driver
+    epoch: int
+    best: float | None
+    provenance: dict[str, Any]
+
+
+class StudyReader:
+    """Reads one study's sums; each method is one query, or two."""
+
+    def __init__(self, engine: Engine, study_id: int) -> None:
+        self._engine = engine
+        self._study_id = study_id
+
+    def attribute(self, key: str) -> Any:
+        """Return an attribute of the study, None where it has none of that name."""
+        columns = _STUDY_ATTRIBUTES.c
+        query = select(columns.value_json).where(
+            columns.study_id == self._study_id, columns.key == key
+        )
+        found = self._rows(query)
+        return json.loads(found[0][0]) if found else None
+
+    def states(self) -> dict[str, int]:
+        """Return how many trials are in each state."""
+        query = (
+            select(_STATE, func.count())
+            .where(_TRIALS.c.study_id == self._study_id)
+            .group_by(_TRIALS.c.state)
+        )
+        return {str(state): int(number) for state, number in self._rows(query)}
+
+    def numbers(self, state: str) -> set[int]:
+        """Return the numbers of the trials in a state."""
+        query = select(_TRIALS.c.number).where(
+            _TRIALS.c.study_id == self._study_id, _STATE.in_([state])
+        )
+        return {int(number) for (number,) in self._rows(query)}
+
+    def best(self) -> Best | None:
+        """Return the best trial: a trial's score is the best over its epochs."""
+        value = _VALUES.c.intermediate_value
+        query = (
+            select(_TRIALS.c.trial_id, _TRIALS.c.number, value, _VALUES.c.step)
+            .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
+            .where(self._is_counted(), value.is_not(None))
+            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)
+            .limit(1)
+        )
+        found = self._rows(query)
+        return Best(*found[0]) if found else None
+
+    def params(self, trial_id: int) -> dict[str, Any]:
+        """Return a trial's parameters in the order in which they were sampled."""
+        columns = _PARAMS.c
+        query = (
+            select(columns.param_name, columns.param_value, columns.distribution_json)
+            .where(columns.trial_id == trial_id)
+            .order_by(columns.param_id)
+        )
+        return {name: _decode(value, text) for name, value, text in self._rows(query)}
+
+    def trial_attributes(self, key: str) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return (number, state, attribute) of all trials that have it."""
+        query = (
+            select(_TRIALS.c.number, _STATE, _ATTRIBUTES.c.value_json)
+            .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+            .where(_TRIALS.c.study_id == self._study_id, _ATTRIBUTES.c.key == key)
+        )
+        return [(number, state, json.loads(text)) for number, state, text in self._rows(query)]
+
+    def last_completions(self, number: int) -> list[tuple[dt.datetime, dt.datetime]]:
+        """Return start and end (UTC) of the trials that finished last, the latest first."""
+        query = (
+            select(_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete)
+            .where(
+                self._is_counted(),
+                _TRIALS.c.datetime_start.is_not(None),
+                _TRIALS.c.datetime_complete.is_not(None),
+            )
+            .order_by(_TRIALS.c.datetime_complete.desc())
+            .limit(number)
+        )
+        return [(start, end) for start, end in self._rows(query)]
+
+    def running(self, provenance: str) -> list[Running]:
+        """Return the trials that are claimed; `provenance` is the attribute that says where."""
+        now = self.now()
+        query = (
+            select(
+                _TRIALS.c.trial_id,
+                _TRIALS.c.number,
+                _TRIALS.c.datetime_start,
+                _HEARTBEATS.c.heartbeat,
+                _ATTRIBUTES.c.value_json,
+            )
+            .outerjoin(_HEARTBEATS, _HEARTBEATS.c.trial_id == _TRIALS.c.trial_id)
+            .outerjoin(
+                _ATTRIBUTES,
+                (_ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id) & (_ATTRIBUTES.c.key == provenance),
+            )
+            .where(_TRIALS.c.study_id == self._study_id, _STATE == "RUNNING")
+            .order_by(_TRIALS.c.number)
+        )
+        rows = self._rows(query)
+        values = _VALUES.c
+        curves = {
+            trial_id: (epoch, best)
+            for trial_id, epoch, best in self._rows(
+                select(values.trial_id, func.max(values.step), func.max(values.intermediate_value))
+                .where(values.trial_id.in_([row[0] for row in rows]))
+                .group_by(values.trial_id)
+            )
+        }
+        return [
+            Running(
+                number,
+                start,
+                (now - heartbeat).total_seconds() if heartbeat else None,
+                *curves.get(trial_id, (0, None)),
+                json.loads(text) if text else {},
+            )
+            for trial_id, number, start, heartbeat, text in rows
+        ]
+
+    def now(self) -> dt.datetime:
+        """Return the database's clock, as it writes heartbeats."""
+        (value,) = self._rows(select(func.now()))[0]
+        assert isinstance(value, dt.datetime)
+        return value.replace(tzinfo=None)
+
+    def _is_counted(self) -> ColumnElement[bool]:
+        return (_TRIALS.c.study_id == self._study_id) & _STATE.in_(COUNTED)
+
+    def _rows(self, query: Any) -> Sequence[Any]:
+        with self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+
+def study_names(engine: Engine) -> dict[str, int]:
+    """Return name -> id of the studies in a database."""
+    query = select(_STUDIES.c.study_name, _STUDIES.c.study_id).order_by(_STUDIES.c.study_id)
+    with engine.connect() as connection:
+        return {name: int(number) for name, number in connection.execute(query)}
+
+
+def _decode(value: float, distribution: str) -> Any:
+    """Return a parameter's value from the number that Optuna stores."""
+    entry = json.loads(distribution)
+    if entry["name"] == "CategoricalDistribution":
+        return entry["attributes"]["choices"][int(value)]
+    return int(value) if entry["name"] == "IntDistribution" else value

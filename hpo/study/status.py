@@ -1,0 +1,240 @@
+"""`rml-study list` and `rml-study status`: where studies stand."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpo.console import console
+from hpo.progress import describe_values, format_seconds
+from hpo.provenance import END, PROVENANCE
+from hpo.study.common import (
+    AsJson,
+    OutputDir,
+    Storage,
+    StorageFile,
+    StudyName,
+    database_url,
+    open_reader,
+    reading,
+    say,
+    show_json,
+    show_table,
+)
+from hpo.study.queries import Running, StudyReader, study_names
+
+TITLE = "rml:title"
+NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
+EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
+RATE_WINDOW = 20  # trials that the rate is taken from
+SILENT_S = 90.0  # three of the default leases: its driver is dead
+MAX_ROWS = 12
+
+
+def list_studies(
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """List the studies in a database."""
+    rows: list[dict[str, object]] = []
+    with reading(database_url(storage, storage_file, output_dir)) as engine:
+        for name, study_id in study_names(engine).items():
+            reader = StudyReader(engine, study_id)
+            states, best = reader.states(), reader.best()
+            rows.append(
+                {
+                    "study": name,
+                    "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
+                    "running": states.get("RUNNING", 0),
+                    "failed": states.get("FAIL", 0),
+                    "best Dice": best.score if best else None,
+                }
+            )
+    if as_json:
+        show_json(rows)
+    elif rows:
+        show_table(rows)
+    else:
+        say("no studies")
+
+
+def status(
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes")] = False,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.5, help="Seconds between two looks")
+    ] = 2.0,
+) -> None:
+    """Show where a study stands, on one screen.
+
+    Exit code: 0 all trials are finished, 3 it is running, 4 it stopped short of them (the same
+    rml-optimize command goes on), 2 a mistake in the options or no database.
+    """
+    with reading(database_url(storage, storage_file, output_dir)) as engine:
+        name, reader = open_reader(engine, study_name)
+        if watch and not as_json:
+            entry = _watch(name, reader, interval_s)
+        else:
+            entry = read_status(name, reader)
+            if as_json:
+                show_json(entry)
+            else:
+                _show(entry)
+    raise typer.Exit(EXIT_CODES[entry["status"]])
+
+
+def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
+    """Return where a study stands, ready for JSON."""
+    states = reader.states()
+    num_finished = states.get("COMPLETE", 0) + states.get("PRUNED", 0)
+    total = reader.attribute(NUM_TRIALS)
+    running = reader.running(PROVENANCE)
+    best = reader.best()
+    ends = reader.trial_attributes(END)
+    rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
+    is_alive = any(trial.silent_s is not None and trial.silent_s < SILENT_S for trial in running)
+    is_done = num_finished >= total if total else not running and not states.get("WAITING")
+    left = max(0, total - num_finished) if total else None
+    return {
+        "study": name,
+        "title": reader.attribute(TITLE),
+        "status": "finished" if is_done else "running" if is_alive else "stopped",
+        "num_trials": total,
+        "num_finished": num_finished,
+        "states": {state.lower(): number for state, number in sorted(states.items())},
+        "trials_per_hour": None if rate is None else round(rate * 3600, 2),
+        "seconds_left": round(left / rate) if rate and left and is_alive else None,
+        "best": {
+            "trial": best.number,
+            "dice_dataset": best.score,
+            "epoch": best.epoch,
+            "params": reader.params(best.trial_id),
+        }
+        if best
+        else None,
+        "running": [_describe_running(trial) for trial in running],
+        "hosts": _hosts(ends, running),
+        "failures": _failures(ends),
+    }
+
+
+def _rate(
+    completions: list[tuple[dt.datetime, dt.datetime]], now: dt.datetime | None
+) -> float | None:
+    """Return trials per second over the last ones that finished; a pause before them is no part.
+
+    While trials run, time passes up to now, so a study that slows down shows it.
+    """
+    if not completions:
+        return None
+    begin = min(start for start, _ in completions)
+    end = completions[0][1]
+    if now is not None:
+        end = max(end, min(now, end + (end - begin)))
+    seconds = (end - begin).total_seconds()
+    return len(completions) / seconds if seconds > 0 else None
+
+
+def _describe_running(trial: Running) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "host": trial.provenance.get("host"),
+        "attempt": trial.provenance.get("attempt"),
+        "epoch": trial.epoch,
+        "dice_dataset": trial.best,
+        "silent_s": None if trial.silent_s is None else round(max(0.0, trial.silent_s), 1),
+    }
+
+
+def _hosts(
+    ends: list[tuple[int, str, dict[str, Any]]], running: list[Running]
+) -> list[dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = defaultdict(
+        lambda: {"running": 0, "finished": 0, "failed": 0, "seconds": 0.0}
+    )
+    for trial in running:
+        table[str(trial.provenance.get("host", "?"))]["running"] += 1
+    for _, state, end in ends:
+        row = table[str(end.get("host", "?"))]
+        if state == "FAIL":
+            row["failed"] += 1
+        elif state in ("COMPLETE", "PRUNED"):
+            row["finished"] += 1
+            row["seconds"] += end.get("seconds", {}).get("total", 0.0)
+    return [
+        {
+            "host": host,
+            **{key: row[key] for key in ("running", "finished", "failed")},
+            "seconds_per_trial": round(row["seconds"] / row["finished"], 1)
+            if row["finished"]
+            else None,
+        }
+        for host, row in sorted(table.items())
+    ]
+
+
+def _failures(ends: list[tuple[int, str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Count what went wrong, the most frequent first; pruned for memory or divergence too."""
+    reasons: dict[str, list[int]] = defaultdict(list)
+    for number, state, end in ends:
+        if state == "FAIL" or end.get("end") in ("out of memory", "diverged"):
+            reason = f"{end.get('end')}: {end.get('message', '')}".rstrip(": ")
+            reasons[reason.splitlines()[0]].append(number)
+    return [
+        {"reason": reason, "count": len(numbers), "last_trial": max(numbers)}
+        for reason, numbers in sorted(reasons.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _watch(name: str, reader: StudyReader, interval_s: float) -> dict[str, Any]:
+    """Show the screen again and again until the study no longer runs."""
+    try:
+        while True:
+            entry = read_status(name, reader)
+            if console.is_terminal:
+                console.clear()
+            _show(entry)
+            if entry["status"] != "running":
+                return entry
+            time.sleep(interval_s)
+    except KeyboardInterrupt:
+        return entry
+
+
+def _show(entry: dict[str, Any]) -> None:
+    title = f" ({entry['title']})" if entry["title"] else ""
+    say(f"study {entry['study']}{title}: {entry['status']}")
+    total = f" of {entry['num_trials']}" if entry["num_trials"] else ""
+    counted = ", ".join(f"{number} {state}" for state, number in entry["states"].items())
+    say(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
+    if entry["trials_per_hour"] is not None:
+        left = entry["seconds_left"]
+        text = f", about {format_seconds(left)} left" if left else ""
+        say(f"  rate: {entry['trials_per_hour']:g} trials per hour{text}")
+    best = entry["best"]
+    if best is not None:
+        say(
+            f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
+            f"(epoch {best['epoch']}), {describe_values(best['params'])}"
+        )
+    for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
+        if rows:
+            say(f"\n{heading}")
+            show_table(rows[:MAX_ROWS])
+            if len(rows) > MAX_ROWS:
+                say(f"… and {len(rows) - MAX_ROWS} more")
+    if entry["failures"]:
+        say("\nfailures")
+        for row in entry["failures"][:MAX_ROWS]:
+            say(f"  {row['count']} × {row['reason']} (last: trial {row['last_trial']})")

@@ -1,0 +1,204 @@
+"""`rml-study best`, `show` and `requeue`: single trials."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import UsageError
+from hpo.provenance import END, PROVENANCE
+from hpo.study.common import (
+    AsJson,
+    OutputDir,
+    Storage,
+    StorageFile,
+    StudyName,
+    TrialNumber,
+    database_url,
+    find_trial,
+    opened_study,
+    say,
+    show_json,
+)
+from hpo.study.status import NUM_TRIALS
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+REQUEUED_FROM = "rml:requeued_from"
+BARS = "▁▂▃▄▅▆▇█"
+MAX_BARS = 60
+LOG_LINES = 15
+
+
+def best(
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show the best trial with its parameters and its config."""
+    from hpo.storage import best_trial
+
+    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+        trial = best_trial(study)
+        if trial is None:
+            raise UsageError(f"study {study.study_name!r} has no finished trial yet")
+        entry = describe_trial(trial)
+        if as_json:
+            show_json(entry)
+        else:
+            _show(entry, with_log=False)
+
+
+def show(
+    trial: TrialNumber,
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of one trial."""
+    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+        entry = describe_trial(find_trial(study, trial))
+        if as_json:
+            show_json(entry)
+        else:
+            _show(entry, with_log=True)
+
+
+def requeue(
+    trial: TrialNumber,
+    study_name: StudyName = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    output_dir: OutputDir = Path(),
+) -> None:
+    """Try the values of a failed trial again: the next free slot of any driver takes them."""
+    from optuna.trial import TrialState
+
+    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+        found = find_trial(study, trial)
+        if found.state != TrialState.FAIL:
+            raise UsageError(
+                f"--trial {trial} is {found.state.name.lower()}; only failed trials are requeued"
+            )
+        for other in study.get_trials(deepcopy=False):
+            if other.user_attrs.get(REQUEUED_FROM) == trial and other.state != TrialState.FAIL:
+                raise UsageError(f"--trial {trial} was requeued already, as trial {other.number}")
+        if not found.params:
+            raise UsageError(f"--trial {trial} failed before its values were sampled")
+        study.enqueue_trial(found.params, user_attrs={REQUEUED_FROM: trial})
+        new = max(each.number for each in study.get_trials(deepcopy=False))
+        say(f"trial {new} waits, with the values of trial {trial}")
+        _make_room(study)
+
+
+def _make_room(study: optuna.Study) -> None:
+    """Raise the study's total by one where all of it is taken: a failed trial was replaced."""
+    from optuna.trial import TrialState
+
+    total = study.user_attrs.get(NUM_TRIALS)
+    taken = sum(t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
+    if isinstance(total, int) and taken > total:
+        study.set_user_attr(NUM_TRIALS, taken)
+        say(f"the study had its {total} trials already and now has {taken}")
+    say("run the same rml-optimize command again, unless a driver is running")
+
+
+def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what is known of a trial, ready for JSON."""
+    from hpo.storage import best_epoch, score
+
+    provenance, end = trial.user_attrs.get(PROVENANCE, {}), trial.user_attrs.get(END, {})
+    values = trial.intermediate_values
+    return {
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        "Dice": score(trial),
+        "epoch": best_epoch(trial),
+        "epochs": max(values, default=0),
+        "started": _time(trial.datetime_start),
+        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+        "durations": end.get("seconds"),
+        "end": end.get("end"),
+        "message": end.get("message"),
+        "log_tail": end.get("log_tail"),
+        "attempt": trial.user_attrs.get("attempt"),
+        "requeued_from": trial.user_attrs.get(REQUEUED_FROM),
+        **{
+            key: provenance.get(key)
+            for key in (
+                "host", "user", "uid", "gpus", "launcher", "image", "code", "seed", "data",
+                "run_dir",
+            )
+        },
+        "params": trial.params,
+        "curve": {str(epoch): values[epoch] for epoch in sorted(values)},
+        "config": provenance.get("config"),
+    }  # fmt: skip
+
+
+def _time(moment: dt.datetime | None) -> str | None:
+    return moment.isoformat(" ", "seconds") if moment else None
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw a curve as one line of bars, from its least to its greatest value."""
+    if not values:
+        return ""
+    step = max(1, -(-len(values) // MAX_BARS))
+    shown = [max(values[i : i + step]) for i in range(0, len(values), step)]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def _show(entry: dict[str, Any], *, with_log: bool) -> None:
+    from tabulate import tabulate
+
+    rows: list[tuple[str, object]] = [
+        (key, _text(key, value))
+        for key, value in entry.items()
+        if value is not None and key not in ("params", "curve", "config", "log_tail")
+    ]
+    rows += list(entry["params"].items())
+    say(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    curve = list(entry["curve"].values())
+    if curve:
+        say(f"curve: {min(curve):.4f} {sparkline(curve)} {max(curve):.4f}")
+    if with_log:
+        _show_log(entry)
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "gpus":
+        return ", ".join(f"{gpu.get('name')} ({gpu.get('uuid')})" for gpu in value) or "none"
+    if key == "durations":
+        return ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in value.items())
+    if key == "data":
+        return f"hash {value.get('hash')}, folder {value.get('folder')}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items() if part)
+    return f"{value:.4f}" if key == "Dice" else str(value)
+
+
+def _show_log(entry: dict[str, Any]) -> None:
+    from hpo.launchers.log import read_tail
+
+    folder = entry["run_dir"]
+    tail = read_tail(Path(folder), LOG_LINES) if folder else ""
+    if not tail and folder and not Path(folder).is_dir():
+        where = f"on host {entry['host']}" if entry["host"] != socket.gethostname() else "gone"
+        say(f"its folder is {where}: {folder}")
+    tail = tail or entry["log_tail"] or ""
+    if tail:
+        say("its log ends:")
+        for line in tail.splitlines():
+            say(f"  | {line}")

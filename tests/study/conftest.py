@@ -1,0 +1,38 @@
+"""One search with a stand-in worker, whose study the commands are tried on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import BIN, clean_environment, standin_settings
+
+SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "3")
+CURVES = {
+    "0": [0.2, 0.5, 0.4], "1": [0.3, 0.7, 0.8], "2": [0.1, 0.1, 0.1], "4": [0.3, 0.3, 0.3],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def _searched(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four finished trials of which 1 is the best; trial 3 failed."""
+    folder = tmp_path_factory.mktemp("searched")
+    settings = {"curve": CURVES, "end": {"3": 7}, "say": "hello from the worker"}
+    worker = standin_settings(folder, settings)
+    result = subprocess.run(
+        [BIN / "rml-optimize", *SMALL, "--data", discs, "--worker", worker, "--jobs", "1",
+         "--num-trials", "4", "--study-name", "s", "--pruner", "none"],
+        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.fixture
+def searched(_searched: Path, tmp_path: Path) -> Path:
+    """A copy of that search's folder, to do with what one likes."""
+    folder = tmp_path / "searched"
+    shutil.copytree(_searched, folder)
+    return folder
