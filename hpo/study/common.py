@@ -25,7 +25,6 @@ from hpo.databaseurl import (
 )
 from hpo.errors import StorageError, UsageError
 from hpo.study.queries import StudyReader, study_names
-from trainer.config_errors import hint
 
 if TYPE_CHECKING:
     import optuna
@@ -114,6 +113,8 @@ def choose_study(name: str | None, names: Sequence[str]) -> str:
             raise UsageError(f"--study-name is needed; the database has: {', '.join(names)}")
         return names[0]
     if name not in names:
+        from trainer.config_errors import hint
+
         raise UsageError(f"no study {name!r} in the database; {hint(name, names)}")
     return name
 

@@ -17,17 +17,18 @@ from sqlalchemy import (
     Column,
     DateTime,
     Engine,
+    Enum,
     Float,
     Integer,
     MetaData,
     String,
     Table,
-    cast,
     func,
     select,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _METADATA = MetaData()
 _STUDIES = Table(
     "studies", _METADATA, Column("study_id", Integer), Column("study_name", String)
@@ -39,7 +40,7 @@ _STUDY_ATTRIBUTES = Table(
 _TRIALS = Table(
     "trials", _METADATA,
     Column("trial_id", Integer), Column("number", Integer), Column("study_id", Integer),
-    Column("state", String), Column("datetime_start", DateTime),
+    Column("state", Enum(*STATES, name="trialstate")), Column("datetime_start", DateTime),
     Column("datetime_complete", DateTime),
 )  # fmt: skip
 _ATTRIBUTES = Table(
@@ -60,8 +61,7 @@ _HEARTBEATS = Table(
 )  # fmt: skip
 
 COUNTED = ("COMPLETE", "PRUNED")
-# An enumeration type in PostgreSQL, which compares with no text.
-_STATE: ColumnElement[str] = cast(_TRIALS.c.state, String(16))
+_STATE = _TRIALS.c.state
 
 
 @dataclass(frozen=True)
