@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 from pathlib import Path
 from socketserver import ThreadingMixIn
+from types import FrameType
 from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -55,11 +57,17 @@ def dashboard(
             server_class=_Server,
             handler_class=_Quiet,
         ) as server:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _interrupt)
             say(f"dashboard: http://{LOOPBACK}:{server.server_port}/ (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
     finally:
         close_storage(rdb)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _free_port(wanted: int | None) -> int:

@@ -15,7 +15,6 @@ import typer
 from hpo.errors import HpoError, UsageError
 from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, WorkerJob, choose_launcher
 from hpo.provenance import PROVENANCE, config_hash
-from hpo.slots import make_slots
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -50,7 +49,8 @@ def replay(  # noqa: PLR0913  # a command's options
         typer.Option("--data", help="Data folder (not needed where the study has a split here)"),
     ] = None,
     launcher: Annotated[
-        Literal["auto", "local", "docker"], typer.Option("--launcher", help="As of rml-optimize")
+        Literal["auto", "local", "docker", "singularity"],
+        typer.Option("--launcher", help="As of rml-optimize"),
     ] = "auto",
     worker: Annotated[
         str | None, typer.Option("--worker", help="Command of a local worker")
@@ -58,6 +58,9 @@ def replay(  # noqa: PLR0913  # a command's options
     docker_image: Annotated[
         str, typer.Option("--docker-image", help="Image of a container")
     ] = DEFAULT_IMAGE,
+    singularity_image: Annotated[
+        str | None, typer.Option("--singularity-image", help="Image file of a container")
+    ] = None,
     gpu: Annotated[
         bool | None, typer.Option("--gpu/--no-gpu", help="Demand or refuse GPUs")
     ] = None,
@@ -70,6 +73,9 @@ def replay(  # noqa: PLR0913  # a command's options
     Only the config comes from the database: worker, image, data and folders are named here. Exit
     code 1 if the curves differ by more than rounding.
     """
+    from hpo.options import WorkerOptions
+    from hpo.slots import reserve_slots
+
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         found = find_trial(study, trial)
         folder = output_dir.absolute() / "runs" / study.study_name
@@ -82,17 +88,20 @@ def replay(  # noqa: PLR0913  # a command's options
         launcher,
         worker=tuple(shlex.split(worker)) if worker else None,
         image=docker_image,
+        singularity_image=singularity_image,
         mounts=mounts,
         labels={"rml.study": study.study_name, "rml.host": socket.gethostname()},
     )
-    slots, slots_text = make_slots(gpu=gpu, jobs=1)
-    say(f"trial {trial} again: {why}, {slots_text}")
+    reservation = reserve_slots(WorkerOptions(gpu=gpu, jobs=1))
+    slot = reservation.slots[0]
+    say(f"trial {trial} again: {why}, {reservation.text}")
     run_dir = folder / f"replay_of_trial_{trial:05d}" / time.strftime("%Y%m%d-%H%M%S")
     try:
-        curve = _run(chosen, slots[0], run_dir, _placed(config, provenance, mounts, chosen))
+        curve = _run(chosen, slot, run_dir, _placed(config, provenance, mounts, chosen))
     finally:
         chosen.close()
-    _compare(found, curve, provenance, slots[0], tolerance)
+        reservation.close()
+    _compare(found, curve, provenance, slot, tolerance)
 
 
 def _recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:

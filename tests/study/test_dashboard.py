@@ -50,14 +50,14 @@ def test_dashboard_shows_the_study_and_no_password(run: Run, discs: Path, tmp_pa
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
                 page.goto(line.split()[1])
                 page.get_by_text("lesions").first.click(timeout=60_000)
-                page.get_by_text("History").first.wait_for(timeout=60_000)
-                # drawn by plotly: the best value is a point of its curve
-                page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=60_000)
+                # the two trials, drawn by plotly as points of the history
+                points = page.locator(".js-plotly-plot .scatterlayer .points .point")
+                points.first.wait_for(timeout=60_000)
                 assert "lesions" in page.content()
                 page.screenshot(path=tmp_path / "study.png")
                 browser.close()
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
         assert process.returncode == 0
         screenshot = cv2.imread(str(tmp_path / "study.png"))
