@@ -42,7 +42,7 @@ def plot(
         import matplotlib as mpl
     except ImportError:
         raise UsageError(
-            "matplotlib is not installed; try pip install 'rml-optimize[plots]'"
+            "matplotlib is not installed; try pip install 'rml-optimize[plot]'"
         ) from None
     mpl.use("Agg")
     from hpo.storage import finished_trials, score
