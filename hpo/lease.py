@@ -70,8 +70,12 @@ class Lease:
 class LeaseOffice:
     """Claims, renews and gives back leases on the trials of one study."""
 
-    def __init__(self, storage: RDBStorage, study_id: int, *, lease_s: float) -> None:
+    def __init__(
+        self, storage: RDBStorage, study_id: int, *, lease_s: float, owner: str = ""
+    ) -> None:
+        """Make an office; `owner` begins its tokens, to tell who holds what."""
         self.lease_s = lease_s
+        self._owner = owner
         self._storage = storage
         self._study_id = study_id
         self._engine = locking_engine(storage)
@@ -83,7 +87,7 @@ class LeaseOffice:
         N is the largest that any driver of the study has asked for. Without `may_reap` only
         trials are taken over that were given back.
         """
-        token = uuid.uuid4().hex
+        token = f"{self._owner}/{uuid.uuid4().hex}"
         began = time.monotonic()
         with self._sessions.begin() as session:
             models.StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)

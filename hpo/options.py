@@ -224,6 +224,12 @@ class OutputOptions:
             "--lease", min=1, help="Seconds after which a silent driver's trials are taken over"
         ),
     ] = 30.0
+    move_here: Annotated[
+        bool,
+        option(
+            "--move-here", help="Go on here with a SQLite study of a host that is done with it"
+        ),
+    ] = False
     max_retries: Annotated[
         int, option("--max-retries", min=0, help="New starts of a trial whose worker crashed")
     ] = 2

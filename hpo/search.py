@@ -61,6 +61,7 @@ class Search:
             FailureLimitError: too many trials failed, or several in a row alike.
             StorageError: the database went away.
         """
+        self._sweep()
         renewer = Renewer(self.office)
         errors: list[BaseException] = []
         threads = [
@@ -123,7 +124,13 @@ class Search:
                     return
                 self.stopping.wait(IDLE_INTERVAL_S)
                 continue
+            if lease.attempt > 1:
+                self._sweep()  # somebody may have died
             self._account(slot, study, runner.run(lease))
+
+    def _sweep(self) -> None:
+        if num_ended := self.launcher.sweep():
+            self.reporter.warn(f"ended {num_ended} worker(s) that a dead driver had left here")
 
     def _is_done(self, study: optuna.Study) -> bool:
         self.tally.num_trials = self.office.num_trials(self.spec.num_trials)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import socket
 import sys
 import threading
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from hpo.databaseurl import choose_url, default_url
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher
+from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
@@ -31,7 +29,7 @@ from hpo.results import Results
 from hpo.search import Search, count_failed, current_tally
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import finished_trials, open_study, score
+from hpo.storage import DATABASE_ID, finished_trials, open_study, score
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
@@ -39,18 +37,17 @@ MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
 
 
-def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
-    """Build the launcher that the options ask for, and say which it is and why."""
+def pick_launcher(
+    spec: StudySpec, options: Options, labels: Mapping[str, str] | None = None
+) -> tuple[Launcher, str]:
+    """Build the launcher that the options ask for, and say which it is and why.
+
+    `labels` say whose the workers are (`hpo.launchers.driver`).
+    """
     try:
         worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
     except ValueError as error:
         raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
-    labels = {
-        "rml.study": spec.name,
-        "rml.host": socket.gethostname(),
-        "rml.uid": str(os.getuid()),
-        "rml.session": uuid.uuid4().hex,
-    }
     return choose_launcher(
         options.worker.launcher,
         worker=worker,
@@ -60,7 +57,7 @@ def pick_launcher(spec: StudySpec, options: Options) -> tuple[Launcher, str]:
         cap_add=tuple(options.worker.docker_cap_add or ()),
         mounts=spec.mounts,
         cache=spec.folders.cache,
-        labels=labels,
+        labels={"rml.study": spec.name, **(labels or {})},
     )
 
 
@@ -73,21 +70,24 @@ def run_session(
     """
     reservation = reserve_slots(options.worker)
     slots = reservation.slots
-    launcher, why = pick_launcher(spec, options)
-    url = choose_url(
-        options.output.storage,
-        options.output.storage_file,
-        lambda text: console.print(f"warning: {text}", markup=False),
-    )
+
+    def warn(text: str) -> None:
+        console.print(f"warning: {text}", markup=False)
+
+    url = choose_url(options.output.storage, options.output.storage_file, warn)
     rdb = open_storage(url or default_url(spec.folders.output))
-    study = open_study(spec, rdb)
+    patience = Patience(rdb.engine.url, stopping, warn)
+    study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
+    labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
+    owner = f"{labels[HOST]}/{labels[SESSION]}"
+    launcher, why = pick_launcher(spec, options, labels)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
-    office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s)
+    office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s, owner=owner)
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
-    results.bring_back(study)
-    tally = current_tally(spec, study)
+    patience.call(lambda: results.bring_back(study))
+    tally = patience.call(lambda: current_tally(spec, study))
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
@@ -104,11 +104,11 @@ def run_session(
         slots=slots,
         num_procs=reservation.num_procs,
         office=office,
-        patience=Patience(rdb.engine.url, stopping, reporter.warn),
+        patience=patience,
         results=results,
         reporter=reporter,
         tally=tally,
-        num_failed_before=count_failed(study),
+        num_failed_before=patience.call(lambda: count_failed(study)),
         stopping=stopping,
     )
     failure: HpoError | None = None
@@ -118,11 +118,13 @@ def run_session(
             search.run()
         finally:
             reporter.close()
-        results.write_list_acc(study)
-        if finished_trials(study) and (missing := results.fetch(study)):
+        patience.call(lambda: results.write_list_acc(study))
+        if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
         if not stopping.is_set():
-            tested = score_winner(spec, results, study, launcher, slots[0], stopping)
+            tested = patience.call(
+                lambda: score_winner(spec, results, study, launcher, slots[0], stopping)
+            )
     except HpoError as error:
         failure = error
     finally:
@@ -130,7 +132,8 @@ def run_session(
         reservation.close()
         office.close()
     is_interrupted = stopping.is_set() and failure is None
-    show_summary(spec, study, Ending(tested, results.owner(study), is_interrupted), console)
+    ending = Ending(tested, patience.call(lambda: results.owner(study)), is_interrupted)
+    patience.call(lambda: show_summary(spec, study, ending, console))
     close_storage(rdb)
     if failure is not None:
         raise failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import socket
 import uuid
 import warnings
 
@@ -21,6 +22,8 @@ from hpo.spec import StudySpec
 
 IDENTITY = "rml:identity"
 TITLE = "rml:title"
+DATABASE_ID = "rml:database"
+SQLITE_HOST = "rml:sqlite_host"
 STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
@@ -28,12 +31,15 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says wh
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
-def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
+def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> optuna.Study:
     """Create the study, or open it if it searches the same thing.
+
+    Args:
+        may_move: a SQLite study that another host has used is this host's from now on.
 
     Raises:
         UsageError: a study of that name with another space, data or objective; it says what
-            differs and offers a name that is free.
+            differs and offers a name that is free. Or SQLite, from a second host.
     """
     storage = get_storage(rdb)
     study = retry_first_start(
@@ -42,13 +48,30 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
         )
     )
     identity = spec.identity()
-    wanted = {TITLE: spec.title, STUDY_ID: uuid.uuid4().hex, IDENTITY: identity}
+    wanted = {
+        TITLE: spec.title,
+        STUDY_ID: uuid.uuid4().hex,
+        DATABASE_ID: _database_id(storage),
+        IDENTITY: identity,
+    }
+    is_sqlite = rdb.engine.name == "sqlite"
+    if is_sqlite:
+        wanted[SQLITE_HOST] = socket.gethostname()
     agreed = agree(rdb, study._study_id, wanted)
     if agreed is None:
         raise UsageError(
             f"study {spec.name!r} was not made by rml-optimize; use "
             f"--study-name {shlex.quote(_free_name(spec.name, storage))}"
         )
+    if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
+        if not may_move:
+            raise UsageError(
+                f"study {spec.name!r} is in a SQLite file that host {agreed[SQLITE_HOST]!r} uses, "
+                f"and this is {socket.gethostname()!r}; SQLite loses data when hosts share a "
+                "file: give all of them --storage postgresql+psycopg://… or mysql+pymysql://…, "
+                "or add --move-here if nothing runs there any more"
+            )
+        study.set_user_attr(SQLITE_HOST, socket.gethostname())
     stored = agreed[IDENTITY]
     if stored != identity and not _has_trials(study):
         # Nothing came of it, so nothing is mixed; what was given back was sampled from the old.
@@ -67,6 +90,12 @@ def open_study(spec: StudySpec, rdb: RDBStorage) -> optuna.Study:
             "or the same options as before to go on with it"
         )
     return study
+
+
+def _database_id(storage: BaseStorage) -> str:
+    """Return the id that the studies of this database share."""
+    known = (study.user_attrs.get(DATABASE_ID) for study in storage.get_all_studies())
+    return next(filter(None, known), None) or uuid.uuid4().hex
 
 
 def _has_trials(study: optuna.Study) -> bool:

@@ -262,7 +262,9 @@ class TrialRunner:
 
     def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
         """Tell the sampler that these values don't fit the memory, and the user what would."""
-        if self.office.renew(lease) and MEMORY not in job.trial.constraints:
+        # The dashboard reads constraints from user attributes.
+        is_ours = self.office.annotate(lease, {"constraints": {MEMORY: 1.0}})
+        if is_ours and MEMORY not in job.trial.constraints:
             job.trial.set_constraint(MEMORY, 1.0)
         advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
         return replace(watched, message=advice)

@@ -1,12 +1,15 @@
 """A worker that honours the contract and trains nothing: what it does is in a JSON file.
 
 `standin_worker.py [SETTINGS.json] --config=config.json`. Knows no `--capabilities`, as the
-original does not. Standard library only, so that a trial costs milliseconds.
+original does not, unless told so. Standard library only, so that a trial costs milliseconds.
 
-Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the learning rate);
-`end` {trial number: exit code, or signal below zero}; `checkpoints` whether to write any;
-`ignore_sigterm`; `say` a line for the log; `strict` refuses keys outside the contract;
-`write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
+Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the learning rate),
+times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by attempt};
+`epochs` instead of the config's; `crash_at` {trial number: epochs by attempt}; `capabilities` what
+it announces: with "checkpoints.resume" it keeps a state and goes on from it; `checkpoints` whether
+to write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it;
+`strict` refuses keys outside the contract; `write` {file name: text} before the first epoch, text
+"FIFO" makes a named pipe.
 """
 
 import json
@@ -20,9 +23,46 @@ from pathlib import Path
 CONTRACT = {"outfile", "num_epochs", "layers", "checkpoints", "data", "optimizer", "loss"}
 
 
+def replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def train(settings: dict, network: dict, number: int, attempt: int) -> int:
+    folder = Path(network.get("checkpoints", {}).get("save", "temp_model/"))
+    folder.mkdir(exist_ok=True)
+    rate = network["optimizer"].get("learning_rate", 0.01)
+    resumes, state = network.get("checkpoints", {}).get("resume"), folder / "resume.pt"
+    done = int(state.read_text()) if resumes and state.exists() else 0
+    if done:
+        print(f"resuming after epoch {done}", flush=True)
+        lines = Path("out_test.txt").read_text().splitlines(keepends=True)
+        replace(Path("out_test.txt"), "".join(lines[:done]))
+    crashes = settings.get("crash_at", {}).get(str(number), [])
+    last = settings.get("epochs", network.get("num_epochs", 1))
+    for epoch in range(done + 1, last + 1):
+        time.sleep(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0)))
+        curve = settings.get("curve", {}).get(str(number))
+        accuracy = curve[epoch - 1] if curve else 1 - abs(math.log10(rate) + 2.5) / 4 - 0.1 / epoch
+        accuracy *= settings.get("scale", 1)
+        if settings.get("checkpoints", True):
+            (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
+        with Path("out_test.txt").open("a") as file:
+            file.write(f"{epoch} {epoch * 0.5} 0.1 {accuracy:.9f}\n")
+        if resumes:
+            replace(state, str(epoch))
+        if attempt <= len(crashes) and crashes[attempt - 1] == epoch:
+            return 99
+    return 0
+
+
 def main() -> int:
     settings_file, config_argument = [None, *sys.argv[1:]][-2:]
     settings = json.loads(Path(settings_file).read_text()) if settings_file else {}
+    if config_argument == "--capabilities" and "capabilities" in settings:
+        print(json.dumps({"capabilities": settings["capabilities"]}))
+        return 0
     if not config_argument.startswith("--config="):
         print(f"standin: unknown argument {config_argument}", file=sys.stderr)
         return 64
@@ -32,7 +72,10 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "say" in settings:
         print(settings["say"], flush=True)
+    if settings.get("environment"):
+        print(*(f"{name}={value}" for name, value in os.environ.items()), sep="\n", flush=True)
     is_trial = Path.cwd().parent.name.startswith("trial_")  # else the winner's test
+    attempt = int(Path.cwd().name.removeprefix("attempt_")) if is_trial else 1
     unknown = set(network) - CONTRACT
     if settings.get("strict") and unknown:
         print(f"standin: unknown keys {sorted(unknown)}", file=sys.stderr)
@@ -42,21 +85,14 @@ def main() -> int:
     number = int(Path.cwd().parent.name.removeprefix("trial_")) if is_trial else -1
     ends = settings.get("end", {})
     end = ends.get(str(number), ends.get("all", 0))
+    if isinstance(end, list):
+        end = end[attempt - 1] if attempt <= len(end) else 0
     if end < 0:
         os.kill(os.getpid(), -end)
     if end > 0:
         return end
-    folder = Path(network.get("checkpoints", {}).get("save", "temp_model/"))
-    folder.mkdir(exist_ok=True)
-    rate = network["optimizer"].get("learning_rate", 0.01)
-    for epoch in range(1, network.get("num_epochs", 1) + 1):
-        time.sleep(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0)))
-        curve = settings.get("curve", {}).get(str(number))
-        accuracy = curve[epoch - 1] if curve else 1 - abs(math.log10(rate) + 2.5) / 4 - 0.1 / epoch
-        if settings.get("checkpoints", True):
-            (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
-        with Path("out_test.txt").open("a") as file:
-            file.write(f"{epoch} {epoch * 0.5} 0.1 {accuracy:.9f}\n")
+    if code := train(settings, network, number, attempt):
+        return code
     print("All done (return value = 0).")
     return 0
 

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import optuna
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -109,3 +111,45 @@ def list_acc(folder: Path) -> list[dict[str, object]]:
 def names(paths: Sequence[Path]) -> list[str]:
     """Return sorted file names."""
     return sorted(path.name for path in paths)
+
+
+SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "3")
+
+
+def optimize(discs: Path, *extra: object) -> list[str]:
+    return [*SMALL, "--data", str(discs), *map(str, extra)]
+
+
+def states(folder: Path) -> dict[int, str]:
+    """Return number -> state, from the database."""
+    storage = f"sqlite:///{folder / 'rml_optimize.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    return {trial.number: trial.state.name for trial in study.trials}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(BIN / "rml-optimize"), *arguments], cwd=folder, env=clean_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: object, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Return the processes whose current folder is below `folder/runs`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str((entry / "cwd").readlink()).startswith(str(folder / "runs")):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found

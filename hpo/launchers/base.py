@@ -101,6 +101,10 @@ class Launcher(Protocol):
         """Return one line for the table of settings."""
         ...
 
+    def sweep(self) -> int:
+        """End what dead drivers of the same database, host and user left; say how many."""
+        ...
+
     def close(self) -> None:
         """Stop and remove everything that was started here and still lives."""
         ...

@@ -30,6 +30,7 @@ from hpo.launchers.base import (
     with_mpirun,
 )
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
+from hpo.launchers.driver import DATABASE, HOST, SESSION, UID, is_dead
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
@@ -110,6 +111,21 @@ class DockerLauncher:
         """Return image and engine."""
         short = str(self.image_id).removeprefix("sha256:")[:12]
         return f"containers of {self._settings.image} ({short}), Docker {self._engine}"
+
+    def sweep(self) -> int:
+        """Remove the containers that dead drivers of the same database, host and user left."""
+        labels = self._settings.labels
+        if DATABASE not in labels:
+            return 0
+        wanted = [f"{key}={labels[key]}" for key in (DATABASE, HOST, UID)]
+        try:
+            found = self._client.containers.list(all=True, filters={"label": wanted})
+            orphans = [c for c in found if is_dead(c.labels.get(SESSION, ""))]
+        except ENGINE_ERRORS:  # the next sweep may find it in better health
+            return 0
+        for container in orphans:
+            remove(container)
+        return len(orphans)
 
     def close(self) -> None:
         """Stop and remove all containers of this launcher."""

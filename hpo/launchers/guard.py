@@ -32,19 +32,25 @@ def processes() -> Iterator[tuple[int, str]]:
             yield int(name), f"/proc/{name}"
 
 
-def marked(token: str) -> list[int]:
-    """Return the living processes that carry the token in their environment."""
-    entry = f"{MARKER}={token}".encode()
-    found = []
+def marked_processes() -> Iterator[tuple[int, str]]:
+    """Yield the living processes of this user that carry a token in their environment."""
+    prefix = f"{MARKER}=".encode()
     for pid, folder in processes():
         try:
+            if os.stat(folder).st_uid != os.geteuid():  # noqa: PTH116
+                continue
             with open(f"{folder}/environ", "rb") as file:  # noqa: PTH123
                 environment = file.read()
-        except OSError:  # gone, or another user's
+        except OSError:  # gone
             continue
-        if entry in environment.split(b"\0"):
-            found.append(pid)
-    return found
+        for entry in environment.split(b"\0"):
+            if entry.startswith(prefix):
+                yield pid, entry[len(prefix) :].decode(errors="replace")
+
+
+def marked(token: str) -> list[int]:
+    """Return the living processes that carry this token."""
+    return [pid for pid, found in marked_processes() if found == token]
 
 
 def kill_marked(token: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -21,25 +20,11 @@ from hpo.launchers.base import (
     worker_environment,
 )
 from hpo.launchers.probe import ask_capabilities
-from hpo.launchers.processes import ProcessHandle, WorkerProcesses
+from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 from hpo.launchers.warm import SERVE, WarmHandle, WarmPool, WarmWorker
 
 # -P: the worker's folder is its current one and must not come first on the import path
 DEFAULT_WORKER = (sys.executable, "-P", "-m", "trainer.cli")
-# What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):
-# a worker that believes it of itself would wait for the others.
-LAUNCHED_BY = (
-    "SLURM_",
-    "OMPI_",
-    "PMI_",
-    "PMIX_",
-    "MPI_",
-    "MASTER_",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-)
 
 
 class LocalLauncher:
@@ -51,7 +36,7 @@ class LocalLauncher:
     def __init__(self, settings: LaunchSettings) -> None:
         self._worker = _resolve(settings.worker) if settings.worker else DEFAULT_WORKER
         self._shown = settings.worker or DEFAULT_WORKER
-        self._processes = WorkerProcesses()
+        self._processes = WorkerProcesses(settings.labels)
         self._pool = WarmPool() if settings.warm else None
         self._capabilities: frozenset[str] | None = None
         self._capabilities_lock = threading.Lock()
@@ -96,16 +81,15 @@ class LocalLauncher:
         """Return the command."""
         return f"local processes: {subprocess.list2cmdline(self._shown)}"
 
+    def sweep(self) -> int:
+        """End what dead drivers left."""
+        return self._processes.sweep()
+
     def close(self) -> None:
         """Stop all workers."""
         self._processes.close()
         if self._pool is not None:
             self._pool.close()
-
-
-def own_environment() -> dict[str, str]:
-    """Return our environment without what says that the driver is one of several processes."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED_BY)}
 
 
 def _resolve(worker: tuple[str, ...]) -> tuple[str, ...]:

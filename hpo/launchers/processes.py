@@ -19,9 +19,26 @@ from typing import IO
 
 from hpo.launchers import guard
 from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
+from hpo.launchers.driver import DATABASE, SESSION, is_dead
 from hpo.launchers.log import open_log, read_tail
 
 _KILL_TIMEOUT_S = 5.0
+# What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):
+# a worker that believes it of itself would wait for the others.
+LAUNCHED_BY = (
+    "SLURM_",
+    "OMPI_",
+    "PMI_",
+    "PMIX_",
+    "MPI_",
+    "MASTER_",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+)
+# Ways to the study's database: a worker, which may be anybody's, has no business there.
+SECRETS = ("RML_STORAGE", "PGPASS", "PGSERVICE", "MYSQL_PWD")
 
 
 class ProcessHandle:
@@ -97,8 +114,10 @@ class ProcessHandle:
 class WorkerProcesses:
     """The processes of one launcher; safe to use from several threads at once."""
 
-    def __init__(self) -> None:
-        self.marker = {guard.MARKER: uuid.uuid4().hex}
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        owner = "/".join(labels.get(key, "") for key in (DATABASE, SESSION))
+        self.marker = {guard.MARKER: f"{owner}/{uuid.uuid4().hex}"}
+        self._database = labels.get(DATABASE)
         self._guard: subprocess.Popen[bytes] | None = None
         self._handles: list[ProcessHandle] = []
         self._closed = False
@@ -146,6 +165,20 @@ class WorkerProcesses:
             self._handles.append(handle)
         return handle
 
+    def sweep(self) -> int:
+        """Kill what dead drivers of the same database and user left, whose guard died too."""
+        if self._database is None:
+            return 0
+        orphans = [
+            pid
+            for pid, marker in guard.marked_processes()
+            if marker.startswith(f"{self._database}/") and is_dead(marker.split("/")[1])
+        ]
+        for pid in orphans:
+            with contextlib.suppress(OSError):  # it was faster
+                os.kill(pid, signal.SIGKILL)
+        return len(orphans)
+
     def close(self) -> None:
         """Stop all workers, then let the guard go."""
         with self._lock:
@@ -166,6 +199,7 @@ class WorkerProcesses:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            env=own_environment(),
             start_new_session=True,
         )
 
@@ -182,6 +216,12 @@ def _pinned(cores: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def own_environment() -> dict[str, str]:
+    """Return our environment without passwords and without what says we are one of several."""
+    dropped = (*LAUNCHED_BY, *SECRETS)
+    return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -22,9 +22,8 @@ from hpo.launchers.inside import (
     container_environment,
     mounted_path,
 )
-from hpo.launchers.local import own_environment
 from hpo.launchers.probe import ask_capabilities
-from hpo.launchers.processes import ProcessHandle, WorkerProcesses
+from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 
 PROGRAMS = ("apptainer", "singularity")  # the same command line; the first that is there
 PREFIXES = ("APPTAINER", "SINGULARITY")  # of their variables
@@ -50,7 +49,7 @@ class SingularityLauncher:
         self._program = str(Path(program).absolute())
         self.image_id = _image_id(self._image)
         self._settings = settings
-        self._processes = WorkerProcesses()
+        self._processes = WorkerProcesses(settings.labels)
         self._capabilities: frozenset[str] | None = None
         self._capabilities_lock = threading.Lock()
 
@@ -96,6 +95,10 @@ class SingularityLauncher:
     def describe(self) -> str:
         """Return image and program."""
         return f"containers of {self._image}, {self._program}"
+
+    def sweep(self) -> int:
+        """End what dead drivers left."""
+        return self._processes.sweep()
 
     def close(self) -> None:
         """Stop all containers of this launcher."""

@@ -2,7 +2,8 @@
 # postgres.sh start DIR | stop DIR: a private PostgreSQL cluster, for tests.
 #
 # Listens on a free port of the loopback and on a socket in DIR/sock; `start` prints the SQLAlchemy
-# URL. Commits are not flushed (FSYNC=on flushes them): a test's data may be lost with the machine.
+# URL. Commits are not flushed (FSYNC=on flushes them): a test's data may be lost with the machine. PORT
+# asks for a port.
 set -euo pipefail
 
 action=$1 dir=$2
@@ -32,7 +33,7 @@ start)
     fi
     flush=${FSYNC:-off}
     for _ in 1 2 3; do  # somebody may take the port between asking for it and using it
-        port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+        port=${PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
         options="-h 127.0.0.1 -p $port -k $dir/sock -c max_connections=100 -c shared_buffers=64MB"
         options+=" -c fsync=$flush -c synchronous_commit=$flush -c full_page_writes=$flush"
         if as_owner pg_ctl -D "$dir/data" -w -t 30 -l "$dir/data/server.log" -o "$options" start \

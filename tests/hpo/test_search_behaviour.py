@@ -6,53 +6,22 @@ import json
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-import optuna
 import pytest
-from support import BIN, Run, clean_environment, list_acc, one_error, standin_settings
-
-SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "3")
-
-
-def optimize(discs: Path, *extra: object) -> list[str]:
-    return [*SMALL, "--data", str(discs), *map(str, extra)]
-
-
-def states(folder: Path) -> dict[int, str]:
-    """Return number -> state, from the database."""
-    storage = f"sqlite:///{folder / 'rml_optimize.db'}"
-    (name,) = optuna.get_all_study_names(storage)
-    study = optuna.load_study(study_name=name, storage=storage)
-    return {trial.number: trial.state.name for trial in study.trials}
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(BIN / "rml-optimize"), *arguments], cwd=folder, env=clean_environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def wait_for(condition: object, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def workers_of(folder: Path) -> list[int]:
-    """Return the processes whose current folder is below `folder/runs`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if str((entry / "cwd").readlink()).startswith(str(folder / "runs")):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+from support import (
+    BIN,
+    Run,
+    clean_environment,
+    list_acc,
+    one_error,
+    optimize,
+    standin_settings,
+    start,
+    states,
+    wait_for,
+    workers_of,
+)
 
 
 def test_tutorials_command_line_is_accepted(

@@ -1,0 +1,37 @@
+"""Runs `rml-optimize` as a driver that kills itself at a moment that no clock would hit.
+
+`dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
+between the claim and the first report. FILE is made just before. It dies at its second claim.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hpo import lease, trial
+from hpo.cli import main
+
+MOMENT, FILE = sys.argv[1:3]
+calls = 0
+
+
+def die_at_the_second_call(method):
+    def wrapped(*arguments, **named):
+        global calls
+        calls += 1
+        if calls == 2:
+            Path(FILE).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*arguments, **named)
+
+    return wrapped
+
+
+if MOMENT == "in claim":
+    office = lease.LeaseOffice
+    office._count_not_failed = die_at_the_second_call(office._count_not_failed)
+else:
+    runner = trial.TrialRunner
+    runner._watch = die_at_the_second_call(runner._watch)
+sys.exit(main(sys.argv[3:]))

@@ -1,0 +1,115 @@
+"""A study on PostgreSQL gets exactly N trials while everything is killed, again and again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import optuna
+import pytest
+from chaos import LEASE_S, Chaos, Server
+from optuna.trial import TrialState
+from support import STANDIN, Run, list_acc, require, standin_settings, wait_for
+
+from hpo.results import list_entry
+
+NUM_EPOCHS = 5
+SETTINGS = {"epoch_s": 0.65, "scale": 0.05, "capabilities": ["checkpoints.resume"]}
+SCRIPT = '#!/bin/sh\nexec python3 /chaos/standin_worker.py /chaos/settings.json "$@"\n'
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """An image whose worker is the stand-in."""
+    base = os.environ.get("RML_TEST_IMAGE")
+    if base is None:
+        require("docker", "RML_TEST_IMAGE names no image with Python; build one")
+    files = {
+        "Dockerfile": f"FROM {base}\nCOPY chaos /chaos\nENV PATH=/chaos:$PATH\n",
+        "chaos/rmldnn": SCRIPT,
+        "chaos/standin_worker.py": STANDIN.read_text(),
+        "chaos/settings.json": json.dumps(SETTINGS),
+    }
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.mode, entry.size = 0o755, len(content.encode())
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    context.seek(0)
+    client = docker.from_env()
+    name = f"rml-test/chaos:{uuid.uuid4().hex[:8]}"
+    client.images.build(fileobj=context, custom_context=True, tag=name, rm=True)
+    yield name
+    client.images.remove(name, force=True)
+    client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A database server that may be killed."""
+    if os.environ.get("RML_TEST_POSTGRES_URL") is None:
+        require("postgres", "RML_TEST_POSTGRES_URL names no server, so it may not be installed")
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.mark.docker
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("seed", "num_each", "limit_s"),
+    [(1, 8, 280), pytest.param(2, 50, 1500, marks=pytest.mark.slow)],
+)
+def test_study_gets_exactly_n_trials_whatever_dies(
+    discs: Path, tmp_path: Path, run: Run, server: Server, image: str, seed: int, num_each: int,
+    limit_s: float,
+) -> None:  # fmt: skip
+    common = [
+        "--data", str(discs), "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu",
+        "--num-epochs", str(NUM_EPOCHS), "--sampler", "random", "--pruner", "none",
+    ]  # fmt: skip
+    patient = ["--lease", str(LEASE_S), "--max-retries", "99", "--max-failed", "99", "--jobs", "2"]
+    arguments = {
+        "local": [*common, *patient, "--worker", standin_settings(tmp_path, SETTINGS)],
+        "docker": [*common, *patient, "--launcher", "docker", "--docker-image", image],
+    }
+    quotas = dict.fromkeys(("driver", "worker", "container", "database"), num_each)
+    chaos = Chaos(tmp_path, server, arguments, seed, quotas | {"pause": num_each // 2})
+    try:
+        chaos.run(limit_s)
+        trials = optuna.load_study(study_name=None, storage=server.url).get_trials()
+        print(dict(chaos.kills), f"N={chaos.num_trials}")  # noqa: T201
+        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        assert len(finished) == chaos.num_trials
+        assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+        runs = {(str(trial.params), trial.user_attrs["attempt"]) for trial in finished}
+        assert len(runs) == len(finished)
+        assert max(trial.user_attrs["attempt"] for trial in finished) > 2
+        for trial in finished:
+            assert sorted(trial.intermediate_values) == list(range(1, NUM_EPOCHS + 1))
+        assert list_acc(tmp_path) == [list_entry(trial) for trial in trials]
+        wait_for(lambda: not chaos.workers() and not chaos.containers(), 10)
+    finally:
+        chaos.close()
+    check_final_model(run, tmp_path, [*common, "--num-trials", str(chaos.num_trials + 1)], server)
+
+
+def check_final_model(run: Run, folder: Path, arguments: list[str], server: Server) -> None:
+    """Train one more, for real: it is the best, and scores what is recorded."""
+    last = run("rml-optimize", *arguments, "--launcher", "local", RML_STORAGE=server.url)
+    assert last.returncode == 0, last.stdout + last.stderr
+    recorded = json.loads((folder / "best_model/trial.json").read_text())
+    entries = list_acc(folder)
+    assert recorded["trial"] == entries[-1]["number"]
+    assert recorded["dice_dataset"] == max(entry["max_acc"] for entry in entries)
+    again = run("rmldnn", "--config=best_model/config.json")
+    assert again.returncode == 0, again.stderr
+    accuracy = float((folder / "out_test.txt").read_text().split()[-1])
+    assert accuracy == pytest.approx(recorded["dice_dataset"], abs=1e-6)
