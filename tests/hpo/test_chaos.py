@@ -17,6 +17,7 @@ from chaos import LEASE_S, Chaos, Server
 from optuna.trial import TrialState
 from support import STANDIN, Run, list_acc, require, standin_settings, wait_for
 
+from hpo.database import close_storage, open_storage
 from hpo.results import list_entry
 
 NUM_EPOCHS = 5
@@ -84,7 +85,9 @@ def test_study_gets_exactly_n_trials_whatever_dies(
     chaos = Chaos(tmp_path, server, arguments, seed, quotas | {"pause": num_each // 2})
     try:
         chaos.run(limit_s)
-        trials = optuna.load_study(study_name=None, storage=server.url).get_trials()
+        storage = open_storage(server.url)
+        trials = optuna.load_study(study_name=None, storage=storage).get_trials()
+        close_storage(storage)
         print(dict(chaos.kills), f"N={chaos.num_trials}")  # noqa: T201
         finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         assert len(finished) == chaos.num_trials
