@@ -50,6 +50,11 @@ def test_help_loads_no_optuna() -> None:
     assert not modules & {"optuna", "sqlalchemy", "cv2", "docker", *HEAVY}
 
 
+def test_looking_at_the_status_loads_no_optuna() -> None:
+    modules = loaded_by("import hpo.study_cli")
+    assert not modules & {"optuna", "pydantic", "numpy", "docker", *HEAVY}
+
+
 @pytest.mark.parametrize("module", ["trainer.run", "trainer.cli", "trainer.export"])
 def test_worker_knows_nothing_of_the_driver(module: str) -> None:
     modules = loaded_by(f"import {module}")
