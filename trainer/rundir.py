@@ -108,7 +108,9 @@ class TestLogReader:
             file.seek(self._offset)
             chunk = file.read(max(0, MAX_LOG_BYTES - self._offset))
         complete = chunk[: chunk.rfind(b"\n") + 1]
-        self._offset += len(complete)
+        is_at_limit = self._offset + len(chunk) >= MAX_LOG_BYTES
+        # at the limit for good: a line without an end must not be read again and again
+        self._offset = MAX_LOG_BYTES if is_at_limit else self._offset + len(complete)
         lines = complete.decode("utf-8", errors="replace").splitlines()
         return [entry for line in lines if (entry := parse_test_line(line))]
 

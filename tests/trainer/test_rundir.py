@@ -130,3 +130,15 @@ def test_failed_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path: Path
         write_atomic(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_at_the_limit_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.rundir.MAX_LOG_BYTES", 64)
+    path = tmp_path / "out_test.txt"
+    path.write_bytes(b"1 0.5 0.25\n" + bytes(200))
+    reader = TestLogReader(path)
+    assert reader.read_new() == [Evaluation(1, 0.25)]
+    with path.open("r+b") as file:
+        file.seek(11)
+        file.write(b"2 0.5 0.75\n")
+    assert reader.read_new() == []
