@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -147,26 +146,4 @@ def test_two_nodes_share_a_study_through_a_cancelled_and_a_preempted_job(
     cluster.until(f"job {urgent} is done", lambda: "COMPLETED" in cluster.state(urgent))
     cluster.until(f"job {both} runs again", lambda: cluster.state(both).startswith("RUNNING"))
     cluster.until(f"job {both} is done", lambda: "COMPLETED" in cluster.state(both))
-    cluster.check_exactly_n()
-
-
-@pytest.mark.slow
-def test_a_lost_nodes_trial_is_taken_over(cluster: Cluster) -> None:
-    cluster.submit("--nodes=1", "--nodelist=n1")
-    lost = cluster.submit("--nodes=1", "--nodelist=n2")
-    cluster.until("both nodes have a trial", lambda: cluster.trials(TrialState.RUNNING) > 1)
-    slurmd = Path(cluster.conf).parents[1] / "run" / "slurmd.n2.pid"
-    os.kill(int(slurmd.read_text()), signal.SIGKILL)
-    for line in cluster.call("ps", "-eo", "pid,args").splitlines():
-        pid, _, command = line.strip().partition(" ")
-        if f"slurmstepd: [{lost}." in command:  # and with it all that runs on the node
-            for member in cluster.call("ps", "-o", "pid=", "--ppid", pid).split():
-                subprocess.run(["pkill", "-KILL", "-P", member], check=False)
-                os.kill(int(member), signal.SIGKILL)
-            os.kill(int(pid), signal.SIGKILL)
-    cluster.say("node n2 is lost: slurmd and all of its processes are killed")
-    cluster.until(
-        "the other node finishes the study",
-        lambda: cluster.trials(TrialState.COMPLETE) == NUM_TRIALS,
-    )
     cluster.check_exactly_n()
