@@ -101,7 +101,7 @@ class DataOptions:
     layers: Annotated[
         str | None,
         option("--layers", help="Keras-JSON file, or built in: unet, unet:width=16,depth=4, "
-               "resunet, pets, fcn, large_fcn, light_unet, fcn8s "
+               "resunet, pets, fcn, large_fcn, light_unet, fcn8s, fcn_alexnet "
                "(default: ./layers.json if there, else unet)"),
     ] = None  # fmt: skip
     transfer_learning: Annotated[

@@ -57,6 +57,8 @@ def test_resunet_has_the_known_layers_and_parameters():
         ("large_fcn", (256, 256, 1), 6, 973_574),
         ("light_unet", (256, 192, 1), 6, 3_873_094),
         ("fcn8s", (224, 224, 3), 21, 134_362_751),
+        # AlexNet's 60,965,224 with a classifier of 1x1x4096 in place of its fc8
+        ("fcn_alexnet", (256, 256, 3), 21, 60_965_224 - 4097 * 1000 + 4097 * 21),
     ],
 )
 def test_builtin_has_the_published_number_of_parameters(spec, shape, classes, trainable):
@@ -69,7 +71,7 @@ def test_builtin_has_the_published_number_of_parameters(spec, shape, classes, tr
 @pytest.mark.parametrize(
     "spec",
     ["unet", "unet:width=8,depth=2", "resunet", "pets", "fcn", "large_fcn", "light_unet",
-     "fcn8s:fc=64"],
+     "fcn8s:fc=64", "fcn_alexnet:fc=64"],
 )  # fmt: skip
 def test_builtin_equals_keras_reading_the_same_file(spec, tmp_path):
     shape, classes = ((64, 64, 1), 1) if spec in ("unet", "fcn") else ((64, 96, 3), 3)

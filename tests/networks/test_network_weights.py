@@ -267,3 +267,15 @@ def test_damaged_file_loads_or_is_one_clear_error(suffix, tmp_path):
             assert str(error).startswith(f"{path}: ")
             assert "\n" not in str(error)
     assert refused > 15
+
+
+def test_fcn8s_starts_from_keras_vgg16(tmp_path):
+    vgg = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    save_legacy_weights(vgg, tmp_path / "vgg16_notop.h5")
+    graph = parse_network(network_json("fcn8s:fc=8", (32, 32, 3), 1), "fcn8s")
+    module = build_module(graph, (32, 32, 3))
+    report = load_weights(module, graph, tmp_path / "vgg16_notop.h5", lambda line: None)
+    assert (report.num_loaded, report.num_skipped) == (26, 0)
+    kernel = vgg.get_layer("block3_conv2").get_weights()[0]
+    ours = module.state_dict()["block3_conv2.weight"].numpy()
+    np.testing.assert_array_equal(ours, kernel.transpose(3, 2, 0, 1))

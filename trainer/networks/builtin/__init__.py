@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.errors import NetworkError
 from trainer.networks.builtin.fcn8s import write_fcn8s
+from trainer.networks.builtin.fcn_alexnet import write_fcn_alexnet
 from trainer.networks.builtin.jsrt import write_fcn, write_large_fcn, write_light_unet
 from trainer.networks.builtin.pets import write_pets
 from trainer.networks.builtin.resunet import write_resunet
@@ -51,6 +52,11 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
     "fcn8s": Builtin(
         write_fcn8s,
         "FCN-8s over VGG-16, 134 million parameters (fc=512: 28 million)",
+        {"fc": Option(4096, 1, 4096)},
+    ),
+    "fcn_alexnet": Builtin(
+        write_fcn_alexnet,
+        "FCN-AlexNet of the DIGITS tutorials, 57 million parameters (fc=512: 7 million)",
         {"fc": Option(4096, 1, 4096)},
     ),
 }

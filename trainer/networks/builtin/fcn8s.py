@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.networks.builtin.writer import NetworkWriter, final_function
+from trainer.networks.builtin.writer import NetworkWriter, final_function, small_classifier
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # VGG-16: filters, convolutions
 
@@ -30,17 +30,11 @@ def write_fcn8s(
     x = net.add("Dropout", x, "drop6", rate=0.5)
     x = net.conv(x, "fc7", fc, 1, **relu)
     x = net.add("Dropout", x, "drop7", rate=0.5)
-    x = _score(net, x, "score_fr", num_classes)
+    x = small_classifier(net, x, "score_fr", num_classes)
     for pool in (4, 3):
         x = net.upsample(x, f"upscore_pool{pool}", "bilinear")
-        skip = _score(net, pools[pool - 1], f"score_pool{pool}", num_classes)
+        skip = small_classifier(net, pools[pool - 1], f"score_pool{pool}", num_classes)
         x = net.add("Add", [x, skip], f"fuse_pool{pool}")
     x = net.upsample(x, "upscore8", "bilinear", 8)
     function = final_function(num_classes)
     return net.finish(net.activation(x, function, function))
-
-
-def _score(net: NetworkWriter, x: str, name: str, num_classes: int) -> str:
-    """Add a 1x1 classifier. It starts small, where the paper's starts at 0: no class is ahead."""
-    start = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": 0.01}}
-    return net.conv(x, name, num_classes, 1, use_bias=True, kernel_initializer=start)

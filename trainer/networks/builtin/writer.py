@@ -108,3 +108,9 @@ class NetworkWriter:
 def final_function(num_classes: int) -> str:
     """Name the last activation: one channel for two classes, else one per class."""
     return "sigmoid" if num_classes == 1 else "softmax"
+
+
+def small_classifier(net: NetworkWriter, x: str, name: str, num_classes: int) -> str:
+    """Add a 1x1 classifier. It starts small, where the FCN paper's starts at 0: no class leads."""
+    start = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": 0.01}}
+    return net.conv(x, name, num_classes, 1, use_bias=True, kernel_initializer=start)
