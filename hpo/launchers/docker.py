@@ -30,7 +30,7 @@ from hpo.launchers.base import (
     with_mpirun,
 )
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
-from hpo.launchers.driver import DATABASE, HOST, SESSION, UID, is_dead
+from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
@@ -117,9 +117,8 @@ class DockerLauncher:
         labels = self._settings.labels
         if DATABASE not in labels:
             return 0
-        wanted = [f"{key}={labels[key]}" for key in (DATABASE, HOST, UID)]
         try:
-            found = self._client.containers.list(all=True, filters={"label": wanted})
+            found = self._client.containers.list(all=True, filters={"label": own_filter(labels)})
             orphans = [c for c in found if is_dead(c.labels.get(SESSION, ""))]
         except ENGINE_ERRORS:  # the next sweep may find it in better health
             return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 DATABASE, HOST, UID, SESSION = "rml.database", "rml.host", "rml.uid", "rml.session"
@@ -22,6 +23,11 @@ def driver_labels(database_id: str) -> dict[str, str]:
         UID: str(os.getuid()),
         SESSION: _session(os.getpid()),
     }
+
+
+def own_filter(labels: Mapping[str, str]) -> list[str]:
+    """Return what selects, among an engine's containers, those of our database, host and user."""
+    return [f"{key}={labels[key]}" for key in (DATABASE, HOST, UID)]
 
 
 def is_dead(session: str) -> bool:

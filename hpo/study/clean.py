@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError
+from hpo.launchers.driver import driver_labels, own_filter
 from hpo.provenance import PROVENANCE
 from hpo.study.common import (
     OutputDir,
@@ -27,6 +28,8 @@ from hpo.study.common import (
 )
 from hpo.study.status import SILENT_S
 from trainer import rundir
+
+DATABASE_ID = "rml:database"  # as in hpo.storage, which loads Optuna
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader
@@ -122,8 +125,11 @@ def _size(folder: Path) -> int:
 
 
 def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
-    """Return this study's, host's and user's containers, unless a driver here is alive."""
-    host = socket.gethostname()
+    """Return this study's containers on this host, unless a driver here is alive.
+
+    Only this database's and this user's: other databases may have a study of that name.
+    """
+    host, database = socket.gethostname(), reader.attribute(DATABASE_ID)
     alive = [
         trial
         for trial in reader.running(PROVENANCE)
@@ -131,7 +137,7 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
         and trial.silent_s is not None
         and trial.silent_s < SILENT_S
     ]
-    if alive:
+    if alive or database is None:
         return []
     try:
         from hpo.launchers.container import ENGINE_ERRORS
@@ -140,7 +146,7 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
         client = connect()
     except HpoError:
         return []
-    wanted = [f"rml.study={study}", f"rml.host={host}", f"rml.uid={os.getuid()}"]
+    wanted = [f"rml.study={study}", *own_filter(driver_labels(database))]
     try:
         containers = client.containers.list(all=True, filters={"label": wanted})
     except ENGINE_ERRORS:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
 import sqlite3
 import sys
+import uuid
 from pathlib import Path
 
+import docker
+import docker.errors
 import optuna
 import pytest
 from databases import postgres_database, trials_of
-from support import STANDIN, Run, list_acc, one_error, standin_settings
+from support import STANDIN, Run, list_acc, one_error, require, standin_settings
 
+from hpo.launchers.driver import driver_labels
 from hpo.study.trials import sparkline
 
 
@@ -223,6 +229,43 @@ def test_clean_removes_what_is_listed_and_nothing_else(run: Run, searched: Path)
     assert trap.is_symlink()
     assert (searched / "best_model/best_model_file.pt").exists()
     assert (folder / "trial_00000/attempt_1/out_test.txt").exists()
+
+
+@pytest.mark.docker
+def test_clean_leaves_the_containers_of_another_databases_study_of_that_name(
+    run: Run, searched: Path, tmp_path: Path
+) -> None:
+    image = os.environ.get("RML_TEST_IMAGE")
+    if image is None:
+        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
+    theirs = tmp_path / "theirs"
+    shutil.copytree(searched, theirs)
+    databases = {}
+    for folder in (searched, theirs):
+        databases[folder] = uuid.uuid4().hex
+        change(
+            folder,
+            f"UPDATE study_user_attributes SET value_json = '\"{databases[folder]}\"' "
+            "WHERE key = 'rml:database'",
+        )
+    client = docker.from_env()
+    orphans = {
+        folder: client.containers.create(
+            image, labels={"rml.study": "s", **driver_labels(database)}
+        )
+        for folder, database in databases.items()
+    }
+    try:
+        assert orphans[searched].short_id in study(run, searched, "clean", "--yes")
+        left = client.containers.list(all=True, ignore_removed=True)
+        assert orphans[searched] not in left
+        assert orphans[theirs] in left
+        assert orphans[theirs].short_id in study(run, theirs, "clean", "--yes")
+    finally:
+        for container in orphans.values():
+            with contextlib.suppress(docker.errors.NotFound):
+                container.remove(force=True)
+        client.close()
 
 
 def test_doctor_names_the_remedy(run: Run, searched: Path, discs: Path, tmp_path: Path) -> None:
