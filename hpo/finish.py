@@ -7,26 +7,28 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 
+from hpo.dataplan import Part
 from hpo.errors import HpoError
 from hpo.folders import locked, read_json
-from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.launchers import Launcher, Mount, Slot
 from hpo.models import LAYERS_FILE, MODEL_FILE
+from hpo.oneshot import run_config
 from hpo.results import Results
-from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from trainer import rundir
-from trainer.bootstrap import bootstrap_interval, rows_of_csv
+from trainer.bootstrap import bootstrap_scores, interval, rows_of_csv
 from trainer.errors import DataError
 from trainer.keypath import set_path
 
 TEST_FILE = "test.json"
-POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +84,6 @@ def score_winner(
 def _evaluate(
     spec: StudySpec, launcher: Launcher, slot: Slot, trial: int, stopping: threading.Event
 ) -> TestScore | None:
-    run_dir = _prepare(spec, launcher, trial)
-    handle = launcher.start(WorkerJob(run_dir=run_dir, slot=slot))
-    try:
-        while (code := handle.poll()) is None:
-            if stopping.wait(POLL_INTERVAL_S):
-                return None
-    finally:
-        handle.stop()
-    evaluations = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
-    if code != 0 or not evaluations:
-        raise HpoError(
-            f"the best model could not be scored on the test set (exit code {code}):\n"
-            f"{handle.log_tail()}"
-        )
-    return _collect(spec, run_dir, trial, evaluations[-1].accuracy)
-
-
-def _prepare(spec: StudySpec, launcher: Launcher, trial: int) -> Path:
     best = spec.folders.best_model
     run_dir = spec.folders.study / f"test_of_trial_{trial:05d}"
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -113,31 +97,53 @@ def _prepare(spec: StudySpec, launcher: Launcher, trial: int) -> Path:
     network = config["neural_network"]
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
-    inputs, targets = spec.data.test.inputs, spec.data.test.targets
-    set_path(network, "data.test_input_path", launcher.worker_path(mount, inputs))
-    set_path(network, "data.test_target_path", launcher.worker_path(mount, targets))
-    known = launcher.capabilities()
-    written = {"neural_network": without_extensions(network, known=known)}
-    rundir.write_atomic(run_dir / rundir.CONFIG, json.dumps(written, indent=2))
-    return run_dir
+    place_test(network, launcher, mount, spec.data.test)
+    ended = run_config(launcher, slot, run_dir, network, stopping)
+    if ended is None:
+        return None
+    if ended.exit_code != 0 or not ended.evaluations:
+        raise HpoError(
+            f"the best model could not be scored on the test set (exit code {ended.exit_code}):\n"
+            f"{ended.log_tail}"
+        )
+    return read_test_score(
+        run_dir, trial, ended.evaluations[-1].accuracy, num_images=spec.survey.num_test
+    )
 
 
-def _collect(spec: StudySpec, run_dir: Path, trial: int, accuracy: float) -> TestScore:
+def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: Part) -> None:
+    """Have a config evaluate on the test images, where a worker sees them."""
+    set_path(network, "data.test_input_path", launcher.worker_path(data, test.inputs))
+    set_path(network, "data.test_target_path", launcher.worker_path(data, test.targets))
+
+
+def read_test_score(run_dir: Path, trial: int, accuracy: float, *, num_images: int) -> TestScore:
+    """Return what an evaluation has left in its folder, which is the worker's."""
     entries = rundir.read_metrics(run_dir)
-    last = entries[-1] if entries else {}
-    interval = None
-    classes = last.get("classes_averaged")
-    if isinstance(classes, list):
-        try:
-            table = rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode()
-            interval = bootstrap_interval(rows_of_csv(table), [str(name) for name in classes])
-        except (ValueError, csv.Error, DataError):
-            interval = None
-    per_image = last.get("dice_per_image")
+    per_image = entries[-1].get("dice_per_image") if entries else None
     return TestScore(
         trial=trial,
         dice_dataset=accuracy,
         dice_per_image=per_image if isinstance(per_image, float) else None,
-        interval=interval,
-        num_images=spec.survey.num_test,
+        interval=interval_of_runs([run_dir]),
+        num_images=num_images,
     )
+
+
+def interval_of_runs(run_dirs: Sequence[Path]) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval, over images, of the mean `dice_dataset` of evaluations.
+
+    All runs get the same draws of images. None where an engine leaves no table of images.
+    """
+    samples = []
+    for run_dir in run_dirs:
+        entries = rundir.read_metrics(run_dir)
+        classes = entries[-1].get("classes_averaged") if entries else None
+        if not isinstance(classes, list):
+            return None
+        try:
+            rows = rows_of_csv(rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode())
+            samples.append(bootstrap_scores(rows, [str(name) for name in classes]))
+        except (ValueError, csv.Error, DataError):
+            return None
+    return interval(np.mean(samples, axis=0)) if samples else None

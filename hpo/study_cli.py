@@ -8,7 +8,18 @@ from collections.abc import Callable, Sequence
 import typer
 
 from hpo.console import run_app
-from hpo.study import clean, dashboard, doctor, export, plot, replay, status, trials
+from hpo.study import (
+    clean,
+    confirm,
+    dashboard,
+    doctor,
+    export,
+    plot,
+    predict,
+    replay,
+    status,
+    trials,
+)
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -24,6 +35,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "dashboard": dashboard.dashboard,
     "export": export.export,
     "replay": replay.replay,
+    "confirm": confirm.confirm,
+    "predict": predict.predict,
     "requeue": trials.requeue,
     "clean": clean.clean,
     "doctor": doctor.doctor,

@@ -88,6 +88,29 @@ def bootstrap_interval(
         seed: the same seed and rows give the same interval.
         level: the share of resamples inside the interval.
     """
+    scores = bootstrap_scores(rows, classes, num_resamples=num_resamples, seed=seed)
+    return interval(scores, level)
+
+
+def interval(scores: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of resampled scores."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(scores, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_scores(
+    rows: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Floats:
+    """Return `dice_dataset` of each resample of images, shape (num_resamples,).
+
+    Two models that were evaluated on the same images, in the same order, get the same draws: the
+    scores may be averaged, or subtracted, resample by resample. Arguments as above.
+    """
     if not rows or not classes:
         raise DataError("a bootstrap interval needs at least one image and one class")
     counts = counts_of_rows(rows, classes).astype(np.float64)
@@ -104,6 +127,4 @@ def bootstrap_interval(
         # float64 sums pixel counts exactly up to 2**53.
         pooled = np.tensordot(times.astype(np.float64), counts, axes=1)
         scores.append(mean_of_present(dice_of_counts(pooled), pooled))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(scores), [tail, 1 - tail])
-    return float(low), float(high)
+    return np.concatenate(scores)

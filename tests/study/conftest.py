@@ -36,3 +36,25 @@ def searched(_searched: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "searched"
     shutil.copytree(_searched, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def _trained(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trials of our own worker, compared on a validation part."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = subprocess.run(
+        [BIN / "rml-optimize", *SMALL, "--data", discs, "--launcher", "local", "--jobs", "1",
+         "--num-trials", "2", "--study-name", "s", "--pruner", "none", "--optimizers", "adam",
+         "--select-on", "validation", "--set", "data.batch_size=4", "--loss", "bce"],
+        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.fixture
+def trained(_trained: Path, tmp_path: Path) -> Path:
+    """A copy of that study's folder; trials name the first one's."""
+    folder = tmp_path / "trained"
+    shutil.copytree(_trained, folder)
+    return folder

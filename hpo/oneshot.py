@@ -1,0 +1,63 @@
+"""Runs a worker once, outside of a search: no reports, no pruning, no lease."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.launchers.base import CONFIG_ARGS
+from trainer import rundir
+
+POLL_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A worker that has ended by itself: its exit code, the end of its log, its evaluations."""
+
+    exit_code: int
+    log_tail: str
+    evaluations: list[rundir.Evaluation]
+
+
+def run_config(
+    launcher: Launcher,
+    slot: Slot,
+    run_dir: Path,
+    network: Mapping[str, Any],
+    stopping: threading.Event | None = None,
+) -> Finished | None:
+    """Write a `neural_network` object as the worker knows it, and run it; None if stopped."""
+    from hpo.space import without_extensions  # pydantic, which no other command needs
+
+    known = launcher.capabilities()
+    text = rundir.dump_config(without_extensions(network, known=known))
+    rundir.write_atomic(run_dir / rundir.CONFIG, text)
+    return run_worker(launcher, slot, run_dir, stopping=stopping)
+
+
+def run_worker(
+    launcher: Launcher,
+    slot: Slot,
+    run_dir: Path,
+    *,
+    args: tuple[str, ...] = CONFIG_ARGS,
+    stopping: threading.Event | None = None,
+) -> Finished | None:
+    """Start a worker in its folder and wait for its end; None if it was stopped before."""
+    handle = launcher.start(WorkerJob(run_dir=run_dir, slot=slot, args=args))
+    try:
+        while (code := handle.poll()) is None:
+            if stopping is None:
+                time.sleep(POLL_INTERVAL_S)
+            elif stopping.wait(POLL_INTERVAL_S):
+                return None
+    finally:
+        handle.stop()
+    evaluations = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
+    return Finished(code, handle.log_tail(), evaluations)

@@ -1,0 +1,84 @@
+"""The table of `rml-study confirm`, in Markdown and in LaTeX (plain `tabular`)."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from hpo.finish import interval_of_runs
+from hpo.progress import describe_values
+from hpo.storage import score
+from trainer import rundir
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from hpo.study.retrain import Run
+
+ABSENT = "–"
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", ABSENT: "--",
+}  # fmt: skip
+
+
+def write_tables(
+    folder: Path, study: str, trials: Sequence[FrozenTrial], runs: Sequence[Run]
+) -> str:
+    """Write confirm.md and confirm.tex from finished runs; return the Markdown table."""
+    by_trial = {t.number: [run for run in runs if run.trial.number == t.number] for t in trials}
+    rows = [_row(trial, by_trial[trial.number]) for trial in trials]
+    results = [run.result() or {} for run in runs]
+    num_images = next((entry["num_images"] for entry in results), 0)
+    notes = [
+        f"Study {study}: the {len(trials)} best configurations, each trained anew; scores on "
+        f"{num_images} test images that chose nothing.",
+        "Mean ± standard deviation (n - 1) over trainings with different seeds; the epoch was "
+        "chosen on the validation part.",
+        "Interval: 95 % percentile bootstrap over images of the mean over seeds; it does not "
+        "hold what varies between trainings, and is too narrow where images share a patient.",
+        "dice_dataset pools the pixels of all images, dice_per_image averages over images. "
+        "selected: the search's score, the best of its trials, so optimistic.",
+    ]
+    table = str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    text = f"{table}\n\n" + "\n\n".join(notes) + "\n"
+    rundir.write_atomic(folder / "confirm.md", text)
+    escaped = [{latex(k): latex(v) for k, v in row.items()} for row in rows]
+    tex = tabulate(escaped, headers="keys", tablefmt="latex_raw", disable_numparse=True)
+    comments = "".join(f"% {note}\n" for note in notes)
+    rundir.write_atomic(folder / "confirm.tex", f"{comments}{tex}\n")
+    return table
+
+
+def _row(trial: FrozenTrial, runs: Sequence[Run]) -> dict[str, str]:
+    results = [run.result() or {} for run in runs]
+    interval = interval_of_runs([run.test_dir for run in runs])
+    return {
+        "trial": str(trial.number),
+        "values": describe_values(trial.params),
+        "selected": f"{score(trial):.4f}",
+        "seeds": str(len(results)),
+        "dice_dataset": spread(results, "dice_dataset"),
+        "95 % interval": f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else ABSENT,
+        "dice_per_image": spread(results, "dice_per_image"),
+    }
+
+
+def spread(results: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Return mean ± standard deviation of a figure; the mean alone for one training."""
+    values = [entry[key] for entry in results if entry.get(key) is not None]
+    if not values:
+        return ABSENT
+    mean = f"{statistics.fmean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def latex(text: str) -> str:
+    """Escape what LaTeX would take for commands."""
+    return re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], text)

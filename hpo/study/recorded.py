@@ -1,0 +1,93 @@
+"""A trial as it was: its recorded config, on the images and networks that are here.
+
+Only the config is taken from the database; every folder comes from the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import UsageError
+from hpo.launchers import Launcher, Mount
+from hpo.provenance import config_hash
+from trainer import rundir
+from trainer.keypath import get_path, set_path
+
+
+def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the trial's whole config: from the database, or from its run folder if too long."""
+    if not provenance.get("is_shortened"):
+        return dict(provenance["config"])
+    path = Path(provenance["run_dir"]) / rundir.CONFIG
+    try:
+        config = dict(json.loads(rundir.read_untrusted(path))["neural_network"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"the trial's config is too long for the database, and {path} cannot be read here; "
+            f"it is on host {provenance.get('host')}"
+        ) from None
+    config["layers"] = provenance["config"]["layers"]
+    if config_hash(config) != provenance["config_hash"]:
+        raise UsageError(f"{path} is not the config that the trial ran with")
+    return config
+
+
+def reads_split(provenance: Mapping[str, Any]) -> bool:
+    """Say whether the trial was compared on a validation part, not on the test images."""
+    return Path(str(provenance["data"]["folder"])).name != "data"
+
+
+def recorded_mounts(
+    provenance: Mapping[str, Any], folder: Path, data: Path | None, *, name: str = "data"
+) -> tuple[Mount, Mount]:
+    """Return what the worker reads: images and networks, in folders of this command line.
+
+    Args:
+        provenance: the trial's.
+        folder: the study's, below the output folder.
+        data: the data folder, for a trial that read it itself.
+        name: of the mount of the images.
+    """
+    split = Path(str(provenance["data"]["folder"])).name
+    images = folder / split if reads_split(provenance) else data
+    if images is None:
+        raise UsageError("--data is needed: the trial read the data folder itself")
+    inputs = folder / "inputs"
+    for path, what in ((images, "images"), (inputs, "networks")):
+        if not path.is_dir():
+            raise UsageError(
+                f"the study's {what} are not here ({path}); give the --output-dir that the study "
+                f"had, or go to host {provenance.get('host')}"
+            )
+    return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
+
+
+def placed_config(
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    mounts: tuple[Mount, Mount],
+    launcher: Launcher,
+) -> dict[str, Any]:
+    """Return the config with the paths as the worker sees them here."""
+    placed: dict[str, Any] = json.loads(json.dumps(config))
+    images, inputs = mounts
+    for part, keys in (
+        ("train", ("input_path", "target_path")),
+        ("test", ("test_input_path", "test_target_path")),
+    ):
+        for key, relative in zip(keys, provenance["data"][part], strict=True):
+            if Path(relative).is_absolute() or ".." in Path(relative).parts:
+                raise UsageError(f"the trial's record names a path outside its data: {relative}")
+            set_path(placed, f"data.{key}", launcher.worker_path(images, relative))
+    network = Path(str(provenance["network"])).name
+    if not (inputs.path / network).is_file():
+        raise UsageError(f"the trial's network is not here: {inputs.path / network}")
+    placed["layers"] = launcher.worker_path(inputs, network)
+    weights = get_path(placed, "checkpoints.load")
+    if weights:
+        path = launcher.worker_path(inputs, Path(str(weights)).name)
+        set_path(placed, "checkpoints.load", path)
+    return placed

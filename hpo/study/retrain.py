@@ -1,0 +1,146 @@
+"""One training of `rml-study confirm`: a trial's configuration, another seed, then the test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError
+from hpo.folders import read_json
+from hpo.launchers import Launcher, Mount, Slot
+from hpo.oneshot import run_config
+from hpo.provenance import PROVENANCE
+from hpo.study.recorded import placed_config, recorded_config
+from trainer import rundir
+from trainer.keypath import set_path
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from hpo.dataplan import DataFolder, DataSurvey
+
+RESULT = "result.json"
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a trial's configuration, which seed, and its folder."""
+
+    trial: FrozenTrial
+    seed: int
+    folder: Path
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the trial ran with."""
+        return dict(self.trial.user_attrs[PROVENANCE])
+
+    @property
+    def test_dir(self) -> Path:
+        """Where the test images are evaluated."""
+        return self.folder / "test"
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what came of it, None if it is not finished or was another configuration's."""
+        entry = read_json(self.folder / RESULT)
+        return entry if entry.get("of") == self.identity() else None
+
+    def identity(self) -> str:
+        """Return what makes a finished training this one."""
+        return f"{self.provenance['config_hash']} {self.provenance['data']['hash']} {self.seed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training finds its images, and the images that it is tested on."""
+
+    launcher: Launcher
+    mounts: tuple[Mount, Mount]
+    tests: Mount
+    tested: DataFolder
+    survey: DataSurvey
+
+
+def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, Any] | None:
+    """Train and test once; return the result, which is then in its file, None if stopped.
+
+    Raises:
+        HpoError: the worker failed.
+        DataError: it left no checkpoint.
+    """
+    from hpo.finish import read_test_score
+    from hpo.storage import derived_seed
+
+    launcher = place.launcher
+    config = placed_config(recorded_config(run.provenance), run.provenance, place.mounts, launcher)
+    config["seed"] = derived_seed(int(config.get("seed") or 0), run.seed, "confirm")
+    set_path(config, "checkpoints.keep", "best")
+    train_dir = run.folder / "train"
+    _make_room(train_dir, config, can_resume="checkpoints.resume" in launcher.capabilities())
+    trained = run_config(launcher, slot, train_dir, config, stopping)
+    if trained is None:
+        return None
+    if trained.exit_code != 0 or not trained.evaluations:
+        raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
+    best = max(trained.evaluations, key=lambda entry: (entry.accuracy, -entry.epoch))
+    shutil.rmtree(run.test_dir, ignore_errors=True)
+    run.test_dir.mkdir(parents=True)
+    checkpoints = train_dir / rundir.CHECKPOINTS
+    rundir.copy_untrusted(checkpoints / rundir.checkpoint_file(best.epoch), run.test_dir / MODEL)
+    tested = run_config(launcher, slot, run.test_dir, _test_config(config, place), stopping)
+    if tested is None:
+        return None
+    if tested.exit_code != 0 or not tested.evaluations:
+        raise HpoError(f"the test ended with exit code {tested.exit_code}:\n{tested.log_tail}")
+    score = read_test_score(
+        run.test_dir,
+        run.trial.number,
+        tested.evaluations[-1].accuracy,
+        num_images=place.survey.num_test,
+    )
+    result = {
+        "of": run.identity(),
+        **asdict(score),
+        "seed": run.seed,
+        "training_seed": config["seed"],
+        "epoch": best.epoch,
+        "validation": best.accuracy,
+    }
+    rundir.write_atomic(run.folder / RESULT, json.dumps(result, indent=2) + "\n")
+    # As with trials: 130 MB each would fill the disk.
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    (run.test_dir / MODEL).unlink()
+    return result
+
+
+def _make_room(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> None:
+    """Make the training's folder; what an interrupted one left stays if it can be gone on with."""
+    note = folder.with_name("train.json")
+    text = json.dumps(config, sort_keys=True)
+    if not (can_resume and note.exists() and note.read_text(encoding="utf-8") == text):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rundir.write_atomic(note, text)
+
+
+def _test_config(config: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """Return the config that evaluates the chosen checkpoint on the test images."""
+    from hpo.finish import place_test
+
+    network: dict[str, Any] = json.loads(json.dumps(config))
+    for key in ("input_path", "target_path"):
+        network["data"].pop(key, None)
+    network["checkpoints"] = {"load": f"./{MODEL}"}
+    network.pop("num_epochs", None)
+    # The test images alone may lack a value that the training images have.
+    if place.survey.coding.kind in ("binary", "classes"):
+        set_path(network, "data.mask_values", list(place.survey.coding.values))
+    assert place.tested.test is not None
+    place_test(network, place.launcher, place.tests, place.tested.test)
+    return network

@@ -1,0 +1,98 @@
+"""Workers of the commands that train or predict again: their options, and how they are started.
+
+Nothing of this comes from the database, which others may write: a command in it would be run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import typer
+
+from hpo.errors import UsageError
+from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
+from hpo.launchers.driver import driver_labels
+
+LauncherKind = Annotated[
+    Literal["auto", "local", "docker", "singularity"],
+    typer.Option("--launcher", help="As of rml-optimize"),
+]
+Worker = Annotated[str | None, typer.Option("--worker", help="Command of a local worker")]
+DockerImage = Annotated[str, typer.Option("--docker-image", help="Image of a container")]
+SingularityImage = Annotated[
+    str | None, typer.Option("--singularity-image", help="Image file of a container")
+]
+Gpu = Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Demand or refuse GPUs")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerChoice:
+    """What the options say of the worker."""
+
+    launcher: Literal["auto", "local", "docker", "singularity"] = "auto"
+    worker: str | None = None
+    docker_image: str = DEFAULT_IMAGE
+    singularity_image: str | None = None
+    gpu: bool | None = None
+    jobs: int | None = 1
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A launcher with the slots that it may use; `text` says which they are."""
+
+    launcher: Launcher
+    slots: Sequence[Slot]
+    text: str
+
+
+@contextlib.contextmanager
+def open_workers(
+    choice: WorkerChoice,
+    mounts: Sequence[Mount],
+    *,
+    study: str,
+    attributes: Mapping[str, Any],
+    **options: Any,
+) -> Iterator[Workers]:
+    """Reserve slots and choose a launcher; all workers are gone when the block ends.
+
+    Args:
+        choice: what the command line says.
+        mounts: the folders that the workers read.
+        study: its name, and `attributes` its user attributes.
+        options: further fields of LaunchSettings.
+
+    Raises:
+        UsageError, LauncherError: no such GPU, engine, image or command here.
+    """
+    from hpo.options import WorkerOptions
+    from hpo.slots import reserve_slots
+    from hpo.storage import DATABASE_ID
+
+    try:
+        worker = tuple(shlex.split(choice.worker)) if choice.worker else None
+    except ValueError as error:
+        raise UsageError(f"--worker: {choice.worker!r} is no command ({error})") from None
+    labels = driver_labels(str(attributes.get(DATABASE_ID, "")))
+    reservation = reserve_slots(WorkerOptions(gpu=choice.gpu, jobs=choice.jobs))
+    try:
+        launcher, why = choose_launcher(
+            choice.launcher,
+            worker=worker,
+            image=choice.docker_image,
+            singularity_image=choice.singularity_image,
+            mounts=mounts,
+            labels={"rml.study": study, **labels},
+            **options,
+        )
+        try:
+            yield Workers(launcher, reservation.slots, f"{why}, {reservation.text}")
+        finally:
+            launcher.close()
+    finally:
+        reservation.close()
