@@ -1,8 +1,9 @@
-"""`rml-study dashboard`: Optuna's web pages on a study, for this machine only."""
+"""`rml-study dashboard`: Optuna's web pages on a study, by default for this machine only."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 from hpo.errors import UsageError
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, say
 
-# The pages have no login, and buttons that delete: nobody else may reach them.
+# The pages have no login, and buttons that delete: nobody else may reach them unasked.
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8080
 
@@ -38,8 +39,15 @@ def dashboard(
         int | None,
         typer.Option("--port", min=1, max=65535, help="Default: 8080, or a free one"),
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Address to listen on; in a container 0.0.0.0"),
+    ] = LOOPBACK,
 ) -> None:
-    """Serve Optuna's dashboard at http://127.0.0.1 until Ctrl-C; other machines can't reach it."""
+    """Serve Optuna's dashboard until Ctrl-C, for this machine only.
+
+    There is no login: with another --host, whoever reaches it can delete studies.
+    """
     try:
         import optuna_dashboard
     except ImportError:
@@ -51,15 +59,15 @@ def dashboard(
     rdb = open_storage(database_url(storage, storage_file, output_dir))
     try:
         with make_server(
-            LOOPBACK,
-            _free_port(port),
+            host,
+            _free_port(host, port),
             optuna_dashboard.wsgi(rdb),
             server_class=_Server,
             handler_class=_Quiet,
         ) as server:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _interrupt)
-            say(f"dashboard: http://{LOOPBACK}:{server.server_port}/ (Ctrl-C ends it)")
+            say(f"dashboard: http://{host}:{server.server_port}/ (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
     finally:
@@ -70,18 +78,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _free_port(wanted: int | None) -> int:
+def _free_port(host: str, wanted: int | None) -> int:
     """Return a port that can be listened on.
 
     Raises:
-        UsageError: the one that was asked for is taken.
+        UsageError: the one that was asked for is taken, or the address is not this machine's.
     """
     for port in (wanted or DEFAULT_PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((LOOPBACK, port))
+                probe.bind((host, port))
             except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise UsageError(f"--host {host}: {error.strerror}; try another") from None
                 if wanted is not None:
                     raise UsageError(f"--port {wanted}: {error.strerror}; try another") from None
                 continue

@@ -74,3 +74,8 @@ def test_a_port_that_is_taken_is_one_clear_line(run: Run, searched: Path) -> Non
         port = taken.getsockname()[1]
         result = run("rml-study", "dashboard", "--port", port, cwd=searched)
     assert f"--port {port}" in one_error(result)
+
+
+def test_an_address_of_another_machine_is_one_clear_line(run: Run, searched: Path) -> None:
+    result = run("rml-study", "dashboard", "--host", "203.0.113.1", cwd=searched)
+    assert "--host 203.0.113.1" in one_error(result)
