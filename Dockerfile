@@ -2,6 +2,11 @@
 #
 #   docker build -t "$(python3 hpo/launchers/image.py)" .
 #
+# With `--target driver`, the same with the driver in it, which runs its workers in its own container
+# (deploy/compose.yaml, deploy/kubernetes.yaml):
+#
+#   docker build --target driver -t rml-optimize/driver:0.1.0 .
+#
 # Build arguments:
 #   BASE_IMAGE    any Linux with Python 3.11 or later and its venv module
 #   TORCH_INDEX   a further package index; https://download.pytorch.org/whl/cpu gives an image
@@ -14,7 +19,7 @@ ARG WHEELS_IMAGE=scratch
 
 FROM ${WHEELS_IMAGE} AS wheels
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS worker
 ARG TORCH_INDEX=
 
 # One layer that changes only with the pinned versions; no cache stays behind, no tests (120 MB)
@@ -78,3 +83,22 @@ LABEL org.opencontainers.image.title="rmldnn" \
 USER 1000:1000
 WORKDIR /home/ubuntu
 CMD ["rmldnn", "--help"]
+
+FROM worker AS driver
+USER root
+RUN --mount=type=bind,target=/build,rw \
+    --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    if [ -s /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi \
+ && python3 -m venv /tmp/pip \
+ && /tmp/pip/bin/python -m pip --python /opt/rml/bin/python install --no-cache-dir \
+        --disable-pip-version-check --constraint /build/constraints.txt \
+        '/build[postgres,mysql,dashboard]' \
+ && rm -rf /tmp/pip /opt/rml/engine "$(python -c 'import site; print(site.getsitepackages()[0])')/rml.pth" \
+ && rmldnn --version && rml-optimize --help >/dev/null
+LABEL org.opencontainers.image.title="rml-optimize" \
+      org.opencontainers.image.description="Driver of rml-optimize with its worker: searches hyperparameters, one node's share"
+USER 1000:1000
+CMD ["rml-optimize", "--help"]
+
+# The last stage is what `docker build .` makes.
+FROM worker
