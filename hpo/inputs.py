@@ -96,7 +96,8 @@ def bring_networks(
         NetworkError, ConfigError: a network that cannot be built or does not fit the data.
     """
     height, width = _input_size(base)
-    num_classes = request.num_classes or survey.coding.num_classes
+    ignored = get_path(base, "loss.ignore_index")
+    num_classes = request.num_classes or survey.coding.num_learned(ignored)
     choices: dict[str, NetworkChoice] = {}
     facts: list[NetworkFacts] = []
     for name in request.names(space):

@@ -71,7 +71,8 @@ def load_graph(
             f"layers: {layers!r} by name needs masks, which tell the number of classes; "
             "write it to a file with `rmldnn --write-network`"
         )
-    num_classes = coding.num_classes if coding.num_classes > 2 else 1
+    num_classes = coding.num_learned(config.loss.ignore_index if config.loss else None)
+    num_classes = num_classes if num_classes > 2 else 1
     height, width, channels = input_shape  # arrays come here only where they are like images
     return parse_network(network_json(layers, (height, width, channels), num_classes), layers)
 

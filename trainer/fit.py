@@ -67,19 +67,20 @@ def check_fit(
             f"network {facts.name!r}: its output has shape {facts.output_shape}; a segmentation "
             f"needs {axes}"
         )
-    if num_channels == 1 and coding.num_classes > 2:
+    if coding.kind == "continuous":
+        _check_continuous(facts, coding, config)
+    num_classes = coding.num_learned(config.loss.ignore_index if config.loss else None)
+    if num_channels == 1 and num_classes > 2:
         raise NetworkError(
-            f"network {facts.name!r} has 1 output channel, the masks {coding.num_classes} classes "
-            f"({coding.describe()}); give its last layer {coding.num_classes} channels and softmax"
+            f"network {facts.name!r} has 1 output channel, the masks {num_classes} classes "
+            f"({coding.describe()}); give its last layer {num_classes} channels and softmax"
         )
-    is_two_valued = coding.kind in ("binary", "threshold", "continuous")
-    if num_channels > 1 and (
-        coding.num_classes > num_channels or (is_two_valued and num_channels > 2)
-    ):
+    is_two_valued = coding.kind in ("binary", "threshold")
+    if num_channels > 1 and (num_classes > num_channels or (is_two_valued and num_channels > 2)):
         raise NetworkError(
             f"network {facts.name!r} has {num_channels} output channels, which does not fit the "
             f"masks: {coding.describe()}; give its last layer "
-            f"{max(1, coding.num_classes if coding.num_classes > 2 else 1)}"
+            f"{num_classes if num_classes > 2 else 1}"
         )
     output_HW = facts.output_shape[:-1]
     if any(ours > theirs for ours, theirs in zip(output_HW, size_HW, strict=True)):
@@ -88,6 +89,29 @@ def check_fit(
             f"the masks, {'x'.join(map(str, size_HW))}; check data.transforms"
         )
     _check_lengths(config, num_channels)
+
+
+def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:
+    num_channels = facts.output_shape[-1]
+    if num_channels > 1:
+        raise NetworkError(
+            f"network {facts.name!r} has {num_channels} output channels, the targets one "
+            f"value a pixel ({coding.describe()}); give its last layer 1 channel, or make classes "
+            "of them by data.mask_values or data.mask_threshold"
+        )
+    if config.loss is not None and config.loss.ignore_index is not None:
+        raise ConfigError(
+            f"loss.ignore_index: {config.loss.ignore_index} is no class: the masks hold "
+            f"{coding.describe()}; make classes of them by data.mask_values, where the value to "
+            "leave out stands last, with its place as ignore_index"
+        )
+    for index, entry in enumerate(config.data.transforms):
+        values = (entry.normalize.mean, entry.normalize.std) if entry.normalize else ()
+        if any(isinstance(value, tuple) and len(value) > 1 for value in values):
+            raise ConfigError(
+                f"data.transforms[{index}].normalize: a number for each channel fits the inputs "
+                "only, and the targets are continuous; put it into data.input_transforms"
+            )
 
 
 def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:

@@ -93,12 +93,13 @@ def _log_part(
     batch_sizes: list[int],
     num_batches: int,
 ) -> None:
-    tiles = part.tiles
+    tiles, num_samples = part.tiles, sum(shares)
+    kind = "images" if num_samples == len(part) else f"crops of {len(part)} images"
     cut = {} if tiles is None else {"tiles": ", ".join(f"{k}: {v}" for k, v in tiles)}
     log.section(
         title,
         {
-            "images (total / per process)": f"{len(part)} / {_range(shares)}",
+            f"{kind} (total / per process)": f"{num_samples} / {_range(shares)}",
             **cut,
             "batch size (requested / per process)": f"{batch_size} / {_range(batch_sizes)}",
             "batches per process": num_batches,

@@ -89,7 +89,19 @@ def bad_weights(config: dict, data: Path) -> None:
     config["checkpoints"] = {"load": str(data / "bad.pt")}
 
 
+def gray_levels(change: Break) -> Break:
+    """Make the masks continuous, for a network of two channels."""
+
+    def write(config: dict, data: Path) -> None:
+        write_pairs(data, [np.arange(1024, dtype=np.uint8).reshape(32, 32)])
+        config["data"]["target_is_mask"] = False
+        change(config, data)
+
+    return write
+
+
 FIRST = "img 00.png"
+TWO_CHANNELS = layers(keras(conv(filters=2, activation="softmax", batch_input_shape=SHAPE)))
 # What is broken -> the words that the one error must hold: the key or file, and the remedy.
 CASES: dict[str, tuple[Break, tuple[str, ...]]] = {
     "no inputs": (no_folder("train/inputs"), ("data.input_path: no such folder", "train/inputs")),
@@ -161,6 +173,28 @@ CASES: dict[str, tuple[Break, tuple[str, ...]]] = {
             config["data"].update(mask_values=[0, 1, 3, 255]),
         ),
         ("1 output channel", "4 classes", "softmax"),
+    ),
+    "continuous targets, two channels": (
+        lambda config, data: (
+            gray_levels(TWO_CHANNELS)(config, data), config["loss"].pop("source")
+        ),
+        ("2 output channels", "continuous", "data.mask_values"),
+    ),
+    "continuous targets, ignored value": (
+        gray_levels(put("loss.ignore_index", 255)),
+        ("loss.ignore_index: 255", "continuous", "data.mask_values"),
+    ),
+    "continuous targets, means of channels": (
+        gray_levels(
+            lambda config, data: config["data"].update(
+                grayscale=False, transforms=[{"normalize": {"mean": [1, 2, 3]}}]
+            )
+        ),
+        ("data.transforms[0].normalize", "data.input_transforms"),
+    ),
+    "means of other channels": (
+        put("data.transforms", [{"normalize": {"std": 1, "mean": [0.1, 0.2, 0.3]}}]),
+        ("data.transforms[0].normalize.mean: 3 numbers for 1 channel(s)",),
     ),
     "output is no image": (
         layers(keras(named("Flatten"))),

@@ -226,3 +226,26 @@ def test_hd95_is_written_where_it_is_asked_for_and_can_be_recomputed(
     figures = result.metrics[-1]["per_class"]["foreground"]
     assert figures["hd95_px"] == pytest.approx(np.mean(list(expected.values())), abs=1e-4)
     assert figures["hd95_images"] == 4
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_a_last_class_that_is_ignored_needs_no_channel(
+    worker: Worker, tmp_path: Path, num_channels: int
+) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:20, 4:20] = 1
+    mask[12:28, 8:28] = 255  # as PASCAL VOC marks what belongs to no class
+    write_pairs(tmp_path, [mask, mask.T])
+    network = network_json("unet:width=2,depth=1", (32, 32, 1), num_channels)
+    result = worker(
+        data=tmp_path,
+        layers=str(write_json(tmp_path / "net.json", network)),
+        loss={"function": "BCE", "ignore_index": 2, "weight": "inverse_frequency^0.5"},
+        data__mask_values=[0, 1, 255],
+    ).succeeded()
+    with (result.folder / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    name = "foreground" if num_channels == 1 else "class_1"
+    assert [int(row[f"{name}_target"]) for row in rows] == [int((mask == 1).sum())] * 2
+    counted = result.metrics[-1]["per_class"][name]["share"]
+    assert counted == (mask == 1).sum() / (mask != 255).sum()

@@ -21,7 +21,7 @@ from trainer.data.pairing import Sample
 from trainer.data.rows import LazyRows
 from trainer.data.slicing import Slice
 from trainer.data.survey import MaskCoding, decide_coding
-from trainer.data.transforms import FLIPS, WARPS, Steps, plan_transforms
+from trainer.data.transforms import FLIPS, WARPS, Steps, check_normalize, plan_transforms
 from trainer.errors import ConfigError, DataError
 
 # Padding of class ids: no class, as ids end at 63 (see trainer.data.survey), and uint8.
@@ -87,6 +87,7 @@ def load_parts(
     files = ArrayFiles(keep=data.preload)
     everything = [sample for part in parts.values() for sample in part]
     layout = _Layout.find(everything[0], wanted.shape, data.channels_first, steps[0])
+    check_normalize(data, layout.row_shape[-1])
     for sample in everything:
         layout.check(sample)
     coding = _survey(everything, data, files, is_regression=wanted.is_regression)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.images import Array
+from trainer.data.images import Array, opencv_reason
 from trainer.errors import DataError
 
 SizeHW = tuple[int, int]
@@ -52,7 +52,7 @@ def read_through(
             size = "x".join(map(str, image.shape))
             raise DataError(
                 f"{step.name} {step.value}: OpenCV refuses images of {size} and "
-                f"{8 * image.dtype.itemsize} bits ({error.err})"
+                f"{8 * image.dtype.itemsize} bits ({opencv_reason(error)})"
             ) from None
     return image
 

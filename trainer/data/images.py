@@ -201,7 +201,7 @@ def _decode(path: Path, flags: int) -> Array:
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(f"{path}: {error.err}") from None
-        raise _broken(path, error.err or "OpenCV refused it") from None
+        raise _broken(path, opencv_reason(error) or "OpenCV refused it") from None
     if image is None:
         raise _broken(path, "OpenCV cannot decode it")
     if image.dtype not in (np.uint8, np.uint16):
@@ -243,6 +243,11 @@ def _size_in_header(path: Path) -> tuple[int, int]:
             file.seek(tags.next)
             tags.load(file)
         return int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
+
+
+def opencv_reason(error: cv2.error) -> str:
+    """Return what OpenCV says of an error, which may be several lines, in one."""
+    return " ".join(error.err.split())
 
 
 def _broken(path: Path, reason: str) -> DataError:

@@ -56,6 +56,11 @@ class MaskCoding:
             ids[mask == value] = class_id
         return ids
 
+    def num_learned(self, ignore_index: int | None) -> int:
+        """Return how many classes a network must tell apart: not the last one if it is ignored."""
+        is_last_ignored = ignore_index is not None and ignore_index == self.num_classes - 1
+        return self.num_classes - is_last_ignored
+
     def describe(self) -> str:
         """Say in one line what the masks hold."""
         shown = ", ".join(str(value) for value in sorted(self.counts)[:NUM_VALUES_SHOWN])

@@ -41,8 +41,8 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
     """Return the steps of inputs and of targets.
 
     Raises:
-        ConfigError: what moves pixels, of inputs alone or of targets alone; a colour code for
-            other channels than the inputs have.
+        ConfigError: what moves pixels, of inputs alone or of targets alone; a colour code, or
+            means, for other channels than the inputs have.
     """
     for key in ("input_transforms", "target_transforms"):
         for index, entry in enumerate(getattr(data, key)):
@@ -57,7 +57,8 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
                 f"data.target_transforms[{index}].convert_color: masks hold classes, no colours; "
                 "put it into data.input_transforms"
             )
-    num_channels(data)
+    if data.inputs == "images":
+        check_normalize(data, num_channels(data))
     inputs = _steps((*data.transforms, *data.input_transforms))
     targets = _steps((*data.transforms, *data.target_transforms))
     return inputs, targets
@@ -86,6 +87,24 @@ def num_channels(data: Data) -> int:
                 )
             channels = after
     return channels
+
+
+def check_normalize(data: Data, num_channels: int) -> None:
+    """Refuse lists of means or deviations that are not one number for each channel.
+
+    Raises:
+        ConfigError: names the transform.
+    """
+    for key in ("transforms", "input_transforms", "target_transforms"):
+        channels = 1 if key == "target_transforms" else num_channels
+        for index, entry in enumerate(getattr(data, key)):
+            for name in ("mean", "std"):
+                value = getattr(entry.normalize, name, 0.0)
+                if isinstance(value, tuple) and len(value) not in (1, channels):
+                    raise ConfigError(
+                        f"data.{key}[{index}].normalize.{name}: {len(value)} numbers for "
+                        f"{channels} channel(s); expected one for each, or a number for all"
+                    )
 
 
 FLIPS = {"random_horizontal_flip": 1, "random_vertical_flip": 0}  # the axis of an (H, W) image
