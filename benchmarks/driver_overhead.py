@@ -35,6 +35,13 @@ echo "1 0.1 0.5 0.7" > out_test.txt
 """
 
 
+def write_worker(path: Path) -> Path:
+    """Write the worker that does nothing."""
+    path.write_text(WORKER)
+    path.chmod(0o755)
+    return path
+
+
 def write_data(root: Path) -> Path:
     """Write the smallest data set that the driver accepts."""
     mask = np.zeros((32, 32), np.uint8)
@@ -105,9 +112,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        worker = folder / "worker.sh"
-        worker.write_text(WORKER)
-        worker.chmod(0o755)
+        worker = write_worker(folder / "worker.sh")
         data = write_data(folder / "data")
         url = options.storage or default_url(folder)
         alone = seconds_of_worker(worker, folder, options.num_trials)

@@ -139,19 +139,16 @@ class LeaseOffice:
 
     def begin(self, lease: Lease, *, keep: Collection[int], attributes: Mapping[str, Any]) -> bool:
         """Record that a worker starts, which goes on after the steps in `keep`."""
-        return self.keep_steps(lease, keep) and self.annotate(lease, attributes)
+
+        def write(session: Session) -> None:
+            self._drop_steps(session, lease, keep)
+            self._annotate(session, lease, attributes)
+
+        return self._as_owner(lease, write)
 
     def keep_steps(self, lease: Lease, steps: Collection[int]) -> bool:
         """Delete what an earlier attempt reported beyond these steps, if the trial is ours."""
-
-        def write(session: Session) -> None:
-            session.execute(
-                delete(_Value).where(
-                    _Value.trial_id == lease.trial_id, _Value.step.not_in(list(steps))
-                )
-            )
-
-        return self._as_owner(lease, write)
+        return self._as_owner(lease, lambda session: self._drop_steps(session, lease, steps))
 
     def start_again(self, lease: Lease, *, crashed: bool = True) -> Lease | None:
         """Count an attempt that failed, and return the lease of the next; None if it is lost."""
@@ -281,6 +278,11 @@ class LeaseOffice:
         )
         return {key: json.loads(value) for key, value in rows}
 
+    def _drop_steps(self, session: Session, lease: Lease, keep: Collection[int]) -> None:
+        session.execute(
+            delete(_Value).where(_Value.trial_id == lease.trial_id, _Value.step.not_in(list(keep)))
+        )
+
     def _annotate(self, session: Session, lease: Lease, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
             self._set_attribute(session, lease.trial_id, key, value)
@@ -295,7 +297,8 @@ def open_trial(
     """Return the trial of a lease, to sample its parameters with the sampler of its number."""
     storage = study._storage
     # Optuna's caches have not seen the row yet: the claim wrote it on a connection of its own.
-    storage.get_all_trials(study._study_id, deepcopy=False)
+    # No states: to read it is enough, and sorting all trials takes milliseconds in a large study.
+    storage.get_all_trials(study._study_id, deepcopy=False, states=())
     study._thread_local.cached_all_trials = None
     study.sampler = make_sampler(storage.get_trial_number_from_id(lease.trial_id))
     return optuna.Trial(study, lease.trial_id)

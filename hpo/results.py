@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,8 @@ from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import get_path, set_path
 
+REWRITE_SHARE = 20  # `list_acc.json` is rewritten for at most a 20th of the time
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -67,6 +71,8 @@ class Results:
         self._spec = spec
         self._shelf = shelf
         self._lock = threading.Lock()
+        self._scores: dict[int, float | None] = {}  # of finished trials, which change no more
+        self._list = TrialList(spec.folders.list_acc)
 
     def offer(
         self,
@@ -83,10 +89,11 @@ class Results:
         """
         with self._lock, locked(self._spec.folders.best_model):
             study_id = study.user_attrs.get(STUDY_ID)
+            for trial in finished_trials(study):
+                if trial.number not in self._scores:
+                    self._scores[trial.number] = score(trial)
             rivals = [
-                (value, -trial.number)
-                for trial in finished_trials(study)
-                if (value := score(trial)) is not None
+                (value, -number) for number, value in self._scores.items() if value is not None
             ]
             # Another driver's trial may have stored its model and not be told yet.
             stored = read_json(self._spec.folders.best_model / TRIAL_FILE)
@@ -141,7 +148,16 @@ class Results:
     def write_list_acc(self, study: optuna.Study) -> None:
         """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
         with self._lock, locked(self._spec.folders.list_acc):
-            write_list_acc(study, self._spec.folders.list_acc)
+            self._list.write(study)
+
+    def refresh_list_acc(self, study: optuna.Study) -> None:
+        """Rewrite `list_acc.json`, unless that would take a notable share of the search's time.
+
+        It is skipped after trials of seconds in a study of thousands; who ends the search writes
+        the list once more.
+        """
+        if self._list.is_due():
+            self.write_list_acc(study)
 
     def _store(self, candidate: Candidate, checkpoint: Path, study_id: str | None) -> None:
         target = self._spec.folders.best_model
@@ -194,10 +210,35 @@ class Results:
         return int(entry["trial"]) if is_ours and "trial" in entry else None
 
 
+class TrialList:
+    """Writes `list_acc.json`, again and again: a finished trial changes no more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._texts: dict[int, str] = {}
+        self._due = 0.0  # `time.monotonic()`
+
+    def is_due(self) -> bool:
+        """Say whether writing has taken less than 1 / REWRITE_SHARE of the time since."""
+        return time.monotonic() >= self._due
+
+    def write(self, study: optuna.Study) -> None:
+        """Write one entry for each finished trial, as `json.dumps(…, indent=2)` would."""
+        began = time.monotonic()
+        trials = finished_trials(study)
+        for trial in trials:
+            if trial.number not in self._texts:
+                entry = json.dumps(list_entry(trial), indent=2)
+                self._texts[trial.number] = textwrap.indent(entry, "  ")
+        entries = ",\n".join(self._texts[trial.number] for trial in trials)
+        rundir.write_atomic(self._path, f"[\n{entries}\n]\n" if trials else "[]\n")
+        now = time.monotonic()
+        self._due = now + REWRITE_SHARE * (now - began)
+
+
 def write_list_acc(study: optuna.Study, path: Path) -> None:
     """Write `list_acc.json` from the database: one entry for each finished trial."""
-    entries = [list_entry(trial) for trial in finished_trials(study)]
-    rundir.write_atomic(path, json.dumps(entries, indent=2) + "\n")
+    TrialList(path).write(study)
 
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def run_session(
             search.run()
         finally:
             reporter.close()
-        patience.call(lambda: results.write_list_acc(study))
+            _complete_list(results, study, patience, warn)
         if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
         if not stopping.is_set():
@@ -137,6 +137,18 @@ def run_session(
     close_storage(rdb)
     if failure is not None:
         raise failure
+
+
+def _complete_list(
+    results: Results, study: optuna.Study, patience: Patience, warn: Callable[[str], None]
+) -> None:
+    """Write `list_acc.json` once more, whatever ended the search."""
+    try:
+        patience.call(lambda: results.write_list_acc(study))
+    except OSError as error:
+        warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
+    except HpoError as error:  # the search says why, if it ended for that
+        warn(f"list_acc.json is not complete: {error}")
 
 
 def _warn_of_dropped_settings(options: Options, launcher: Launcher, reporter: Reporter) -> None:

@@ -273,7 +273,7 @@ class TrialRunner:
         number = job.trial.number
         self.patience.call(lambda: self.results.drop_older_models(self.study, number))
         try:
-            self.patience.call(lambda: self.results.write_list_acc(self.study))
+            self.patience.call(lambda: self.results.refresh_list_acc(self.study))
         except OSError as error:  # the trial is in the database; the next one writes the list
             self.reporter.warn_once(f"{self.spec.folders.list_acc.name}: {error.strerror}")
         remove_checkpoints(self.spec.folders, number)

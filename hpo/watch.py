@@ -18,7 +18,9 @@ from hpo.outcome import LOST, Watched, classify
 from hpo.renewer import Renewer
 from trainer import rundir
 
+# Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
+MIN_POLL_INTERVAL_S = 0.002
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
@@ -55,6 +57,7 @@ class Watch:
         """
         reader = rundir.TestLogReader(self.run_dir / rundir.TEST_LOG)
         is_out_of_time = False
+        began = time.monotonic()
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
             self._read(reader)
@@ -73,7 +76,9 @@ class Watch:
             if code is None and self.deadline is not None and time.monotonic() > self.deadline:
                 self.handle.stop(STOP_GRACE_S)
                 is_out_of_time = True
-            elif self.stopping.wait(POLL_INTERVAL_S):
+                continue
+            age_s = time.monotonic() - began
+            if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return Watched("given back", self._curve)
 
     def _read(self, reader: rundir.TestLogReader) -> None:

@@ -28,6 +28,7 @@ DYING = Path(__file__).with_name("dying_driver.py")
 MOMENTS = ("in claim", "claimed")
 LEASE_S = 5
 PAUSE_S = 8
+VICTIMS_AT_ONCE = 2
 _HELD = text(
     "SELECT t.number, k.value_json, a.value_json FROM trials t "
     "JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
@@ -206,10 +207,13 @@ class Chaos:
     def _kill_something(self) -> None:
         kinds = self._unmet()
         self._rng.shuffle(kinds)
+        num_killed = 0
         for kind in kinds:
             held = self._held()
             if held and self._kill_one_of[kind](held):
                 self.kills[kind] += 1
+                num_killed += 1
+            if num_killed == VICTIMS_AT_ONCE:
                 return
 
     def _held(self) -> dict[int, tuple[int, int]]:

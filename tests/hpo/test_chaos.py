@@ -66,7 +66,8 @@ def server() -> Iterator[Server]:
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     ("seed", "num_each", "limit_s"),
-    [(1, 8, 280), pytest.param(2, 50, 1500, marks=pytest.mark.slow)],
+    # The limits only guard against a hang: how long it takes is the machine's business.
+    [(1, 8, 1200), pytest.param(2, 50, 3600, marks=pytest.mark.slow)],
 )
 def test_study_gets_exactly_n_trials_whatever_dies(
     discs: Path, tmp_path: Path, run: Run, server: Server, image: str, seed: int, num_each: int,
