@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hpo.errors import UsageError
 from hpo.space import Categorical, Dimension, SearchSpace
-from trainer.config import LOSSES, OPTIMIZERS
+from trainer.config import OPTIMIZERS, known_losses
 from trainer.config_errors import hint
 from trainer.keypath import get_path, set_path
 
-SPELLED = {"optimizer.type": tuple(OPTIMIZERS), "loss.function": LOSSES}
+SPELLED: dict[str, Callable[[], tuple[str, ...]]] = {
+    "optimizer.type": lambda: tuple(OPTIMIZERS),
+    "loss.function": known_losses,
+}
 # Fields that a study decides for each trial, and what the user may say instead.
 OWNED = {
     "seed": "use --seed",
@@ -39,7 +43,7 @@ def spelled(dimension: Dimension) -> Dimension:
     if known is None or not isinstance(dimension.values, Categorical):
         return dimension
     text = ",".join(str(choice) for choice in dimension.values.choices)
-    names = names_among(text, known, f"--search {dimension.key}")
+    names = names_among(text, known(), f"--search {dimension.key}")
     return Dimension(dimension.key, Categorical(names), dimension.when)
 
 

@@ -12,6 +12,8 @@ import typer
 
 from hpo.cli import counting
 from hpo.console import console, run_app
+from hpo.data_plugins import PluginGroup, find_by_plugin
+from trainer.plugins import DATASETS_GROUP, describe_plugin
 
 if TYPE_CHECKING:
     from hpo.datacheck import DataCheck
@@ -21,7 +23,17 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Prepare data folders, and check them before anything is trained."
 )  # fmt: skip
+
+
+class _Archives(PluginGroup):
+    """Our own archives, then those of plug-ins."""
+
+    def plugin_command(self, name: str) -> Any:
+        return _plugin_command(name)
+
+
 prepare_app = typer.Typer(
+    cls=_Archives,
     no_args_is_help=True,
     help="Turn a publisher's archive, or any folder of pairs, into {train,test}/{inputs,targets}.",
 )
@@ -154,6 +166,24 @@ def jsrt(source: Source, out: Out, on_error: OnError = "skip") -> None:
     from studies.jsrt.archive import find_samples
 
     _run("jsrt", lambda: find_samples(source), _Choices(out, 0.1, 0, on_error), {})
+
+
+def _plugin_command(name: str) -> Any:
+    """Return the command that prepares a plug-in's data set."""
+    single = typer.Typer(add_completion=False)
+
+    @single.command(name, help=f"Your own: the plug-in {describe_plugin(DATASETS_GROUP, name)}.")
+    def prepare_plugin(
+        source: Source,
+        out: Out,
+        test_fraction: TestFraction = 0.1,
+        seed: Seed = 0,
+        on_error: OnError = "skip",
+    ) -> None:
+        choices = _Choices(out, test_fraction, seed, on_error)
+        _run(name, lambda: find_by_plugin(name, source), choices, {})
+
+    return typer.main.get_command(single)
 
 
 class _Choices:

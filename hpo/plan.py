@@ -35,7 +35,7 @@ from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from studies.prepare.groups import GROUPS, read_groups
-from trainer.config import LOSSES, OPTIMIZERS
+from trainer.config import OPTIMIZERS, known_losses
 from trainer.keypath import get_path, parse_setting, set_path
 from trainer.rundir import CHECKPOINTS
 
@@ -231,7 +231,7 @@ class _Planner:
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):
-                set_path(base, key, names_among(value, known, key)[0])
+                set_path(base, key, names_among(value, known(), key)[0])
         return base
 
     def _space(self, base: dict[str, Any]) -> SearchSpace:
@@ -243,7 +243,7 @@ class _Planner:
             names = names_among(search.optimizers, tuple(OPTIMIZERS), "--optimizers")
             space = with_choice(space, base, "optimizer.type", names)
         if search.loss is not None:
-            names = names_among(search.loss, LOSSES, "--loss")
+            names = names_among(search.loss, known_losses(), "--loss")
             space = with_choice(space, base, "loss.function", names)
         if search.lr_range_min is not None or search.lr_range_max is not None:
             low = 0.001 if search.lr_range_min is None else search.lr_range_min

@@ -16,7 +16,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from trainer.bootstrap import COUNTS, Counts, column, dice_of_counts, mean_of_present
 from trainer.errors import ConfigError, DataError
+from trainer.plugin_metrics import PluginMetrics
 from trainer.rundir import write_atomic
 from trainer.surface import hd95_px
 
@@ -51,6 +52,7 @@ class Scores:
     classes_averaged: tuple[str, ...]
     num_images: int
     is_classification: bool = False
+    plugins: dict[str, float] = field(default_factory=dict)  # the user's own; NaN: undefined
 
     @property
     def accuracy(self) -> float:
@@ -62,6 +64,9 @@ class Scores:
         plain = asdict(self)
         if plain.pop("is_classification"):
             plain["accuracy"] = self.accuracy
+        plain["plugins"] = {name: _or_none(value) for name, value in self.plugins.items()}
+        if not self.plugins:
+            del plain["plugins"]
         plain["pixel_accuracy"] = _or_none(self.pixel_accuracy)
         plain["classes_averaged"] = list(self.classes_averaged)
         plain["per_class"] = {
@@ -87,6 +92,7 @@ class SegmentationCounts:
         *,
         with_hd95: bool = False,
         is_classification: bool = False,
+        plugins: Sequence[str] = (),
     ) -> None:
         """Prepare for the output of a network.
 
@@ -98,7 +104,9 @@ class SegmentationCounts:
             with_hd95: also measure the 95 % Hausdorff distance. Costs two distance transforms
                 per image and class on the CPU, so it is for a final evaluation.
             is_classification: each image has one class, as if it were one pixel.
+            plugins: names of the user's own metrics, see docs/plugins.md.
         """
+        self._plugins = PluginMetrics(plugins)
         self._num_classes = max(2, num_channels)
         self._first = 1 if num_channels == 1 else 0  # one channel: the foreground only
         self._names = _class_names(num_channels, class_names)
@@ -141,6 +149,8 @@ class SegmentationCounts:
         self._dice.extend(dice_of_counts(shown).tolist())
         if self._with_hd95:
             self._measure_surfaces(predicted_NHW, target_NHW)
+        if self._plugins.names:
+            self._plugins.update(predicted_NHW.cpu().numpy(), target_NHW.cpu().numpy())
 
     def merge(self, other: SegmentationCounts) -> None:
         """Add what another process counted, of other images."""
@@ -148,6 +158,7 @@ class SegmentationCounts:
         self._counts.extend(other._counts)
         self._dice.extend(other._dice)
         self._hd95.extend(other._hd95)
+        self._plugins.merge(other._plugins)
         self._pooled += other._pooled
         self._correct += other._correct
         self._pixels += other._pixels
@@ -167,6 +178,7 @@ class SegmentationCounts:
             classes_averaged=tuple(kept),
             num_images=len(self._image_names),
             is_classification=self._is_classification,
+            plugins=self._plugins.means(),
         )
 
     def per_image_rows(self) -> list[dict[str, Any]]:
@@ -183,13 +195,15 @@ class SegmentationCounts:
                 row[column(class_name, "dice")] = self._dice[index][c]
                 if self._with_hd95:
                     row[column(class_name, "hd95_px")] = _or_none(self._hd95[index][c])
-            rows.append(row)
+            own = self._plugins.of_image(index)
+            rows.append(row | {name: _or_none(value) for name, value in own.items()})
         return rows
 
     def write_per_image_csv(self, path: Path) -> None:
         """Write `per_image_rows` as CSV, at once or not at all."""
         figures = [*COUNTS, "dice", *(["hd95_px"] if self._with_hd95 else [])]
         header = ["name", *(column(name, figure) for name in self._names for figure in figures)]
+        header += self._plugins.names
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()

@@ -281,6 +281,7 @@ class _Run:
             include_background=self.config.metrics.include_background or is_classification,
             ignore_index=self.config.loss.ignore_index if self.config.loss else self.data.pad_id,
             with_hd95=self.config.metrics.hd95,
+            plugins=self.config.metrics.plugins,
             is_classification=is_classification,
         )
 

@@ -18,7 +18,7 @@ from trainer.config.base import (
 )
 from trainer.config.data import Data, IntensityJitter, Normalize, Tiles, Transform
 from trainer.config.load import load_config, parse_config
-from trainer.config.loss import LOSSES, Loss, LossName
+from trainer.config.loss import LOSSES, Loss, known_losses
 from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
 from trainer.config.optimizers import (
     LAMB,
@@ -59,7 +59,6 @@ __all__ = [
     "Hessian",
     "IntensityJitter",
     "Loss",
-    "LossName",
     "Metrics",
     "MultiStepScheduler",
     "NeuralNetwork",
@@ -77,6 +76,7 @@ __all__ = [
     "Tiles",
     "Transform",
     "WarmupScheduler",
+    "known_losses",
     "load_config",
     "parse_config",
 ]

@@ -9,8 +9,9 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from trainer.config.base import NonNegativeFloat, PositiveFloat, Section, named
+from trainer.config_errors import unknown_name_error
+from trainer.plugins import LOSSES_GROUP, plugin_names
 
-LossName = Literal["NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz"]
 LOSSES = ("NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz")
 
 _INVERSE_FREQUENCY = re.compile(r"inverse_frequency\^(\d*\.?\d+)")
@@ -32,10 +33,31 @@ def _class_weights(value: Any) -> Any:
     )
 
 
+def known_losses() -> tuple[str, ...]:
+    """Return the contract's losses, then those of installed plug-ins."""
+    return (*LOSSES, *plugin_names(LOSSES_GROUP))
+
+
+def _loss_name(value: Any) -> Any:
+    """Write one of the contract's losses as it does; a plug-in's name is its own, to the letter.
+
+    Plug-ins are looked for only where the contract has no such loss: that reads the list of
+    installed packages.
+    """
+    if not isinstance(value, str):
+        return value
+    spelling = {name.lower(): name for name in LOSSES}
+    if value.lower() in spelling:
+        return spelling[value.lower()]
+    if value not in plugin_names(LOSSES_GROUP):
+        raise unknown_name_error(value, known_losses())
+    return value
+
+
 class Loss(Section):
     """What training minimises; `source` names the activation that ends the network."""
 
-    function: Annotated[LossName, named(*LOSSES)]
+    function: Annotated[str, BeforeValidator(_loss_name)]
     source: (
         Annotated[
             Literal["sigmoid", "softmax", "log_softmax"],

@@ -11,6 +11,8 @@ from trainer.config.base import PositiveInt, Section
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.optimizers import SGD, Optimizer
+from trainer.config_errors import unknown_name_error
+from trainer.plugins import METRICS_GROUP, plugin_names
 
 
 class Checkpoints(Section):
@@ -33,11 +35,23 @@ class Checkpoints(Section):
         return self
 
 
+def _installed_metrics(value: Any) -> Any:
+    if isinstance(value, tuple) and value:
+        installed = plugin_names(METRICS_GROUP)
+        for name in value:
+            if name not in installed:
+                raise unknown_name_error(str(name), installed)
+        if len(set(value)) < len(value):
+            raise PydanticCustomError("plugins", "expected distinct names")
+    return value
+
+
 class Metrics(Section):
     """How the accuracy is averaged, and what else is measured (ours)."""
 
     include_background: bool = False
     hd95: bool = False
+    plugins: Annotated[tuple[str, ...], BeforeValidator(_installed_metrics)] = ()
 
 
 def _file_or_layers(value: Any) -> Any:

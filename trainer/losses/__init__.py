@@ -23,6 +23,7 @@ from trainer.config import Loss
 from trainer.errors import ConfigError
 from trainer.losses.common import Activation, LossFunction, Term, make_batch
 from trainer.losses.pixelwise import bce, focal, mse, nll
+from trainer.losses.plugin import plugin_term
 from trainer.losses.region import dice, jaccard, lovasz
 from trainer.losses.weights import inverse_frequency_weights, resolve_weights
 
@@ -72,7 +73,8 @@ def _term(config: Loss, activation: Activation) -> Term:
         "Focal": partial(focal, activation=activation, gamma=config.gamma),
         "Lovasz": partial(lovasz, activation=activation),
     }
-    return terms[config.function]
+    # What is none of ours is a plug-in: the config has looked for it.
+    return terms.get(config.function) or plugin_term(config, activation)
 
 
 def _check(config: Loss, activation: Activation, num_channels: int) -> None:
