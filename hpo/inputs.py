@@ -17,7 +17,7 @@ from hpo.errors import UsageError
 from hpo.space import Categorical, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
 from trainer.config_errors import hint
-from trainer.data.transforms import num_channels
+from trainer.data.transforms import num_channels, plan_transforms
 from trainer.errors import ConfigError
 from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path
@@ -178,7 +178,9 @@ def _check(
 ) -> NetworkFacts:
     """Check network and masks with every sampled loss and optimizer."""
     height, width = _input_size(base)
-    channels = num_channels(parse_base(base, space).data)
+    data = parse_base(base, space).data
+    plan_transforms(data)  # refuses here what each trial would refuse
+    channels = num_channels(data)
     facts = check_network(graph, (height, width, channels))
     for loss, optimizer in itertools.product(
         space.choices("loss.function") or (None,), space.choices("optimizer.type") or (None,)

@@ -40,7 +40,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.
-        images: folder of images; they need not be of one size.
+        images: folder of images; of one size if the model has `data.tiles` and no resize.
         output: where the results go; made if missing.
         log: where the contract's log lines go.
         world: the processes that share the images; the first one draws.

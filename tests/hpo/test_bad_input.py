@@ -129,6 +129,10 @@ def test_masks_without_a_foreground(search: Callable[..., str], data: Path) -> N
         (("--set", "data.batch_size=many"), "data.batch_size: expected an integer"),
         (("--set", "optimizer.momentum=2..3"), "optimizer.momentum: expected a number"),
         (("--set", "nonsense"), "expected KEY=VALUE"),
+        (
+            ("--set", 'data.transforms=[{"resize": [32, 32]}, {"normalize": {"mean": [1, 2]}}]'),
+            "data.transforms[1].normalize.mean: 2 numbers for",
+        ),
         (("--set", "data.transforms[7].resize=[1,1]"), "the list has 1 entries"),
         (("--search", "data.batch_size=8"), "two or more different values"),
         (("--search", "data.batch_size=9..3"), "is not below"),
