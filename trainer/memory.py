@@ -110,4 +110,5 @@ def _is_shortage(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else "no memory left"
+    text = str(error).splitlines()[0] if str(error) else "no memory left"
+    return text.rpartition(f"{_CPU_ALLOCATOR}: ")[2]  # without torch's own place in the code
