@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import NeuralNetwork, parse_config
+from trainer.config import LOSSES, NeuralNetwork, parse_config
 from trainer.data.geometry import ReadingStep, undo
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
@@ -88,7 +88,9 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
     # Absolute, because a relative one that is missing would be looked for beside the model.
     data["test_input_path"] = str(images.absolute())
     data["test_output_path"] = str(output)
-    network.pop("outfile", None)
+    for key in ("outfile", "metrics"):
+        network.pop(key, None)
+    _forget_plugin_loss(network)
     config = parse_config(obj, str(path))
     if config.data.inputs != "images" or config.data.has_labels:
         raise ConfigError(
@@ -96,6 +98,16 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
             "data.test_input_path and data.test_output_path in its config and run rmldnn --config"
         )
     return config
+
+
+def _forget_plugin_loss(network: dict[str, Any]) -> None:
+    """Let a model that was trained with a plug-in's loss predict where that is not installed.
+
+    Of the loss only `source` matters here, and MSE, which takes the output as it is.
+    """
+    loss = network.get("loss")
+    if isinstance(loss, dict) and str(loss.get("function")).lower() not in map(str.lower, LOSSES):
+        network["loss"] = {"function": "BCE", "source": loss.get("source")}
 
 
 def _draw(

@@ -117,6 +117,23 @@ def test_broken_plugin_is_refused_by_name(
     assert said in error
 
 
+def test_model_predicts_where_its_plugins_are_not_installed(
+    tmp_path: Path, discs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = {"loss": {"function": "digits_dice"}, "metrics": {"plugins": ["digits_dice"]}}
+    network = ("--write-network", "unet:width=4,depth=2", "--input", "32,32,1", "-o", "net.json")
+    assert main(network) == 0
+    config = write_config(tmp_path / "config.json", discs, layers="net.json", **own)
+    images = str(discs / "test/inputs")
+    assert main(["--predict", ".", "--images", images, "--out", "drawn"]) == 0
+    assert len(list((tmp_path / "drawn/masks").iterdir())) == 5
+    assert main([f"--config={config}"]) == 2
+    errors = capfd.readouterr().err
+    assert "unknown name 'digits_dice'" in errors
+    assert "no metric is installed as a plug-in, so not 'digits_dice' either" in errors
+
+
 def test_own_data_set_is_prepared(run: Run, tmp_path: Path, installed: str) -> None:
     rng = np.random.default_rng(0)
     for patient in range(5):

@@ -39,6 +39,12 @@ def _installed_metrics(value: Any) -> Any:
     if isinstance(value, tuple) and value:
         installed = plugin_names(METRICS_GROUP)
         for name in value:
+            if not installed:
+                raise PydanticCustomError(
+                    "plugins",
+                    "no metric is installed as a plug-in, so not {name} either",
+                    {"name": repr(name)},
+                )
             if name not in installed:
                 raise unknown_name_error(str(name), installed)
         if len(set(value)) < len(value):
