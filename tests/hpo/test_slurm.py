@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -97,11 +99,17 @@ class Cluster:
                 return 0
         return len(self.study.get_trials(deepcopy=False, states=states))
 
+    def describe(self, what: str) -> str:
+        """Return what is known when something does not come about."""
+        files = [*self.folder.glob("rml-optimize-*.log")]
+        files += [*(Path(self.conf).parents[1] / "log").glob("slurm*.log")]
+        logs = [f"{path.name}:\n{path.read_text(errors='replace')[-8000:]}" for path in files]
+        return "\n".join([*self.transcript, what, self.call("squeue", "-a"), *logs])
+
     def until(self, what: str, question: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         while not question():
-            logs = "\n".join(path.read_text() for path in self.folder.glob("rml-optimize-*.log"))
-            assert time.monotonic() < deadline, "\n".join([*self.transcript, what, logs])
+            assert time.monotonic() < deadline, self.describe(what)
             time.sleep(0.2)
         counts = f"{self.trials(TrialState.COMPLETE)} complete, "
         counts += f"{self.trials(TrialState.RUNNING)} running, "
@@ -146,4 +154,50 @@ def test_two_nodes_share_a_study_through_a_cancelled_and_a_preempted_job(
     cluster.until(f"job {urgent} is done", lambda: "COMPLETED" in cluster.state(urgent))
     cluster.until(f"job {both} runs again", lambda: cluster.state(both).startswith("RUNNING"))
     cluster.until(f"job {both} is done", lambda: "COMPLETED" in cluster.state(both))
+    cluster.check_exactly_n()
+
+
+def processes_of(job: str, mark: str) -> list[int]:
+    """Return a job's processes on its node: its steps, and all of their descendants.
+
+    Another cluster of this machine may have a job of that number: `mark` is in the environment
+    of ours.
+    """
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listing.stdout.splitlines()]
+    steps = {int(pid) for pid, _, command in rows if command.startswith(f"slurmstepd: [{job}.")}
+    found = {
+        int(parent)
+        for pid, parent, _ in rows
+        if int(parent) in steps and mark in environment_of(int(pid))
+    }
+    while more := {int(pid) for pid, parent, _ in rows if int(parent) in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def environment_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:  # gone
+        return ""
+
+
+@pytest.mark.slow
+def test_a_lost_nodes_trial_is_taken_over(cluster: Cluster) -> None:
+    cluster.submit("--nodes=1", "--nodelist=n1")
+    lost = cluster.submit("--nodes=1", "--nodelist=n2")
+    cluster.until("both nodes have a trial", lambda: cluster.trials(TrialState.RUNNING) > 1)
+    slurmd = Path(cluster.conf).parents[1] / "run" / "slurmd.n2.pid"
+    os.kill(int(slurmd.read_text()), signal.SIGKILL)
+    for pid in processes_of(lost, cluster.conf):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    cluster.say("node n2 is lost: slurmd and all of its processes are killed")
+    cluster.until(
+        "the other node finishes the study",
+        lambda: cluster.trials(TrialState.COMPLETE) == NUM_TRIALS,
+    )
     cluster.check_exactly_n()
