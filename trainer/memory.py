@@ -15,6 +15,8 @@ from trainer.errors import OutOfMemoryError
 
 # How torch's CPU allocator says it: it has no exception type of its own.
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
+# oneDNN, where it has no memory for the code that it generates ("… descriptor" is another matter).
+_ONEDNN_ALLOCATION = "could not create a primitive"
 
 
 @contextlib.contextmanager
@@ -106,7 +108,7 @@ def _try(
 def _is_shortage(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return _CPU_ALLOCATOR in str(error)
+    return _CPU_ALLOCATOR in str(error) or str(error).strip() == _ONEDNN_ALLOCATION
 
 
 def _first_line(error: BaseException) -> str:

@@ -66,7 +66,7 @@ def test_shortage_names_the_batch_that_fits_and_halving_it_trains_alike(tmp_path
     # No BatchNorm, and a mean over pixels: what pieces compute exactly.
     network |= {"layers": layers_without_statistics(), "loss": {"function": "BCE"}}
     network["data"] |= {"transforms": [], "batch_size": 16, "test_batch_size": 1}
-    limit = 80 * 2**20
+    limit = 120 * 2**20
 
     def train(folder: str, limit_bytes: int, **data: object) -> Result:
         network["data"] |= data
