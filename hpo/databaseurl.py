@@ -16,8 +16,10 @@ URL_VARIABLE = "RML_STORAGE"
 FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+# PostgreSQL also ends a session that sits in a transaction: the machine of a client that lost its
+# power there would hold the study's row until the server notices, which takes hours.
 _SESSION_IN_UTC = {
-    "postgresql": "SET TIME ZONE 'UTC'",
+    "postgresql": "SET TIME ZONE 'UTC'; SET idle_in_transaction_session_timeout = '60s'",
     "mysql": "SET time_zone = '+00:00'",
     "mariadb": "SET time_zone = '+00:00'",
 }

@@ -13,15 +13,19 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, make_url, text
 from support import require
 
-POSTGRES_URL = "RML_TEST_POSTGRES_URL"
+SERVERS = {"postgres": "RML_TEST_POSTGRES_URL", "mysql": "RML_TEST_MYSQL_URL"}
+DROP = {
+    "postgres": "DROP DATABASE {} WITH (FORCE)",
+    "mysql": "DROP DATABASE {}",
+}
 
 
 @contextlib.contextmanager
-def postgres_database() -> Iterator[str]:
+def empty_database(kind: str) -> Iterator[str]:
     """Yield the URL of an empty database on the tests' server, dropped afterwards."""
-    server = os.environ.get(POSTGRES_URL)
+    server = os.environ.get(SERVERS[kind])
     if server is None:
-        require("postgres", f"{POSTGRES_URL} names no server")
+        require(kind, f"{SERVERS[kind]} names no server")
     assert server is not None
     name = f"t_{uuid.uuid4().hex[:12]}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
@@ -31,7 +35,7 @@ def postgres_database() -> Iterator[str]:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
         with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            connection.execute(text(DROP[kind].format(name)))
         admin.dispose()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from databases import postgres_database, trials_of
+from databases import empty_database, trials_of
 from support import require, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_two_drivers_and_the_dashboard_come_up(image: str, discs: Path, tmp_path
         folder.chmod(folder.stat().st_mode | 0o055)
     out = tmp_path / "out"
     out.mkdir()
-    with postgres_database() as url:
+    with empty_database("postgres") as url:
         (tmp_path / "url").write_text(url)
         (tmp_path / "url").chmod(0o600)
         for path in (out, tmp_path / "url"):

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from databases import postgres_database, trials_of
+from databases import empty_database, trials_of
 from support import Run, standin_settings
 
 from hpo.artifacts import ArtifactError, open_shelf
@@ -26,7 +26,7 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
     curves = {"0": [0.4, 0.5], "1": [0.6, 0.8], "2": [0.3, 0.3], "3": [0.1, 0.2]}
     worker = standin_settings(tmp_path, {"curve": curves})
     shelf = tmp_path / "shared shelf"
-    with postgres_database() as url:
+    with empty_database("postgres") as url:
         for node, num_trials in (("a", 2), ("b", 4)):
             (tmp_path / node).mkdir()
             result = run(

@@ -16,7 +16,7 @@ import docker
 import docker.errors
 import optuna
 import pytest
-from databases import postgres_database, trials_of
+from databases import empty_database, trials_of
 from support import STANDIN, Run, list_acc, one_error, require, standin_settings
 
 from hpo.launchers.driver import driver_labels
@@ -296,7 +296,7 @@ def test_plot_writes_pictures(run: Run, searched: Path) -> None:
 @pytest.mark.postgres
 def test_commands_read_postgresql(run: Run, tmp_path: Path, discs: Path) -> None:
     worker = standin_settings(tmp_path, {"curve": {"0": [0.5, 0.6], "1": [0.9, 0.2]}})
-    with postgres_database() as url:
+    with empty_database("postgres") as url:
         made = run(
             "rml-optimize", "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu",
             "--num-epochs", 2, "--data", discs, "--worker", worker, "--jobs", 1,

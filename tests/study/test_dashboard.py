@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from databases import postgres_database
+from databases import empty_database
 from support import BIN, Run, clean_environment, one_error, require, standin_settings
 
 CHROMIUM_FLAGS = (
@@ -27,7 +27,7 @@ def test_dashboard_shows_the_study_and_no_password(run: Run, discs: Path, tmp_pa
     from playwright.sync_api import sync_playwright
 
     worker = standin_settings(tmp_path, {"curve": {"0": [0.2, 0.5], "1": [0.4, 0.8]}})
-    with postgres_database() as url:
+    with empty_database("postgres") as url:
         made = run(
             "rml-optimize", "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu",
             "--num-epochs", 2, "--data", discs, "--worker", worker, "--jobs", 1,
