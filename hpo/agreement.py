@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from sqlalchemy import select
-from sqlalchemy.orm import sessionmaker
+from optuna.trial import TrialState
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, sessionmaker
 
 from hpo.database import locking_engine
+from hpo.errors import UsageError
+
+IDENTITY = "rml:identity"
+NUM_TRIALS = "rml:num_trials"
+_COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -39,3 +46,69 @@ def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict
     if engine is not storage.engine:
         engine.dispose()
     return known | missing
+
+
+def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) -> bool:
+    """Make a study another search, unless a trial of it counts or runs; say whether it is.
+
+    What was given back was sampled from the old space, so it has failed. Drivers of the old
+    search find out at their next claim.
+    """
+    engine = locking_engine(storage)
+    trial, attribute = models.TrialModel, models.StudyUserAttributeModel
+    with sessionmaker(engine).begin() as session:
+        models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+        counting = select(trial.trial_id).where(
+            trial.study_id == study_id, trial.state.in_(_COUNTING)
+        )
+        is_free = session.scalar(counting.limit(1)) is None
+        if is_free:
+            session.execute(
+                update(trial)
+                .where(trial.study_id == study_id, trial.state == TrialState.WAITING)
+                .values(state=TrialState.FAIL, datetime_complete=dt.datetime.now())
+                .execution_options(synchronize_session=False)
+            )
+            session.execute(
+                update(attribute)
+                .where(attribute.study_id == study_id, attribute.key == IDENTITY)
+                .values(value_json=json.dumps(identity))
+                .execution_options(synchronize_session=False)
+            )
+    if engine is not storage.engine:
+        engine.dispose()
+    return is_free
+
+
+def check_identity(session: Session, study_id: int, identity: Mapping[str, str]) -> None:
+    """Check that no driver that came at the same moment has made it another search.
+
+    Raises:
+        UsageError: one has.
+    """
+    row = _find(session, study_id, IDENTITY)
+    if row is not None and json.loads(row.value_json) != identity:
+        raise UsageError(
+            "another driver that started at the same time searches something else in this "
+            "study; give both the same options, or this one another --study-name"
+        )
+
+
+def agree_on_total(session: Session, study_id: int, num_trials: int) -> int:
+    """Return the largest number of trials that any driver has asked for, this one's included."""
+    row = _find(session, study_id, NUM_TRIALS)
+    if row is None:
+        attribute = models.StudyUserAttributeModel
+        value = json.dumps(num_trials)
+        session.add(attribute(study_id=study_id, key=NUM_TRIALS, value_json=value))
+        return num_trials
+    agreed = max(num_trials, int(json.loads(row.value_json)))
+    row.value_json = json.dumps(agreed)
+    return agreed
+
+
+def _find(session: Session, study_id: int, key: str) -> Any:
+    attribute = models.StudyUserAttributeModel
+    return session.scalars(
+        select(attribute).where(attribute.study_id == study_id, attribute.key == key)
+    ).first()

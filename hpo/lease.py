@@ -21,7 +21,7 @@ import datetime as dt
 import json
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,12 +33,13 @@ from optuna.trial import TrialState
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from hpo.agreement import agree_on_total, check_identity
 from hpo.database import locking_engine
 
 TOKEN = "lease"
 ATTEMPT = "attempt"
 CRASHES = "crashes"
-NUM_TRIALS = "rml:num_trials"
+DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
 
 _RENEW = text(
     "UPDATE trial_heartbeats SET heartbeat = CURRENT_TIMESTAMP WHERE trial_id = :trial_id "
@@ -59,25 +60,37 @@ class Lease:
         token: proves that the lease is still ours.
         attempt: 1 for a new trial, one more at each take-over and each new start.
         num_crashes: how many attempts ended in a crash of the worker.
+        num_deaths: how many drivers fell silent with it, since it last got an epoch further.
     """
 
     trial_id: int
     token: str
     attempt: int
     num_crashes: int = 0
+    num_deaths: int = 0
 
 
 class LeaseOffice:
     """Claims, renews and gives back leases on the trials of one study."""
 
     def __init__(
-        self, storage: RDBStorage, study_id: int, *, lease_s: float, owner: str = ""
+        self,
+        storage: RDBStorage,
+        study_id: int,
+        *,
+        lease_s: float,
+        owner: str = "",
+        identity: Mapping[str, str] | None = None,
     ) -> None:
-        """Make an office; `owner` begins its tokens, to tell who holds what."""
+        """Make an office; `owner` begins its tokens, to tell who holds what.
+
+        With an `identity` it claims trials only while the study is that very search.
+        """
         self.lease_s = lease_s
         self._owner = owner
         self._storage = storage
         self._study_id = study_id
+        self._identity = identity
         self._engine = locking_engine(storage)
         self._sessions = sessionmaker(self._engine)
 
@@ -86,6 +99,9 @@ class LeaseOffice:
 
         N is the largest that any driver of the study has asked for. Without `may_reap` only
         trials are taken over that were given back.
+
+        Raises:
+            UsageError: the study has become another search than ours.
         """
         token = f"{self._owner}/{uuid.uuid4().hex}"
         began = time.monotonic()
@@ -93,12 +109,18 @@ class LeaseOffice:
             models.StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)
             # A database that hung until now has let everybody's lease expire.
             is_prompt = time.monotonic() - began < self.lease_s / 4
-            trial_id = self._take_over(session, may_reap=may_reap and is_prompt)
-            attempt, num_crashes = 1, 0
+            if self._identity is not None:
+                check_identity(session, self._study_id, self._identity)
+            trial_id, has_died = self._take_over(session, may_reap=may_reap and is_prompt)
+            attempt, num_crashes, num_deaths = 1, 0, 0
             if trial_id is not None:
-                known = self._read_attributes(session, trial_id, (ATTEMPT, CRASHES))
+                known = self._read_attributes(session, trial_id, (ATTEMPT, CRASHES, DEATHS))
                 attempt, num_crashes = 1 + known.get(ATTEMPT, 0), known.get(CRASHES, 0)
-            elif self._count_not_failed(session) < self._agree_on_total(session, num_trials):
+                if has_died:
+                    num_deaths = self._count_death(session, trial_id, known.get(DEATHS, (0, 0)))
+            elif self._count_not_failed(session) < agree_on_total(
+                session, self._study_id, num_trials
+            ):
                 new: Any = self._storage._get_prepared_new_trial(self._study_id, None, session)
                 trial_id = int(new.trial_id)
                 session.add(_Heartbeat(trial_id=trial_id))
@@ -106,12 +128,12 @@ class LeaseOffice:
                 return None
             self._set_attribute(session, trial_id, TOKEN, token)
             self._set_attribute(session, trial_id, ATTEMPT, attempt)
-        return Lease(trial_id, token, attempt, num_crashes)
+        return Lease(trial_id, token, attempt, num_crashes, num_deaths)
 
     def num_trials(self, num_trials: int) -> int:
         """Return the total that the drivers of this study have agreed on, at least this one's."""
         with self._sessions.begin() as session:
-            return self._agree_on_total(session, num_trials)
+            return agree_on_total(session, self._study_id, num_trials)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
@@ -211,7 +233,15 @@ class LeaseOffice:
             known = self._read_attributes(session, lease.trial_id, (TOKEN,))
             return state is not None and state.is_finished() and known.get(TOKEN) == lease.token
 
-    def _take_over(self, session: Session, *, may_reap: bool) -> int | None:
+    def _count_death(self, session: Session, trial_id: int, known: Sequence[int]) -> int:
+        epoch = session.scalar(select(func.max(_Value.step)).where(_Value.trial_id == trial_id))
+        number, last_epoch = known
+        number = 1 if (epoch or 0) > last_epoch else number + 1
+        self._set_attribute(session, trial_id, DEATHS, [number, max(epoch or 0, last_epoch)])
+        return number
+
+    def _take_over(self, session: Session, *, may_reap: bool) -> tuple[int | None, bool]:
+        """Return the trial that is ours now, and whether its owner fell silent with it."""
         now = session.scalar(select(func.now()))
         assert now is not None
         expired = now.replace(tzinfo=None) - dt.timedelta(seconds=self.lease_s)
@@ -227,7 +257,7 @@ class LeaseOffice:
             .limit(1)
         ).first()
         if found is None:
-            return None
+            return None, False
         trial_id, state, heartbeat = found
         beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
         if state == TrialState.RUNNING:
@@ -235,7 +265,7 @@ class LeaseOffice:
         if heartbeat is None:
             session.add(_Heartbeat(trial_id=trial_id))
         elif not _changed(session, beat.values(heartbeat=func.current_timestamp())):
-            return None  # its owner has come back in this very moment
+            return None, False  # its owner has come back in this very moment
         # Else the time between the attempts would count as the trial's.
         is_taken = _changed(
             session,
@@ -243,7 +273,7 @@ class LeaseOffice:
             .where(_Trial.trial_id == trial_id, _Trial.state == state)
             .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now()),
         )
-        return int(trial_id) if is_taken else None
+        return (int(trial_id), state == TrialState.RUNNING) if is_taken else (None, False)
 
     def _count_not_failed(self, session: Session) -> int:
         count = session.scalar(
@@ -252,21 +282,6 @@ class LeaseOffice:
             .where(_Trial.study_id == self._study_id, _Trial.state != TrialState.FAIL)
         )
         return count or 0
-
-    def _agree_on_total(self, session: Session, num_trials: int) -> int:
-        attribute = models.StudyUserAttributeModel
-        row: Any = session.scalars(
-            select(attribute).where(
-                attribute.study_id == self._study_id, attribute.key == NUM_TRIALS
-            )
-        ).first()
-        if row is None:
-            value = json.dumps(num_trials)
-            session.add(attribute(study_id=self._study_id, key=NUM_TRIALS, value_json=value))
-            return num_trials
-        agreed = max(num_trials, int(json.loads(row.value_json)))
-        row.value_json = json.dumps(agreed)
-        return agreed
 
     def _read_attributes(
         self, session: Session, trial_id: int, keys: Collection[str]

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.database import Patience
-from hpo.errors import HpoError, UsageError
+from hpo.errors import HpoError, LauncherError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
@@ -23,6 +23,7 @@ from hpo.trial import TrialRunner
 
 IDLE_INTERVAL_S = 0.2
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
+LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
 FAILED = ("failed", "refused")
 
 
@@ -53,12 +54,14 @@ class Search:
     num_failed_before: int
     stopping: threading.Event
     _failures: _Failures = field(default_factory=lambda: _Failures())
+    _has_launched: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         """Run until the study has N finished trials or `stopping` is set.
 
         Raises:
             FailureLimitError: too many trials failed, or several in a row alike.
+            LauncherError: no worker can be started, and waiting has not helped.
             StorageError: the database went away.
         """
         self._sweep()
@@ -114,6 +117,7 @@ class Search:
             reporter=self.reporter,
             stopping=self.stopping,
         )
+        num_refused = 0  # in a row
         while not self.stopping.is_set():
             lease = self.patience.call(
                 lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
@@ -126,7 +130,21 @@ class Search:
                 continue
             if lease.attempt > 1:
                 self._sweep()  # somebody may have died
-            self._account(slot, study, runner.run(lease))
+            try:
+                outcome = runner.run(lease)
+            except LauncherError as error:  # the trial was given back
+                # What has never worked will not by waiting.
+                is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
+                if is_hopeless or num_refused == len(LAUNCH_DELAYS_S):
+                    raise
+                delay_s = LAUNCH_DELAYS_S[num_refused]
+                self.reporter.warn(f"{error}; tries again in {delay_s} s")
+                num_refused += 1
+                self.stopping.wait(delay_s)
+                continue
+            num_refused = 0
+            self._has_launched.set()
+            self._account(slot, study, outcome)
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():

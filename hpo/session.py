@@ -83,7 +83,13 @@ def run_session(
     launcher, why = pick_launcher(spec, options, labels)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
-    office = LeaseOffice(rdb, study._study_id, lease_s=options.output.lease_s, owner=owner)
+    office = LeaseOffice(
+        rdb,
+        study._study_id,
+        lease_s=options.output.lease_s,
+        owner=owner,
+        identity=spec.identity(),
+    )
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
     patience.call(lambda: results.bring_back(study))

@@ -15,12 +15,11 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.agreement import agree
+from hpo.agreement import IDENTITY, agree, start_over
 from hpo.database import retry_first_start
 from hpo.errors import UsageError
 from hpo.spec import StudySpec
 
-IDENTITY = "rml:identity"
 TITLE = "rml:title"
 DATABASE_ID = "rml:database"
 SQLITE_HOST = "rml:sqlite_host"
@@ -73,12 +72,8 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
             )
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
     stored = agreed[IDENTITY]
-    if stored != identity and not _has_trials(study):
-        # Nothing came of it, so nothing is mixed; what was given back was sampled from the old.
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        study.set_user_attr(IDENTITY, identity)
-    elif stored != identity:
+    # Where nothing came of another search, nothing is mixed.
+    if stored != identity and not start_over(rdb, study._study_id, identity):
         keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
         lines = "\n".join(
             f"  {key}: {stored.get(key, '(absent)')}  ->  {identity.get(key, '(absent)')}"
@@ -96,12 +91,6 @@ def _database_id(storage: BaseStorage) -> str:
     """Return the id that the studies of this database share."""
     known = (study.user_attrs.get(DATABASE_ID) for study in storage.get_all_studies())
     return next(filter(None, known), None) or uuid.uuid4().hex
-
-
-def _has_trials(study: optuna.Study) -> bool:
-    """Say whether any trial counts, or runs now."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    return bool(study.get_trials(deepcopy=False, states=states))
 
 
 def _free_name(name: str, storage: BaseStorage) -> str:

@@ -40,6 +40,7 @@ from trainer.config import parse_config
 from trainer.errors import ConfigError
 from trainer.keypath import set_path
 
+MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
@@ -78,6 +79,9 @@ class TrialRunner:
     def _run_attempts(self, job: _Job, lease: Lease) -> Outcome:
         """Start the worker, and again where it crashed, until the trial has an end."""
         may_resume = True
+        if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
+            message = f"{lease.num_deaths} drivers in a row died with this trial"
+            return self._finish(job, lease, Watched("failed", message=message))
         while True:
             watched, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
@@ -131,7 +135,8 @@ class TrialRunner:
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
-            run = {PROVENANCE: self._provenance(job, lease, config, folder.run_dir)}
+            provenance = self._provenance(job, lease, config, folder.run_dir)
+            run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
             if not self.patience.call(
                 lambda: self.office.begin(lease, keep=folder.epochs, attributes=run)
             ):

@@ -26,7 +26,6 @@ from hpo.study.common import (
     reading,
     say,
 )
-from hpo.study.status import SILENT_S
 from trainer import rundir
 
 DATABASE_ID = "rml:database"  # as in hpo.storage, which loads Optuna
@@ -133,9 +132,7 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
     alive = [
         trial
         for trial in reader.running(PROVENANCE)
-        if trial.provenance.get("host") == host
-        and trial.silent_s is not None
-        and trial.silent_s < SILENT_S
+        if trial.provenance.get("host") == host and trial.is_alive
     ]
     if alive or database is None:
         return []

@@ -60,6 +60,7 @@ _HEARTBEATS = Table(
     "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
 )  # fmt: skip
 
+DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state
 
@@ -84,6 +85,12 @@ class Running:
     epoch: int
     best: float | None
     provenance: dict[str, Any]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its driver has been heard of within three of its own leases."""
+        lease_s = float(self.provenance.get("lease_s", DEFAULT_LEASE_S))
+        return self.silent_s is not None and self.silent_s < 3 * lease_s
 
 
 class StudyReader:

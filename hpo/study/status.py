@@ -32,7 +32,6 @@ TITLE = "rml:title"
 NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
-SILENT_S = 90.0  # three of the default leases: its driver is dead
 MAX_ROWS = 12
 
 
@@ -103,7 +102,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     best = reader.best()
     ends = reader.trial_attributes(END)
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
-    is_alive = any(trial.silent_s is not None and trial.silent_s < SILENT_S for trial in running)
+    is_alive = any(trial.is_alive for trial in running)
     is_done = num_finished >= total if total else not running and not states.get("WAITING")
     left = max(0, total - num_finished) if total else None
     return {

@@ -12,7 +12,9 @@ from optuna.storages import RDBStorage, get_storage
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+from hpo.agreement import IDENTITY, agree, start_over
 from hpo.database import close_storage, open_storage
+from hpo.errors import UsageError
 from hpo.lease import Lease, LeaseOffice
 
 HOUR_AGO = {
@@ -206,6 +208,45 @@ def test_attempts_and_crashes_are_counted_in_the_database(study: optuna.Study) -
     assert taken is not None
     assert (taken.attempt, taken.num_crashes) == (3, 1)
     office.close()
+
+
+def test_drivers_that_die_in_a_row_without_an_epoch_more_are_counted(study: optuna.Study) -> None:
+    office = office_of(study)
+    counted = []
+    lease = office.claim(1)
+    for epoch in (None, None, 1, 1, 2):
+        assert lease is not None
+        if epoch is not None:
+            assert office.report(lease, {epoch: 0.5})
+        expire(study, lease)
+        lease = office.claim(1)
+        assert lease is not None
+        counted.append(lease.num_deaths)
+    assert counted == [1, 2, 1, 2, 1]
+    office.give_back(lease)
+    given = office.claim(1)
+    assert given is not None
+    assert given.num_deaths == 0
+    office.close()
+
+
+def test_of_two_searches_that_start_in_one_study_one_goes_on(study: optuna.Study) -> None:
+    storage = study._storage._backend  # type: ignore[attr-defined]
+    first, second = {"search": "a"}, {"search": "b"}
+    known = agree(storage, study._study_id, {IDENTITY: first})
+    assert known == agree(storage, study._study_id, {IDENTITY: second}) == {IDENTITY: first}
+    # Neither has a trial yet, so the second one makes the study its own.
+    assert start_over(storage, study._study_id, second)
+    offices = [
+        LeaseOffice(storage, study._study_id, lease_s=30, identity=identity)
+        for identity in (first, second)
+    ]
+    with pytest.raises(UsageError, match="searches something else"):
+        offices[0].claim(1)
+    assert offices[1].claim(1) is not None
+    assert not start_over(storage, study._study_id, first)
+    for office in offices:
+        office.close()
 
 
 def test_largest_number_of_trials_holds_for_all_drivers(study: optuna.Study) -> None:
