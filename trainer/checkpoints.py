@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from trainer.errors import TrainerError
 from trainer.rundir import checkpoint_file
 
 FORMAT = 1
+FULL_BYTES = 2**16  # less is free on a disk that is full: a few blocks may remain
 
 
 def save_weights(
@@ -45,11 +48,17 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         torch.save(content, temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) else _explain(error, path.parent)
         raise TrainerError(f"{path}: the checkpoint cannot be written ({reason})") from None
     finally:  # also when stopped in the middle
         with contextlib.suppress(OSError):  # of the two, the error above says more
             temporary.unlink(missing_ok=True)
+
+
+def _explain(error: RuntimeError, folder: Path) -> str:
+    """Say what torch hides: that the half-written file, which is still there, filled the disk."""
+    is_full = shutil.disk_usage(folder).free < FULL_BYTES
+    return os.strerror(errno.ENOSPC) if is_full else str(error).splitlines()[0]
 
 
 class CheckpointKeeper:
