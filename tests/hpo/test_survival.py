@@ -52,7 +52,9 @@ def curve(folder: Path) -> dict[int, float]:
 def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
-    arguments = optimize(discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2)
+    arguments = optimize(
+        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2, "--launcher", "local"
+    )
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     for folder in (alone, killed):
         folder.mkdir()
@@ -135,7 +137,9 @@ def test_full_disk_fails_the_trial_and_leaves_the_best_model_whole(
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
         require("mount", "only root may mount a small disk")
     try:
-        arguments = optimize(discs, "--num-epochs", 1, "--max-retries", 0, "--max-failed", 1)
+        arguments = optimize(
+            discs, "--num-epochs", 1, "--max-retries", 0, "--max-failed", 1, "--launcher", "local"
+        )
         first = run("rml-optimize", *arguments, "--num-trials", 1)
         assert first.returncode == 0, first.stdout + first.stderr
         before = (tmp_path / "best_model/trial.json").read_text()
