@@ -200,19 +200,6 @@ def test_folder_that_nobody_can_make_is_one_clear_error(worker, tmp_path: Path) 
     assert "cannot be made a folder" in error
 
 
-def test_optimizers_do_not_load_the_compiler(discs: Path, tmp_path: Path) -> None:
-    write_json(tmp_path / "config.json", base_config(discs))
-    code = (
-        "import sys\nfrom trainer.cli import main\n"
-        "assert main(['--config=config.json']) == 0\n"
-        "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True
-    )
-    assert result.returncode == 0
-
-
 def test_mistake_in_the_config_does_not_wait_for_torch(discs: Path, tmp_path: Path) -> None:
     config = base_config(discs)
     config["neural_network"]["loss"]["function"] = "dise"
