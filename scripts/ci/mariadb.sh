@@ -14,19 +14,21 @@ ask() { mariadb --no-defaults --socket="$dir/sock" --user="$(id -un)" "$@"; }
 
 case $action in
 start)
-    mkdir -p "$dir"
-    [ "$(id -u)" != 0 ] || chown mysql:mysql "$dir"
+    mkdir -p "$dir/tmp"
+    [ "$(id -u)" != 0 ] || chown mysql:mysql "$dir" "$dir/tmp"
     chmod 755 "$dir"
     is_new=
     if [ ! -d "$dir/data/mysql" ]; then
         is_new=yes
-        mariadb-install-db --no-defaults "${owner[@]}" --datadir="$dir/data" --skip-test-db \
-            --auth-root-authentication-method=socket >"$dir/install.log" 2>&1 </dev/null
+        mariadb-install-db --no-defaults "${owner[@]}" --datadir="$dir/data" \
+            --tmpdir="$dir/tmp" --skip-test-db \
+            --auth-root-authentication-method=socket >"$dir/install.log" 2>&1 </dev/null \
+            || { tail -20 "$dir/install.log" >&2; exit 1; }
     fi
     for _ in 1 2 3; do  # somebody may take the port between asking for it and using it
         port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
         "$server" --no-defaults "${owner[@]}" --datadir="$dir/data" --socket="$dir/sock" \
-            --pid-file="$dir/pid" --bind-address=127.0.0.1 --port="$port" \
+            --tmpdir="$dir/tmp" --pid-file="$dir/pid" --bind-address=127.0.0.1 --port="$port" \
             --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=64M \
             --max-connections=200 >"$dir/server.log" 2>&1 </dev/null &
         for _ in $(seq 300); do

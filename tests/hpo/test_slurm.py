@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,21 +28,21 @@ TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
-def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def slurm_conf() -> Iterator[str]:
     """A cluster of our own: nodes n1 and n2, partitions `batch` and `urgent`."""
     if shutil.which("slurmctld") is None or shutil.which("munged") is None:
         require("slurm", "no slurmctld, munged; apt-get install slurm-wlm munge")
     if os.geteuid() != 0:
         require("slurm", "only root can start a cluster")
-    folder = tmp_path_factory.mktemp("slurm")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # munged runs as a user of its own
+    folder = Path(tempfile.mkdtemp(prefix="rml-slurm-"))
+    folder.chmod(0o755)  # munged runs as a user of its own
     control = ROOT / "scripts" / "ci" / "slurm.sh"
     started = subprocess.run([control, "start", folder], stdout=subprocess.PIPE, text=True)
     if started.returncode:
         require("slurm", "the cluster does not start")
     yield started.stdout.strip()
     subprocess.run([control, "stop", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
