@@ -18,6 +18,8 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STANDIN = Path(__file__).parent / "standin_worker.py"
 BIN = Path(sys.executable).parent
+# The real images, which are in no repository.
+REAL = Path(os.environ.get("RML_DATA", Path(__file__).parents[2] / "shared/data"))
 
 
 def require(component: str, reason: str) -> None:

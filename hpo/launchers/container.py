@@ -99,7 +99,7 @@ class DockerHandle:
                     log.write(chunk)
             _close(output)
             self._wait(log)
-            remove(self._container)
+            remove(self._container, patience_s=_ENGINE_BACK_S)
         finally:
             log.close()
             self._ended.set()
@@ -126,10 +126,20 @@ class DockerHandle:
             return
 
 
-def remove(container: Container) -> None:
-    """Remove a container in whatever state it is."""
-    with contextlib.suppress(*ENGINE_ERRORS):
-        container.remove(force=True, v=True)
+def remove(container: Container, patience_s: float = 0.0) -> None:
+    """Remove a container in whatever state it is; wait so long for an engine that restarts."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            container.remove(force=True, v=True)
+        except NotFound:
+            return
+        except ENGINE_ERRORS:
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(1.0)
+        else:
+            return
 
 
 def _close(output: SocketIO) -> None:

@@ -7,6 +7,7 @@ uid. No network, no capabilities, no new privileges, a read-only root; the tests
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -96,7 +97,7 @@ class DockerLauncher:
         try:
             handle.start()
         except ENGINE_ERRORS as error:
-            remove(container)  # a container that could not start stays, as "created"
+            remove(container)  # what could not start stays, as "created"
             raise self._start_error(error) from error
         with self._lock:
             self._handles = [other for other in self._handles if other.poll() is None]
@@ -132,7 +133,18 @@ class DockerLauncher:
             self._closed = True
             stop_all(self._handles)
             self._handles.clear()
+        self._remove_unstarted()
         self._client.close()
+
+    def _remove_unstarted(self) -> None:
+        """Remove what an engine that was being restarted has made without our hearing of it."""
+        if SESSION not in self._settings.labels:
+            return
+        labels = [f"{name}={value}" for name, value in self._settings.labels.items()]
+        with contextlib.suppress(*ENGINE_ERRORS):
+            filters: dict[str, str | list[str] | bool] = {"label": labels, "status": "created"}
+            for container in self._client.containers.list(all=True, filters=filters):
+                remove(container)
 
     def _create_options(self, job: WorkerJob, user: str) -> dict[str, Any]:
         settings = self._settings

@@ -30,7 +30,7 @@ from pydicom.uid import (
     generate_uid,
 )
 from studies_archives import Rml
-from support import one_error, require
+from support import REAL, one_error, require
 
 from studies.sunnybrook.dicom import fill_contour, read_slice
 from trainer.data.images import read_image, read_mask
@@ -320,7 +320,7 @@ def test_images_without_contours_are_half_an_archive(rml_data: Rml, tmp_path: Pa
 
 
 def test_real_dicom_gives_all_inner_contours(rml_data: Rml, tmp_path: Path) -> None:
-    source = Path(os.environ.get("RML_DATA", "../shared/data")).absolute() / "sunnybrook"
+    source = REAL / "sunnybrook"
     if not source.is_dir():
         require("data", f"no {source}")
     result = rml_data("prepare", "sunnybrook", "--source", source, "--out", tmp_path / "data")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import require
+from support import REAL, require
 from worker import write_png
 
 from trainer.data.images import list_samples, read_image, read_mask
 from trainer.errors import DataError
 
 MASK = np.array([[0, 1, 2, 2], [0, 0, 1, 255]], np.uint8)
-REAL = Path(os.environ.get("RML_DATA", Path(__file__).parents[3] / "shared/data"))
 
 
 def folders(tmp_path: Path, inputs: list[str], targets: list[str]) -> tuple[Path, Path]:
