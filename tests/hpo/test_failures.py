@@ -229,7 +229,9 @@ def test_orphan_of_a_dead_driver_is_ended_by_the_next(
     worker = standin_settings(tmp_path, {"delay": {"0": 120}, "epoch_s": 0.1})
     arguments = optimize(discs, "--num-trials", 2, "--worker", worker, "--jobs", 1, "--lease", 2)
     process = start(tmp_path, *arguments)
-    wait_for(lambda: workers_of(tmp_path), 60)
+    # Not before the trial is prepared: an earlier worker is only asked what it can do.
+    config = "runs/*/trial_00000/attempt_1/config.json"
+    wait_for(lambda: list(tmp_path.glob(config)) and workers_of(tmp_path), 60)
     (orphan,) = workers_of(tmp_path)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
