@@ -223,16 +223,14 @@ def test_wrong_password_with_braces_is_not_shown(
     assert "{se}" not in message
 
 
-@pytest.mark.slow  # it now and then kills a process too early, and then finds no orphan
 def test_orphan_of_a_dead_driver_is_ended_by_the_next(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
-    worker = standin_settings(tmp_path, {"delay": {"0": 120}, "epoch_s": 0.1})
+    worker = standin_settings(tmp_path, {"epoch_s": 0.5, "epochs": 240})
     arguments = optimize(discs, "--num-trials", 2, "--worker", worker, "--jobs", 1, "--lease", 2)
     process = start(tmp_path, *arguments)
-    # Not before the trial is prepared: an earlier worker is only asked what it can do.
-    config = "runs/*/trial_00000/attempt_1/config.json"
-    wait_for(lambda: list(tmp_path.glob(config)) and workers_of(tmp_path), 60)
+    # Its first epoch is over, so it has read the settings that change below.
+    wait_for(lambda: list(tmp_path.glob("runs/*/trial_00000/attempt_1/out_test.txt")), 60)
     (orphan,) = workers_of(tmp_path)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
