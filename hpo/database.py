@@ -16,6 +16,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    PendingRollbackError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -126,7 +127,8 @@ def is_away(error: BaseException) -> bool:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, OperationalError):
         return "no such table" not in str(cause)  # SQLite's, of a file that was removed
-    return isinstance(cause, InterfaceError | PoolTimeoutError) or (
+    # Pending: the connection broke while Optuna read trials, and it asked once more on the same.
+    return isinstance(cause, InterfaceError | PoolTimeoutError | PendingRollbackError) or (
         isinstance(cause, DBAPIError) and cause.connection_invalidated
     )
 

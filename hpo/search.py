@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.database import Patience
 from hpo.errors import HpoError, LauncherError, UsageError
@@ -203,9 +203,8 @@ def count_failed(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
 
-def current_tally(spec: StudySpec, study: optuna.Study) -> Tally:
-    """Return where a study stands before this driver adds to it."""
-    finished = finished_trials(study)
+def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:
+    """Return where a study stands that has these finished trials."""
     scored = [(value, trial.number) for trial in finished if (value := score(trial)) is not None]
     best = max(scored, key=lambda entry: (entry[0], -entry[1])) if scored else None
     return Tally(spec.num_trials, len(finished), best)

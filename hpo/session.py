@@ -24,9 +24,9 @@ from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
-from hpo.progress import Reporter, Tally, describe_values, make_reporter
+from hpo.progress import Reporter, describe_values, make_reporter
 from hpo.results import Results
-from hpo.search import Search, count_failed, current_tally
+from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
@@ -93,7 +93,7 @@ def run_session(
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
     patience.call(lambda: results.bring_back(study))
-    tally = patience.call(lambda: current_tally(spec, study))
+    tally = patience.call(lambda: tally_of(spec, finished_trials(study)))
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
@@ -227,7 +227,7 @@ class Ending:
 def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
     """Print the best trial, where its model is, and what to type next."""
     finished = finished_trials(study)
-    tally: Tally = current_tally(spec, study)
+    tally = tally_of(spec, finished)
 
     def say(text: str = "") -> None:
         console.print(text, markup=False)

@@ -91,6 +91,7 @@ class Driver:
 
     process: subprocess.Popen[bytes]
     kind: str
+    log: Path
     moment: str | None = None
     wakes_at: float | None = None
 
@@ -114,7 +115,7 @@ class Chaos:
         self._engine = create_engine(server.url, pool_pre_ping=True)
         self._docker = docker.from_env()
         self._drivers: list[Driver] = []
-        self._log = (folder / "drivers.log").open("ab")
+        self._num_started = 0
         self._kill_one_of: dict[str, Callable[[dict[int, tuple[int, int]]], bool]] = {
             "driver": self._kill_driver,
             "worker": self._kill_worker,
@@ -151,7 +152,6 @@ class Chaos:
             driver.process.wait()
         self._docker.close()
         self._engine.dispose()
-        self._log.close()
 
     def containers(self) -> list[Container]:
         """Return the containers that work below this folder, in whatever state."""
@@ -170,12 +170,15 @@ class Chaos:
         command = [str(BIN / "rml-optimize")]
         if moment is not None:
             command = [sys.executable, str(DYING), moment, str(self.folder / moment)]
-        process = subprocess.Popen(
-            [*command, *self.arguments[kind], "--num-trials", str(self.num_trials)],
-            cwd=self.folder, env=clean_environment() | {"RML_STORAGE": self.server.url},
-            stdout=self._log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self._drivers.append(Driver(process, kind, moment))
+        self._num_started += 1
+        log = self.folder / f"driver-{self._num_started}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *self.arguments[kind], "--num-trials", str(self.num_trials)],
+                cwd=self.folder, env=clean_environment() | {"RML_STORAGE": self.server.url},
+                stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._drivers.append(Driver(process, kind, log, moment))
 
     def _look_after_drivers(self, *, may_end: bool = False) -> None:
         """Wake who has slept, start anew who was killed, and let nobody end too early."""
@@ -186,8 +189,11 @@ class Chaos:
             code = driver.process.poll()
             if code is None:
                 continue
+            text = driver.log.read_text()
+            assert code in (0, 2, -signal.SIGKILL), f"exit code {code}:\n{text[-6000:]}"
             # 2: it was started while the database was away.
-            assert code in (0, 2, -signal.SIGKILL), self._log_tail()
+            assert code != 2 or "cannot be reached" in text, text[-6000:]
+            assert "Traceback" not in text, text[-6000:]
             self._drivers.remove(driver)
             if code == 0 and not may_end:
                 self.num_trials += 10
@@ -197,9 +203,6 @@ class Chaos:
     def _moment_to_come(self, moment: str | None) -> str | None:
         """Return the moment at which a driver had to die, if another death came first."""
         return moment if moment and not (self.folder / moment).exists() else None
-
-    def _log_tail(self) -> str:
-        return (self.folder / "drivers.log").read_text()[-3000:]
 
     def _unmet(self) -> list[str]:
         return [kind for kind, quota in self.quotas.items() if self.kills[kind] < quota]
