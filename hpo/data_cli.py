@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -85,49 +87,36 @@ def folder(
     )
 
 
-@prepare_app.command("breast_cancer")
-def breast_cancer(
-    source: Source,
-    out: Out,
-    test_fraction: TestFraction = 0.1,
-    seed: Seed = 0,
-    on_error: OnError = "skip",
-) -> None:
-    """Breast ultrasound: Dataset_BUSI_with_GT/{benign,malignant,normal}."""
-    from studies.breast_cancer.archive import find_samples
+def _plain_archive(name: str, find: Callable[[Path], Found], about: str) -> typer.Typer:
+    """Return an app with one command, for an archive that has no options of its own."""
+    single = typer.Typer(add_completion=False)
 
-    choices = _Choices(out, test_fraction, seed, on_error)
-    _run("breast_cancer", lambda: find_samples(source), choices, {})
+    @single.command(name, help=about)
+    def prepare_archive(
+        source: Source,
+        out: Out,
+        test_fraction: TestFraction = 0.1,
+        seed: Seed = 0,
+        on_error: OnError = "skip",
+    ) -> None:
+        choices = _Choices(out, test_fraction, seed, on_error)
+        _run(name, lambda: find(source), choices, {})
 
-
-@prepare_app.command("brain_mri")
-def brain_mri(
-    source: Source,
-    out: Out,
-    test_fraction: TestFraction = 0.1,
-    seed: Seed = 0,
-    on_error: OnError = "skip",
-) -> None:
-    """Brain MRI: kaggle_3m/TCGA_*, split by patient."""
-    from studies.brain_mri.archive import find_samples
-
-    choices = _Choices(out, test_fraction, seed, on_error)
-    _run("brain_mri", lambda: find_samples(source), choices, {})
+    return single
 
 
-@prepare_app.command("oxford_pets")
-def oxford_pets(
-    source: Source,
-    out: Out,
-    test_fraction: TestFraction = 0.1,
-    seed: Seed = 0,
-    on_error: OnError = "skip",
-) -> None:
-    """Cats and dogs: images/ and annotations/trimaps/."""
-    from studies.oxford_pets.archive import find_samples
+def _find_ours(name: str, source: Path) -> Found:
+    archive = import_module(f"studies.{name}.archive")
+    found: Found = archive.find_samples(source)
+    return found
 
-    choices = _Choices(out, test_fraction, seed, on_error)
-    _run("oxford_pets", lambda: find_samples(source), choices, {})
+
+for _name, _about in (
+    ("breast_cancer", "Breast ultrasound: Dataset_BUSI_with_GT/{benign,malignant,normal}."),
+    ("brain_mri", "Brain MRI: kaggle_3m/TCGA_*, split by patient."),
+    ("oxford_pets", "Cats and dogs: images/ and annotations/trimaps/."),
+):
+    prepare_app.add_typer(_plain_archive(_name, partial(_find_ours, _name), _about))
 
 
 @prepare_app.command("sunnybrook")
@@ -170,20 +159,8 @@ def jsrt(source: Source, out: Out, on_error: OnError = "skip") -> None:
 
 def _plugin_command(name: str) -> Any:
     """Return the command that prepares a plug-in's data set."""
-    single = typer.Typer(add_completion=False)
-
-    @single.command(name, help=f"Your own: the plug-in {describe_plugin(DATASETS_GROUP, name)}.")
-    def prepare_plugin(
-        source: Source,
-        out: Out,
-        test_fraction: TestFraction = 0.1,
-        seed: Seed = 0,
-        on_error: OnError = "skip",
-    ) -> None:
-        choices = _Choices(out, test_fraction, seed, on_error)
-        _run(name, lambda: find_by_plugin(name, source), choices, {})
-
-    return typer.main.get_command(single)
+    about = f"Your own: the plug-in {describe_plugin(DATASETS_GROUP, name)}."
+    return typer.main.get_command(_plain_archive(name, partial(find_by_plugin, name), about))
 
 
 class _Choices:

@@ -15,19 +15,23 @@ CURVES = {
 }  # fmt: skip
 
 
+def _search(data: Path, folder: Path, *arguments: str) -> Path:
+    result = subprocess.run(
+        [BIN / "rml-optimize", *SMALL, "--data", data, "--jobs", "1", "--study-name", "s",
+         "--pruner", "none", *arguments],
+        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _searched(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four finished trials of which 1 is the best; trial 3 failed."""
     folder = tmp_path_factory.mktemp("searched")
     settings = {"curve": CURVES, "end": {"3": 7}, "say": "hello from the worker"}
     worker = standin_settings(folder, settings)
-    result = subprocess.run(
-        [BIN / "rml-optimize", *SMALL, "--data", discs, "--worker", worker, "--jobs", "1",
-         "--num-trials", "4", "--study-name", "s", "--pruner", "none"],
-        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
+    return _search(discs, folder, "--worker", worker, "--num-trials", "4")
 
 
 @pytest.fixture
@@ -41,15 +45,11 @@ def searched(_searched: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def _trained(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials of our own worker, compared on a validation part."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = subprocess.run(
-        [BIN / "rml-optimize", *SMALL, "--data", discs, "--launcher", "local", "--jobs", "1",
-         "--num-trials", "2", "--study-name", "s", "--pruner", "none", "--optimizers", "adam",
-         "--select-on", "validation", "--set", "data.batch_size=4", "--loss", "bce"],
-        cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    return _search(
+        discs, tmp_path_factory.mktemp("trained"),
+        "--launcher", "local", "--num-trials", "2", "--optimizers", "adam",
+        "--select-on", "validation", "--set", "data.batch_size=4", "--loss", "bce",
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
 
 
 @pytest.fixture
