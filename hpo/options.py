@@ -89,6 +89,11 @@ class DataOptions:
     study: Annotated[
         str | None, option("--study", help="Ready-made study, or a folder with a study.toml")
     ] = None
+    small: Annotated[
+        bool,
+        option("--small", help="The study's settings for a machine without a GPU: smaller images "
+               "and network, fewer trials"),
+    ] = False  # fmt: skip
     new_study: Annotated[
         Path | None,
         option("--new-study", metavar="DIR", help="Write a study.toml for the data into DIR, to "

@@ -61,6 +61,8 @@ def make_plan(options: Options, progress: Progress = lambda done, total: None) -
 
 def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
     """Return the study of `--study`, the demo where there is nothing else, or the tutorial's."""
+    if options.data.small and options.data.study is None:
+        raise UsageError("--small is about a study's settings; add --study NAME")
     wants_demo = (
         options.data.data is None and options.data.study is None and not DEFAULT_DATA.exists()
     )
@@ -68,7 +70,7 @@ def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
     if name is None:
         return TUTORIAL, None
     folder = find_study(name)
-    return load_study(folder), folder
+    return load_study(folder, small=options.data.small), folder
 
 
 @dataclass

@@ -19,6 +19,7 @@ from trainer.data.survey import MaskCoding
 from trainer.keypath import split_path
 
 STUDY_FILE = "study.toml"
+SMALL_BY_HAND = "use --layers unet:width=16,depth=4 --resize H,W --num-epochs N"
 
 
 class DimensionFile(Section):
@@ -103,6 +104,7 @@ class StudyFile(Section):
         layers: network, a file beside the study or a built-in name.
         config: fixed fields of the `neural_network` object by dotted path.
         search: the dimensions; see `DimensionFile`.
+        small: what `--small` puts in the place of these, for a machine without a GPU.
     """
 
     title: str
@@ -122,6 +124,7 @@ class StudyFile(Section):
     pruner: Literal["median", "hyperband", "none"] = "median"
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
+    small: dict[str, Any] | None = None
 
     def space(self) -> SearchSpace:
         """Return the search space that the `[[search]]` tables declare, in their order."""
@@ -163,19 +166,34 @@ def find_study(name: str) -> Path:
     raise UsageError(f"--study: no study {name!r}; {hint(name, list(ready_made))}, or a folder")
 
 
-def load_study(folder: Path) -> StudyFile:
+def load_study(folder: Path, *, small: bool = False) -> StudyFile:
     """Read and check a study folder's `study.toml`.
 
+    Args:
+        folder: the study's.
+        small: with its `[small]` table: whatever keys of a study stand there, in place of the
+            study's own. Fields of `[small.config]` go over those of `[config]`, one by one.
+
     Raises:
-        UsageError: every mistake found, each with its key.
+        UsageError: every mistake found, each with its key, or there is no `[small]`.
     """
     path = folder / STUDY_FILE
+    where = str(path)
     try:
         with path.open("rb") as file:
-            return StudyFile.model_validate(tomllib.load(file))
+            content = tomllib.load(file)
+        study = StudyFile.model_validate(content)
+        if study.small is None:
+            if small:
+                raise UsageError(f"--small: {path} has no [small]; {SMALL_BY_HAND}")
+            return study
+        where = f"{path}, [small]"  # checked also where it is not asked for
+        reduced = StudyFile.model_validate({**content, **study.small})
+        reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML ({error})") from None
     except ValidationError as error:
-        raise UsageError(describe_errors(error, str(path))) from None
+        raise UsageError(describe_errors(error, where)) from None
+    return reduced if small else study

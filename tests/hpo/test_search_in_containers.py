@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
+from plugin_package import blocks, install, write_package
 from support import Run, list_acc, one_error, require
 
 pytestmark = pytest.mark.docker
@@ -78,3 +81,40 @@ def test_missing_image_names_the_remedy(discs: Path, run: Run, image: str) -> No
     message = one_error(result)
     assert "nobody/nothing:1" in message
     assert "docker pull" in message
+
+
+@pytest.fixture
+def plugin_image(image: str, tmp_path: Path) -> Iterator[str]:
+    """The worker's image with the documented package in it, built as documented."""
+    (recipe,) = blocks("dockerfile")
+    context, name = tmp_path / "context", f"rml-test/plugin:{uuid.uuid4().hex}"
+    write_package(context / "my_package")
+    first, rest = recipe.split("\n", 1)
+    assert first.startswith("FROM rml-optimize/rmldnn:")
+    (context / "Dockerfile").write_text(f"FROM {image}\n{rest}")
+    command = (os.environ.get("DOCKER", "docker"), "build", "--network", "none", "-t", name)
+    built = subprocess.run([*command, str(context)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    yield name
+    client = docker.from_env()
+    client.images.remove(name, force=True)
+    client.close()
+
+
+def test_own_loss_and_metric_are_used_in_containers(
+    discs: Path, run: Run, tmp_path: Path, image: str, plugin_image: str
+) -> None:
+    install(write_package(tmp_path / "my_package"), tmp_path / "site")
+    command = (
+        "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--num-trials", 1,
+        "--loss", "digits_dice", "--set", 'metrics.plugins=["digits_dice"]',
+    )  # fmt: skip
+    site = str(tmp_path / "site")
+    result = run(*command, "--docker-image", image, "--output-dir", "without", PYTHONPATH=site)
+    assert "unknown name 'digits_dice'" in one_error(result)
+    result = run(*command, "--docker-image", plugin_image, "--output-dir", "own", PYTHONPATH=site)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (metrics,) = (tmp_path / "own/runs").glob("*/trial_00000/attempt_1/metrics.jsonl")
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    # the documented Dice is the per-image Dice of the foreground, which the worker computes too
+    assert last["plugins"]["digits_dice"] == pytest.approx(last["dice_per_image"])

@@ -157,6 +157,47 @@ def test_layers_of_the_command_line_win_over_those_of_the_study(optimize: Rml) -
     assert "unet:width=4,depth=2: " in result.stdout
 
 
+# --- the form for a machine without a GPU ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "brain_mri", "sunnybrook"])
+def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
+    optimize: Rml, name: str
+) -> None:
+    result = optimize("--study", name, "--small", "--dry-run", "--num-epochs", 3)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout
+    config = json.loads(text[text.index("\n{\n") : text.rindex("\n}\n") + 3])["neural_network"]
+    study = load_study(find_study(name))
+    small = load_study(find_study(name), small=True)
+    assert small.num_trials < study.num_trials
+    assert config["num_epochs"] == 3  # options win
+    size = {"resize": list(small.resize)}
+    assert config["data"]["transforms"] == [size, *map(plain, study.transforms)]
+    assert config["data"]["batch_size"] < study.config["data.batch_size"]
+    assert config["data"]["test_batch_size"] == study.config["data.test_batch_size"]
+    assert small.group_by == study.group_by
+
+
+def test_small_form_of_a_study_of_ones_own(optimize: Rml, tmp_path: Path) -> None:
+    write_discs(tmp_path / "data")
+    error = one_error(optimize("--small", "--data", "data"))
+    assert "add --study" in error
+    assert optimize("--new-study", "mine", "--data", "data").returncode == 0
+    error = one_error(optimize("--study", "mine", "--small", "--dry-run"))
+    assert "study.toml has no [small]" in error
+    assert "--layers unet:width=16,depth=4" in error
+    with (tmp_path / "mine/study.toml").open("a") as file:
+        file.write("[small]\nnum_trials = 2\nepochs = 3\n")
+    error = one_error(optimize("--study", "mine", "--dry-run"))  # checked unasked too
+    assert "[small]" in error
+    assert "epochs" in error
+
+
+def plain(transform: dict[str, object]) -> dict[str, object]:
+    return json.loads(json.dumps(transform))
+
+
 def test_every_ready_made_study_is_in_the_table() -> None:
     readme = (Path(__file__).parents[2] / "studies/README.md").read_text()
     for name in STUDIES:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support import Run, clean_environment, one_error, write_config, write_disc
+from plugin_package import install, write_package
+from support import Run, one_error, write_config, write_disc
 
 from trainer.cli import main
 
-DOC = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
 BROKEN = """
 [rml_optimize.losses]
 no_module = nowhere_at_all:loss
@@ -36,22 +34,11 @@ def no_samples(source): return []
 """
 
 
-def blocks(language: str) -> list[str]:
-    """Return the documentation's blocks of code."""
-    return re.findall(rf"```{language}\n(.*?)```", DOC, re.DOTALL)
-
-
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The documented package, installed by pip beside a broken one; a PYTHONPATH."""
-    source, site = tmp_path_factory.mktemp("my_package"), tmp_path_factory.mktemp("site")
-    (source / "pyproject.toml").write_text(blocks("toml")[0])
-    (source / "my_package.py").write_text("\n".join(blocks("python")))
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation",
-         "--disable-pip-version-check", "--target", str(site), str(source)],
-        check=True, env=clean_environment(),
-    )  # fmt: skip
+    site = tmp_path_factory.mktemp("site")
+    install(write_package(tmp_path_factory.mktemp("my_package")), site)
     info = site / "broken-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")

@@ -17,10 +17,6 @@ from trainer.networks.builtin.writer import NetworkWriter, final_function
 # on a few hundred images has fewer in its first epochs, and would prune on noise.
 MOMENTUM = 0.9
 
-# Keras's 0.99 needs hundreds of steps until validation sees the statistics of training; small
-# data sets have a dozen steps an epoch
-MOMENTUM = 0.9
-
 
 def write_unet(
     input_shape: tuple[int, int, int], num_classes: int, width: int = 16, depth: int = 4
