@@ -164,14 +164,16 @@ class Patience:
     def failed(self, error: Exception) -> None:
         """Note an error; raise StorageError if waiting helps no more."""
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
+        # Read once: another slot's success may clear it at any moment.
+        since = self._away_since
+        if since is None:
+            self._away_since = since = now
             if is_away(error):
                 self._warn(
                     f"the study's database does not answer ({describe_error(error, self._url)}); "
                     "workers go on, their results are reported when it is back"
                 )
-        if not is_away(error) or now - self._away_since > PATIENCE_S:
+        if not is_away(error) or now - since > PATIENCE_S:
             raise self._error(error) from None
 
     def succeeded(self) -> None:

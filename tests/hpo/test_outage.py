@@ -7,7 +7,8 @@ import threading
 import optuna
 import pytest
 from optuna.storages import get_storage
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from hpo.database import Patience, close_storage, open_storage
 
@@ -49,3 +50,18 @@ def test_connection_lost_while_trials_are_read_is_waited_for(url: str) -> None:
     assert "does not answer" in warnings[0]
     admin.dispose()
     close_storage(storage)
+
+
+def test_slot_that_fails_while_another_succeeds_waits() -> None:
+    patience = Patience(
+        make_url("sqlite://"), threading.Event(), warn=lambda _: patience.succeeded()
+    )
+    answers = iter([OperationalError("SELECT 1", None, Exception("gone")), "back"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patience.call(ask) == "back"
