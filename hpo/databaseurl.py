@@ -16,6 +16,7 @@ URL_VARIABLE = "RML_STORAGE"
 FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+FILE_KEYS = {"ssl_ca", "ssl_cert", "ssl_key"}  # PyMySQL's errors don't name the file
 # PostgreSQL also ends a session that sits in a transaction: the machine of a client that lost its
 # power there would hold the study's row until the server notices, which takes hours.
 _SESSION_IN_UTC = {
@@ -84,7 +85,8 @@ def parse_url(url: str) -> URL:
     """Read a database's URL; a bare `postgresql://` or `mysql://` gets the driver that we install.
 
     Raises:
-        StorageError: it is none; the text is not shown, for it may hold a password.
+        StorageError: it is none (the text is not shown, for it may hold a password), or a file
+            that it names cannot be read.
     """
     try:
         parsed = make_url(url)
@@ -97,6 +99,13 @@ def parse_url(url: str) -> URL:
     backend = parsed.get_backend_name()
     if parsed.drivername == backend and backend in DRIVERS:
         parsed = parsed.set(drivername=f"{backend}+{DRIVERS[backend]}")
+    for key in FILE_KEYS & parsed.query.keys():
+        try:
+            Path(str(parsed.query[key])).open("rb").close()
+        except OSError as error:
+            raise StorageError(
+                f"--storage: {key}={parsed.query[key]}: cannot be read ({error.strerror})"
+            ) from None
     return parsed
 
 

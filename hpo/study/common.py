@@ -78,7 +78,7 @@ def reading(url: str) -> Iterator[Engine]:
     """Connect to a database for reading sums.
 
     Raises:
-        StorageError: it does not answer or holds no studies; the password is never shown.
+        StorageError: it does not answer; the password is never shown.
     """
     parsed = parse_url(url)
     try:

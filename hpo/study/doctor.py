@@ -114,11 +114,9 @@ def _latency(engine: Engine) -> float:
 
 
 def _count_studies(engine: Engine) -> str:
-    from sqlalchemy import inspect
-
-    if not inspect(engine).has_table("studies"):
-        return "no studies yet"
     number = len(study_names(engine))
+    if not number:
+        return "no studies yet"
     return f"{number} {'study' if number == 1 else 'studies'}"
 
 

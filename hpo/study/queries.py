@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     func,
+    inspect,
     select,
 )
 from sqlalchemy.sql.elements import ColumnElement
@@ -226,7 +227,9 @@ class StudyReader:
 
 
 def study_names(engine: Engine) -> dict[str, int]:
-    """Return name -> id of the studies in a database."""
+    """Return name -> id of the studies in a database, which may be new and empty."""
+    if not inspect(engine).has_table(_STUDIES.name):
+        return {}
     query = select(_STUDIES.c.study_name, _STUDIES.c.study_id).order_by(_STUDIES.c.study_id)
     with engine.connect() as connection:
         return {name: int(number) for name, number in connection.execute(query)}

@@ -2,7 +2,8 @@
 # mariadb.sh start DIR | stop DIR: a private MariaDB server, for tests.
 #
 # Listens on a free port of the loopback and on a socket in DIR; `start` prints the SQLAlchemy URL.
-# Commits are not flushed: a test's data may be lost with the machine.
+# Commits are not flushed: a test's data may be lost with the machine. TLS, a folder with
+# server.crt and server.key, asks for connections that are encrypted.
 set -euo pipefail
 
 action=$1 dir=$2
@@ -25,11 +26,17 @@ start)
             --auth-root-authentication-method=socket >"$dir/install.log" 2>&1 </dev/null \
             || { tail -20 "$dir/install.log" >&2; exit 1; }
     fi
+    tls=()
+    if [ -n "${TLS:-}" ]; then
+        install "${owner[@]/--user=/--owner=}" -m 600 "$TLS"/server.{crt,key} "$dir"
+        tls=(--ssl-cert="$dir/server.crt" --ssl-key="$dir/server.key"
+            --require-secure-transport=ON)
+    fi
     for _ in 1 2 3; do  # somebody may take the port between asking for it and using it
         port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
         "$server" --no-defaults "${owner[@]}" --datadir="$dir/data" --socket="$dir/sock" \
             --tmpdir="$dir/tmp" --pid-file="$dir/pid" --bind-address=127.0.0.1 --port="$port" \
-            --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=64M \
+            "${tls[@]}" --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=64M \
             --max-connections=200 >"$dir/server.log" 2>&1 </dev/null &
         for _ in $(seq 300); do
             if ask --execute 'SELECT 1' >/dev/null 2>&1; then
