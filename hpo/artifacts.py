@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,8 +132,11 @@ def _bucket(scheme: str, name: str) -> Any:
         return Boto3ArtifactStore(name)
     import google.cloud.storage  # noqa: F401
     from optuna.artifacts import GCSArtifactStore
+    from optuna.exceptions import ExperimentalWarning
 
-    return GCSArtifactStore(name)
+    with warnings.catch_warnings():  # Optuna is pinned, so nothing changes behind our back
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return GCSArtifactStore(name)
 
 
 def _reason(error: Exception) -> str:

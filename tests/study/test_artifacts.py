@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import subprocess
+import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 from databases import empty_database, trials_of
-from support import Run, standin_settings
+from support import BIN, Run, standin_settings, wait_for
 
 from hpo.artifacts import ArtifactError, open_shelf
 from hpo.errors import UsageError
@@ -48,6 +54,65 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
         assert [model is not None for model in stored] == [True, True, False, False]
 
 
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an S3 server of our own, which our commands find as well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"ENDPOINT_URL": f"http://127.0.0.1:{port}", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**settings, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = subprocess.Popen(
+        [BIN / "moto_server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    client = boto3.client("s3")
+
+    def is_up() -> bool:
+        assert server.poll() is None, "the S3 server does not start"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(is_up, 60)
+        yield client
+    finally:
+        client.close()
+        server.kill()
+        server.wait()
+
+
+def test_best_model_goes_through_a_bucket(discs: Path, run: Run, tmp_path: Path, s3: Any) -> None:
+    s3.create_bucket(Bucket="models")
+    worker = standin_settings(tmp_path, {"curve": {"0": [0.4, 0.5], "1": [0.6, 0.8]}})
+    study, shelf = ("--storage", f"sqlite:///{tmp_path / 's.db'}"), "s3://models/our team"
+    here, there = tmp_path / "here", tmp_path / "there"
+    for node in (here, there):
+        node.mkdir()
+    search = run(
+        "rml-optimize", *SMALL, *study, "--data", discs, "--worker", worker, "--jobs", 1,
+        "--num-trials", 2, "--artifacts", shelf, cwd=here,
+    )  # fmt: skip
+    assert search.returncode == 0, search.stdout + search.stderr
+    (stored,) = s3.list_objects_v2(Bucket="models")["Contents"]  # the best only
+    assert stored["Key"].startswith("our team/")
+    here.rename(tmp_path / "elsewhere")
+    export = run("rml-study", "export", *study, "--artifacts", shelf, cwd=there)
+    assert export.returncode == 0, export.stdout + export.stderr
+    for file in MODEL_FILES:
+        ours = (tmp_path / "elsewhere/best_model" / file).read_bytes()
+        assert (there / "best_model" / file).read_bytes() == ours
+    assert (there / "best_model/best_model_file.pt").read_text() == "1 2"
+
+
+def test_doctor_says_what_is_wrong_with_a_bucket(run: Run, s3: Any) -> None:
+    s3.create_bucket(Bucket="models")
+    for bucket, verdict in (("models", "takes and gives"), ("nowhere", "bucket does not exist")):
+        text = run("rml-study", "doctor", "--artifacts", f"s3://{bucket}").stdout
+        assert verdict in text
+    assert "Contents" not in s3.list_objects_v2(Bucket="models")  # nothing stays behind
+
+
 def test_a_shelf_takes_only_the_files_named_out_of_an_archive(tmp_path: Path) -> None:
     shelf = open_shelf(str(tmp_path / "shelf"))
     with tarfile.open(tmp_path / "shelf/x.tar", "w") as archive:
@@ -67,8 +132,13 @@ def test_a_shelf_takes_only_the_files_named_out_of_an_archive(tmp_path: Path) ->
     [
         ("ftp://host/x", "expected a folder"),
         ("s3://bucket/p", r"pip install 'rml-optimize\[s3\]'"),
+        ("gs://bucket/p", r"pip install 'rml-optimize\[gcs\]'"),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_refused(location: str, text: str) -> None:
+def test_a_store_that_cannot_be_opened_is_refused(
+    location: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("boto3", "google.cloud.storage"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(UsageError, match=text):
         open_shelf(location)
