@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError, UsageError
 
+DATABASE_FILE = "rml_optimize.db"
 URL_VARIABLE = "RML_STORAGE"
 FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
@@ -30,7 +31,7 @@ Warn = Callable[[str], None]
 
 def default_url(output: Path) -> str:
     """Return the URL of the database that a search on one machine keeps by default."""
-    database = str(output.absolute() / "rml_optimize.db")
+    database = str(output.absolute() / DATABASE_FILE)
     return URL.create("sqlite", database=database).render_as_string()
 
 

@@ -7,23 +7,25 @@ those of all trials.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.gpus import visible_gpus
 
 if TYPE_CHECKING:
-    from hpo.launchers import Launcher
+    from hpo.launchers import Launcher, Slot
 
 PROVENANCE = "rml:provenance"
 END = "rml:end"
@@ -40,7 +42,7 @@ def describe_run(
     run_dir: Path,
     attempt: int,
     launcher: Launcher,
-    gpu_uuids: Sequence[str],
+    slot: Slot,
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the attribute PROVENANCE of an attempt at a trial, as JSON has it.
@@ -49,12 +51,13 @@ def describe_run(
         config: the trial's config, `layers` by its name.
         network_file: the network's file in the inputs folder, which carries its hash.
         launcher: what started the worker; containers leave the digest of their image.
+        slot: where it runs: its GPUs and threads.
         data: hash of the data set, and what is read of it.
 
     A config that is too long for a database loses its largest sections: each leaves its hash, and
     the whole is in the run folder.
     """
-    names = {gpu.uuid: gpu.name for gpu in visible_gpus()} if gpu_uuids else {}
+    names = {gpu.uuid: gpu.name for gpu in visible_gpus()} if slot.gpu_uuids else {}
     entry: dict[str, Any] = {
         "config": dict(config),
         "config_hash": config_hash(config),
@@ -67,7 +70,8 @@ def describe_run(
         "user": _user(),
         "launcher": launcher.describe(),
         "image": launcher.image_id,
-        "gpus": [{"uuid": uuid, "name": names.get(uuid)} for uuid in gpu_uuids],
+        "gpus": [{"uuid": uuid, "name": names.get(uuid)} for uuid in slot.gpu_uuids],
+        "cpu": {"name": _cpu_name(), "threads": slot.num_threads},
         "code": code_version(),
         "data": dict(data),
     }
@@ -145,6 +149,17 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):  # no git, or not our checkout
         return None
     return result.stdout.strip() or None
+
+
+@functools.cache
+def _cpu_name() -> str:
+    """Return the processor's name where Linux gives one (x86), else the architecture's."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return f"{value.strip()} ({platform.machine()})"
+    return platform.machine()
 
 
 def _user() -> str | None:

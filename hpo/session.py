@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
-from hpo.databaseurl import choose_url, default_url
+from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
 from hpo.launchers import Launcher, choose_launcher
@@ -265,15 +265,27 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         return
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
-    # In an environment that was not activated, the bare name would not be found.
-    worker = "rmldnn" if shutil.which("rmldnn") else _short(Path(sys.executable).parent / "rmldnn")
     say()
     say("next: look at its predictions, or score it again:")
     say(
-        f"  {worker} --predict {shlex.quote(_short(folder))} --images "
-        f"{shlex.quote(_short(spec.data.root / images))} --out predictions"
+        f"  {_command('rmldnn')} --predict {_quoted(folder)} --images "
+        f"{_quoted(spec.data.root / images)} --out predictions"
     )
-    say(f"  {worker} --config={shlex.quote(_short(folder / 'config.json'))}")
+    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
+    output = spec.folders.output
+    if ending.tested is not None and (output / DATABASE_FILE).exists():
+        say("and for a figure to report, train the best ones anew, from several seeds:")
+        data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
+        say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+
+
+def _command(name: str) -> str:
+    """Return how to call a program of ours: an environment need not be activated."""
+    return name if shutil.which(name) else _quoted(Path(sys.executable).parent / name)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(_short(path))
 
 
 def _say_test_score(tested: TestScore, say: Callable[[str], None]) -> None:

@@ -193,7 +193,7 @@ class TrialRunner:
             run_dir=run_dir,
             attempt=lease.attempt,
             launcher=self.launcher,
-            gpu_uuids=self.slot.gpu_uuids,
+            slot=self.slot,
             data=self.spec.describe_data(),
         )
 

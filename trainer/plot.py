@@ -42,6 +42,9 @@ def plot_run(outfile: Path, picture: Path) -> None:
     ):
         axes.plot(list(curve), list(curve.values()), marker="o", markersize=3)
         axes.set(xlabel="epoch", ylabel=label)
+        if curve is accuracies:
+            best = max(curve, key=lambda epoch: curve[epoch])
+            axes.set_title(f"best: {curve[best]:.4f} (epoch {best})", fontsize="medium")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     aside = picture.with_name(f".{picture.name}.tmp")

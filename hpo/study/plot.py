@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_CURVES = 200
 MAX_COLUMNS = 4
+LABEL_CHARS = 16
 COLOURS = {"COMPLETE": "tab:blue", "PRUNED": "tab:orange"}
 
 
@@ -88,36 +90,70 @@ def _history(trials: list[FrozenTrial]) -> Any:
 
 def _parameters(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    names = sorted({name for trial in trials for name in trial.params})
+    names = _searched(trials)
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(3.4 * columns, 3 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
+    best = max(trials, key=_rank)
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
-        values = [trial.params[name] for trial in chosen]
-        if not all(isinstance(value, int | float) for value in values):
-            values = [str(value) for value in values]
-        axes.scatter(values, _scores(chosen), s=14, c=[COLOURS[t.state.name] for t in chosen])
+        places = _places(axes, [trial.params[name] for trial in chosen])
+        for state, colour in COLOURS.items():
+            points = [
+                (x, y)
+                for x, y, trial in zip(places, _scores(chosen), chosen, strict=True)
+                if trial.state.name == state
+            ]
+            if points:
+                axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, c=colour)
+        if best in chosen:
+            place = places[chosen.index(best)]
+            axes.scatter([place], _scores([best]), s=90, marker="*", c="black", zorder=3)
         if getattr(chosen[0].distributions[name], "log", False):
             axes.set_xscale("log")
         axes.set_xlabel(name)
     for row in grid:
         row[0].set_ylabel("dice_dataset")
+    marks = [Line2D([], [], c=c, marker="o", ls="", label=s.lower()) for s, c in COLOURS.items()]
+    marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure
+
+
+def _searched(trials: list[FrozenTrial]) -> list[str]:
+    """Return the parameters that had a choice, those of one optimizer (`…[Adam]`) last."""
+    distributions = {name: d for trial in trials for name, d in trial.distributions.items()}
+    names = sorted(distributions, key=lambda name: ("[" in name, name))
+    return [name for name in names if not distributions[name].single()] or names
+
+
+def _places(axes: Any, values: list[Any]) -> list[float]:
+    """Return where on the x axis values stand: numbers at theirs, names in columns, spread."""
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return values
+    labels = sorted({str(value) for value in values})
+    axes.set_xticks(range(len(labels)), [textwrap.fill(label, LABEL_CHARS) for label in labels])
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    seen: dict[str, int] = {}
+    places = []
+    for label in map(str, values):
+        count = seen[label] = seen.get(label, 0) + 1
+        # the golden ratio's multiples: never beside each other, the same on every call
+        places.append(labels.index(label) + 0.4 * (count * 0.618 % 1 - 0.5))
+    return places
 
 
 def _curves(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
 
-    from hpo.storage import score
-
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(trials, key=lambda trial: (score(trial), -trial.number))
+    ranked = sorted(trials, key=_rank)
     for trial in ranked[-MAX_CURVES:]:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is ranked[-1]
@@ -127,8 +163,15 @@ def _curves(trials: list[FrozenTrial]) -> Any:
             alpha=1 if is_best else 0.5, label=f"best: trial {trial.number}" if is_best else None,
         )  # fmt: skip
     axes.set(xlabel="epoch", ylabel="dice_dataset")
+    for state, colour in COLOURS.items():
+        axes.plot([], [], c=colour, label=state.lower())
     axes.legend()
     return figure
+
+
+def _rank(trial: FrozenTrial) -> tuple[float, int]:
+    """Sort key: the best trial is the largest, of equal ones the first."""
+    return _scores([trial])[0], -trial.number
 
 
 def _scores(trials: list[FrozenTrial]) -> list[float]:

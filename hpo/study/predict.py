@@ -81,7 +81,7 @@ def predict(  # noqa: PLR0913  # a command's options
                     f"{workers.launcher.describe()}: this worker has no --predict; take our own "
                     "(leave out --worker and --docker-image)"
                 )
-            say(f"segmenting with {workers.text}")
+            say(f"segmenting: {workers.text}")
             made = not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             paths = [workers.launcher.worker_path(mount) for mount in mounts]

@@ -135,8 +135,8 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         **{
             key: provenance.get(key)
             for key in (
-                "host", "user", "uid", "gpus", "launcher", "image", "code", "seed", "data",
-                "run_dir",
+                "host", "user", "uid", "gpus", "cpu", "launcher", "image", "code", "seed",
+                "data", "run_dir",
             )
         },
         "params": trial.params,
@@ -180,6 +180,8 @@ def _show(entry: dict[str, Any], *, with_log: bool) -> None:
 def _text(key: str, value: Any) -> str:
     if key == "gpus":
         return ", ".join(f"{gpu.get('name')} ({gpu.get('uuid')})" for gpu in value) or "none"
+    if key == "cpu":
+        return f"{value.get('name')}, {value.get('threads')} thread(s)"
     if key == "durations":
         return ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in value.items())
     if key == "data":

@@ -91,7 +91,7 @@ def open_workers(
             **options,
         )
         try:
-            yield Workers(launcher, reservation.slots, f"{why}, {reservation.text}")
+            yield Workers(launcher, reservation.slots, f"{reservation.text}; launcher: {why}")
         finally:
             launcher.close()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_search_leaves_the_tutorials_files(searched: tuple[Path, str]) -> None:
     assert "optimistic" not in output
     assert "test images, used for this only" in output
     assert "error" not in output.lower()
+
+
+def test_last_line_of_a_search_is_the_command_for_a_figure_to_report(
+    searched: tuple[Path, str], run: Run
+) -> None:
+    folder, output = searched
+    program, *arguments = shlex.split(output.splitlines()[-1])
+    result = run(Path(program).name, *arguments, "--top", 1, "--seeds", 1, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "dice_dataset" in (folder / "confirm.md").read_text()
 
 
 def test_checkpoints_of_trials_do_not_stay_on_the_disk(searched: tuple[Path, str]) -> None:

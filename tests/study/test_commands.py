@@ -83,6 +83,7 @@ def test_show_has_all_that_is_known_of_a_trial(run: Run, searched: Path) -> None
     assert entry["config"]["seed"] == entry["seed"]
     assert entry["host"] == os.uname().nodename
     assert entry["uid"] == os.getuid()
+    assert entry["cpu"]["threads"] >= 1
     assert entry["code"]["version"]
     assert entry["data"]["hash"]
     assert entry["attempt"] == 1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any, cast
 
-from hpo.launchers import Launcher
+from hpo.launchers import Launcher, Slot
 from hpo.provenance import config_hash, describe_run
 
 MARIADB_TEXT_BYTES = 65_535
+
+
+SLOT = Slot(index=0, gpu_uuids=("GPU-1",), num_threads=2)
 
 
 class NoWorker:
@@ -24,7 +28,7 @@ class NoWorker:
 def described(config: dict[str, Any]) -> dict[str, Any]:
     return describe_run(
         config=config, network_file="layers_1.json", run_dir=Path("/runs/1"), attempt=2,
-        launcher=cast(Launcher, NoWorker()), gpu_uuids=["GPU-1"], data={"hash": "d"},
+        launcher=cast(Launcher, NoWorker()), slot=SLOT, data={"hash": "d"},
     )  # fmt: skip
 
 
@@ -34,6 +38,8 @@ def test_an_ordinary_config_is_recorded_as_it_is() -> None:
     assert entry["config"] == config
     assert (entry["seed"], entry["attempt"], entry["image"]) == (7, 2, "sha256:1234")
     assert entry["gpus"][0]["uuid"] == "GPU-1"
+    assert platform.machine() in entry["cpu"]["name"]
+    assert entry["cpu"]["threads"] == 2
     assert "is_shortened" not in entry
 
 

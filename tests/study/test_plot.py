@@ -1,0 +1,45 @@
+"""`rml-study plot`: what the pictures of a study show."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+SPACE = {
+    "optimizer.learning_rate[Adam]": FloatDistribution(1e-4, 1e-2, log=True),
+    "optimizer.momentum[SGD]": CategoricalDistribution([0.9]),
+    "loss.function": CategoricalDistribution(["Dice", "BCE"]),
+}
+
+
+def trial(score: float, state: TrialState, **params: object) -> FrozenTrial:
+    named = {name: params[name.split("[")[0].rsplit(".", 1)[-1]] for name in SPACE}
+    return optuna.trial.create_trial(
+        params=named, distributions=SPACE, value=score, state=state,
+        intermediate_values={1: score},
+    )  # fmt: skip
+
+
+def test_parameters_are_drawn_where_there_was_a_choice_and_the_best_is_marked() -> None:
+    pytest.importorskip("matplotlib")
+    from hpo.study.plot import _parameters
+
+    trials = [
+        trial(0.5, TrialState.COMPLETE, learning_rate=1e-3, momentum=0.9, function="Dice"),
+        trial(0.8, TrialState.COMPLETE, learning_rate=4e-3, momentum=0.9, function="BCE"),
+        trial(0.2, TrialState.PRUNED, learning_rate=2e-4, momentum=0.9, function="BCE"),
+    ]
+    figure = _parameters(trials)
+    loss, rate = [axes for axes in figure.axes if axes.get_visible()]  # no momentum
+    assert (loss.get_xlabel(), rate.get_xlabel()) == (
+        "loss.function", "optimizer.learning_rate[Adam]",
+    )  # fmt: skip
+    complete, pruned, best = [c.get_offsets().tolist() for c in rate.collections]
+    assert sorted(complete) == [[1e-3, 0.5], [4e-3, 0.8]]
+    assert pruned == [[2e-4, 0.2]]
+    assert best == [[4e-3, 0.8]]
+    assert [label.get_text() for label in loss.get_xticklabels()] == ["BCE", "Dice"]
+    columns = [round(x) for c in loss.collections for x, _ in c.get_offsets().tolist()]
+    assert columns == [1, 0, 0, 0]  # two complete, one pruned, the best
