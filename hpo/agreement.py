@@ -10,8 +10,8 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.orm import sessionmaker
 
 from hpo.database import locking_engine
 from hpo.errors import UsageError
@@ -80,35 +80,46 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
     return is_free
 
 
-def check_identity(session: Session, study_id: int, identity: Mapping[str, str]) -> None:
+def read_agreed(connection: Connection, study_id: int) -> dict[str, Any]:
+    """Return what the drivers of a study have agreed on: IDENTITY and NUM_TRIALS, if there."""
+    attribute = models.StudyUserAttributeModel
+    rows = connection.execute(
+        select(attribute.key, attribute.value_json).where(
+            attribute.study_id == study_id, attribute.key.in_((IDENTITY, NUM_TRIALS))
+        )
+    )
+    return {key: json.loads(value) for key, value in rows}
+
+
+def check_identity(agreed: Mapping[str, Any], identity: Mapping[str, str]) -> None:
     """Check that no driver that came at the same moment has made it another search.
 
     Raises:
         UsageError: one has.
     """
-    row = _find(session, study_id, IDENTITY)
-    if row is not None and json.loads(row.value_json) != identity:
+    if agreed.get(IDENTITY, identity) != identity:
         raise UsageError(
             "another driver that started at the same time searches something else in this "
             "study; give both the same options, or this one another --study-name"
         )
 
 
-def agree_on_total(session: Session, study_id: int, num_trials: int) -> int:
+def agree_on_total(
+    connection: Connection, study_id: int, agreed: Mapping[str, Any], num_trials: int
+) -> int:
     """Return the largest number of trials that any driver has asked for, this one's included."""
-    row = _find(session, study_id, NUM_TRIALS)
-    if row is None:
-        attribute = models.StudyUserAttributeModel
-        value = json.dumps(num_trials)
-        session.add(attribute(study_id=study_id, key=NUM_TRIALS, value_json=value))
-        return num_trials
-    agreed = max(num_trials, int(json.loads(row.value_json)))
-    row.value_json = json.dumps(agreed)
-    return agreed
-
-
-def _find(session: Session, study_id: int, key: str) -> Any:
     attribute = models.StudyUserAttributeModel
-    return session.scalars(
-        select(attribute).where(attribute.study_id == study_id, attribute.key == key)
-    ).first()
+    known = agreed.get(NUM_TRIALS)
+    if known is None:
+        connection.execute(
+            insert(attribute).values(
+                study_id=study_id, key=NUM_TRIALS, value_json=json.dumps(num_trials)
+            )
+        )
+    elif int(known) < num_trials:
+        connection.execute(
+            update(attribute)
+            .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
+            .values(value_json=json.dumps(num_trials))
+        )
+    return max(num_trials, int(known or 0))

@@ -12,12 +12,13 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.agreement import IDENTITY, agree, start_over
 from hpo.database import retry_first_start
 from hpo.errors import UsageError
+from hpo.sampling import OneLookStorage
 from hpo.spec import StudySpec
 
 TITLE = "rml:title"
@@ -40,7 +41,7 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
         UsageError: a study of that name with another space, data or objective; it says what
             differs and offers a name that is free. Or SQLite, from a second host.
     """
-    storage = get_storage(rdb)
+    storage = OneLookStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
             study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True

@@ -16,7 +16,7 @@ import optuna
 from hpo.attempt import prepare_attempt, remove_checkpoints
 from hpo.database import Patience
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.lease import Lease, LeaseOffice, open_trial
+from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
 from hpo.outcome import (
     COUNTED,
@@ -31,6 +31,7 @@ from hpo.progress import Reporter
 from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
 from hpo.renewer import Renewer
 from hpo.results import Candidate, Results
+from hpo.sampling import draw
 from hpo.space import build_config, without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
@@ -66,9 +67,12 @@ class TrialRunner:
         clock = Stopwatch()
         self.renewer.hold(lease)
         try:
-            trial, chosen = self.patience.call(lambda: self._sample(lease))
-            self.reporter.trial_started(trial.number, self.slot.index, chosen)
-            return self._run_attempts(_Job(trial, chosen, clock), lease)
+            number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+            job = _Job(number, chosen, clock)
+            if not is_ours:
+                return self._finish(job, lease, Watched("lost", message=LOST))
+            self.reporter.trial_started(number, self.slot.index, chosen)
+            return self._run_attempts(job, lease)
         except BaseException:
             with contextlib.suppress(Exception):
                 self.office.give_back(lease)
@@ -93,17 +97,18 @@ class TrialRunner:
             again = self.patience.call(partial(self.office.start_again, lease, crashed=is_retried))
             if again is None:
                 return self._finish(job, lease, replace(watched, end="lost", message=LOST))
-            self.reporter.attempt_ended(job.trial.number, lease.attempt, watched)
+            self.reporter.attempt_ended(job.number, lease.attempt, watched)
             lease = again
 
-    def _sample(self, lease: Lease) -> tuple[optuna.Trial, dict[str, Any]]:
-        trial = open_trial(self.study, lease, lambda number: make_sampler(self.spec, number))
-        chosen = self.spec.space.suggest(trial)
-        if lease.attempt > 1:
-            # An earlier owner that was only cut off may have stored its own value in between.
-            trial = optuna.Trial(self.study, lease.trial_id)
-            chosen = self.spec.space.suggest(trial)
-        return trial, chosen
+    def _sample(self, lease: Lease) -> tuple[int, dict[str, Any], bool]:
+        """Return the trial's number and values, and whether it is still ours."""
+        trial, chosen = draw(
+            self.study,
+            lease.trial_id,
+            lambda number: make_sampler(self.spec, number),
+            self.spec.space.suggest,
+        )
+        return trial.number, chosen, self.office.set_params(lease, trial)
 
     def _config(self, number: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trial's `neural_network` object as the worker will read it.
@@ -125,7 +130,7 @@ class TrialRunner:
 
     def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state."""
-        number = job.trial.number
+        number = job.number
         was_resumed = False
         try:
             config = self._config(number, job.chosen)
@@ -156,7 +161,7 @@ class TrialRunner:
         return watched, was_resumed
 
     def _watch(self, job: _Job, lease: Lease, run_dir: Path) -> Watched:
-        number, slot, timeout_s = job.trial.number, self.slot, self.policy.trial_timeout_s
+        number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
         def tell_epoch(epoch: int, best: float) -> None:
             job.clock.report()
@@ -168,7 +173,7 @@ class TrialRunner:
         job.clock.launch()
         try:
             return Watch(
-                trial=job.trial,
+                study=self.study,
                 lease=lease,
                 handle=handle,
                 run_dir=run_dir,
@@ -215,7 +220,7 @@ class TrialRunner:
         host_config["data"]["test_target_path"] = str(root / test.targets)
         warning = self.results.offer(
             Candidate(
-                number=job.trial.number,
+                number=job.number,
                 attempt=lease.attempt,
                 score=watched.score,
                 epoch=watched.epoch,
@@ -255,7 +260,7 @@ class TrialRunner:
             else:
                 self._record(job)
         return Outcome(
-            number=job.trial.number,
+            number=job.number,
             end=watched.end,
             score=watched.score,
             epoch=watched.epoch,
@@ -269,13 +274,14 @@ class TrialRunner:
         """Tell the sampler that these values don't fit the memory, and the user what would."""
         # The dashboard reads constraints from user attributes.
         is_ours = self.office.annotate(lease, {"constraints": {MEMORY: 1.0}})
-        if is_ours and MEMORY not in job.trial.constraints:
-            job.trial.set_constraint(MEMORY, 1.0)
+        trial = optuna.Trial(self.study, lease.trial_id)
+        if is_ours and MEMORY not in trial.constraints:
+            trial.set_constraint(MEMORY, 1.0)
         advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
         return replace(watched, message=advice)
 
     def _record(self, job: _Job) -> None:
-        number = job.trial.number
+        number = job.number
         self.patience.call(lambda: self.results.drop_older_models(self.study, number))
         try:
             self.patience.call(lambda: self.results.refresh_list_acc(self.study))
@@ -288,7 +294,7 @@ class TrialRunner:
 class _Job:
     """A trial with its values."""
 
-    trial: optuna.Trial
+    number: int
     chosen: dict[str, Any]
     clock: Stopwatch
 

@@ -16,6 +16,7 @@ from hpo.launchers import Handle
 from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import LOST, Watched, classify
 from hpo.renewer import Renewer
+from hpo.sampling import should_prune
 from trainer import rundir
 
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
@@ -34,7 +35,7 @@ class Watch:
         tell_epoch: called with each epoch and the best accuracy so far.
     """
 
-    trial: optuna.Trial
+    study: optuna.Study
     lease: Lease
     handle: Handle
     run_dir: Path
@@ -114,10 +115,8 @@ class Watch:
         return True
 
     def _should_prune(self) -> bool:
-        study = self.trial.study
         try:
-            # `Trial.should_prune` looks at what was reported through that very object only.
-            return study.pruner.prune(study, study._storage.get_trial(self.lease.trial_id))
+            return should_prune(self.study, self.lease.trial_id)
         except DATABASE_ERRORS as error:
             self.patience.failed(error)
             return False

@@ -1,0 +1,135 @@
+"""Samples a trial's parameters, and prunes, with one look at the study's trials for each.
+
+Optuna reads the trials again for each question (the search space, the sampler, the trial itself),
+seven statements a time, and stores each parameter in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Container, Iterator
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.trial import FrozenTrial, TrialState
+
+
+class OneLookStorage(_CachedStorage):
+    """Optuna's storage with its cache, which can take one look for all that a step asks."""
+
+    def __init__(self, backend: RDBStorage) -> None:
+        super().__init__(backend)
+        self._own = _Look()
+
+    @contextlib.contextmanager
+    def one_look(self, study_id: int) -> Iterator[None]:
+        """Let this thread see the trials of one study as they are now, until the block ends."""
+        self._own.trials = self.get_all_trials(study_id, deepcopy=False)
+        try:
+            yield
+        finally:
+            self._own.trials = None
+
+    @contextlib.contextmanager
+    def draft(self, study_id: int, trial_id: int) -> Iterator[FrozenTrial]:
+        """Take one look, and yield a copy of a trial that gets the parameters instead of it.
+
+        The sampler's own notes are dropped: they tell other drivers of parameters that are not
+        stored yet, and here all of them will be stored at once.
+        """
+        with self.one_look(study_id):
+            self._own.draft = copy.deepcopy(self.get_trial(trial_id))
+            try:
+                yield self._own.draft
+            finally:
+                self._own.draft = None
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Return the study's trials by number, in those states."""
+        if self._own.trials is None:
+            return super().get_all_trials(study_id, deepcopy, states)
+        found = [each for each in self._own.trials if states is None or each.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial, or its draft."""
+        if self._is_draft(trial_id):
+            assert self._own.draft is not None
+            return self._own.draft
+        for trial in reversed(self._own.trials or ()):
+            if trial._trial_id == trial_id:
+                return trial
+        return super().get_trial(trial_id)
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """Store a parameter; a draft gets it from Optuna's `Trial`."""
+        if not self._is_draft(trial_id):
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store a note of a sampler or pruner, but not with a draft."""
+        if not self._is_draft(trial_id):
+            super().set_trial_system_attr(trial_id, key, value)
+
+    def _is_draft(self, trial_id: int) -> bool:
+        return self._own.draft is not None and self._own.draft._trial_id == trial_id
+
+
+class _Look(threading.local):
+    trials: list[FrozenTrial] | None = None
+    draft: FrozenTrial | None = None
+
+
+def draw(
+    study: optuna.Study,
+    trial_id: int,
+    make_sampler: Callable[[int], BaseSampler],
+    suggest: Callable[[optuna.Trial], dict[str, Any]],
+) -> tuple[FrozenTrial, dict[str, Any]]:
+    """Sample the parameters that a trial lacks, and store nothing.
+
+    Args:
+        study: its storage is a OneLookStorage.
+        trial_id: of a trial that is ours.
+        make_sampler: returns the sampler of a trial's number.
+        suggest: samples all dimensions that apply.
+
+    Returns:
+        The trial with its parameters, and what `suggest` returned.
+    """
+    storage = study._storage
+    assert isinstance(storage, OneLookStorage)
+    study._thread_local.cached_all_trials = None  # of the look before
+    with storage.draft(study._study_id, trial_id) as trial:
+        study.sampler = make_sampler(trial.number)
+        chosen = suggest(optuna.Trial(study, trial_id))
+    return trial, chosen
+
+
+def should_prune(study: optuna.Study, trial_id: int) -> bool:
+    """Ask the study's pruner about a trial that runs."""
+    if isinstance(study.pruner, NopPruner):
+        return False
+    storage = study._storage
+    assert isinstance(storage, OneLookStorage)
+    with storage.one_look(study._study_id):
+        # `Trial.should_prune` looks at what was reported through that very object only.
+        return study.pruner.prune(study, storage.get_trial(trial_id))
