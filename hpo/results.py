@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import textwrap
@@ -43,6 +44,7 @@ from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import get_path, set_path
 
+_NOTHING = (-math.inf, 0)  # score and negative number of no trial
 REWRITE_SHARE = 20  # `list_acc.json` is rewritten for at most a 20th of the time
 
 
@@ -71,7 +73,7 @@ class Results:
         self._spec = spec
         self._shelf = shelf
         self._lock = threading.Lock()
-        self._scores: dict[int, float | None] = {}  # of finished trials, which change no more
+        self._best = _NOTHING  # of the finished trials that were seen, which change no more
         self._list = TrialList(spec.folders.list_acc)
 
     def offer(
@@ -87,19 +89,23 @@ class Results:
         where its model will be, or returns False if the trial is no longer ours. It comes first:
         a driver that is killed here leaves no archive that nobody knows of.
         """
+        rank = (candidate.score, -candidate.number)
+        with self._lock:
+            if self._best > rank:  # nor need the database be asked
+                return None
         with self._lock, locked(self._spec.folders.best_model):
             study_id = study.user_attrs.get(STUDY_ID)
-            for trial in finished_trials(study):
-                if trial.number not in self._scores:
-                    self._scores[trial.number] = score(trial)
-            rivals = [
-                (value, -number) for number, value in self._scores.items() if value is not None
-            ]
+            ranks = (
+                (value, -trial.number)
+                for trial in finished_trials(study)
+                if (value := score(trial)) is not None
+            )
+            best = self._best = max(ranks, default=_NOTHING)
             # Another driver's trial may have stored its model and not be told yet.
             stored = read_json(self._spec.folders.best_model / TRIAL_FILE)
             if stored.get("study_id") == study_id and stored.get("trial") != candidate.number:
-                rivals.append((stored["dice_dataset"], -stored["trial"]))
-            if any(rival > (candidate.score, -candidate.number) for rival in rivals):
+                best = max(best, (stored["dice_dataset"], -stored["trial"]))
+            if best > rank:
                 return None
             checkpoint = (
                 candidate.run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(candidate.epoch)
