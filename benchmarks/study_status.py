@@ -108,15 +108,18 @@ def fill(storage: RDBStorage, num_trials: int, num_steps: int) -> None:
                             "distribution_json": distribution_to_json(distribution),
                         }
                     )  # fmt: skip
+                curve = {step: rng.random() for step in range(1, num_steps + 1)}
                 rows[models.TrialIntermediateValueModel] += [
                     {
-                        "trial_id": trial_id, "step": step, "intermediate_value": rng.random(),
+                        "trial_id": trial_id, "step": step, "intermediate_value": value,
                         "intermediate_value_type": "FINITE",
                     }
-                    for step in range(1, num_steps + 1)
+                    for step, value in curve.items()
                 ]  # fmt: skip
                 end = {
                     "end": "failed" if is_failed else "complete",
+                    "dice_dataset": max(curve.values()),
+                    "epoch": max(curve, key=lambda step: curve[step]),
                     "host": host,
                     "message": "the worker ended with exit code 7" if is_failed else "",
                     "seconds": {"total": 60.0},

@@ -110,11 +110,24 @@ class Stopwatch:
 
 
 def describe_end(
-    *, end: str, message: str, log_tail: str, attempt: int, seconds: Mapping[str, float]
+    *,
+    end: str,
+    score: float | None,
+    epoch: int | None,
+    message: str,
+    log_tail: str,
+    attempt: int,
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the attribute END: how an attempt ended, with its durations (see Stopwatch)."""
+    """Return the attribute END: how an attempt ended, with its durations (see Stopwatch).
+
+    The best score with its epoch is there too, so that `rml-study status` need not look for it
+    among all values of all trials.
+    """
     entry: dict[str, Any] = {
         "end": end,
+        "dice_dataset": score,
+        "epoch": epoch,
         "host": socket.gethostname(),
         "attempt": attempt,
         "seconds": dict(seconds),

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import typer
 
 from hpo.console import run_app
-from hpo.study import (
-    clean,
-    confirm,
-    dashboard,
-    doctor,
-    export,
-    plot,
-    predict,
-    replay,
-    status,
-    trials,
-)
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-    help="Look at studies and their trials, take them further, and tidy up."
-)  # fmt: skip
+COMMANDS = {
+    "list": "status.list_studies",
+    "status": "status.status",
+    "best": "trials.best",
+    "show": "trials.show",
+    "plot": "plot.plot",
+    "dashboard": "dashboard.dashboard",
+    "export": "export.export",
+    "replay": "replay.replay",
+    "confirm": "confirm.confirm",
+    "predict": "predict.predict",
+    "requeue": "trials.requeue",
+    "clean": "clean.clean",
+    "doctor": "doctor.doctor",
+}  # name -> function in a module of hpo.study
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "list": status.list_studies,
-    "status": status.status,
-    "best": trials.best,
-    "show": trials.show,
-    "plot": plot.plot,
-    "dashboard": dashboard.dashboard,
-    "export": export.export,
-    "replay": replay.replay,
-    "confirm": confirm.confirm,
-    "predict": predict.predict,
-    "requeue": trials.requeue,
-    "clean": clean.clean,
-    "doctor": doctor.doctor,
-}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the app with these commands; the modules of others are not loaded."""
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+        help="Look at studies and their trials, take them further, and tidy up."
+    )  # fmt: skip
+    app.callback()(lambda: None)  # or an app of one command would do without its name
+    for name in names:
+        module, function = COMMANDS[name].split(".")
+        app.command(name)(getattr(importlib.import_module(f"hpo.study.{module}"), function))
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_app(app, arguments)
+    # A command makes objects and ends: to look for garbage as often as usual is a seventh of it.
+    gc.set_threshold(200_000)
+    words = sys.argv[1:] if arguments is None else arguments
+    # To load all of them takes longer than many of them take.
+    named = [word for word in words[:1] if word in COMMANDS]
+    return run_app(make_app(named or COMMANDS), arguments)
 
 
 if __name__ == "__main__":

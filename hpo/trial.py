@@ -249,6 +249,8 @@ class TrialRunner:
             attributes = {
                 END: describe_end(
                     end=watched.end,
+                    score=watched.score,
+                    epoch=watched.epoch,
                     message=watched.message,
                     log_tail=watched.log_tail,
                     attempt=lease.attempt,

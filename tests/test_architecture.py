@@ -25,7 +25,6 @@ def loaded_by(statement: str) -> set[str]:
         "hpo.cli",
         "hpo.session",
         "hpo.dryrun",
-        "hpo.study_cli",
         "hpo.data_cli",
         "studies.jsrt.archive",
         "studies.prepare.pipeline",
@@ -43,6 +42,10 @@ def test_driver_loads_no_torch(module: str) -> None:
     assert not loaded_by(f"import {module}") & set(HEAVY)
 
 
+def test_commands_on_a_study_load_no_torch() -> None:
+    assert not loaded_by("from hpo.study_cli import make_app\nmake_app()") & set(HEAVY)
+
+
 def test_help_loads_no_optuna() -> None:
     modules = loaded_by(
         "import hpo.cli\ntry:\n hpo.cli.app(args=['--help'])\nexcept SystemExit: pass"
@@ -51,7 +54,7 @@ def test_help_loads_no_optuna() -> None:
 
 
 def test_looking_at_the_status_loads_no_optuna() -> None:
-    modules = loaded_by("import hpo.study_cli")
+    modules = loaded_by("from hpo.study_cli import make_app\nmake_app(['status'])")
     assert not modules & {"optuna", "pydantic", "numpy", "docker", *HEAVY}
 
 

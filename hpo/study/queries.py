@@ -11,7 +11,7 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -74,6 +74,15 @@ class Best:
     number: int
     score: float
     epoch: int
+
+
+class Note(NamedTuple):
+    """An attribute of a trial; a tuple, for there is one of each trial."""
+
+    trial_id: int
+    number: int
+    state: str
+    value: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -149,14 +158,17 @@ class StudyReader:
         )
         return {name: _decode(value, text) for name, value, text in self._rows(query)}
 
-    def trial_attributes(self, key: str) -> list[tuple[int, str, dict[str, Any]]]:
-        """Return (number, state, attribute) of all trials that have it."""
+    def notes(self, key: str) -> list[Note]:
+        """Return an attribute of all trials that have it."""
         query = (
-            select(_TRIALS.c.number, _STATE, _ATTRIBUTES.c.value_json)
+            select(_TRIALS.c.trial_id, _TRIALS.c.number, _STATE, _ATTRIBUTES.c.value_json)
             .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
             .where(_TRIALS.c.study_id == self._study_id, _ATTRIBUTES.c.key == key)
         )
-        return [(number, state, json.loads(text)) for number, state, text in self._rows(query)]
+        return [
+            Note(trial_id, number, state, json.loads(text))
+            for trial_id, number, state, text in self._rows(query)
+        ]
 
     def last_completions(self, number: int) -> list[tuple[dt.datetime, dt.datetime]]:
         """Return start and end (UTC) of the trials that finished last, the latest first."""
