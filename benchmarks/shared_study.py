@@ -249,6 +249,10 @@ def fill(storage: RDBStorage, name: str, number: int) -> None:
                         "intermediate_value_type": "FINITE",
                     }
                 )  # fmt: skip
+                if "lease" in first.user_attrs:
+                    rows[models.TrialHeartbeatModel].append(
+                        {"trial_id": trial_id, "heartbeat": past}
+                    )
                 for key, value in attributes.items():
                     rows[models.TrialUserAttributeModel].append(
                         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import optuna
 import pytest
@@ -182,6 +185,37 @@ def test_what_a_former_owner_writes_is_refused(study: optuna.Study) -> None:
     assert trial.intermediate_values == {1: 0.25, 2: 0.75}
     assert trial.user_attrs["note"] == "done"
     assert trial.datetime_complete is not None
+    office.close()
+
+
+def test_what_a_former_owner_writes_during_a_take_over_is_refused(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former, office = office_of(study), office_of(study)
+    first = former.claim(1)
+    assert first is not None
+    expire(study, first)
+    is_taking, may_go_on = threading.Event(), threading.Event()
+    count_attempt = office._continue
+
+    def wait_inside(*arguments: Any, **named: Any) -> Lease:
+        is_taking.set()
+        assert may_go_on.wait(60)
+        return count_attempt(*arguments, **named)
+
+    monkeypatch.setattr(office, "_continue", wait_inside)
+    with ThreadPoolExecutor() as pool:
+        taking = pool.submit(office.claim, 1)
+        assert is_taking.wait(60)
+        writing = pool.submit(former.report, first, {1: 0.9})
+        assert wait([writing], timeout=0.5).not_done  # it waits in the database
+        may_go_on.set()
+        second = taking.result()
+        assert not writing.result()
+    assert second is not None
+    assert office.renew(second)
+    assert study.get_trials()[0].intermediate_values == {}
+    former.close()
     office.close()
 
 

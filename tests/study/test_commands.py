@@ -56,6 +56,13 @@ def test_status_agrees_with_optunas_own_trials(run: Run, searched: Path) -> None
     assert "exit code 7" in failure["reason"]
     assert (failure["count"], failure["last_trial"]) == (1, 3)
     assert entry["status"] == "finished"
+    # What a trial noted at its end spares a search among all values, which finds the same.
+    change(
+        searched,
+        "UPDATE trial_user_attributes SET value_json = json_remove(value_json, '$.dice_dataset') "
+        "WHERE key = 'rml:end'",
+    )
+    assert json.loads(study(run, searched, "status", "--json")) == entry
     shown = study(run, searched, "status")
     assert "4 complete, 1 fail" in shown
     assert "1 × failed: the worker ended with exit code 7 (last: trial 3)" in shown

@@ -1,0 +1,153 @@
+"""Sampling with one look at the trials, beside Optuna's own `ask`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import HyperbandPruner, MedianPruner
+from optuna.samplers import BaseSampler, TPESampler
+from sqlalchemy import Engine, event
+
+from hpo.database import close_storage, open_storage
+from hpo.lease import LeaseOffice
+from hpo.sampling import OneLookStorage, draw, should_prune
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def make_sampler(number: int) -> BaseSampler:
+    return TPESampler(seed=number, multivariate=True, group=True, n_startup_trials=5)
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """A space with a learning rate for each optimizer."""
+    kind = trial.suggest_categorical("type", ["Adam", "SGD"])
+    rate = trial.suggest_float(f"rate[{kind}]", 1e-4, 1e-1, log=True)
+    return {"type": kind, "rate": rate, "size": trial.suggest_int("size", 1, 8)}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of 12 trials with scores, and one of another driver that runs."""
+    path = tmp_path_factory.mktemp("filled") / "studies.db"
+    storage = open_storage(f"sqlite:///{path}")
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    for number in range(12):
+        kind = ("Adam", "SGD")[number % 2]
+        score = number * 7 % 12 / 12
+        study.add_trial(
+            optuna.create_trial(
+                value=score,
+                params={
+                    "type": kind,
+                    f"rate[{kind}]": 10 ** -(1 + number / 4),
+                    "size": 1 + number % 8,
+                },
+                distributions={
+                    "type": CategoricalDistribution(("Adam", "SGD")),
+                    f"rate[{kind}]": FloatDistribution(1e-4, 1e-1, log=True),
+                    "size": IntDistribution(1, 8),
+                },
+                intermediate_values={1: score},
+            )
+        )
+    study.sampler = make_sampler(12)
+    suggest(study.ask())
+    close_storage(storage)
+    return path
+
+
+@pytest.fixture
+def study(filled: Path, tmp_path: Path) -> Iterator[optuna.Study]:
+    shutil.copy(filled, tmp_path / "studies.db")
+    rdb = open_storage(f"sqlite:///{tmp_path / 'studies.db'}")
+    yield optuna.load_study(study_name="s", storage=OneLookStorage(rdb))
+    close_storage(rdb)
+
+
+def office_of(study: optuna.Study) -> LeaseOffice:
+    storage = study._storage
+    assert isinstance(storage, OneLookStorage)
+    return LeaseOffice(storage._backend, study._study_id, lease_s=30)
+
+
+def test_values_are_those_of_optunas_own_ask(
+    study: optuna.Study, filled: Path, tmp_path: Path
+) -> None:
+    shutil.copy(filled, tmp_path / "other.db")
+    rdb = open_storage(f"sqlite:///{tmp_path / 'other.db'}")
+    other = optuna.load_study(study_name="s", storage=rdb, sampler=make_sampler(13))
+    expected = other.ask()
+    values = suggest(expected)
+
+    office = office_of(study)
+    lease = office.claim(100, may_reap=False)
+    assert lease is not None
+    trial, chosen = draw(study, lease.trial_id, make_sampler, suggest)
+    assert (trial.number, chosen) == (13, values)
+    assert study.trials[13].params == {}  # nothing is stored yet
+    assert office.set_params(lease, trial)
+    stored, asked = study.trials[13], other.trials[13]
+    assert list(stored.params.items()) == list(asked.params.items())
+    assert stored.distributions == asked.distributions
+    # What is stored is what a second look finds, and nothing is sampled again.
+    assert draw(study, lease.trial_id, lambda number: make_sampler(99), suggest)[1] == values
+    office.close()
+    close_storage(rdb)
+
+
+def test_enqueued_values_are_taken(study: optuna.Study) -> None:
+    study.enqueue_trial({"type": "SGD", "size": 3})
+    office = office_of(study)
+    lease = office.claim(100, may_reap=False)
+    assert lease is not None
+    trial, chosen = draw(study, lease.trial_id, make_sampler, suggest)
+    assert (chosen["type"], chosen["size"]) == ("SGD", 3)
+    assert office.set_params(lease, trial)
+    assert study.trials[-1].params["size"] == 3
+    office.close()
+
+
+@pytest.mark.parametrize("pruner", [MedianPruner(n_warmup_steps=0), HyperbandPruner()])
+def test_pruner_decides_as_optuna_does(
+    study: optuna.Study, pruner: optuna.pruners.BasePruner
+) -> None:
+    study.pruner = pruner
+    office = office_of(study)
+    lease = office.claim(100, may_reap=False)
+    assert lease is not None
+    for value in (1.0, -1.0):
+        trial = optuna.Trial(study, lease.trial_id)
+        assert office.report(lease, {1: value})
+        expected = study.pruner.prune(study, study._storage.get_trial(trial._trial_id))
+        assert should_prune(study, lease.trial_id) == expected
+    office.close()
+
+
+def test_trials_are_read_once_for_all_that_sampling_asks(study: optuna.Study) -> None:
+    office = office_of(study)
+    lease = office.claim(100, may_reap=False)
+    assert lease is not None
+    statements: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        trial, _ = draw(study, lease.trial_id, make_sampler, suggest)
+        num_read = len(statements)
+        assert office.set_params(lease, trial)
+        num_stored = len(statements) - num_read
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    # Study, trials, and five kinds of rows of theirs; then SQLite's lock, lease, token, and the
+    # old and new parameters.
+    assert (num_read, num_stored) == (7, 5), statements
+    office.close()
