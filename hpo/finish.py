@@ -47,6 +47,22 @@ class TestScore:
     interval: tuple[float, float] | None
     num_images: int
 
+    @classmethod
+    def read(cls, model: Path) -> TestScore | None:
+        """Return the score that `best_model/` carries, if it was tested."""
+        stored = read_json(model / TEST_FILE)
+        if not stored:
+            return None
+        return cls(**{**stored, "interval": tuple(stored["interval"] or ()) or None})
+
+    def __str__(self) -> str:
+        text = f"dice_dataset {self.dice_dataset:.4f}"
+        if self.interval is not None:
+            text += " (95 % interval {:.4f} .. {:.4f})".format(*self.interval)
+        if self.dice_per_image is not None:
+            text += f", dice_per_image {self.dice_per_image:.4f}"
+        return f"{text} on the {self.num_images} test images"
+
 
 def score_winner(
     spec: StudySpec,
@@ -69,10 +85,9 @@ def score_winner(
         best, trial = spec.folders.best_model, results.owner(study)
         if trial is None:
             return None
-        stored = read_json(best / TEST_FILE)
-        if stored:
-            interval = tuple(stored["interval"]) if stored["interval"] else None
-            return TestScore(**{**stored, "interval": interval})
+        stored = TestScore.read(best)
+        if stored is not None:
+            return stored
         result = _evaluate(spec, launcher, slot, trial, stopping)
         with locked(best):
             if result is not None and results.owner(study) == trial:

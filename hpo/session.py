@@ -254,7 +254,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
-        _say_test_score(ending.tested, say)
+        say(f"  {ending.tested}, used for this only")
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "
@@ -286,15 +286,6 @@ def _command(name: str) -> str:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(_short(path))
-
-
-def _say_test_score(tested: TestScore, say: Callable[[str], None]) -> None:
-    text = f"  dice_dataset {tested.dice_dataset:.4f}"
-    if tested.interval is not None:
-        text += f" (95 % interval {tested.interval[0]:.4f} .. {tested.interval[1]:.4f})"
-    if tested.dice_per_image is not None:
-        text += f", dice_per_image {tested.dice_per_image:.4f}"
-    say(f"{text} on the {tested.num_images} test images, used for this only")
 
 
 def _short(path: Path) -> str:

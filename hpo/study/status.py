@@ -53,7 +53,7 @@ def list_studies(
                     "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
                     "running": states.get("RUNNING", 0),
                     "failed": states.get("FAIL", 0),
-                    "best Dice": best.score if best else None,
+                    "best dice_dataset": best.score if best else None,
                 }
             )
     if as_json:

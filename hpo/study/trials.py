@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import socket
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,21 @@ def best(
     output_dir: OutputDir = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show the best trial with its parameters and its config."""
-    from hpo.storage import best_trial
+    """Show the best trial with its parameters and its score on the test images."""
+    from hpo.finish import TestScore
+    from hpo.folders import TRIAL_FILE, read_json
+    from hpo.storage import STUDY_ID, best_trial
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trial = best_trial(study)
         if trial is None:
             raise UsageError(f"study {study.study_name!r} has no finished trial yet")
         entry = describe_trial(trial)
+        owner = read_json(output_dir / "best_model" / TRIAL_FILE)
+        tested = TestScore.read(output_dir / "best_model")
+        is_ours = owner.get("study_id") == study.user_attrs.get(STUDY_ID)
+        if is_ours and tested is not None and tested.trial == trial.number:
+            entry["test"] = asdict(tested)
         if as_json:
             show_json(entry)
         else:
@@ -121,7 +129,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": trial.state.name.lower(),
-        "Dice": score(trial),
+        "dice_dataset": score(trial),
         "epoch": best_epoch(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
@@ -184,11 +192,15 @@ def _text(key: str, value: Any) -> str:
         return f"{value.get('name')}, {value.get('threads')} thread(s)"
     if key == "durations":
         return ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in value.items())
+    if key == "test":
+        from hpo.finish import TestScore
+
+        return str(TestScore(**value))
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items() if part)
-    return f"{value:.4f}" if key == "Dice" else str(value)
+    return f"{value:.4f}" if key == "dice_dataset" else str(value)
 
 
 def _show_log(entry: dict[str, Any]) -> None:

@@ -134,10 +134,14 @@ def test_same_command_again_runs_nothing(searched: tuple[Path, str], run: Run) -
 
 
 def test_status_and_best_read_the_study(searched: tuple[Path, str], run: Run) -> None:
-    folder, _ = searched
+    folder, output = searched
     best = json.loads(run("rml-study", "best", "--json", cwd=folder).stdout)
+    assert best["test"] == json.loads((folder / "best_model/test.json").read_text())
+    (line,) = [line for line in output.splitlines() if "used for this only" in line]
+    shown = run("rml-study", "best", cwd=folder).stdout
+    assert line.strip().removesuffix(", used for this only") in shown
     entries = list_acc(folder)
-    assert best["Dice"] == max(entry["max_acc"] for entry in entries)
+    assert best["dice_dataset"] == max(entry["max_acc"] for entry in entries)
     status = json.loads(run("rml-study", "status", "--json", cwd=folder).stdout)
     assert sum(status["states"].values()) == 2
     listed = json.loads(run("rml-study", "list", "--json", cwd=folder).stdout)
