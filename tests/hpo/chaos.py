@@ -150,6 +150,8 @@ class Chaos:
         for driver in self._drivers:
             driver.process.kill()
             driver.process.wait()
+        for container in self.containers():
+            container.remove(force=True)
         self._docker.close()
         self._engine.dispose()
 
