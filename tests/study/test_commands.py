@@ -14,6 +14,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import numpy as np
 import optuna
 import pytest
 from databases import empty_database, trials_of
@@ -212,6 +213,18 @@ def test_replay_compares_the_curves(run: Run, tmp_path: Path, discs: Path) -> No
     other = standin_settings(tmp_path, {"curve": {"-1": [0.1, 0.2]}})
     result = run("rml-study", "replay", "--trial", 0, "--worker", other, "--no-gpu")
     assert "the curves differ by up to" in one_error(result, code=1)
+
+
+def test_replay_trains_to_the_same_numbers(run: Run, trained: Path) -> None:
+    result = run("rml-study", "replay", "--trial", 1, "--launcher", "local", cwd=trained)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "equal: no difference" in result.stdout
+    assert "over 3 epochs" in result.stdout
+    first = trained / "runs/s/trial_00001/attempt_1/out_test.txt"
+    (again,) = trained.glob("runs/s/replay_of_trial_00001/*/out_test.txt")
+    recorded, repeated = (np.loadtxt(path)[:, 2:] for path in (first, again))  # loss, accuracy
+    np.testing.assert_allclose(repeated, recorded, atol=1e-4)
+    assert recorded[0, 0] > recorded[-1, 0]  # it has learned
 
 
 def test_clean_removes_what_is_listed_and_nothing_else(run: Run, searched: Path) -> None:
