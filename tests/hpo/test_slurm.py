@@ -18,7 +18,9 @@ import pytest
 from optuna.trial import TrialState
 from support import BIN, clean_environment, require, standin_settings
 
-from hpo.database import close_storage, open_storage
+from hpo.database import open_storage
+from hpo.study.common import reading
+from hpo.study.queries import study_names
 
 pytestmark = [pytest.mark.slurm, pytest.mark.postgres]
 ROOT = Path(__file__).parents[2]
@@ -92,12 +94,11 @@ class Cluster:
 
     def trials(self, *states: TrialState) -> int:
         if self.study is None:
-            storage = open_storage(self.url)
-            try:
-                self.study = optuna.load_study(study_name="shared", storage=storage)
-            except KeyError:
-                close_storage(storage)
-                return 0
+            # Only read until the drivers have made the tables: Optuna would make them in a race.
+            with reading(self.url) as engine:
+                if "shared" not in study_names(engine):
+                    return 0
+            self.study = optuna.load_study(study_name="shared", storage=open_storage(self.url))
         return len(self.study.get_trials(deepcopy=False, states=states))
 
     def describe(self, what: str) -> str:
