@@ -29,6 +29,7 @@ from trainer.errors import DataError
 from trainer.keypath import set_path
 
 TEST_FILE = "test.json"
+TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,22 @@ class TestScore:
     @classmethod
     def read(cls, model: Path) -> TestScore | None:
         """Return the score that `best_model/` carries, if it was tested."""
-        stored = read_json(model / TEST_FILE)
+        return cls._from_json(read_json(model / TEST_FILE))
+
+    @classmethod
+    def recorded(cls, study: optuna.Study, trial: int) -> TestScore | None:
+        """Return the score of a trial's model that some node has recorded in the study."""
+        return cls._from_json(study.user_attrs.get(TESTED.format(trial)))
+
+    @classmethod
+    def _from_json(cls, stored: dict[str, Any] | None) -> TestScore | None:
         if not stored:
             return None
         return cls(**{**stored, "interval": tuple(stored["interval"] or ()) or None})
+
+    def write(self, model: Path) -> None:
+        """Put the score beside the model that it is of."""
+        rundir.write_atomic(model / TEST_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     def __str__(self) -> str:
         text = f"dice_dataset {self.dice_dataset:.4f}"
@@ -74,7 +87,8 @@ def score_winner(
 ) -> TestScore | None:
     """Evaluate `best_model/` on the test set; None where there is no test set or no model.
 
-    A model that has its score already is not evaluated again, and of several drivers one does it.
+    A model that has its score already, from whatever node, is not evaluated again, and of several
+    drivers in one folder one does it.
 
     Raises:
         HpoError: the worker failed; its log's tail is in the message.
@@ -85,14 +99,17 @@ def score_winner(
         best, trial = spec.folders.best_model, results.owner(study)
         if trial is None:
             return None
-        stored = TestScore.read(best)
-        if stored is not None:
-            return stored
-        result = _evaluate(spec, launcher, slot, trial, stopping)
+        recorded = TestScore.recorded(study, trial)
+        result = TestScore.read(best) or recorded
+        if result is None:
+            result = _evaluate(spec, launcher, slot, trial, stopping)
+        if result is None:
+            return None
         with locked(best):
-            if result is not None and results.owner(study) == trial:
-                text = json.dumps(asdict(result), indent=2) + "\n"
-                rundir.write_atomic(best / TEST_FILE, text)
+            if results.owner(study) == trial:
+                result.write(best)
+        if recorded is None:
+            study.set_user_attr(TESTED.format(trial), asdict(result))
         return result
 
 

@@ -40,6 +40,7 @@ def export(
 ) -> None:
     """Write best_model/ and list_acc.json, on any node; never over those of another study."""
     from hpo.artifacts import open_shelf
+    from hpo.finish import TestScore
     from hpo.folders import TRIAL_FILE, read_json
     from hpo.models import fetch_best
     from hpo.results import write_list_acc
@@ -59,7 +60,10 @@ def export(
         missing = fetch_best(study, model, open_shelf(artifacts) if artifacts else None)
         if missing:
             raise HpoError(f"{model} is not written: {missing}")
-        say(f"wrote {model} (trial {read_json(model / TRIAL_FILE).get('trial')})")
+        number = read_json(model / TRIAL_FILE)["trial"]
+        if tested := TestScore.recorded(study, number):
+            tested.write(model)
+        say(f"wrote {model} (trial {number})")
 
 
 def _is_older_list(path: Path, study: optuna.Study) -> bool:

@@ -45,18 +45,14 @@ def best(
 ) -> None:
     """Show the best trial with its parameters and its score on the test images."""
     from hpo.finish import TestScore
-    from hpo.folders import TRIAL_FILE, read_json
-    from hpo.storage import STUDY_ID, best_trial
+    from hpo.storage import best_trial
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trial = best_trial(study)
         if trial is None:
             raise UsageError(f"study {study.study_name!r} has no finished trial yet")
         entry = describe_trial(trial)
-        owner = read_json(output_dir / "best_model" / TRIAL_FILE)
-        tested = TestScore.read(output_dir / "best_model")
-        is_ours = owner.get("study_id") == study.user_attrs.get(STUDY_ID)
-        if is_ours and tested is not None and tested.trial == trial.number:
+        if tested := TestScore.recorded(study, trial.number):
             entry["test"] = asdict(tested)
         if as_json:
             show_json(entry)

@@ -38,15 +38,18 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
             result = run(
                 "rml-optimize", *SMALL, "--data", discs, "--worker", worker, "--jobs", 1,
                 "--storage", url, "--num-trials", num_trials, "--artifacts", shelf,
-                cwd=tmp_path / node,
+                "--select-on", "validation", cwd=tmp_path / node,
             )  # fmt: skip
             assert result.returncode == 0, result.stdout + result.stderr
             if node == "a":  # else the second could read its folder
                 (tmp_path / "a").rename(tmp_path / "elsewhere")
         stored = [trial.user_attrs.get(MODEL) for trial in trials_of(url)]
         first, second = tmp_path / "elsewhere/best_model", tmp_path / "b/best_model"
-        for file in MODEL_FILES:
+        for file in (*MODEL_FILES, "test.json"):
             assert (first / file).read_bytes() == (second / file).read_bytes()
+        # the second node took the test score from the first
+        assert list((tmp_path / "elsewhere").glob("runs/*/test_of_trial_00001"))
+        assert not list((tmp_path / "b").glob("runs/*/test_of_trial_*"))
         assert json.loads((second / "trial.json").read_text())["trial"] == 1
         assert (second / "best_model_file.pt").read_text() == "1 2"
         # only the best is kept
@@ -91,7 +94,7 @@ def test_best_model_goes_through_a_bucket(discs: Path, run: Run, tmp_path: Path,
         node.mkdir()
     search = run(
         "rml-optimize", *SMALL, *study, "--data", discs, "--worker", worker, "--jobs", 1,
-        "--num-trials", 2, "--artifacts", shelf, cwd=here,
+        "--num-trials", 2, "--artifacts", shelf, "--select-on", "validation", cwd=here,
     )  # fmt: skip
     assert search.returncode == 0, search.stdout + search.stderr
     (stored,) = s3.list_objects_v2(Bucket="models")["Contents"]  # the best only
@@ -99,7 +102,7 @@ def test_best_model_goes_through_a_bucket(discs: Path, run: Run, tmp_path: Path,
     here.rename(tmp_path / "elsewhere")
     export = run("rml-study", "export", *study, "--artifacts", shelf, cwd=there)
     assert export.returncode == 0, export.stdout + export.stderr
-    for file in MODEL_FILES:
+    for file in (*MODEL_FILES, "test.json"):
         ours = (tmp_path / "elsewhere/best_model" / file).read_bytes()
         assert (there / "best_model" / file).read_bytes() == ours
     assert (there / "best_model/best_model_file.pt").read_text() == "1 2"
