@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -79,41 +81,50 @@ def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
     """
     if rundir.read_untrusted(earlier / rundir.CONFIG) != config.encode():
         return False
-    source, target = earlier / rundir.CHECKPOINTS, run_dir / rundir.CHECKPOINTS
-    while (seen := _identity(source / rundir.RESUME)) is not None:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        for name in _LOGS:
-            _copy_regular(earlier / name, run_dir / name)
-        for path in sorted(source.glob("model_checkpoint_*.pt")):
-            _copy_regular(path, target / path.name)
-        # The state last and in one step: whoever takes over from us finds all of it or nothing.
-        aside = target / f".{rundir.RESUME}.tmp"
-        if _copy_regular(source / rundir.RESUME, aside) and (
-            _identity(source / rundir.RESUME) == seen
-        ):
-            aside.replace(target / rundir.RESUME)
-            return True
+    target = run_dir / rundir.CHECKPOINTS
+    with contextlib.ExitStack() as stack:
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+            # held open, because a worker that still runs could make its name a link
+            source = os.open(earlier / rundir.CHECKPOINTS, flags)
+        except OSError:
+            return False
+        stack.callback(os.close, source)
+        while (seen := _identity(rundir.RESUME, source)) is not None:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            for name in _LOGS:
+                _copy_regular(earlier / name, run_dir / name)
+            for name in sorted(os.listdir(source)):  # noqa: PTH208  # of what is held open
+                if fnmatch(name, "model_checkpoint_*.pt"):
+                    _copy_regular(name, target / name, source)
+            # The state last and in one step: whoever takes over from us finds all or nothing.
+            aside = target / f".{rundir.RESUME}.tmp"
+            if _copy_regular(rundir.RESUME, aside, source) and (
+                _identity(rundir.RESUME, source) == seen
+            ):
+                aside.replace(target / rundir.RESUME)
+                return True
     shutil.rmtree(target, ignore_errors=True)
     for name in _LOGS:
         (run_dir / name).unlink(missing_ok=True)
     return False
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(name: str, folder: int) -> tuple[int, int] | None:
     """Return what changes when a file is replaced; None if it is no regular file."""
     try:
-        status = path.lstat()
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
-    is_ours = stat.S_ISREG(status.st_mode) and not path.parent.is_symlink()
-    return (status.st_ino, status.st_mtime_ns) if is_ours else None
+    return (status.st_ino, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _copy_regular(source: Path, target: Path) -> bool:
+def _copy_regular(source: Path | str, target: Path, folder: int | None = None) -> bool:
     """Copy a file that a worker wrote: no links to elsewhere, no pipe that blocks."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(source, flags, dir_fd=folder)
     except OSError:
         return False
     with os.fdopen(descriptor, "rb") as file:

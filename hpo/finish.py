@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -121,10 +120,8 @@ def _evaluate(
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):
-        try:
-            os.link(best / name, run_dir / name)
-        except OSError:
-            shutil.copyfile(best / name, run_dir / name)
+        # a copy: through a link the worker could write to the best model
+        shutil.copyfile(best / name, run_dir / name)
     config: dict[str, Any] = json.loads((best / rundir.CONFIG).read_text(encoding="utf-8"))
     network = config["neural_network"]
     mount = next(mount for mount in spec.mounts if mount.name == "data")

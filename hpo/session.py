@@ -38,11 +38,14 @@ DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means any
 
 
 def pick_launcher(
-    spec: StudySpec, options: Options, labels: Mapping[str, str] | None = None
+    spec: StudySpec,
+    options: Options,
+    labels: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[Launcher, str]:
     """Build the launcher that the options ask for, and say which it is and why.
 
-    `labels` say whose the workers are (`hpo.launchers.driver`).
+    `labels` say whose the workers are (`hpo.launchers.driver`); `warn` takes a line for the user.
     """
     try:
         worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
@@ -57,6 +60,8 @@ def pick_launcher(
         cap_add=tuple(options.worker.docker_cap_add or ()),
         mounts=spec.mounts,
         cache=spec.folders.cache,
+        pools=spec.folders.study,
+        warn=warn,
         labels={"rml.study": spec.name, **(labels or {})},
     )
 
@@ -80,7 +85,7 @@ def run_session(
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels)
+    launcher, why = pick_launcher(spec, options, labels, warn)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(

@@ -6,7 +6,7 @@ A new launcher is one module with a class of this shape and one line in `LAUNCHE
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -115,11 +115,15 @@ class LaunchSettings:
     """What the launchers are built from; each takes the part that concerns it."""
 
     worker: tuple[str, ...] | None = None  # local: None runs our own engine
-    warm: bool = True  # keep a process for the slot's next run, where the worker can
+    warm: bool = True  # keep a process or container for the slot's next run, where it can
     mounts: tuple[Mount, ...] = ()
     # containers: a folder of decoded images that they share and write; local workers use the
     # host's own
     cache: Path | None = None
+    # containers: where the folders of warm ones are made, on the file system of the runs' own;
+    # without it each run gets a container
+    pools: Path | None = None
+    warn: Callable[[str], None] = lambda text: None  # takes a line for the user
     image: str = DEFAULT_IMAGE
     singularity_image: str | None = None  # a file, or a folder with a root file system
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import requests
 from docker.errors import DockerException, NotFound
@@ -16,7 +17,7 @@ from hpo.launchers.base import STOP_GRACE_S
 from hpo.launchers.log import MAX_LOG_BYTES, BoundedLog, open_log, read_tail
 
 if TYPE_CHECKING:
-    from socket import SocketIO
+    from socket import SocketIO, socket
 
     from docker import DockerClient
     from docker.models.containers import Container
@@ -25,17 +26,24 @@ if TYPE_CHECKING:
 ENGINE_ERRORS = (DockerException, requests.RequestException, OSError)
 
 _ATTACH = {"stdout": 1, "stderr": 1, "stream": 1}
+_STDOUT = 1  # of the frames that an attached stream comes in
 
 LOST_EXIT_CODE = 125  # what `docker run` itself returns for troubles of the engine
 REMOVED_EXIT_CODE = 137
 _ENGINE_BACK_S = 60.0  # an engine that restarts reports the exit codes afterwards
 _KILL_TIMEOUT_S = 10.0
+_HANG_UP_S = 5.0  # for a worker to end that we can no longer talk to
 
 
 class DockerHandle:
-    """A container with one thread that follows it, so that polling costs no request."""
+    """A container with one thread that follows it, so that polling costs no request.
 
-    def __init__(self, client: DockerClient, container: Container, run_dir: Path) -> None:
+    With `serves`, its standard output is not for the log but for `pipes`, and its input is open.
+    """
+
+    def __init__(
+        self, client: DockerClient, container: Container, run_dir: Path, *, serves: bool = False
+    ) -> None:
         self._client = client
         self._container = container
         self._run_dir = run_dir
@@ -43,15 +51,19 @@ class DockerHandle:
         self._stop_lock = threading.Lock()
         self._exit_code = LOST_EXIT_CODE
         self._oom_killed = False
+        self._serves = serves
+        self._pipes: tuple[IO[bytes], IO[bytes]] | None = None
 
     def start(self) -> None:
         """Attach to the output, then start, so that no line is missed."""
         assert self._container.id is not None
         log = BoundedLog(open_log(self._run_dir), MAX_LOG_BYTES)
         try:
-            output = self._client.api.attach_socket(self._container.id, params=_ATTACH)
+            params = _ATTACH | ({"stdin": 1} if self._serves else {})
+            output = self._client.api.attach_socket(self._container.id, params=params)
             try:
                 self._container.start()
+                answers = self._open_pipes(output) if self._serves else None
             except BaseException:
                 _close(output)
                 raise
@@ -59,8 +71,14 @@ class DockerHandle:
             log.close()
             raise
         threading.Thread(
-            target=self._follow, args=(output, log), name="container", daemon=True
+            target=self._follow, args=(output, log, answers), name="container", daemon=True
         ).start()
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Return the ends of its standard input and output, if it serves."""
+        assert self._pipes is not None
+        return self._pipes
 
     def poll(self) -> int | None:
         """Return the exit code once the container has ended and is removed."""
@@ -92,11 +110,20 @@ class DockerHandle:
         with contextlib.suppress(*ENGINE_ERRORS):  # it may have ended by itself meanwhile
             self._container.kill(name)
 
-    def _follow(self, output: SocketIO, log: BoundedLog) -> None:
+    def _open_pipes(self, output: SocketIO) -> IO[bytes]:
+        """Open what `pipes` returns; return where the standard output is written to."""
+        reader, writer = os.pipe()
+        self._pipes = _connection(output).makefile("wb"), os.fdopen(reader, "rb")
+        return os.fdopen(writer, "wb", buffering=0)
+
+    def _follow(self, output: SocketIO, log: BoundedLog, answers: IO[bytes] | None) -> None:
         try:
-            with contextlib.suppress(*ENGINE_ERRORS):
-                for _, chunk in frames_iter(output, tty=False):  # type: ignore[no-untyped-call]
-                    log.write(chunk)
+            with contextlib.suppress(*ENGINE_ERRORS), answers or contextlib.nullcontext():
+                for stream, chunk in frames_iter(output, tty=False):  # type: ignore[no-untyped-call]
+                    if answers is not None and stream == _STDOUT:
+                        answers.write(chunk)
+                    else:
+                        log.write(chunk)
             _close(output)
             self._wait(log)
             remove(self._container, patience_s=_ENGINE_BACK_S)
@@ -109,20 +136,24 @@ class DockerHandle:
         deadline = time.monotonic() + _ENGINE_BACK_S
         while True:
             try:
-                # without a time-out of its own, wait() has none: a trial takes hours
-                self._exit_code = int(self._container.wait()["StatusCode"])
+                # None is no time-out: a trial takes hours
+                timeout_s = _HANG_UP_S if self._serves else None
+                self._exit_code = int(self._container.wait(timeout=timeout_s)["StatusCode"])
                 self._container.reload()
             except NotFound:
                 self._exit_code = REMOVED_EXIT_CODE
                 log.note("the container was removed by somebody else")
             except ENGINE_ERRORS as error:
+                if self._serves:  # it may live, but nobody can tell it anything any more
+                    self._signal("SIGKILL")
                 if time.monotonic() < deadline:
                     time.sleep(1.0)
                     continue
                 log.note(f"lost the Docker engine: {error}")
             else:
                 killed = bool(self._container.attrs["State"].get("OOMKilled"))
-                self._oom_killed = killed and self._exit_code != 0
+                # of one that serves, the exit code is no run's
+                self._oom_killed = killed and (self._serves or self._exit_code != 0)
             return
 
 
@@ -144,7 +175,12 @@ def remove(container: Container, patience_s: float = 0.0) -> None:
 
 def _close(output: SocketIO) -> None:
     """Close an attached stream and the socket under it, which the SDK would leave open."""
-    connection = getattr(output, "_sock", None)
+    connection = _connection(output)
     output.close()
-    if connection is not None:
-        connection.close()
+    connection.close()
+
+
+def _connection(output: SocketIO) -> socket:
+    """Return the socket under an attached stream, which takes the container's standard input."""
+    connection: socket = getattr(output, "_sock", None) or cast("socket", output)
+    return connection

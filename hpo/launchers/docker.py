@@ -3,6 +3,9 @@
 What a container gets: the run folder and the study's cache of decoded images (the only things it
 can write, apart from a tmpfs on /tmp), the mounts (read-only), its slot's GPUs, the user's own
 uid. No network, no capabilities, no new privileges, a read-only root; the tests look from inside.
+
+A worker that can carry out several runs gets folders for them beforehand (see `berths`) and the
+slot's next trial; any other is started in a container of its own for each.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import os
 import socket
 import stat
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +27,7 @@ from docker.types import Mount as BindMount
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import (
+    Handle,
     LaunchSettings,
     Mount,
     Slot,
@@ -30,17 +36,21 @@ from hpo.launchers.base import (
     stop_all,
     with_mpirun,
 )
+from hpo.launchers.berths import BerthError, Berths, remove_dead
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
+    RUNS_DIR,
     WORK_DIR,
     WORKER,
     container_environment,
     mounted_path,
 )
+from hpo.launchers.log import open_log
 from hpo.launchers.probe import ask_capabilities
+from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 NOBODY = 65534
@@ -48,8 +58,19 @@ _ENGINE_TIMEOUT_S = 60
 _MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What containers that are started differ in."""
+
+    command: tuple[str, ...]
+    folders: Mapping[str, Path]  # by their paths inside, to be written
+    working_dir: str
+    user: str
+    serves: bool = False
+
+
 class DockerLauncher:
-    """Starts each worker in a container of its own and removes it afterwards."""
+    """Starts workers in containers, and removes these afterwards."""
 
     name = "docker"
 
@@ -67,6 +88,10 @@ class DockerLauncher:
             raise
         self._engine = str(info.get("ServerVersion", "?"))
         self._rootless = "name=rootless" in (info.get("SecurityOptions") or [])
+        # only an engine on this very kernel follows a folder that is renamed here
+        can_rename = info.get("KernelVersion") == os.uname().release
+        is_warm = settings.warm and settings.pools is not None and can_rename
+        self._pool = WarmPool() if is_warm else None
         self._handles: list[DockerHandle] = []
         self._closed = False
         self._lock = threading.Lock()
@@ -84,16 +109,60 @@ class DockerLauncher:
                 self._capabilities = ask_capabilities(self)
             return self._capabilities
 
-    def start(self, job: WorkerJob) -> DockerHandle:
-        """Start a container on the run folder."""
+    def start(self, job: WorkerJob) -> Handle:
+        """Start a container on the run folder, or let the slot's warm one go on with it."""
         user = container_user(job.run_dir, rootless=self._rootless)
         if self._settings.cache is not None:
             _make_cache(self._settings.cache, user, rootless=self._rootless)
+        if self._pool is not None and is_run(job) and SERVE in self.capabilities():
+            try:
+                return self._pool.start(job, lambda: self._serve(job, user))
+            except BerthError as error:
+                self._settings.warn(
+                    f"{error}: its container is removed, {job.run_dir.parent.name} gets another"
+                )
+        start = _Start(
+            command=with_mpirun((*WORKER, *job.args), job.num_procs),
+            folders={WORK_DIR: job.run_dir},
+            working_dir=WORK_DIR,
+            user=user,
+        )
+        return self._start(job, start)
+
+    def _serve(self, job: WorkerJob, user: str) -> WarmWorker:
+        """Start a container that waits for runs; what it says before is in the first one's log."""
+        assert self._settings.pools is not None
+        owner = self._owner(user)
+        with open_log(job.run_dir) as log:
+            if owner is not None:  # the worker writes it too
+                os.fchown(log.fileno(), *owner)
+        berths = Berths(self._settings.pools, RUNS_DIR, owner)
+        start = _Start(
+            command=(*WORKER, SERVE),
+            folders=berths.mounts(),
+            working_dir="/",
+            user=user,
+            serves=True,
+        )
         try:
-            container = self._client.containers.create(**self._create_options(job, user))
+            return WarmWorker(self._start(job, start), berths)
+        except BaseException:
+            berths.close()
+            raise
+
+    def _owner(self, user: str) -> tuple[int, int] | None:
+        """Return whom folders must be given to that a container of `user` shall write."""
+        if os.geteuid() != 0 or self._rootless:
+            return None
+        uid, gid = map(int, user.split(":"))
+        return uid, gid
+
+    def _start(self, job: WorkerJob, start: _Start) -> DockerHandle:
+        try:
+            container = self._client.containers.create(**self._create_options(job, start))
         except ENGINE_ERRORS as error:
             raise self._start_error(error) from error
-        handle = DockerHandle(self._client, container, job.run_dir)
+        handle = DockerHandle(self._client, container, job.run_dir, serves=start.serves)
         try:
             handle.start()
         except ENGINE_ERRORS as error:
@@ -125,6 +194,8 @@ class DockerLauncher:
             return 0
         for container in orphans:
             remove(container)
+        if self._settings.pools is not None:
+            remove_dead(self._settings.pools)
         return len(orphans)
 
     def close(self) -> None:
@@ -133,6 +204,8 @@ class DockerLauncher:
             self._closed = True
             stop_all(self._handles)
             self._handles.clear()
+        if self._pool is not None:
+            self._pool.close()
         self._remove_unstarted()
         self._client.close()
 
@@ -146,9 +219,12 @@ class DockerLauncher:
             for container in self._client.containers.list(all=True, filters=filters):
                 remove(container)
 
-    def _create_options(self, job: WorkerJob, user: str) -> dict[str, Any]:
+    def _create_options(self, job: WorkerJob, start: _Start) -> dict[str, Any]:
         settings = self._settings
-        binds = [BindMount(WORK_DIR, str(job.run_dir.absolute()), type="bind")]
+        binds = [
+            BindMount(inside, str(folder.absolute()), type="bind")
+            for inside, folder in start.folders.items()
+        ]
         binds += [
             BindMount(
                 self.worker_path(mount), str(mount.path.absolute()), type="bind", read_only=True
@@ -159,17 +235,18 @@ class DockerLauncher:
             binds.append(BindMount(CACHE_DIR, str(settings.cache.absolute()), type="bind"))
         return {
             "image": self.image_id,  # the tag may move while the search runs
-            "command": list(with_mpirun((*WORKER, *job.args), job.num_procs)),
-            "working_dir": WORK_DIR,
+            "command": list(start.command),
+            "stdin_open": start.serves,  # until we detach: our end ends what serves
+            "working_dir": start.working_dir,
             "mounts": binds,
-            "user": user,
+            "user": start.user,
             "environment": container_environment(
                 job.slot, job.num_procs, has_cache=settings.cache is not None
             ),
             "labels": dict(settings.labels),
             "cpuset_cpus": ",".join(map(str, job.slot.cores)) or None,
             "device_requests": _device_requests(job.slot),
-            "tmpfs": {"/tmp": _tmpfs_options(user, settings.tmp_size)},
+            "tmpfs": {"/tmp": _tmpfs_options(start.user, settings.tmp_size)},
             "read_only": True,
             "network_mode": "none",
             "cap_drop": ["ALL"],

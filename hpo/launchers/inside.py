@@ -10,6 +10,7 @@ from hpo.launchers.base import Mount, Slot, worker_environment
 WORK_DIR = "/home/ubuntu"  # the tutorial's: images may have it built in
 MOUNT_ROOT = PurePosixPath("/rml")
 CACHE_DIR = str(MOUNT_ROOT / "cache")
+RUNS_DIR = str(MOUNT_ROOT / "runs")  # of a container that carries out several
 WORKER = ("rmldnn",)
 
 _ENVIRONMENT = {

@@ -6,12 +6,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import (
-    CONFIG_ARGS,
     Handle,
     LaunchSettings,
     Mount,
@@ -21,7 +19,7 @@ from hpo.launchers.base import (
 )
 from hpo.launchers.probe import ask_capabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
-from hpo.launchers.warm import SERVE, WarmHandle, WarmPool, WarmWorker
+from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
 
 # -P: the worker's folder is its current one and must not come first on the import path
 DEFAULT_WORKER = (sys.executable, "-P", "-m", "trainer.cli")
@@ -54,17 +52,12 @@ class LocalLauncher:
 
     def start(self, job: WorkerJob) -> Handle:
         """Start a worker, or let the slot's warm one go on; the folder's log has its output."""
-        if self._pool is not None and self._can_be_warm(job):
-            worker = self._pool.take(job.slot)
-            if worker is None:
-                process = self._start((*self._worker, SERVE), job, pipes=True)
-                worker = self._pool.add(WarmWorker(process))
-            return WarmHandle(worker, job.run_dir, partial(self._pool.keep, job.slot))
+        if self._pool is not None and is_run(job) and SERVE in self.capabilities():
+            return self._pool.start(job, lambda: self._serve(job))
         return self._start(with_mpirun((*self._worker, *job.args), job.num_procs), job)
 
-    def _can_be_warm(self, job: WorkerJob) -> bool:
-        is_run = job.args == CONFIG_ARGS and job.num_procs == 1
-        return is_run and SERVE in self.capabilities()
+    def _serve(self, job: WorkerJob) -> WarmWorker:
+        return WarmWorker(self._start((*self._worker, SERVE), job, pipes=True))
 
     def _start(
         self, command: tuple[str, ...], job: WorkerJob, *, pipes: bool = False

@@ -1,35 +1,84 @@
-"""Keeps worker processes that have finished a run, for the next run of the same slot.
+"""Keeps workers that have finished a run, for the next run of the same slot.
 
 A worker that announces `--serve` is told by JSON lines what to run (see `trainer.serve`), so
-that the import of torch, the CUDA context and the warmed-up allocator are paid once per slot.
+that the import of torch, the CUDA context and the warmed-up allocator are paid once per slot. It
+is a process here or a container: both have the ends of its standard input and output.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
-from hpo.launchers.base import STOP_GRACE_S, Slot
+from hpo.launchers.base import CONFIG_ARGS, STOP_GRACE_S, Handle, Slot, WorkerJob
 from hpo.launchers.log import read_tail
-from hpo.launchers.processes import ProcessHandle
 
 SERVE = "--serve"
 # A worker hears of a stop after its present step, which takes longest on a CPU. Starting another
 # one costs about as much.
 STEP_GRACE_S = 3.0
+MAX_ANSWER_BYTES = 4096
+
+
+def is_run(job: WorkerJob) -> bool:
+    """Say whether a job is one that a warm worker takes: a training by one process."""
+    return job.args == CONFIG_ARGS and job.num_procs == 1
+
+
+class ServingHandle(Handle, Protocol):
+    """A worker that was started with `--serve`."""
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Return the ends of its standard input and output; who takes them closes them."""
+        ...
+
+
+class Places(Protocol):
+    """Where a worker finds the folders of its runs."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it can take no further run."""
+        ...
+
+    def enter(self, run_dir: Path) -> str:
+        """Let the worker see a run's folder; return the path as it sees it."""
+        ...
+
+    def close(self) -> None:
+        """Remove what is left when the worker has ended."""
+        ...
+
+
+class HostPaths:
+    """A process of this machine sees every folder under its own name."""
+
+    is_full = False
+
+    def enter(self, run_dir: Path) -> str:
+        """Return the path itself."""
+        return str(run_dir.absolute())
+
+    def close(self) -> None:
+        """Nothing was made."""
 
 
 class WarmWorker:
-    """A process that carries out one run after the other."""
+    """A process or container that carries out one run after the other."""
 
-    def __init__(self, process: ProcessHandle) -> None:
+    def __init__(self, process: ServingHandle, places: Places | None = None) -> None:
         self.process = process
+        self.places = places or HostPaths()
         self._input, self._output = process.pipes
-        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        # a run has one answer; of a worker that says more, nothing is kept
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
         self._reader = threading.Thread(target=self._read, name="warm-worker", daemon=True)
         self._reader.start()
 
@@ -59,29 +108,35 @@ class WarmWorker:
                 pipe.close()
             except OSError:  # a request that nobody read is flushed here
                 continue
+        self.places.close()
 
     def _read(self) -> None:
-        for line in self._output:
+        # in pieces: a line may have no end
+        while line := self._output.readline(MAX_ANSWER_BYTES):
             try:
                 answer = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(answer, dict) and isinstance(answer.get("exit_code"), int):
-                self._answers.put(answer)
+                with contextlib.suppress(queue.Full):
+                    self._answers.put_nowait(answer)
 
 
 class WarmHandle:
     """One run of a warm worker: a handle like any other."""
 
     def __init__(
-        self, worker: WarmWorker, run_dir: Path, keep: Callable[[WarmWorker], None]
+        self, worker: WarmWorker, run_dir: Path, path: str, keep: Callable[[WarmWorker], None]
     ) -> None:
+        """Let a worker that is idle begin a run, whose folder it sees at `path`."""
         self._worker = worker
         self._run_dir = run_dir
         self._keep = keep
         self._lock = threading.RLock()
         self._exit_code: int | None = None
-        worker.send({"run": str(run_dir.absolute())})
+        self._was_stopped = False
+        worker.answer()  # what nobody has asked for
+        worker.send({"run": path})
 
     def poll(self) -> int | None:
         """Return the exit code once the run has ended, or its process has."""
@@ -97,6 +152,7 @@ class WarmHandle:
         with self._lock:
             if self.poll() is not None:
                 return
+            self._was_stopped = True
             self._worker.send({"stop": True})
             self._take(self._worker.answer(max(grace_s, STEP_GRACE_S)), None)
             if self._exit_code is None:
@@ -106,7 +162,7 @@ class WarmHandle:
     @property
     def oom_killed(self) -> bool:
         """Say whether the kernel ended the process for want of memory."""
-        return self._worker.process.oom_killed
+        return self._exit_code != 0 and self._worker.process.oom_killed
 
     def log_tail(self, num_lines: int = 20) -> str:
         """Return the last lines of what the run printed."""
@@ -116,7 +172,9 @@ class WarmHandle:
         if answer is None and process_code is None:
             return
         self._exit_code = process_code if answer is None else int(answer["exit_code"])
-        if answer is not None and process_code is None and answer.get("reusable") is True:
+        is_well = self._exit_code == 0 or self._was_stopped
+        is_reusable = answer is not None and answer.get("reusable") is True
+        if is_well and is_reusable and process_code is None and not self._worker.places.is_full:
             self._keep(self._worker)
         else:
             self._worker.end()
@@ -131,14 +189,28 @@ class WarmPool:
         self._lock = threading.Lock()
         self._closed = False
 
-    def add(self, worker: WarmWorker) -> WarmWorker:
+    def start(self, job: WorkerJob, make: Callable[[], WarmWorker]) -> WarmHandle:
+        """Let the slot's worker begin a run, a new one if none waits.
+
+        Raises:
+            LauncherError: no worker can be started, or it cannot be given the run's folder.
+        """
+        worker = self._take(job.slot) or self._add(make())
+        try:
+            path = worker.places.enter(job.run_dir)
+        except BaseException:
+            worker.end()
+            raise
+        return WarmHandle(worker, job.run_dir, path, partial(self._keep, job.slot))
+
+    def _add(self, worker: WarmWorker) -> WarmWorker:
         """Note a new worker, so that it is ended with the others."""
         with self._lock:
             self._all = [other for other in self._all if other.process.poll() is None]
             self._all.append(worker)
         return worker
 
-    def take(self, slot: Slot) -> WarmWorker | None:
+    def _take(self, slot: Slot) -> WarmWorker | None:
         """Return the slot's idle worker if it still lives; it is nobody else's then."""
         with self._lock:
             worker = self._idle.pop(slot, None)
@@ -147,7 +219,7 @@ class WarmPool:
             return None
         return worker
 
-    def keep(self, slot: Slot, worker: WarmWorker) -> None:
+    def _keep(self, slot: Slot, worker: WarmWorker) -> None:
         """Let a worker wait for the slot's next run."""
         with self._lock:
             if not self._closed and slot not in self._idle:

@@ -99,7 +99,13 @@ def confirm(  # noqa: PLR0913  # a command's options
         tests = Mount(name="data", path=tested.root)
         mounts = (images, inputs, tests)
         with open_workers(
-            choice, mounts, study=name, attributes=attributes, cache=folder / "cache"
+            choice,
+            mounts,
+            study=name,
+            attributes=attributes,
+            cache=folder / "cache",
+            pools=folder,
+            warn=say,
         ) as workers:
             say(f"{len(todo)} trainings: {workers.text}")
             place = Place(workers.launcher, (images, inputs), tests, tested, survey)

@@ -1,0 +1,126 @@
+"""Folders that a warm container has mounted before anybody knows for which runs they are.
+
+A container's mounts are fixed when it is made, and each run has a folder of its own. So empty
+folders are made beforehand, each mounted on its own. When a run begins, what it is given is moved
+into the next of them, which is then renamed to be the run's folder: a bind mount follows. What
+is on disk afterwards looks as if each run had had a container.
+
+The container may be anybody's program, and can write to these folders all the time. Therefore a
+run's files are written where it cannot see them, and only renamed into the folder: rename(2)
+replaces a link of the same name, and never follows it. A folder in which something is already is
+not used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpo.errors import LauncherError
+from hpo.launchers.driver import HOST, SESSION, driver_labels, is_dead
+
+NUM_BERTHS = 16  # runs of a container; it bounds as well what a worker may leak
+PREFIX = ".pool_"
+
+
+class BerthError(LauncherError):
+    """A folder is not as it was made, so that no run may have it."""
+
+
+class Berths:
+    """The empty folders of one container, each of which is taken by one run."""
+
+    def __init__(self, parent: Path, inside: str, owner: tuple[int, int] | None) -> None:
+        """Make the folders.
+
+        Args:
+            parent: where, on the file system of the runs' folders.
+            inside: the folder in the container below which they are mounted.
+            owner: user and group to give them to.
+
+        Raises:
+            LauncherError: they cannot be made.
+        """
+        self._root = parent / f"{_own_prefix()}{uuid.uuid4().hex[:8]}"
+        self._inside = inside
+        self._free = [self._root / str(number) for number in range(NUM_BERTHS)]
+        try:
+            for folder in self._free:
+                folder.mkdir(parents=True)
+                if owner is not None:
+                    os.chown(folder, *owner, follow_symlinks=False)
+        except OSError as error:
+            shutil.rmtree(self._root, ignore_errors=True)
+            raise LauncherError(f"cannot make {self._root}: {error.strerror}") from None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no folder is left."""
+        return not self._free
+
+    def mounts(self) -> Mapping[str, Path]:
+        """Return the free folders by their paths in the container."""
+        return {self._path_inside(folder): folder for folder in self._free}
+
+    def enter(self, run_dir: Path) -> str:
+        """Make the next folder the run's, with all that is in it; return its path inside.
+
+        Raises:
+            BerthError: the folder is not empty, say; the run's own is as it was.
+            LauncherError: what the run is given could not be moved.
+        """
+        berth = self._free[0]
+        try:
+            with os.scandir(berth) as entries:
+                planted = next(entries, None)
+        except OSError as error:
+            raise BerthError(f"the folder of a run to come is gone ({error.strerror})") from None
+        if planted is not None:
+            raise BerthError(f"the worker has put {planted.name!r} into the folder of a later run")
+        try:
+            for name in os.listdir(run_dir):  # noqa: PTH208  # no iteration over what changes
+                (run_dir / name).rename(berth / name)
+            berth.rename(run_dir)
+        except OSError as error:
+            raise LauncherError(
+                f"cannot move {run_dir} to a warm container ({error.strerror}); "
+                "--no-warm does without"
+            ) from None
+        self._free.pop(0)
+        return self._path_inside(berth)
+
+    def close(self) -> None:
+        """Remove the folders that no run has taken."""
+        _remove(self._root)
+
+    def _path_inside(self, berth: Path) -> str:
+        return f"{self._inside}/{berth.name}"
+
+
+def remove_dead(parent: Path) -> None:
+    """Remove what drivers of this machine have left that were killed."""
+    prefix = f"{PREFIX}{_own_host()}_"
+    for root in parent.glob(f"{PREFIX}*"):
+        if root.name.startswith(prefix) and is_dead(root.name.removeprefix(prefix).split("_")[0]):
+            _remove(root)
+
+
+def _remove(root: Path) -> None:
+    """Delete a pool, whatever its container has made of the folders in it."""
+    for folder in root.glob("*"):
+        try:
+            folder.chmod(0o700)  # it belongs to the container's user, who may have closed it
+        except OSError:
+            continue
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _own_host() -> str:
+    return driver_labels("")[HOST]
+
+
+def _own_prefix() -> str:
+    return f"{PREFIX}{_own_host()}_{driver_labels('')[SESSION]}_"
