@@ -97,6 +97,11 @@ class DockerHandle:
                 remove(self._container)  # ends the following thread's wait as well
                 self._ended.wait(_KILL_TIMEOUT_S)
 
+    def close(self) -> None:
+        """Close the pipes of one that nobody will talk to."""
+        for pipe in self._pipes or ():
+            pipe.close()
+
     @property
     def oom_killed(self) -> bool:
         """Say whether a process of the container was killed at its memory limit."""

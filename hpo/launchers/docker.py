@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import docker
-from docker.errors import APIError, ImageNotFound
 from docker.types import DeviceRequest, LogConfig, Ulimit
 from docker.types import Mount as BindMount
 
@@ -39,7 +35,7 @@ from hpo.launchers.base import (
 from hpo.launchers.berths import BerthError, Berths, remove_dead
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
-from hpo.launchers.image import DEFAULT_IMAGE
+from hpo.launchers.engine import connect, image_id, start_error
 from hpo.launchers.inside import (
     CACHE_DIR,
     RUNS_DIR,
@@ -50,12 +46,8 @@ from hpo.launchers.inside import (
 )
 from hpo.launchers.log import open_log
 from hpo.launchers.probe import ask_capabilities
+from hpo.launchers.users import container_user, make_cache, owner_of
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
-
-DEFAULT_HOST = "unix:///var/run/docker.sock"
-NOBODY = 65534
-_ENGINE_TIMEOUT_S = 60
-_MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +105,7 @@ class DockerLauncher:
         """Start a container on the run folder, or let the slot's warm one go on with it."""
         user = container_user(job.run_dir, rootless=self._rootless)
         if self._settings.cache is not None:
-            _make_cache(self._settings.cache, user, rootless=self._rootless)
+            make_cache(self._settings.cache, user, rootless=self._rootless)
         if self._pool is not None and is_run(job) and SERVE in self.capabilities():
             try:
                 return self._pool.start(job, lambda: self._serve(job, user))
@@ -132,7 +124,7 @@ class DockerLauncher:
     def _serve(self, job: WorkerJob, user: str) -> WarmWorker:
         """Start a container that waits for runs; what it says before is in the first one's log."""
         assert self._settings.pools is not None
-        owner = self._owner(user)
+        owner = owner_of(user, rootless=self._rootless)
         with open_log(job.run_dir) as log:
             if owner is not None:  # the worker writes it too
                 os.fchown(log.fileno(), *owner)
@@ -150,30 +142,24 @@ class DockerLauncher:
             berths.close()
             raise
 
-    def _owner(self, user: str) -> tuple[int, int] | None:
-        """Return whom folders must be given to that a container of `user` shall write."""
-        if os.geteuid() != 0 or self._rootless:
-            return None
-        uid, gid = map(int, user.split(":"))
-        return uid, gid
-
     def _start(self, job: WorkerJob, start: _Start) -> DockerHandle:
         try:
             container = self._client.containers.create(**self._create_options(job, start))
         except ENGINE_ERRORS as error:
-            raise self._start_error(error) from error
+            raise start_error(self._settings.image, error) from error
         handle = DockerHandle(self._client, container, job.run_dir, serves=start.serves)
         try:
             handle.start()
         except ENGINE_ERRORS as error:
             remove(container)  # what could not start stays, as "created"
-            raise self._start_error(error) from error
+            raise start_error(self._settings.image, error) from error
         with self._lock:
             self._handles = [other for other in self._handles if other.poll() is None]
             self._handles.append(handle)
             closed = self._closed
         if closed:  # while this one was starting
             handle.stop()
+            handle.close()
             raise closed_error()
         return handle
 
@@ -262,68 +248,6 @@ class DockerLauncher:
             "log_config": LogConfig(type="none"),
         }
 
-    def _start_error(self, error: Exception) -> LauncherError:
-        image = self._settings.image
-        text = _explain(error)
-        if "could not select device driver" in text:
-            return LauncherError(
-                "Docker has no NVIDIA runtime, so containers get no GPU: install the NVIDIA "
-                "Container Toolkit, or use --launcher local, or --no-gpu"
-            )
-        if "executable file not found" in text or "no such file or directory: unknown" in text:
-            return LauncherError(f"image {image!r} has no such command: {text}")
-        if "no such image" in text.lower():
-            return _missing_image(image)
-        return LauncherError(f"Docker could not start a container of {image!r}: {text}")
-
-
-def container_user(run_dir: Path, *, rootless: bool = False) -> str:
-    """Return `uid:gid` of the worker, which must be able to write the run folder.
-
-    Normally our own. A driver that runs as root never hands root to an image: it takes the
-    owner of the run folder, and if that is root as well, gives the folder to `nobody`. In a
-    rootless engine, root inside the container is the unprivileged user who runs the engine.
-    """
-    if rootless:
-        return "0:0"
-    uid, gid = os.geteuid(), os.getegid()
-    if uid != 0:
-        return f"{uid}:{gid}"
-    owner = run_dir.stat()
-    if owner.st_uid != 0:
-        return f"{owner.st_uid}:{owner.st_gid}"
-    _give_to_nobody(run_dir)
-    return f"{NOBODY}:{NOBODY}"
-
-
-def _give_to_nobody(run_dir: Path) -> None:
-    for folder, _, files in os.walk(run_dir):
-        os.chown(folder, NOBODY, NOBODY, follow_symlinks=False)
-        for name in files:
-            path = Path(folder, name)
-            status = path.lstat()
-            # a second link is somebody's original: his data must not change hands
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-
-
-def _tmpfs_options(user: str, size: str) -> str:
-    uid, gid = user.split(":")
-    # exec: compiled kernels are loaded from the cache there; the owner: the engine gives a
-    # tmpfs the mode of the image's own folder, which others may not be allowed to write
-    return f"rw,exec,nosuid,nodev,size={size},mode=1777,uid={uid},gid={gid}"
-
-
-def _make_cache(folder: Path, user: str, *, rootless: bool) -> None:
-    """Make the folder that a container of `user` may write, as `container_user` has it."""
-    try:
-        folder.mkdir(exist_ok=True)
-        if os.geteuid() == 0 and not rootless and folder.lstat().st_uid == 0:
-            uid, gid = map(int, user.split(":"))
-            os.chown(folder, uid, gid, follow_symlinks=False)
-    except OSError as error:
-        raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from None
-
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:
     if not slot.gpu_uuids:
@@ -331,49 +255,8 @@ def _device_requests(slot: Slot) -> list[DeviceRequest]:
     return [DeviceRequest(device_ids=list(slot.gpu_uuids), capabilities=[["gpu"]])]
 
 
-def connect() -> docker.DockerClient:
-    """Connect to the engine of DOCKER_HOST, or raise LauncherError with the remedy."""
-    host = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
-    try:
-        if host.startswith("unix://"):
-            # the SDK leaves its socket open when nobody answers, so ask first
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(host.removeprefix("unix://"))
-        return docker.from_env(timeout=_ENGINE_TIMEOUT_S, max_pool_size=_MAX_CONNECTIONS)
-    except PermissionError as error:
-        raise LauncherError(
-            f"the Docker engine at {host} does not let you in: "
-            "ask to be added to the group `docker`"
-        ) from error
-    except ENGINE_ERRORS as error:
-        raise LauncherError(
-            f"no Docker engine answers at {host}: "
-            "start it (`sudo systemctl start docker`) or set DOCKER_HOST"
-        ) from error
-
-
-def image_id(client: docker.DockerClient, image: str) -> str:
-    """Return the digest of an image, or raise LauncherError with the remedy."""
-    try:
-        return str(client.images.get(image).id)
-    except ImageNotFound as error:
-        raise _missing_image(image) from error
-    except ENGINE_ERRORS as error:
-        if "no such image" in _explain(error).lower():  # some engines answer 500, not 404
-            raise _missing_image(image) from error
-        raise LauncherError(
-            f"Docker does not know the image {image!r}: {_explain(error)}"
-        ) from error
-
-
-def _missing_image(image: str) -> LauncherError:
-    if image == DEFAULT_IMAGE:
-        remedy = f"build it with `docker build -t {image} .` in the source folder"
-    else:
-        remedy = f"`docker pull {image}` first, or build it with `docker build -t {image} .`"
-    return LauncherError(f"image {image!r} is not present: {remedy}")
-
-
-def _explain(error: Exception) -> str:
-    explanation = error.explanation if isinstance(error, APIError) else None
-    return " ".join(str(explanation or error).split())
+def _tmpfs_options(user: str, size: str) -> str:
+    uid, gid = user.split(":")
+    # exec: compiled kernels are loaded from the cache there; the owner: the engine gives a
+    # tmpfs the mode of the image's own folder, which others may not be allowed to write
+    return f"rw,exec,nosuid,nodev,size={size},mode=1777,uid={uid},gid={gid}"

@@ -138,7 +138,7 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
         return []
     try:
         from hpo.launchers.container import ENGINE_ERRORS
-        from hpo.launchers.docker import connect
+        from hpo.launchers.engine import connect
 
         client = connect()
     except HpoError:

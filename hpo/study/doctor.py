@@ -147,7 +147,7 @@ def _check_containers(image: str) -> Iterator[Finding]:
     )  # fmt: skip
     yield gpu_line
     from hpo.launchers.container import ENGINE_ERRORS
-    from hpo.launchers.docker import connect, image_id
+    from hpo.launchers.engine import connect, image_id
 
     try:
         client = connect()

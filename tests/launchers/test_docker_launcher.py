@@ -12,8 +12,8 @@ from stand_in import ANSWER, SESSION_LABEL, until, wait, write_job
 
 from hpo.errors import LauncherError
 from hpo.launchers import DEFAULT_IMAGE, Mount, Slot, choose_launcher
-from hpo.launchers.docker import NOBODY, container_user
 from hpo.launchers.log import BoundedLog, open_log
+from hpo.launchers.users import NOBODY, container_user
 
 pytestmark = pytest.mark.docker
 
