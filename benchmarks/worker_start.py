@@ -1,9 +1,11 @@
-"""Measures a trial that trains next to nothing, in a process of its own and in a kept one.
+"""Measures a trial that trains next to nothing, in a worker of its own and in a kept one.
 
 The training is the same (16 images of 32x32, one epoch), so the difference is what a start
-costs: the interpreter, the imports, on a GPU the CUDA context. Run it with
+costs: the interpreter, the imports, on a GPU the CUDA context, the container. Run it with
 
-    python benchmarks/worker_start.py [--num-trials 10]
+    python benchmarks/worker_start.py [--num-trials 10] [--launchers local docker]
+
+A kept container serves 16 trials; the start of the next one shows as a trial like the first.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hpo.launchers import Slot, WorkerJob, choose_launcher
+from hpo.launchers import DEFAULT_IMAGE, Kind, Mount, Slot, WorkerJob, choose_launcher
 
 
 def write_data(root: Path) -> Path:
@@ -59,15 +61,20 @@ def write_run(folder: Path, data: Path) -> Path:
     return folder
 
 
-def seconds_per_trial(root: Path, data: Path, *, warm: bool, num_trials: int) -> list[float]:
+def seconds_per_trial(kind: Kind, root: Path, *, warm: bool, num_trials: int) -> list[float]:
     """Return the wall-clock seconds of each trial of one slot, one after the other."""
-    launcher, _ = choose_launcher("local", worker=None, image="", mounts=(), warm=warm)
+    mount = Mount(name="data", path=write_data(root / "data"))
+    launcher, _ = choose_launcher(
+        kind, worker=None, image=DEFAULT_IMAGE, mounts=(mount,), warm=warm, pools=root,
+        cache=root / "cache",
+    )  # fmt: skip
+    data = Path(launcher.worker_path(mount))
     slot = Slot(index=0, num_threads=1)
-    launcher.capabilities()  # asked once per search, before the first trial
     times = []
     try:
+        launcher.capabilities()  # asked once per search, before the first trial
         for number in range(num_trials):
-            folder = write_run(root / f"{'warm' if warm else 'cold'}_{number}", data)
+            folder = write_run(root / f"run_{number}", data)
             started = time.perf_counter()
             handle = launcher.start(WorkerJob(run_dir=folder, slot=slot))
             while (code := handle.poll()) is None:
@@ -79,22 +86,31 @@ def seconds_per_trial(root: Path, data: Path, *, warm: bool, num_trials: int) ->
     return times
 
 
-def main() -> None:
-    """Print seconds per trial, cold and warm."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--num-trials", type=int, default=10)
-    num_trials = parser.parse_args().num_trials
+def measure(kind: Kind, *, warm: bool, num_trials: int) -> list[float]:
+    """Measure in a folder of its own, which a container's user can enter."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        root.chmod(0o755)
         os.environ["RML_CACHE_DIR"] = str(root / "cache")
-        data = write_data(root / "data")
-        cold = seconds_per_trial(root, data, warm=False, num_trials=num_trials)
-        warm = seconds_per_trial(root, data, warm=True, num_trials=num_trials)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, local processes, {num_trials} trials")
-    print(f"a process for each trial: {statistics.median(cold):6.3f} s per trial (median)")
-    print(f"one process kept:         {statistics.median(warm[1:]):6.3f} s per trial (median)")
-    print(f"  its first trial:        {warm[0]:6.3f} s")
-    print(f"ratio: {statistics.median(cold) / statistics.median(warm[1:]):.1f}")
+        return seconds_per_trial(kind, root, warm=warm, num_trials=num_trials)
+
+
+def main() -> None:
+    """Print seconds per trial, cold and warm, side by side."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--num-trials", type=int, default=10)
+    parser.add_argument("--launchers", nargs="+", default=["local"], choices=["local", "docker"])
+    options = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {options.num_trials} trials; medians")
+    print(f"{'':8}{'cold':>9}{'warm':>9}{'ratio':>8}{'first warm':>13}{'load':>7}")
+    for kind in options.launchers:
+        cold = measure(kind, warm=False, num_trials=options.num_trials)
+        warm = measure(kind, warm=True, num_trials=options.num_trials)
+        middle, kept = statistics.median(cold), statistics.median(warm[1:])
+        print(
+            f"{kind:8}{middle:7.3f} s{kept:7.3f} s{middle / kept:8.1f}{warm[0]:11.3f} s"
+            f"{os.getloadavg()[0]:7.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class WorkerOptions:
     ] = None
     warm: Annotated[
         bool,
-        option("--warm/--no-warm", help="Keep a worker's process for the next trial, if it can"),
+        option("--warm/--no-warm", help="Keep a worker for the slot's next trial, if it can"),
     ] = True
     docker_image: Annotated[
         str, option("--docker-image", "-docker", help="Image of containers")

@@ -4,23 +4,26 @@
 original does not, unless told so. Standard library only, so that a trial costs milliseconds.
 
 Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the learning rate),
-times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by attempt};
-`epochs` instead of the config's; `crash_at` {trial number: epochs by attempt}; `capabilities` what
-it announces: with "checkpoints.resume" it keeps a state and goes on from it; `checkpoints` whether
-to write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it;
-`strict` refuses keys outside the contract; `write` {file name: text} before the first epoch, text
-"FIFO" makes a named pipe.
+times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by
+attempt}; `epochs` instead of the config's; `crash_at` {trial number: epochs by attempt};
+`capabilities` what it announces: with "checkpoints.resume" it keeps a state and goes on from it,
+with "--serve" it stays for further runs; `checkpoints` whether to write any; `ignore_sigterm`;
+`say` a line for the log; `environment` whether to print it; `strict` refuses keys outside the
+contract; `write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
 """
 
 import json
 import math
 import os
+import queue
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
 
 CONTRACT = {"outfile", "num_epochs", "layers", "checkpoints", "data", "optimizer", "loss"}
+STOPPED = 128 + signal.SIGTERM
+stopping = threading.Event()
 
 
 def replace(path: Path, text: str) -> None:
@@ -42,7 +45,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
     crashes = settings.get("crash_at", {}).get(str(number), [])
     last = settings.get("epochs", network.get("num_epochs", 1))
     for epoch in range(done + 1, last + 1):
-        time.sleep(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0)))
+        if stopping.wait(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0))):
+            return STOPPED
         curve = settings.get("curve", {}).get(str(number))
         accuracy = curve[epoch - 1] if curve else 1 - abs(math.log10(rate) + 2.5) / 4 - 0.1 / epoch
         accuracy *= settings.get("scale", 1)
@@ -57,12 +61,45 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
     return 0
 
 
+def serve(settings: dict) -> int:
+    folders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if "run" in request:
+                stopping.clear()
+                folders.put(request["run"])
+            else:
+                stopping.set()
+        os._exit(STOPPED)  # the driver is gone
+
+    threading.Thread(target=listen, daemon=True).start()
+    with os.fdopen(os.dup(1), "w", buffering=1) as answers:
+        while folder := folders.get():
+            os.chdir(folder)
+            with Path("worker.log").open("ab") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            code = carry_out(settings, "--config=config.json")
+            sys.stdout.flush()
+            os.chdir("/")
+            print(json.dumps({"exit_code": code, "reusable": code in (0, STOPPED)}), file=answers)
+    return 0
+
+
 def main() -> int:
     settings_file, config_argument = [None, *sys.argv[1:]][-2:]
     settings = json.loads(Path(settings_file).read_text()) if settings_file else {}
     if config_argument == "--capabilities" and "capabilities" in settings:
         print(json.dumps({"capabilities": settings["capabilities"]}))
         return 0
+    if config_argument == "--serve" and "--serve" in settings.get("capabilities", ()):
+        return serve(settings)
+    return carry_out(settings, config_argument)
+
+
+def carry_out(settings: dict, config_argument: str) -> int:
     if not config_argument.startswith("--config="):
         print(f"standin: unknown argument {config_argument}", file=sys.stderr)
         return 64

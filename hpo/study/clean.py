@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError
+from hpo.launchers.berths import PREFIX
 from hpo.launchers.driver import driver_labels, own_filter
 from hpo.provenance import PROVENANCE
 from hpo.study.common import (
@@ -93,6 +94,8 @@ def _find_files(folder: Path, needed: set[int], *, is_busy: bool) -> Iterator[Le
             for checkpoints in _folders(attempt, rundir.CHECKPOINTS):
                 yield Leftover("checkpoints", _size(checkpoints), checkpoints)
     if not is_busy:
+        for pool in _folders(folder, PREFIX):
+            yield Leftover("folders for runs that never came", _size(pool), pool)
         for cache in _folders(folder, "cache"):
             yield Leftover("decoded images, made again when needed", _size(cache), cache)
         for test in _folders(folder, "test_of_trial_"):

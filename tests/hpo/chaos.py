@@ -85,6 +85,15 @@ def current_folders() -> list[tuple[int, Path]]:
     return found
 
 
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what a folder is by, in whatever namespace."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 @dataclass
 class Driver:
     """A driver that was started, and until when it sleeps."""
@@ -160,7 +169,7 @@ class Chaos:
         return [
             container
             for container in self._docker.containers.list(all=True, ignore_removed=True)
-            if self._trial_of(container) is not None
+            if any(self._is_here(mount["Source"]) for mount in container.attrs["Mounts"])
         ]
 
     def workers(self) -> dict[int, tuple[int, int]]:
@@ -263,10 +272,10 @@ class Chaos:
     def _kill_container(self, held: dict[int, tuple[int, int]]) -> bool:
         current = {(number, attempt) for number, (attempt, _) in held.items()}
         running = [c for c in self.containers() if c.status == "running"]
-        victims = [c for c in running if self._trial_of(c) in current]
-        if not victims:
-            return False
         try:
+            victims = [c for c in running if self._trial_of(c, current) is not None]
+            if not victims:
+                return False
             self._rng.choice(victims).kill("SIGKILL")
         except docker.errors.APIError:  # it has just ended by itself
             return False
@@ -276,9 +285,22 @@ class Chaos:
         self.server.kill()
         return True
 
-    def _trial_of(self, container: Container) -> tuple[int, int] | None:
-        trials = (self._trial(Path(mount["Source"])) for mount in container.attrs["Mounts"])
-        return next(filter(None, trials), None)
+    def _trial_of(
+        self, container: Container, current: set[tuple[int, int]]
+    ) -> tuple[int, int] | None:
+        """Return the trial whose folder a process of the container is in, under whatever name."""
+        attempts: dict[tuple[int, int] | None, tuple[int, int]] = {}
+        for number, attempt in current:
+            for folder in self.folder.glob(f"runs/*/trial_{number:05d}/attempt_{attempt}"):
+                attempts[_identity(folder)] = number, attempt
+        processes = container.top()["Processes"] or ()
+        attempts.pop(None, None)  # of one that begins just now
+        places = [_identity(Path(f"/proc/{process[1]}/cwd")) for process in processes]
+        return next((attempts[place] for place in places if place in attempts), None)
+
+    def _is_here(self, folder: str) -> bool:
+        """Say whether it is a folder of runs: the data may be anywhere."""
+        return Path(folder).is_relative_to(self.folder / "runs")
 
     def _trial(self, folder: Path) -> tuple[int, int] | None:
         if not folder.is_relative_to(self.folder):

@@ -21,7 +21,7 @@ from hpo.database import close_storage, open_storage
 from hpo.results import list_entry
 
 NUM_EPOCHS = 5
-SETTINGS = {"epoch_s": 0.65, "scale": 0.05, "capabilities": ["checkpoints.resume"]}
+SETTINGS = {"epoch_s": 0.65, "scale": 0.05, "capabilities": ["checkpoints.resume", "--serve"]}
 SCRIPT = '#!/bin/sh\nexec python3 /chaos/standin_worker.py /chaos/settings.json "$@"\n'
 
 

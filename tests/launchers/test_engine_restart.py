@@ -16,11 +16,28 @@ from support import list_acc, optimize, require, start, states, wait_for
 
 IMAGE = "rml-test/restart:1"
 CONTROL = Path(__file__).parents[2] / "scripts/ci/dockerd.sh"
-WORKER = """#!/bin/sh
-case "$1" in --config=*) ;; *) exit 64 ;; esac
-rm -f out_test.txt
-for epoch in 1 2 3 4; do sleep 0.7; echo "$epoch 0.1 0.5 0.$epoch" >> out_test.txt; done
+TRAIN = """#!/bin/sh
+train() {
+    rm -f out_test.txt
+    for epoch in 1 2 3 4; do sleep 0.7; echo "$epoch 0.1 0.5 0.$epoch" >> out_test.txt; done
+}
 """
+COLD = TRAIN + 'case "$1" in --config=*) train ;; *) exit 64 ;; esac\n'
+WARM = (
+    TRAIN
+    + """
+case "$1" in
+--capabilities) echo '{"capabilities": ["--serve"]}' ;;
+--serve)
+    while read -r line; do
+        folder=${line#*'"run": "'}
+        cd "${folder%'"'*}" || exit
+        train
+        echo '{"exit_code": 0, "reusable": true}'
+    done ;;
+esac
+"""
+)
 
 
 class Engine:
@@ -58,12 +75,13 @@ def engine() -> Iterator[Engine]:
 
 @pytest.mark.slow
 @pytest.mark.docker
+@pytest.mark.parametrize("worker", [COLD, WARM], ids=["cold", "warm"])
 def test_restarted_engine_costs_no_trial(
-    engine: Engine, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: str
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     client = docker.DockerClient(base_url=engine.host)
-    import_tiny_image(client, IMAGE, worker=WORKER)
+    import_tiny_image(client, IMAGE, worker=worker)
     arguments = optimize(
         discs, "--num-trials", 6, "--num-epochs", 4, "--jobs", 2, "--no-gpu", "--pruner", "none",
         "--launcher", "docker", "--docker-image", IMAGE,

@@ -240,12 +240,16 @@ def test_clean_removes_what_is_listed_and_nothing_else(run: Run, searched: Path)
     trap = folder / "trial_00002/attempt_1/temp_model"
     trap.rmdir() if trap.is_dir() else None
     trap.symlink_to(outside)
+    pool = folder / ".pool_of_a_dead_driver/0"
+    pool.mkdir(parents=True)
+    (pool / "temp_model").symlink_to(outside)
     asked = run("rml-study", "clean", cwd=searched)
     assert asked.returncode == 1
     assert models.exists()
     assert "5 kB  checkpoints: trial_00000/attempt_1/temp_model" in asked.stdout
-    assert "removed 1" in study(run, searched, "clean", "--yes")
+    assert "removed 2" in study(run, searched, "clean", "--yes")
     assert not models.exists()
+    assert not pool.parent.exists()
     assert (outside / "precious").read_text() == "mine"
     assert trap.is_symlink()
     assert (searched / "best_model/best_model_file.pt").exists()
