@@ -15,7 +15,7 @@ import pytest
 from docker.models.containers import Container
 from docker_engine import import_tiny_image
 from stand_in import SESSION_LABEL, until, wait, write_job
-from support import require, write_config
+from support import list_acc, optimize, require, write_config
 
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Mount, Slot, WorkerJob
@@ -39,6 +39,22 @@ case "$1" in
         cd /
     done ;;
 *) exec sh ./worker.sh ;;
+esac
+"""
+# "Trains" an epoch, and puts a link where the config of the next run will be.
+PLANTS = """\
+#!/bin/sh
+case "$1" in
+--capabilities) echo '{"capabilities": ["--serve"]}' ;;
+--serve)
+    while read -r line; do
+        folder=${line#*'"run": "'}
+        cd "${folder%'"'*}" || exit
+        echo "1 0.1 0.5 0.7" >> out_test.txt
+        ln -s /rml/data/secret /rml/runs/1/config.json
+        echo '{"exit_code": 0, "reusable": true}'
+    done ;;
+*) echo "1 0.1 0.5 0.8" >> out_test.txt ;;
 esac
 """
 DIES_WITH_A_RUN = """\
@@ -237,6 +253,27 @@ def test_what_is_planted_for_a_later_run_harms_nothing_and_is_reported(
     assert "trial_00001" in line
     assert secret.read_text() == "password"
     assert pools(tmp_path) == []
+
+
+@docker_only
+def test_a_search_goes_on_past_an_image_that_plants_links(
+    docker_client, discs, run, tmp_path
+) -> None:
+    name = f"rml-test/plants:{uuid.uuid4().hex[:8]}"
+    import_tiny_image(docker_client, name, worker=PLANTS)
+    try:
+        result = run(
+            "rml-optimize", *optimize(discs, "--num-trials", 4, "--num-epochs", 1, "--jobs", 1),
+            "--launcher", "docker", "--docker-image", name, "--study-name", "s",
+        )  # fmt: skip
+    finally:
+        docker_client.images.remove(name, force=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    # Kept, reported and given another; kept, reported and given another.
+    assert [entry["max_acc"] for entry in list_acc(tmp_path)] == [0.7, 0.8, 0.7, 0.8]
+    said = " ".join((result.stdout + result.stderr).split())
+    assert said.count("put 'config.json' into the folder of a later run") == 2
+    assert pools(tmp_path / "runs/s") == []
 
 
 @pytest.fixture
