@@ -63,6 +63,7 @@ def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str)
     accuracy = float((tmp_path / "out_test.txt").read_text().split()[-1])
     assert accuracy == pytest.approx(recorded["dice_dataset"], abs=1e-6)
     assert not leftovers(study)
+    assert not list((tmp_path / "runs" / study).glob(".pool_*"))
 
 
 def test_auto_takes_containers_where_the_image_is_there(discs: Path, run: Run, image: str) -> None:
