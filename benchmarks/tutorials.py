@@ -4,7 +4,8 @@
 
 Each OUTPUT_DIR is one that `rml-optimize --study … --output-dir OUTPUT_DIR` has filled; nothing is
 trained. Prints a Markdown table with what was measured: Dice of both kinds on the test images with
-its interval, time from the first trial's start to the last one's end, hardware, date.
+its interval, time from the first trial's start to the last one's end, hardware, date; then what
+`rml-study confirm` has found.
 
 `--overlays` writes OUTPUT_DIR/predictions from the test images, by `rml-study predict`, and
 predictions.png beside it: up to 24 of them from the worst to the best, ours in orange, the masks'
@@ -134,6 +135,9 @@ def main() -> None:
     rows = [row(folder) for folder in options.folders]
     sys.stdout.write(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     sys.stdout.write("\n")
+    for confirmed in (folder / "confirm.md" for folder in options.folders):
+        if confirmed.exists():
+            sys.stdout.write(f"\n{confirmed.read_text(encoding='utf-8')}")
     for folder in options.folders if options.overlays else ():
         draw(folder)
 

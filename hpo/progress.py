@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 if TYPE_CHECKING:
     from hpo.outcome import Outcome, Watched
 
+SILENCE_S = 120  # a log of trials that take hours shows that they go on
+
 
 class Reporter(Protocol):
     """What a search tells of itself; safe to call from several threads."""
@@ -113,19 +115,28 @@ def describe_outcome(outcome: Outcome) -> str:
 
 
 class PlainReporter:
-    """One line for each trial's start and end, with the time of day: fit for a log file."""
+    """One line for each trial's start and end, with the time of day: fit for a log file.
+
+    A slot that has been silent for two minutes says which epoch it has reached.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lock = threading.Lock()
         self._warned: set[str] = set()
+        self._last_line: dict[int, float] = {}  # of each slot
 
     def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
         """Print what was sampled."""
+        self._last_line[slot] = time.monotonic()
         self._line(f"trial {number:3d} started: {describe_values(chosen)}")
 
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
-        """Print nothing: a log has a line for each trial, not for each epoch."""
+        """Print it where the slot has been silent."""
+        now = time.monotonic()
+        if now - self._last_line.get(slot, now) >= SILENCE_S:
+            self._last_line[slot] = now
+            self._line(f"trial {number:3d} epoch {epoch}, Dice {best:.4f} so far")
 
     def attempt_ended(self, number: int, attempt: int, watched: Watched) -> None:
         """Print why."""

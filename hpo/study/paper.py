@@ -36,9 +36,12 @@ def write_tables(
     rows = [_row(trial, by_trial[trial.number]) for trial in trials]
     results = [run.result() or {} for run in runs]
     num_images = next((entry["num_images"] for entry in results), 0)
+    chosen = "the best configuration"
+    if len(trials) > 1:
+        chosen = f"the {len(trials)} best configurations, each"
     notes = [
-        f"Study {study}: the {len(trials)} best configurations, each trained anew; scores on "
-        f"{num_images} test images that chose nothing.",
+        f"Study {study}: {chosen} trained anew; scores on {num_images} test images that chose "
+        "nothing.",
         "Mean ± standard deviation (n - 1) over trainings with different seeds; the epoch was "
         "chosen on the validation part.",
         "Interval: 95 % percentile bootstrap over images of the mean over seeds; it does not "
