@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, brought up for real: two drivers and the dashboard on one PostgreSQL."""
+"""deploy/compose.yaml, brought up for real: PostgreSQL, the dashboard, two drivers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import optuna
 import pytest
 import yaml
-from databases import empty_database, trials_of
+from databases import trials_of
+from sqlalchemy import URL
 from support import require, wait_for
+
+from hpo.errors import StorageError
+from hpo.study.common import reading
+from hpo.study.queries import StudyReader, study_names
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "deploy" / "compose.yaml"
@@ -43,26 +47,45 @@ def image() -> Iterator[str]:
     subprocess.run(["docker", "rmi", "--force", name], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.fixture
+def postgres_image() -> Iterator[str]:
+    """An image of this machine's PostgreSQL, in the place of Docker Hub's."""
+    name = f"rml-test/postgres:{uuid.uuid4().hex[:8]}"
+    built = subprocess.run(
+        [ROOT / "scripts/ci/postgres-image.sh", name],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if built.returncode:
+        require("postgres", f"no image can be made of it: {built.stdout[-2000:]}")
+    yield name
+    subprocess.run(["docker", "rmi", "--force", name], check=True, stdout=subprocess.DEVNULL)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def for_this_engine(folder: Path, port: int) -> Path:
-    """Write the file for an engine with no networks but the host's, and with our own database.
+def for_this_engine(folder: Path, database_port: int, dashboard_port: int) -> Path:
+    """Write the file for an engine that has no networks but the host's.
 
-    All else stays as it is: users, rights, folders, commands.
+    All else stays as it is: users, rights, folders, commands, the database's name.
     """
     project = yaml.safe_load(COMPOSE.read_text())
-    del project["services"]["database"]
     for service in project["services"].values():
         service["network_mode"] = "host"
-        del service["build"], service["depends_on"]
-    dashboard = project["services"]["dashboard"]
+        service.pop("build", None)
+    database, driver, dashboard = (
+        project["services"][name] for name in ("database", "driver", "dashboard")
+    )
+    database["environment"]["PGPORT"] = str(database_port)
+    database["command"] = "postgres -c listen_addresses=127.0.0.1"
+    for service in (driver, dashboard):
+        service["extra_hosts"] = ["database:127.0.0.1"]
     (published,) = dashboard.pop("ports")
     assert published == "127.0.0.1:8080:8080"
-    dashboard["command"] = dashboard["command"].replace("--port 8080", f"--port {port}")
+    dashboard["command"] = dashboard["command"].replace("--port 8080", f"--port {dashboard_port}")
     path = folder / "compose.yaml"
     path.write_text(json.dumps(project))
     return path
@@ -77,56 +100,66 @@ def test_the_database_gets_its_password_from_a_file() -> None:
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.postgres
-def test_two_drivers_and_the_dashboard_come_up(image: str, discs: Path, tmp_path: Path) -> None:
+def test_database_dashboard_and_two_drivers_come_up(
+    image: str, postgres_image: str, discs: Path, tmp_path: Path
+) -> None:
     for folder in (tmp_path, *tmp_path.parents[:3], discs):
         folder.chmod(folder.stat().st_mode | 0o055)
     out = tmp_path / "out"
     out.mkdir()
-    with empty_database("postgres") as url:
-        (tmp_path / "url").write_text(url)
-        (tmp_path / "url").chmod(0o600)
-        for path in (out, tmp_path / "url"):
-            os.chown(path, USER, USER)
-        port = free_port()
-        base = ["docker-compose", "-f", for_this_engine(tmp_path, port), "-p", uuid.uuid4().hex]
-        environment = os.environ | {
-            "RML_IMAGE": image,
-            "RML_DATA": str(discs),
-            "RML_OUT": str(out),
-            "RML_SEARCH": "--layers unet:width=4,depth=2 --resize 32,32 --no-gpu --jobs 1 "
-            "--num-trials 6 --num-epochs 2 --pruner none",
-        }
+    password, ports = "s:e/c@ret", (free_port(), free_port())
+    url = URL.create("postgresql+psycopg", "rml", password, "database", ports[0], "rml")
+    secrets = {"password": password, "url": url.render_as_string(hide_password=False)}
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    for path in (out, tmp_path / "url"):
+        os.chown(path, USER, USER)
+    from_here = url.set(host="127.0.0.1").render_as_string(hide_password=False)
+    base = ["docker-compose", "-f", for_this_engine(tmp_path, *ports), "-p", uuid.uuid4().hex]
+    environment = os.environ | {
+        "RML_IMAGE": image,
+        "RML_POSTGRES_IMAGE": postgres_image,
+        "RML_DATA": str(discs),
+        "RML_OUT": str(out),
+        "RML_SEARCH": "--layers unet:width=4,depth=2 --resize 32,32 --no-gpu --jobs 1 "
+        "--num-trials 6 --num-epochs 2 --pruner none",
+    }
 
-        def compose(*arguments: str) -> str:
-            result = subprocess.run(
-                [*base, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
-            )
-            assert result.returncode == 0, result.stdout + result.stderr
-            return result.stdout
+    def compose(*arguments: str) -> str:
+        result = subprocess.run(
+            [*base, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
-        def numbers_of(state: str) -> int:
-            try:
-                return sum(trial.state.name == state for trial in trials_of(url))
-            except (KeyError, ValueError, IndexError, optuna.exceptions.StorageInternalError):
-                return 0
-
+    def num_complete() -> int:
         try:
-            compose("up", "-d", "--scale", "driver=2")
-            wait_for(lambda: numbers_of("COMPLETE") == 6, 180)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
-                assert "shared" in answer.read().decode()
-            users = compose("exec", "-T", "dashboard", "id", "-u").split()
-            assert users == [str(USER)]
-            drivers = compose("ps", "-q", "driver").split()
-            assert len(drivers) == 2
-            codes = subprocess.run(
-                ["docker", "wait", *drivers], capture_output=True, text=True, check=True
-            )
-            assert codes.stdout.split() == ["0", "0"]
-            assert "best trial" in compose("logs", "driver")
-            assert (out / "best_model/trial.json").stat().st_uid == USER
-            # each driver has run some of them
-            owners = {trial.user_attrs["lease"].split("/")[1] for trial in trials_of(url)}
-            assert len(owners) == 2
-        finally:
-            compose("down", "--timeout", "5")
+            # Only read: Optuna would make the tables in a race with the drivers.
+            with reading(from_here) as engine:
+                number = study_names(engine).get("shared")
+                states = StudyReader(engine, number).states() if number is not None else {}
+                return states.get("COMPLETE", 0)
+        except StorageError:  # it starts
+            return 0
+
+    try:
+        compose("up", "-d", "--scale", "driver=2")
+        wait_for(lambda: num_complete() == 6, 400)
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/api/studies") as answer:
+            assert "shared" in answer.read().decode()
+        users = compose("exec", "-T", "dashboard", "id", "-u").split()
+        assert users == [str(USER)]
+        drivers = compose("ps", "-q", "driver").split()
+        assert len(drivers) == 2
+        codes = subprocess.run(
+            ["docker", "wait", *drivers], capture_output=True, text=True, check=True
+        )
+        assert codes.stdout.split() == ["0", "0"]
+        assert "best trial" in compose("logs", "driver")
+        assert (out / "best_model/trial.json").stat().st_uid == USER
+        # each driver has run some of them
+        owners = {trial.user_attrs["lease"].split("/")[1] for trial in trials_of(from_here)}
+        assert len(owners) == 2
+    finally:
+        compose("down", "--volumes", "--timeout", "5")
