@@ -59,10 +59,23 @@ def with_choice(
     return SearchSpace((new, *others))
 
 
-def can_hold(space: SearchSpace, base: dict[str, Any], when: tuple[str, Any]) -> bool:
-    """Say whether a condition can be true: its field has that value, or may be given it."""
-    key, value = when
-    return value in space.choices(key) if space.is_sampled(key) else get_path(base, key) == value
+def settled(space: SearchSpace, base: dict[str, Any]) -> SearchSpace:
+    """Leave out what no trial can sample, and conditions that all trials fulfil.
+
+    A condition on a field that is fixed is decided once, by its value in the base config.
+    """
+    kept = []
+    for dimension in space.dimensions:
+        if dimension.when is None:
+            kept.append(dimension)
+            continue
+        key, value = dimension.when
+        if space.is_sampled(key):
+            if value in space.choices(key):
+                kept.append(dimension)
+        elif get_path(base, key) == value:
+            kept.append(Dimension(dimension.key, dimension.values))
+    return SearchSpace(tuple(kept))
 
 
 def names_among(text: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:

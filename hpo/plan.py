@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.choices import SPELLED, can_hold, names_among, refuse_owned, spelled, with_choice
+from hpo.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
 from hpo.dataplan import (
     LAYOUTS,
     NOT_SURVEYED,
@@ -258,14 +258,12 @@ class _Planner:
             refuse_owned(dimension.key, "--search")
             space = space.with_dimension(spelled(dimension))
         fixed = {parse_setting(text)[0] for text in search.set or ()}
-        kept = tuple(
-            d
-            for d in space.dimensions
-            if d.key not in fixed and (d.when is None or can_hold(space, base, d.when))
+        space = settled(
+            SearchSpace(tuple(d for d in space.dimensions if d.key not in fixed)), base
         )
-        if not kept:
+        if not space.dimensions:
             raise UsageError("nothing is searched: every field is fixed; see --search")
-        return SearchSpace(kept)
+        return space
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

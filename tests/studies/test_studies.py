@@ -6,6 +6,7 @@ import json
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ def test_dry_run_needs_no_data(optimize: Rml, tmp_path: Path, name: str) -> None
     assert "published result" in result.stdout
     assert "network and settings fit the data that the study describes" in result.stdout
     text = result.stdout
-    config = json.loads(text[text.index("\n{\n") : text.rindex("\n}\n") + 3])["neural_network"]
+    config = sampled_config(text)
     study = load_study(find_study(name))
     assert config["data"]["transforms"][0] == {"resize": list(study.resize)}
     assert len(config["data"]["transforms"]) == 1 + len(study.transforms)
@@ -157,6 +158,22 @@ def test_layers_of_the_command_line_win_over_those_of_the_study(optimize: Rml) -
     assert "unet:width=4,depth=2: " in result.stdout
 
 
+@pytest.mark.parametrize(
+    "option", [("--optimizers", "adam"), ("--set", "optimizer.type=Adam")], ids=lambda o: o[0]
+)
+def test_fixed_optimizer_is_searched_in_its_own_range(
+    optimize: Rml, option: tuple[str, str]
+) -> None:
+    result = optimize("--study", "breast_cancer", "--dry-run", *option)
+    assert result.returncode == 0, result.stderr
+    searched = [line.split("|")[1].strip() for line in result.stdout.splitlines()
+                if line.startswith("| search")]  # fmt: skip
+    assert sorted(searched) == ["search loss.function", "search optimizer.learning_rate"]
+    optimizer = sampled_config(result.stdout)["optimizer"]
+    assert optimizer["type"] == "Adam"
+    assert 1e-4 <= optimizer["learning_rate"] <= 1e-2
+
+
 # --- the form for a machine without a GPU ----------------------------------------------------
 
 
@@ -167,7 +184,7 @@ def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
     result = optimize("--study", name, "--small", "--dry-run", "--num-epochs", 3)
     assert result.returncode == 0, result.stderr
     text = result.stdout
-    config = json.loads(text[text.index("\n{\n") : text.rindex("\n}\n") + 3])["neural_network"]
+    config = sampled_config(text)
     study = load_study(find_study(name))
     small = load_study(find_study(name), small=True)
     assert small.num_trials < study.num_trials
@@ -192,6 +209,11 @@ def test_small_form_of_a_study_of_ones_own(optimize: Rml, tmp_path: Path) -> Non
     error = one_error(optimize("--study", "mine", "--dry-run"))  # checked unasked too
     assert "[small]" in error
     assert "epochs" in error
+
+
+def sampled_config(text: str) -> dict[str, Any]:
+    """Return the config that a dry run has printed."""
+    return json.loads(text[text.index("\n{\n") : text.rindex("\n}\n") + 3])["neural_network"]
 
 
 def plain(transform: dict[str, object]) -> dict[str, object]:
