@@ -86,7 +86,13 @@ CONF
     ;;
 stop)
     for file in "$dir"/run/*.pid "$dir/munge/run/munged.pid"; do
-        [ ! -s "$file" ] || kill "$(cat "$file")" 2>/dev/null || true
+        [ -s "$file" ] || continue
+        pid=$(cat "$file")
+        kill "$pid" 2>/dev/null || continue
+        for _ in $(seq 200); do  # slurmctld writes its state last, and nobody may reap its zombie
+            [[ $(ps -o stat= -p "$pid") =~ ^[^Z] ]] || break
+            sleep 0.1
+        done
     done
     ;;
 *) echo "usage: slurm.sh start|stop DIR" >&2; exit 2 ;;
