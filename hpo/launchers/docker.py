@@ -45,7 +45,7 @@ from hpo.launchers.inside import (
     mounted_path,
 )
 from hpo.launchers.log import open_log
-from hpo.launchers.probe import ask_capabilities
+from hpo.launchers.probe import AskedOnce
 from hpo.launchers.users import container_user, make_cache, owner_of
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
 
@@ -87,19 +87,15 @@ class DockerLauncher:
         self._handles: list[DockerHandle] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._capabilities: frozenset[str] | None = None
-        self._capabilities_lock = threading.Lock()
+        self._asked = AskedOnce(self)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
         return mounted_path(mount, relative)
 
     def capabilities(self) -> frozenset[str]:
-        """Ask the image's worker once."""
-        with self._capabilities_lock:
-            if self._capabilities is None:
-                self._capabilities = ask_capabilities(self)
-            return self._capabilities
+        """Ask the worker once."""
+        return self._asked.answer()
 
     def start(self, job: WorkerJob) -> Handle:
         """Start a container on the run folder, or let the slot's warm one go on with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import LauncherError
@@ -17,7 +16,7 @@ from hpo.launchers.base import (
     with_mpirun,
     worker_environment,
 )
-from hpo.launchers.probe import ask_capabilities
+from hpo.launchers.probe import AskedOnce
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
 
@@ -36,8 +35,7 @@ class LocalLauncher:
         self._shown = settings.worker or DEFAULT_WORKER
         self._processes = WorkerProcesses(settings.labels)
         self._pool = WarmPool() if settings.warm else None
-        self._capabilities: frozenset[str] | None = None
-        self._capabilities_lock = threading.Lock()
+        self._asked = AskedOnce(self)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the host's own path."""
@@ -45,10 +43,7 @@ class LocalLauncher:
 
     def capabilities(self) -> frozenset[str]:
         """Ask the worker once."""
-        with self._capabilities_lock:
-            if self._capabilities is None:
-                self._capabilities = ask_capabilities(self)
-            return self._capabilities
+        return self._asked.answer()
 
     def start(self, job: WorkerJob) -> Handle:
         """Start a worker, or let the slot's warm one go on; the folder's log has its output."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,22 @@ PROBE_TIMEOUT_S = 20.0
 CANNOT_RUN = (126, 127)  # of shells, env and docker-init: not executable, not found
 SINGULARITY_FAILED, SINGULARITY_ERROR = 255, "FATAL: "  # its own exit code, and its last line
 _PROBE_LINES = 200  # warnings may surround the answer
+
+
+class AskedOnce:
+    """What a launcher's worker can do; safe to ask from several threads at once."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._answer: frozenset[str] | None = None
+        self._lock = threading.Lock()
+
+    def answer(self) -> frozenset[str]:
+        """Ask the worker at the first call."""
+        with self._lock:
+            if self._answer is None:
+                self._answer = ask_capabilities(self._launcher)
+            return self._answer
 
 
 def ask_capabilities(launcher: Launcher, timeout_s: float = PROBE_TIMEOUT_S) -> frozenset[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 import uuid
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +21,7 @@ from hpo.launchers.inside import (
     container_environment,
     mounted_path,
 )
-from hpo.launchers.probe import ask_capabilities
+from hpo.launchers.probe import AskedOnce
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 
 PROGRAMS = ("apptainer", "singularity")  # the same command line; the first that is there
@@ -50,19 +49,15 @@ class SingularityLauncher:
         self.image_id = _image_id(self._image)
         self._settings = settings
         self._processes = WorkerProcesses(settings.labels)
-        self._capabilities: frozenset[str] | None = None
-        self._capabilities_lock = threading.Lock()
+        self._asked = AskedOnce(self)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
         return mounted_path(mount, relative)
 
     def capabilities(self) -> frozenset[str]:
-        """Ask the image's worker once."""
-        with self._capabilities_lock:
-            if self._capabilities is None:
-                self._capabilities = ask_capabilities(self)
-            return self._capabilities
+        """Ask the worker once."""
+        return self._asked.answer()
 
     def start(self, job: WorkerJob) -> ProcessHandle:
         """Start a container on the run folder."""

@@ -26,13 +26,7 @@ start)
     exit 1
     ;;
 stop)
-    [ -e "$dir/pid" ] || exit 0
-    pid=$(cat "$dir/pid")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 200); do  # it removes its pid file last, and nobody may reap its zombie
-        [ -e "$dir/pid" ] && kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
+    "$(dirname "$0")/end.sh" "$dir/pid"
     ;;
 *) echo "usage: dockerd.sh start|stop DIR" >&2; exit 2 ;;
 esac

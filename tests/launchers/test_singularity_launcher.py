@@ -98,7 +98,7 @@ def test_killed_driver_leaves_no_container(apptainer, sandbox_image, tmp_path, m
         [sys.executable, "-c", DRIVER, tmp_path / "run", sandbox_image], stdout=subprocess.PIPE
     )
     pid_file = tmp_path / "run" / "pid"
-    until(lambda: pid_file.exists() and pid_file.read_text())
+    until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     parent = int(pid_file.read_text().rpartition(")")[2].split()[1])  # of `cat`: the worker
     assert is_alive(parent)
     driver.kill()
