@@ -18,6 +18,7 @@ from trainer import rundir
 from trainer.keypath import get_path
 
 _LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
+MAX_COPIES = 10  # of a state that its worker goes on replacing: then the trial starts anew
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
         except OSError:
             return False
         stack.callback(os.close, source)
-        while (seen := _identity(rundir.RESUME, source)) is not None:
+        for _ in range(MAX_COPIES):
+            seen = _identity(rundir.RESUME, source)
+            if seen is None:
+                break
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
             for name in _LOGS:
