@@ -29,14 +29,13 @@ number = int(Path.cwd().parent.name.removeprefix("trial_"))
 log, folder = Path("out_test.txt"), Path("temp_model")
 checkpoint = folder / "model_checkpoint_1.pt"
 folder.mkdir()
-log.write_text(f"1 0.5 0.1 0.{number}\\n")
 checkpoint.write_text(f"weights {number}")
 if number == 0:
-    log.unlink()
     log.symlink_to(secret)
-if number == 1:
-    log.unlink()
+elif number == 1:
     os.mkfifo(log)
+else:
+    log.write_text(f"1 0.5 0.1 0.{number}\\n")
 if number == 2:
     os.truncate(log, 100 * 2**30)
     Path("metrics.jsonl").touch()
