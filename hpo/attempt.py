@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
@@ -82,36 +81,41 @@ def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
     """
     if rundir.read_untrusted(earlier / rundir.CONFIG) != config.encode():
         return False
-    target = run_dir / rundir.CHECKPOINTS
-    with contextlib.ExitStack() as stack:
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
-            # held open, because a worker that still runs could make its name a link
-            source = os.open(earlier / rundir.CHECKPOINTS, flags)
-        except OSError:
-            return False
-        stack.callback(os.close, source)
-        for _ in range(MAX_COPIES):
-            seen = _identity(rundir.RESUME, source)
-            if seen is None:
-                break
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir()
-            for name in _LOGS:
-                _copy_regular(earlier / name, run_dir / name)
-            for name in sorted(os.listdir(source)):  # noqa: PTH208  # of what is held open
-                if fnmatch(name, "model_checkpoint_*.pt"):
-                    _copy_regular(name, target / name, source)
-            # The state last and in one step: whoever takes over from us finds all or nothing.
-            aside = target / f".{rundir.RESUME}.tmp"
-            if _copy_regular(rundir.RESUME, aside, source) and (
-                _identity(rundir.RESUME, source) == seen
-            ):
-                aside.replace(target / rundir.RESUME)
-                return True
-    shutil.rmtree(target, ignore_errors=True)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+        # held open, because a worker that still runs could make its name a link
+        source = os.open(earlier / rundir.CHECKPOINTS, flags)
+    except OSError:
+        return False
+    try:
+        if any(_copy_state(earlier, source, run_dir) for _ in range(MAX_COPIES)):
+            return True
+    finally:
+        os.close(source)
+    shutil.rmtree(run_dir / rundir.CHECKPOINTS, ignore_errors=True)
     for name in _LOGS:
         (run_dir / name).unlink(missing_ok=True)
+    return False
+
+
+def _copy_state(earlier: Path, source: int, run_dir: Path) -> bool:
+    """Copy logs, checkpoints and state; say whether the state stayed the same meanwhile."""
+    seen = _identity(rundir.RESUME, source)
+    if seen is None:
+        return False
+    target = run_dir / rundir.CHECKPOINTS
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in _LOGS:
+        _copy_regular(earlier / name, run_dir / name)
+    for name in sorted(os.listdir(source)):  # of what is held open
+        if fnmatch(name, "model_checkpoint_*.pt"):
+            _copy_regular(name, target / name, source)
+    # The state last and in one step: whoever takes over from us finds all of it or nothing.
+    aside = target / f".{rundir.RESUME}.tmp"
+    if _copy_regular(rundir.RESUME, aside, source) and _identity(rundir.RESUME, source) == seen:
+        aside.replace(target / rundir.RESUME)
+        return True
     return False
 
 

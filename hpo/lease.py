@@ -12,9 +12,9 @@ not its own. All that it writes replaces what is there, so that it can be writte
 connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
-either: the tables are written directly, by SQLAlchemy's Core. This module, `agreement` and
-`sampling` alone use Optuna's tables (5.0: `optuna.storages._rdb.models`) and its private names,
-which is why that version is pinned.
+either: the tables are written directly, by SQLAlchemy's Core. This module, `rows` and
+`agreement` write Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
+names and `study.queries` reads its tables, which is why that version is pinned.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import BIN, STANDIN, Run, clean_environment, write_discs
+from support import BIN, STANDIN, Run, clean_environment, require, write_discs
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,16 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def standin() -> str:
     """The command of a worker that trains nothing; see standin_worker.py."""
     return f"{sys.executable} {STANDIN}"
+
+
+@pytest.fixture(scope="session")
+def worker_image() -> str:
+    """The image of our own worker, built before the tests run."""
+    name = os.environ.get("RML_TEST_IMAGE")
+    if name is None:
+        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
+    assert name is not None
+    return name
 
 
 @pytest.fixture

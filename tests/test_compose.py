@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,27 +37,29 @@ def image() -> Iterator[str]:
     if name is not None:
         yield name
         return
-    name = f"rml-test/driver:{uuid.uuid4().hex[:8]}"
-    built = subprocess.run(
-        [ROOT / "scripts/ci/image.sh", name, "--target", "driver"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    if built.returncode:
-        require("docker", f"the driver's image cannot be built: {built.stdout[-2000:]}")
-    yield name
-    subprocess.run(["docker", "rmi", "--force", name], check=True, stdout=subprocess.DEVNULL)
+    command = (ROOT / "scripts/ci/image.sh", "{}", "--target", "driver")
+    with built("driver", command, needs="docker") as name:
+        yield name
 
 
 @pytest.fixture
 def postgres_image() -> Iterator[str]:
     """An image of this machine's PostgreSQL, in the place of Docker Hub's."""
-    name = f"rml-test/postgres:{uuid.uuid4().hex[:8]}"
-    built = subprocess.run(
-        [ROOT / "scripts/ci/postgres-image.sh", name],
+    command = (ROOT / "scripts/ci/postgres-image.sh", "{}")
+    with built("postgres", command, needs="postgres") as name:
+        yield name
+
+
+@contextlib.contextmanager
+def built(kind: str, command: Sequence[object], *, needs: str) -> Iterator[str]:
+    """Build an image by a command in which {} is its name, and remove it afterwards."""
+    name = f"rml-test/{kind}:{uuid.uuid4().hex[:8]}"
+    done = subprocess.run(
+        [str(word).replace("{}", name) for word in command],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    if built.returncode:
-        require("postgres", f"no image can be made of it: {built.stdout[-2000:]}")
+    if done.returncode:
+        require(needs, f"no image for {kind} can be built: {done.stdout[-2000:]}")
     yield name
     subprocess.run(["docker", "rmi", "--force", name], check=True, stdout=subprocess.DEVNULL)
 

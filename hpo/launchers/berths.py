@@ -44,7 +44,9 @@ class Berths:
         Raises:
             LauncherError: they cannot be made.
         """
-        self._root = parent / f"{_own_prefix()}{uuid.uuid4().hex[:8]}"
+        ours = driver_labels("")
+        name = f"{PREFIX}{ours[HOST]}_{ours[SESSION]}_{uuid.uuid4().hex[:8]}"
+        self._root = parent / name
         self._inside = inside
         self._free = [self._root / str(number) for number in range(NUM_BERTHS)]
         try:
@@ -102,7 +104,7 @@ class Berths:
 
 def remove_dead(parent: Path) -> None:
     """Remove what drivers of this machine have left that were killed."""
-    prefix = f"{PREFIX}{_own_host()}_"
+    prefix = f"{PREFIX}{driver_labels('')[HOST]}_"
     for root in parent.glob(f"{PREFIX}*"):
         if root.name.startswith(prefix) and is_dead(root.name.removeprefix(prefix).split("_")[0]):
             _remove(root)
@@ -116,11 +118,3 @@ def _remove(root: Path) -> None:
         except OSError:
             continue
     shutil.rmtree(root, ignore_errors=True)
-
-
-def _own_host() -> str:
-    return driver_labels("")[HOST]
-
-
-def _own_prefix() -> str:
-    return f"{PREFIX}{_own_host()}_{driver_labels('')[SESSION]}_"

@@ -26,13 +26,10 @@ SCRIPT = '#!/bin/sh\nexec python3 /chaos/standin_worker.py /chaos/settings.json 
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[str]:
+def image(worker_image: str) -> Iterator[str]:
     """An image whose worker is the stand-in."""
-    base = os.environ.get("RML_TEST_IMAGE")
-    if base is None:
-        require("docker", "RML_TEST_IMAGE names no image with Python; build one")
     files = {
-        "Dockerfile": f"FROM {base}\nCOPY chaos /chaos\nENV PATH=/chaos:$PATH\n",
+        "Dockerfile": f"FROM {worker_image}\nCOPY chaos /chaos\nENV PATH=/chaos:$PATH\n",
         "chaos/rmldnn": SCRIPT,
         "chaos/standin_worker.py": STANDIN.read_text(),
         "chaos/settings.json": json.dumps(SETTINGS),

@@ -12,20 +12,10 @@ from pathlib import Path
 import docker
 import pytest
 from plugin_package import blocks, install, write_package
-from support import Run, list_acc, one_error, require
+from support import Run, list_acc, one_error
 
 pytestmark = pytest.mark.docker
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    """The worker's image, built before the tests run (RML_TEST_IMAGE)."""
-    name = os.environ.get("RML_TEST_IMAGE")
-    if name is None:
-        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
-    assert name is not None
-    return name
 
 
 def leftovers(study: str) -> list[str]:
@@ -42,12 +32,12 @@ def leftovers(study: str) -> list[str]:
         client.close()
 
 
-def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str) -> None:
+def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, worker_image: str) -> None:
     study = f"containers-{uuid.uuid4().hex}"
     result = run(
-        "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--docker-image", image,
-        "--num-trials", 3, "--study-name", study, "--select-on", "validation",
-        "--set", "data.batch_size=4",
+        "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker",
+        "--docker-image", worker_image, "--num-trials", 3, "--study-name", study,
+        "--select-on", "validation", "--set", "data.batch_size=4",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     entries = list_acc(tmp_path)
@@ -66,15 +56,17 @@ def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, image: str)
     assert not list((tmp_path / "runs" / study).glob(".pool_*"))
 
 
-def test_auto_takes_containers_where_the_image_is_there(discs: Path, run: Run, image: str) -> None:
+def test_auto_takes_containers_where_the_image_is_there(
+    discs: Path, run: Run, worker_image: str
+) -> None:
     common = (*SMALL, "--data", discs, "--dry-run")
-    found = run("rml-optimize", *common, "--docker-image", image)
+    found = run("rml-optimize", *common, "--docker-image", worker_image)
     assert "docker, because an engine answers and has the image" in found.stdout
     missing = run("rml-optimize", *common, "--docker-image", "nobody/nothing:1")
     assert "local, because" in missing.stdout
 
 
-def test_missing_image_names_the_remedy(discs: Path, run: Run, image: str) -> None:
+def test_missing_image_names_the_remedy(discs: Path, run: Run, worker_image: str) -> None:
     result = run(
         "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker",
         "--docker-image", "nobody/nothing:1",
@@ -85,14 +77,14 @@ def test_missing_image_names_the_remedy(discs: Path, run: Run, image: str) -> No
 
 
 @pytest.fixture
-def plugin_image(image: str, tmp_path: Path) -> Iterator[str]:
+def plugin_image(worker_image: str, tmp_path: Path) -> Iterator[str]:
     """The worker's image with the documented package in it, built as documented."""
     (recipe,) = blocks("dockerfile")
     context, name = tmp_path / "context", f"rml-test/plugin:{uuid.uuid4().hex}"
     write_package(context / "my_package")
     first, rest = recipe.split("\n", 1)
     assert first.startswith("FROM rml-optimize/rmldnn:")
-    (context / "Dockerfile").write_text(f"FROM {image}\n{rest}")
+    (context / "Dockerfile").write_text(f"FROM {worker_image}\n{rest}")
     command = (os.environ.get("DOCKER", "docker"), "build", "--network", "none", "-t", name)
     built = subprocess.run([*command, str(context)], capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -103,7 +95,7 @@ def plugin_image(image: str, tmp_path: Path) -> Iterator[str]:
 
 
 def test_own_loss_and_metric_are_used_in_containers(
-    discs: Path, run: Run, tmp_path: Path, image: str, plugin_image: str
+    discs: Path, run: Run, tmp_path: Path, worker_image: str, plugin_image: str
 ) -> None:
     install(write_package(tmp_path / "my_package"), tmp_path / "site")
     command = (
@@ -111,7 +103,9 @@ def test_own_loss_and_metric_are_used_in_containers(
         "--loss", "digits_dice", "--set", 'metrics.plugins=["digits_dice"]',
     )  # fmt: skip
     site = str(tmp_path / "site")
-    result = run(*command, "--docker-image", image, "--output-dir", "without", PYTHONPATH=site)
+    result = run(
+        *command, "--docker-image", worker_image, "--output-dir", "without", PYTHONPATH=site
+    )
     assert "unknown name 'digits_dice'" in one_error(result)
     result = run(*command, "--docker-image", plugin_image, "--output-dir", "own", PYTHONPATH=site)
     assert result.returncode == 0, result.stdout + result.stderr

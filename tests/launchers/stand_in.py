@@ -15,7 +15,29 @@ if [ "$1" = --capabilities ]; then eval "${STAND_IN_ANSWER:-exit 2}"; exit; fi
 exec sh ./worker.sh "$@"
 """
 ANSWER = 'echo warning: slow >&2; echo \'{"engine": "e", "capabilities": ["a.b", "c"]}\''
+SERVING = """\
+#!/bin/sh
+case "$1" in
+--capabilities) echo '{"capabilities": ["--serve"]}' ;;
+--serve)
+    GREETING
+    while read -r line; do
+        folder=${line#*'"run": "'}
+        cd "${folder%'"'*}" || exit
+        RUN
+        echo "{\\"exit_code\\": $?, \\"reusable\\": true}"
+        cd /
+    done ;;
+*) OTHERWISE ;;
+esac
+"""
 SESSION_LABEL = {"rml.session": f"test-{os.getpid()}"}
+
+
+def serving(run: str, *, otherwise: str, greeting: str = ":") -> str:
+    """Return a script that does `run` in one folder after the other when it is told to serve."""
+    script = SERVING.replace("GREETING", greeting)
+    return script.replace("RUN", run).replace("OTHERWISE", otherwise)
 
 
 def write_job(run_dir: Path, script: str, **fields) -> WorkerJob:

@@ -12,32 +12,17 @@ from pathlib import Path
 import docker
 import pytest
 from docker_engine import import_tiny_image
+from stand_in import serving
 from support import list_acc, optimize, require, start, states, wait_for
 
 IMAGE = "rml-test/restart:1"
 CONTROL = Path(__file__).parents[2] / "scripts/ci/dockerd.sh"
-TRAIN = """#!/bin/sh
-train() {
-    rm -f out_test.txt
-    for epoch in 1 2 3 4; do sleep 0.7; echo "$epoch 0.1 0.5 0.$epoch" >> out_test.txt; done
-}
+TRAIN = """
+rm -f out_test.txt
+for epoch in 1 2 3 4; do sleep 0.7; echo "$epoch 0.1 0.5 0.$epoch" >> out_test.txt; done
 """
-COLD = TRAIN + 'case "$1" in --config=*) train ;; *) exit 64 ;; esac\n'
-WARM = (
-    TRAIN
-    + """
-case "$1" in
---capabilities) echo '{"capabilities": ["--serve"]}' ;;
---serve)
-    while read -r line; do
-        folder=${line#*'"run": "'}
-        cd "${folder%'"'*}" || exit
-        train
-        echo '{"exit_code": 0, "reusable": true}'
-    done ;;
-esac
-"""
-)
+COLD = f'#!/bin/sh\ncase "$1" in --config=*) {TRAIN} ;; *) exit 64 ;; esac\n'
+WARM = serving(TRAIN, otherwise="exit 64")
 
 
 class Engine:

@@ -14,8 +14,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 from docker_engine import import_tiny_image
-from stand_in import SESSION_LABEL, until, wait, write_job
-from support import list_acc, optimize, require, write_config
+from stand_in import SESSION_LABEL, serving, until, wait, write_job
+from support import list_acc, optimize, write_config
 
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Mount, Slot, WorkerJob
@@ -25,38 +25,16 @@ from hpo.launchers.driver import driver_labels
 docker_only = pytest.mark.docker
 
 # Does what the run folder's worker.sh says, one folder after the other; hears of no stop.
-SERVES = """\
-#!/bin/sh
-case "$1" in
---capabilities) echo '{"capabilities": ["--serve"]}' ;;
---serve)
-    echo not an answer
-    while read -r line; do
-        folder=${line#*'"run": "'}
-        cd "${folder%'"'*}" || exit
-        sh ./worker.sh >> worker.log 2>&1
-        echo "{\\"exit_code\\": $?, \\"reusable\\": true}"
-        cd /
-    done ;;
-*) exec sh ./worker.sh ;;
-esac
-"""
+SERVES = serving(
+    "sh ./worker.sh >> worker.log 2>&1",
+    greeting="echo not an answer",
+    otherwise="exec sh ./worker.sh",
+)
 # "Trains" an epoch, and puts a link where the config of the next run will be.
-PLANTS = """\
-#!/bin/sh
-case "$1" in
---capabilities) echo '{"capabilities": ["--serve"]}' ;;
---serve)
-    while read -r line; do
-        folder=${line#*'"run": "'}
-        cd "${folder%'"'*}" || exit
-        echo "1 0.1 0.5 0.7" >> out_test.txt
-        ln -s /rml/data/secret /rml/runs/1/config.json
-        echo '{"exit_code": 0, "reusable": true}'
-    done ;;
-*) echo "1 0.1 0.5 0.8" >> out_test.txt ;;
-esac
-"""
+PLANTS = serving(
+    'echo "1 0.1 0.5 0.7" >> out_test.txt; ln -s /rml/data/secret /rml/runs/1/config.json; true',
+    otherwise='echo "1 0.1 0.5 0.8" >> out_test.txt',
+)
 DIES_WITH_A_RUN = """\
 import os, signal, sys
 from pathlib import Path
@@ -335,16 +313,6 @@ def test_nothing_is_left_of_a_killed_driver_after_the_next_ones_sweep(
     assert wait(launcher.start(write_job(tmp_path / "still there", "true"))) == 0
 
 
-@pytest.fixture(scope="module")
-def engine() -> str:
-    """The image of our own worker, built before the tests run."""
-    name = os.environ.get("RML_TEST_IMAGE")
-    if name is None:
-        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
-    assert name is not None
-    return name
-
-
 def curve(run_dir: Path) -> list[tuple[str, str, str]]:
     """Return epoch, loss and accuracy of each line of the test log; seconds differ."""
     lines = [line.split() for line in (run_dir / "out_test.txt").read_text().splitlines()]
@@ -353,10 +321,10 @@ def curve(run_dir: Path) -> list[tuple[str, str, str]]:
 
 @docker_only
 def test_a_warm_container_trains_to_the_numbers_of_a_cold_one_and_survives_a_prune(
-    make, living, engine, tmp_path, discs
+    make, living, worker_image, tmp_path, discs
 ) -> None:
     mount = Mount(name="data", path=discs)
-    options = {"image": engine, "mounts": (mount,), "cache": tmp_path / "cache"}
+    options = {"image": worker_image, "mounts": (mount,), "cache": tmp_path / "cache"}
 
     def train(launcher: Launcher, name: str, **changes: object) -> WorkerJob:
         folder = tmp_path / name

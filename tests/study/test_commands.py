@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 import pytest
 from databases import empty_database, trials_of
-from support import STANDIN, Run, list_acc, one_error, require, standin_settings
+from support import STANDIN, Run, list_acc, one_error, standin_settings
 
 from hpo.launchers.driver import driver_labels
 from hpo.study.trials import sparkline
@@ -258,11 +258,8 @@ def test_clean_removes_what_is_listed_and_nothing_else(run: Run, searched: Path)
 
 @pytest.mark.docker
 def test_clean_leaves_the_containers_of_another_databases_study_of_that_name(
-    run: Run, searched: Path, tmp_path: Path
+    run: Run, searched: Path, tmp_path: Path, worker_image: str
 ) -> None:
-    image = os.environ.get("RML_TEST_IMAGE")
-    if image is None:
-        require("docker", "RML_TEST_IMAGE names no image; build one with `docker build`")
     theirs = tmp_path / "theirs"
     shutil.copytree(searched, theirs)
     databases = {}
@@ -276,7 +273,7 @@ def test_clean_leaves_the_containers_of_another_databases_study_of_that_name(
     client = docker.from_env()
     orphans = {
         folder: client.containers.create(
-            image, labels={"rml.study": "s", **driver_labels(database)}
+            worker_image, labels={"rml.study": "s", **driver_labels(database)}
         )
         for folder, database in databases.items()
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from support import STANDIN, Run, one_error, require, write_disc
+from support import STANDIN, Run, one_error, write_disc
 
 LOCAL = ("--launcher", "local", "--no-gpu")
 
@@ -71,15 +70,14 @@ def test_mistakes_are_one_line_and_leave_nothing(run: Run, trained: Path, images
 
 
 @pytest.mark.docker
-def test_container_predicts_the_same(run: Run, trained: Path, images: Path) -> None:
-    image = os.environ.get("RML_TEST_IMAGE")
-    if not image:
-        require("docker", "RML_TEST_IMAGE names no image of the worker")
+def test_container_predicts_the_same(
+    run: Run, trained: Path, images: Path, worker_image: str
+) -> None:
     local = run("rml-study", "predict", "--images", images, "--out", "p", *LOCAL, cwd=trained)
     assert local.returncode == 0, local.stderr
     result = run(
         "rml-study", "predict", "--images", images, "--out", "c", "--launcher", "docker",
-        "--docker-image", image, "--no-gpu", cwd=trained,
+        "--docker-image", worker_image, "--no-gpu", cwd=trained,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("a 0.png", "a 1.png", "a 2.png"):
