@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,20 +120,6 @@ def bring_networks(
     return choices, facts[0]
 
 
-def bring_weights(path: Path | None, inputs: Path) -> str | None:
-    """Copy the weights to start from into the inputs folder, under a name by their hash."""
-    if path is None:
-        return None
-    if not path.is_file():
-        raise UsageError(f"--transfer-learning: no such file: {path}")
-    name = f"weights_{_hash(path)}{path.suffix}"
-    if not (inputs / name).exists():
-        aside = inputs / f".{name}.{os.getpid()}.tmp"
-        shutil.copyfile(path, aside)
-        aside.replace(inputs / name)
-    return name
-
-
 def hash_text(text: str) -> str:
     """Return a short hash, for names."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -143,7 +127,7 @@ def hash_text(text: str) -> str:
 
 def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Return name -> hash of the content."""
-    return {name: _hash(folder / name) for name in names}
+    return {name: hash_file(folder / name) for name in names}
 
 
 def check_fields(base: Mapping[str, Any], space: SearchSpace) -> None:
@@ -251,6 +235,6 @@ def _channel_settings(base: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     return {"data.input_grayscale": graph.input_shape[-1] == 1}
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

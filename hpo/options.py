@@ -106,13 +106,14 @@ class DataOptions:
     layers: Annotated[
         str | None,
         option("--layers", help="Keras-JSON file, or built in: unet, unet:width=16,depth=4, "
-               "resunet, pets, fcn, large_fcn, light_unet, fcn8s, fcn_alexnet "
+               "efficientunet, resunet, pets, fcn, large_fcn, light_unet, fcn8s, fcn_alexnet "
                "(default: ./layers.json if there, else unet)"),
     ] = None  # fmt: skip
     transfer_learning: Annotated[
-        Path | None,
-        option("--transfer-learning", "-tl", help="Weights to start from (.h5, .pt)"),
-    ] = None
+        str | None,
+        option("--transfer-learning", "-tl", help="Weights to start from: a file (.h5, .pt), "
+               "efficientnet-lite0, -lite1 or -lite2 (ImageNet, for efficientunet), or none"),
+    ] = None  # fmt: skip
     resize: Annotated[
         str | None,
         option("--resize", metavar="H,W", help="Size of the network's input (default: 256,256)"),

@@ -24,7 +24,6 @@ from hpo.errors import UsageError
 from hpo.inputs import (
     NetworkRequest,
     bring_networks,
-    bring_weights,
     check_fields,
     hash_files,
     hash_text,
@@ -34,6 +33,7 @@ from hpo.options import Options
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.weights import bring_weights
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import OPTIMIZERS, known_losses
 from trainer.keypath import get_path, parse_setting, set_path
@@ -108,7 +108,11 @@ class _Planner:
         networks, facts = bring_networks(
             NetworkRequest(layers, self.study_dir, classes), base, space, survey, folders.inputs
         )
-        weights = bring_weights(options.data.transfer_learning, folders.inputs)
+        given = options.data.transfer_learning
+        is_own_network = layers == file.layers and all(d.key != "layers" for d in space.dimensions)
+        if given is None and is_own_network:  # the study's weights fit no other network
+            given = file.transfer_learning
+        weights = bring_weights(given, self.study_dir, folders.inputs)
         return StudySpec(
             name=name,
             title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,

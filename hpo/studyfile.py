@@ -102,6 +102,7 @@ class StudyFile(Section):
         transforms: what follows the resize, in the config's own words.
         generator: name of a data generator in `studies.GENERATORS`, for data made here.
         layers: network, a file beside the study or a built-in name.
+        transfer_learning: weights to start from, as the option, or a file beside the study.
         config: fixed fields of the `neural_network` object by dotted path.
         search: the dimensions; see `DimensionFile`.
         small: what `--small` puts in the place of these, for a machine without a GPU.
@@ -114,6 +115,7 @@ class StudyFile(Section):
     published: Published | None = None
     generator: str | None = None
     layers: str | None = None
+    transfer_learning: str | None = None
     num_trials: PositiveInt = 50
     num_epochs: PositiveInt = 50
     select_on: Literal["test", "validation"] = "validation"

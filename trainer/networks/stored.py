@@ -86,6 +86,12 @@ def is_zip(path: Path) -> bool:
         return False
 
 
+def is_torch(path: Path) -> bool:
+    """Tell a file of torch: a zip archive, or before torch 1.6 a pickle of protocol 2."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x80\x02" or is_zip(path)
+
+
 def is_keras_archive(path: Path) -> bool:
     """Tell a `.keras` archive from torch's, which is a zip file too."""
     try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.errors import WeightsError
+from trainer.networks.efficientnet_lite import with_our_names
 from trainer.networks.encoder import encoder_layers, first_layers
 from trainer.networks.graph import Graph
 from trainer.networks.module import KerasModule
@@ -25,7 +26,7 @@ from trainer.networks.spec import Weight
 from trainer.networks.stored import (
     READ_ERRORS,
     is_keras_archive,
-    is_zip,
+    is_torch,
     read_keras_file,
     write_legacy_h5,
     write_numbered_h5,
@@ -71,7 +72,7 @@ class _Candidate:
 def load_weights(
     module: KerasModule, graph: Graph, path: Path, log: Log, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or our `.pt`.
+    """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or a `.pt` of torch.
 
     `log` gets a line for each skipped or adapted parameter. Raises WeightsError if the file is
     missing or corrupt, if nothing matches, or (unless `allow_partial`) if fewer than half of
@@ -83,7 +84,7 @@ def load_weights(
     intensity_range: object = None
     if h5py.is_hdf5(path) or is_keras_archive(path):
         candidates = _from_keras(module, graph, path)
-    elif is_zip(path):
+    elif is_torch(path):
         content = _read_torch(path)
         candidates = _from_torch(content)
         intensity_range = content.get("intensity_range")
@@ -198,11 +199,12 @@ def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:
         content = content["state_dict"]
     # prefixes that DistributedDataParallel and torch.compile leave in the keys
     keys = {key: str(key).removeprefix("module.").removeprefix("_orig_mod.") for key in content}
-    return [
-        _Candidate("", keys[key], value)
+    state = {
+        keys[key]: value
         for key, value in content.items()
         if isinstance(value, Tensor) and not keys[key].endswith("num_batches_tracked")
-    ]
+    }
+    return [_Candidate("", key, value) for key, value in with_our_names(state).items()]
 
 
 def _from_keras(module: KerasModule, graph: Graph, path: Path) -> Iterable[_Candidate]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import NetworkError
+from trainer.networks.builtin.efficientunet import SCALES, write_efficientunet
 from trainer.networks.builtin.fcn8s import write_fcn8s
 from trainer.networks.builtin.fcn_alexnet import write_fcn_alexnet
 from trainer.networks.builtin.jsrt import write_fcn, write_large_fcn, write_light_unet
@@ -39,6 +40,11 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
         write_unet,
         "compact residual U-Net for CPUs, about 124,000 parameters",
         {"width": Option(16, 2, 512), "depth": Option(4, 1, 8)},
+    ),
+    "efficientunet": Builtin(
+        write_efficientunet,
+        "U-Net over EfficientNet-Lite, 3.8 million parameters, for weights of ImageNet on CPUs",
+        {"lite": Option(0, 0, len(SCALES) - 1)},
     ),
     "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
     "pets": Builtin(write_pets, "Xception-style U-Net of the Oxford-pets tutorial, 2.1 million"),
