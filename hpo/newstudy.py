@@ -30,6 +30,9 @@ num_epochs = 50
 # A built-in network (unet, unet:width=16,depth=4, resunet, fcn8s, light_unet, …) or a Keras-JSON
 # file beside this one.
 layers = "unet"
+# A network that starts from weights of ImageNet, which pip brings (docs/weights.md):
+# layers = "efficientunet"
+# transfer_learning = "efficientnet-lite0"
 resize = [{height}, {width}]
 # Augmentation of the training images; see docs/config.md for all transforms.
 transforms = [

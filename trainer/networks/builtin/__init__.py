@@ -43,7 +43,7 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
     ),
     "efficientunet": Builtin(
         write_efficientunet,
-        "U-Net over EfficientNet-Lite, 3.8 million parameters, for weights of ImageNet on CPUs",
+        "U-Net over EfficientNet-Lite, 3.3 million parameters, starts from ImageNet",
         {"lite": Option(0, 0, len(SCALES) - 1)},
     ),
     "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
