@@ -11,10 +11,8 @@ from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
 from hpo.session import pick_launcher, settings_rows, show_settings
 from hpo.slots import reserve_slots
-from hpo.space import build_config
 from hpo.spec import StudySpec
 from hpo.storage import make_sampler
-from trainer.keypath import set_path
 
 
 def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
@@ -28,12 +26,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
-    chosen = spec.space.suggest(trial)
-    network = spec.networks[spec.network_of(chosen)]
-    config = build_config(spec.base, {**network.settings, **chosen})
-    config["layers"] = spec.input_path(launcher, network.file)
-    for key, path in spec.worker_paths(launcher).items():
-        set_path(config, key, path)
+    config = spec.worker_config(launcher, spec.space.suggest(trial))
     console.print("\na config that the search may sample:")
     console.print(json.dumps({"neural_network": config}, indent=2), markup=False)
     if spec.survey.fingerprint == NOT_SURVEYED:

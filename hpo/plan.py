@@ -139,7 +139,7 @@ class _Planner:
                 folders.inputs,
                 [
                     *(network.file for network in networks.values()),
-                    *([weights] if weights else []),
+                    *([weights.file] if weights else []),
                 ],
             ),
         )

@@ -183,7 +183,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
         ("masks", spec.survey.coding.describe()),
         ("network", _network_text(spec)),
-        ("weights to start from", spec.weights or "none, random"),
+        ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
         ("trials are compared on", _selection_text(spec)),
         ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from hpo.dataplan import DataFolder, DataSurvey
 from hpo.inputs import NetworkChoice
 from hpo.launchers import Launcher, Mount
-from hpo.space import SearchSpace
+from hpo.space import SearchSpace, build_config
+from hpo.weights import StartWeights
+from trainer.keypath import set_path
 from trainer.networks import NetworkFacts
 
 
@@ -59,7 +61,7 @@ class StudySpec:
         base: the `neural_network` object without paths, before anything is sampled.
         networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
             config fields that go with that network.
-        weights: file in the inputs folder to start from.
+        weights: what trials start from, None for random weights.
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
         facts: the network of the base config.
         published: the result to beat, and how it was reached.
@@ -75,7 +77,7 @@ class StudySpec:
     trained: DataFolder
     base: Mapping[str, Any]
     networks: Mapping[str, NetworkChoice]
-    weights: str | None
+    weights: StartWeights | None
     facts: NetworkFacts
     space: SearchSpace
     num_trials: int
@@ -131,6 +133,17 @@ class StudySpec:
             "train": [str(trained.train.inputs), str(trained.train.targets)],
             "test": [str(trained.test.inputs), str(trained.test.targets)],
         }
+
+    def worker_config(self, launcher: Launcher, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `neural_network` object with those values, for a worker of `launcher`."""
+        network = self.networks[self.network_of(chosen)]
+        config = build_config(self.base, {**network.settings, **chosen})
+        config["layers"] = self.input_path(launcher, network.file)
+        if self.weights is not None:
+            set_path(config, "checkpoints.load", self.input_path(launcher, self.weights.file))
+        for key, path in self.worker_paths(launcher).items():
+            set_path(config, key, path)
+        return config
 
     def input_path(self, launcher: Launcher, file: str) -> str:
         """Return a network or weights file as a worker of `launcher` sees it."""

@@ -32,14 +32,13 @@ from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_ru
 from hpo.renewer import Renewer
 from hpo.results import Candidate, Results
 from hpo.sampling import draw
-from hpo.space import build_config, without_extensions
+from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
 from hpo.watch import STOP_GRACE_S, Watch
 from trainer import rundir
 from trainer.config import parse_config
 from trainer.errors import ConfigError
-from trainer.keypath import set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
@@ -116,15 +115,8 @@ class TrialRunner:
         Raises:
             ConfigError: the sampled values don't go together.
         """
-        network = self.spec.networks[self.spec.network_of(chosen)]
-        config = build_config(self.spec.base, {**network.settings, **chosen})
+        config = self.spec.worker_config(self.launcher, chosen)
         config["seed"] = derived_seed(self.spec.seed, number, "training")
-        config["layers"] = self.spec.input_path(self.launcher, network.file)
-        if self.spec.weights is not None:
-            load = self.spec.input_path(self.launcher, self.spec.weights)
-            set_path(config, "checkpoints.load", load)
-        for key, path in self.spec.worker_paths(self.launcher).items():
-            set_path(config, key, path)
         parse_config({"neural_network": config}, f"trial {number}")
         return config
 

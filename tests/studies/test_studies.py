@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -194,6 +195,26 @@ def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
     assert config["data"]["batch_size"] < study.config["data.batch_size"]
     assert config["data"]["test_batch_size"] == study.config["data.test_batch_size"]
     assert small.group_by == study.group_by
+
+
+@pytest.mark.parametrize(
+    "options, start",
+    [
+        ((), "efficientnet-lite0"),
+        (("--transfer-learning", "none"), "none, random"),
+        (("--layers", "unet"), "none, random"),  # the study's weights fit its own network
+        (("--search", "layers=unet,efficientunet"), "none, random"),
+        (("--layers", "unet", "--transfer-learning", "w.pt"), "w.pt"),
+    ],
+)
+def test_study_starts_from_its_own_weights_unless_told_otherwise(
+    optimize: Rml, tmp_path: Path, options: tuple[str, ...], start: str
+) -> None:
+    (tmp_path / "w.pt").write_bytes(b"read by the workers")
+    result = optimize("--study", "sunnybrook", "--small", "--dry-run", *options)
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf"weights to start from +\| {re.escape(start)} ", result.stdout)
+    assert ("load" in sampled_config(result.stdout)["checkpoints"]) == (start != "none, random")
 
 
 def test_small_form_of_a_study_of_ones_own(optimize: Rml, tmp_path: Path) -> None:
