@@ -106,7 +106,9 @@ def make_pruner(spec: StudySpec) -> BasePruner:
     """Return the pruner; epochs are its steps, counted from 1."""
     first_pruned = spec.num_warmup_epochs + 1
     if spec.pruner == "median":
-        return MedianPruner(n_startup_trials=5, n_warmup_steps=first_pruned, n_min_trials=3)
+        # Optuna's 5 would be most of a search of 8 trials.
+        num_whole = max(3, min(5, spec.num_trials // 4))
+        return MedianPruner(num_whole, n_warmup_steps=first_pruned, n_min_trials=3)
     if spec.pruner == "hyperband":
         return HyperbandPruner(
             min_resource=min(first_pruned, spec.num_epochs), max_resource=spec.num_epochs
