@@ -92,7 +92,7 @@ RUN --mount=type=bind,target=/build,rw \
  && python3 -m venv /tmp/pip \
  && /tmp/pip/bin/python -m pip --python /opt/rml/bin/python install --no-cache-dir \
         --disable-pip-version-check --constraint /build/constraints.txt \
-        '/build[postgres,mysql,dashboard]' \
+        '/build[postgres,mysql,dashboard,pretrained]' \
  && rm -rf /tmp/pip /opt/rml/engine "$(python -c 'import site; print(site.getsitepackages()[0])')/rml.pth" \
  && rmldnn --version && rml-optimize --help >/dev/null
 LABEL org.opencontainers.image.title="rml-optimize" \

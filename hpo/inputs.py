@@ -236,5 +236,6 @@ def _channel_settings(base: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
 
 
 def hash_file(path: Path) -> str:
+    """Return a short hash of the content, for names."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

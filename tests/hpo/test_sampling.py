@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -12,17 +13,42 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner
 from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
 from hpo.database import close_storage, open_storage
 from hpo.lease import LeaseOffice
 from hpo.sampling import OneLookStorage, draw, should_prune
+from hpo.storage import make_pruner
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 def make_sampler(number: int) -> BaseSampler:
     return TPESampler(seed=number, multivariate=True, group=True, n_startup_trials=5)
+
+
+@pytest.mark.parametrize("num_trials, num_whole", [(1, 3), (8, 3), (16, 4), (50, 5)])
+def test_short_search_is_pruned_sooner(num_trials: int, num_whole: int) -> None:
+    spec = SimpleNamespace(
+        pruner="median", num_trials=num_trials, num_warmup_epochs=3, num_epochs=9
+    )
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(spec))  # type: ignore
+    for _ in range(num_whole):
+        poor = study.ask()  # beside whole trials, of which there are too few so far
+        assert not is_pruned(poor, 0.1)
+        study.tell(poor, state=TrialState.FAIL)
+        trial = study.ask()
+        assert not is_pruned(trial, 0.8)
+        study.tell(trial, 0.8)
+    assert is_pruned(study.ask(), 0.1)
+
+
+def is_pruned(trial: optuna.Trial, score: float) -> bool:
+    """Report a score in six epochs."""
+    for epoch in range(1, 7):
+        trial.report(score, epoch)
+    return trial.should_prune()
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:

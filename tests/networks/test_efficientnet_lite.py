@@ -4,7 +4,8 @@ import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 
-from hpo.weights import bring_weights
+from hpo.weights import find_weights
+from trainer.errors import WeightsError
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import build_module
 from trainer.networks.weights import load_weights
@@ -80,12 +81,33 @@ def test_gray_image_gives_what_three_equal_channels_give(tmp_path):
 
 
 def test_published_weights_come_from_the_installed_package(tmp_path):
-    weights = bring_weights("efficientnet-lite0", None, tmp_path)
-    assert weights is not None
-    assert bring_weights("efficientnet-lite0", None, tmp_path) == weights
+    found = find_weights("efficientnet-lite0", None, None)
+    assert found is not None
+    weights = found.bring(tmp_path)
+    assert found.bring(tmp_path) == weights
     graph, module = ours(0)
     report = load_weights(module, graph, tmp_path / weights.file, lambda line: None)
     assert report.num_loaded == 240
     published = torch.load(tmp_path / weights.file, weights_only=True)["_conv_stem.weight"]
     stem = module.get_submodule(module.module_names["stem_conv"])
     assert torch.equal(stem.weight, published.flip(1))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("_conv_stem.weight", torch.zeros(3)),
+        ("_conv_stem.weight", torch.zeros(1).expand(32, 3, 2**20, 2**20)),
+        ("_blocks.0._se_reduce.weight", torch.zeros(8, 32, 1, 1)),  # an EfficientNet, not Lite
+    ],
+)
+def test_other_networks_weights_are_refused(name, value, tmp_path):
+    state = {key: value for key, value in theirs(0).state_dict().items() if "_bn" not in key}
+    torch.save({**state, name: value}, tmp_path / "weights.pth")
+    graph, module = ours(0)
+    try:
+        load_weights(module, graph, tmp_path / "weights.pth", lambda line: None)
+    except WeightsError as error:
+        assert "_se_" in name and "none of its" in str(error)
+    else:
+        assert name == "_conv_stem.weight"  # that one is skipped

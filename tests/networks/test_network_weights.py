@@ -212,15 +212,17 @@ def test_nothing_matching_is_refused(tmp_path):
         load_weights(module, graph, tmp_path / "w.pt", lambda line: None, allow_partial=True)
 
 
-def test_pickle_that_runs_code_is_refused(tmp_path):
+@pytest.mark.parametrize("is_zip", [True, False])  # before torch 1.6 it was a plain pickle
+def test_pickle_that_runs_code_is_refused(is_zip, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "owned"), "w"))
 
-    torch.save({"state_dict": Evil()}, tmp_path / "w.pt")
+    path = tmp_path / "w.pt"
+    torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=is_zip)
     graph = parse_network(network_json("unet", (16, 16, 3), 1), "unet")
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_weights(build_module(graph, (16, 16, 3)), graph, tmp_path / "w.pt", print)
+        load_weights(build_module(graph, (16, 16, 3)), graph, path, print)
     assert not (tmp_path / "owned").exists()
 
 
@@ -240,13 +242,14 @@ def test_long_lists_of_names_are_split_as_keras_splits_them(tmp_path):
     assert load_weights(other, graph, tmp_path / "w.h5", lambda line: None).num_missing == 0
 
 
-@pytest.mark.parametrize("suffix", [".h5", "_only.h5", ".keras", ".weights.h5", ".pt"])
+@pytest.mark.parametrize("suffix", [".h5", "_only.h5", ".keras", ".weights.h5", ".pt", ".pth"])
 def test_damaged_file_loads_or_is_one_clear_error(suffix, tmp_path):
     graph = load_network(FIXTURES / "nested.json")
     module = build_module(graph, (16, 16, 1))
     path = tmp_path / f"damaged{suffix}"
-    if suffix == ".pt":
-        torch.save(module.state_dict(), path)
+    if suffix in (".pt", ".pth"):  # .pth: as before torch 1.6
+        is_zip = suffix == ".pt"
+        torch.save(module.state_dict(), path, _use_new_zipfile_serialization=is_zip)
         content = path.read_bytes()
     else:
         content = (FIXTURES / f"nested{suffix}").read_bytes()

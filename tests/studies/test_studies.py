@@ -202,8 +202,8 @@ def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
     [
         ((), "efficientnet-lite0"),
         (("--transfer-learning", "none"), "none, random"),
-        (("--layers", "unet"), "none, random"),  # the study's weights fit its own network
-        (("--search", "layers=unet,efficientunet"), "none, random"),
+        (("--layers", "efficientunet:lite=0"), "efficientnet-lite0"),
+        (("--layers", "unet", "--transfer-learning", "none"), "none, random"),
         (("--layers", "unet", "--transfer-learning", "w.pt"), "w.pt"),
     ],
 )
@@ -215,6 +215,31 @@ def test_study_starts_from_its_own_weights_unless_told_otherwise(
     assert result.returncode == 0, result.stderr
     assert re.search(rf"weights to start from +\| {re.escape(start)} ", result.stdout)
     assert ("load" in sampled_config(result.stdout)["checkpoints"]) == (start != "none, random")
+
+
+@pytest.mark.parametrize("option", [("--layers", "unet"), ("--search", "layers=fcn,unet")])
+def test_weights_of_a_package_are_refused_for_another_network(
+    optimize: Rml, option: tuple[str, str]
+) -> None:
+    error = one_error(optimize("--study", "sunnybrook", "--small", "--dry-run", *option))
+    assert "sunnybrook/study.toml: transfer_learning: the weights efficientnet-lite0" in error
+    assert "or --transfer-learning none" in error
+
+
+def test_weights_beside_a_study(optimize: Rml, tmp_path: Path) -> None:
+    write_discs(tmp_path / "data")
+    assert optimize("--new-study", "mine", "--data", "data").returncode == 0
+    path = tmp_path / "mine/study.toml"
+    text = path.read_text()
+    path.write_text(text.replace("resize", 'transfer_learning = "w.pt"\nresize', 1))
+    (tmp_path / "w.pt").write_bytes(b"in the current folder, not the study's")
+    error = one_error(optimize("--study", "mine", "--dry-run"))
+    assert "mine/study.toml: transfer_learning: no such file: w.pt" in error
+    (tmp_path / "mine/w.pt").write_bytes(b"read by the workers")
+    command = ("--study", "mine", "--data", "data", "--dry-run")
+    assert "weights to start from | w.pt " in re.sub(" +", " ", optimize(*command).stdout)
+    path.write_text(path.read_text() + '[small]\nlayers = "unet:width=4"\n')
+    assert "| none, random " in optimize(*command, "--small").stdout
 
 
 def test_small_form_of_a_study_of_ones_own(optimize: Rml, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ class Augmentation:
         warps: (N, 2, 3), where in the image each place of the result comes from, both in
             coordinates from -1 to 1, as torch's affine_grid takes it; None without any.
         tones: (N, 2, C), brightness to add to each channel and contrast to multiply it with;
-            C is 1 where all channels change alike, about one mean. None without any.
+            C is 1 where all channels change alike, about one mean, else each has its own. None
+            without any.
     """
 
     flips: npt.NDArray[np.bool_]

@@ -6,6 +6,7 @@ match is skipped, said in the log, and counted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ def load_weights(
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path}: cannot be read: permission denied")
     candidates: Iterable[_Candidate]
     intensity_range: object = None
     if h5py.is_hdf5(path) or is_keras_archive(path):

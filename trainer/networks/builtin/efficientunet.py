@@ -2,9 +2,10 @@
 
 Encoder: EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with
 ReLU6, as Google published it in 2020 for phones: a twelfth of ResNet-50's multiplications.
-The network takes the engine's own images (BGR, 0 to 1) and scales them as the weights expect,
-so no transform has to be set; `trainer.networks.efficientnet_lite` brings the weights into that
-order and under these names. Decoder: as in `unet`; it ends at half the image's size, whose logits are upsampled.
+The network takes the engine's own images (BGR, 0 to 1) and scales them as the weights expect, so
+no transform has to be set; `trainer.networks.efficientnet_lite` brings the weights into that order
+and under these names. Decoder: as in `unet`; it ends at half the image's size, whose logits are
+upsampled.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ STAGES = (
 SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # width and depth of Lite 0, 1 and 2
 STEM_FILTERS = 32
 DECODER_FILTERS = (96, 64, 32, 24)
-# An average of about 50 batches. `unet`'s 0.9 averages ten, which is too few of a batch of 8 where
-# patients differ: statistics of the whole set raised a brain MRI's validation Dice from 0.66 to 0.78.
+# An average of about 50 batches; `unet`'s 0.9 is of ten, few where batches are of few patients.
 MOMENTUM = 0.98
 MEAN, STD = 127, 128  # of the 8-bit values that the published weights were trained on
 
