@@ -211,7 +211,7 @@ def test_study_starts_from_its_own_weights_unless_told_otherwise(
     optimize: Rml, tmp_path: Path, options: tuple[str, ...], start: str
 ) -> None:
     (tmp_path / "w.pt").write_bytes(b"read by the workers")
-    result = optimize("--study", "sunnybrook", "--small", "--dry-run", *options)
+    result = optimize("--study", "breast_cancer", "--small", "--dry-run", *options)
     assert result.returncode == 0, result.stderr
     assert re.search(rf"weights to start from +\| {re.escape(start)} ", result.stdout)
     assert ("load" in sampled_config(result.stdout)["checkpoints"]) == (start != "none, random")
@@ -221,8 +221,8 @@ def test_study_starts_from_its_own_weights_unless_told_otherwise(
 def test_weights_of_a_package_are_refused_for_another_network(
     optimize: Rml, option: tuple[str, str]
 ) -> None:
-    error = one_error(optimize("--study", "sunnybrook", "--small", "--dry-run", *option))
-    assert "sunnybrook/study.toml: transfer_learning: the weights efficientnet-lite0" in error
+    error = one_error(optimize("--study", "breast_cancer", "--small", "--dry-run", *option))
+    assert "breast_cancer/study.toml: transfer_learning: the weights efficientnet-lite0" in error
     assert "or --transfer-learning none" in error
 
 

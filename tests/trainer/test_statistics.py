@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from worker import Worker
 
 from trainer.networks import parse_network
 from trainer.networks.module import build_module
 from trainer.statistics import recompute_statistics
 
 SHAPE = (16, 16, 2)
+
+
+def test_worker_evaluates_and_keeps_them_and_trains_as_without(worker: Worker) -> None:
+    changes = {"num_epochs": 3, "data__batch_size": 2, "checkpoints__save": "kept"}
+    plain, precise = (worker(precise_bn=n, **changes).succeeded() for n in (0, 4))
+    assert precise.losses == plain.losses
+    assert precise.accuracies != plain.accuracies
+    again = worker(
+        num_epochs=1, data__input_path=None, data__target_path=None,
+        checkpoints__load="kept/model_checkpoint_3.pt",
+    ).succeeded()  # fmt: skip
+    assert again.accuracies == precise.accuracies[-1:]
 
 
 def network(*layers):
