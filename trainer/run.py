@@ -202,8 +202,6 @@ class _Run:
         for epoch in range(num_done + 1, num_epochs + 1):
             learning_rate = optimizer.param_groups[0]["lr"]
             train_loss = trainer.run_epoch(epoch)
-            if config.precise_bn:
-                trainer.recompute_statistics(epoch, config.precise_bn)
             accuracy = None
             if evaluator:
                 is_last = epoch == num_epochs

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from trainer.memory import BatchFitter
 from trainer.networks.module import KerasModule
 from trainer.optimizers import needs_closure
 from trainer.parallel import World
-from trainer.statistics import recompute_statistics
 from trainer.stopping import stop_if_requested
 
 # Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
@@ -90,12 +88,6 @@ class Trainer:
             mark = time.monotonic()
         self.world.average_batch_statistics(self.network)
         return math.fsum(losses) / len(losses)
-
-    def recompute_statistics(self, epoch: int, num_batches: int) -> None:
-        """Give BatchNormalization the statistics of the epoch's first batches, computed anew."""
-        batches = islice(self.batches.shuffled(seed=self.seed, epoch=epoch), num_batches)
-        recompute_statistics(self.network, (batch.inputs_NCHW for batch in batches))
-        self.world.average_batch_statistics(self.network)
 
     def _step(self, inputs_NCHW: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         num_samples = len(inputs_NCHW)

@@ -75,7 +75,6 @@ FULL = {
     "metrics": {"include_background": True, "hd95": True},
     "relative_to": "config",
     "seed": 7,
-    "precise_bn": 20,
     "precision": "bf16",
     "device": "cpu",
 }

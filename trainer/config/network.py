@@ -85,8 +85,6 @@ class NeuralNetwork(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # After each epoch, BatchNormalization gets the statistics of so many batches, computed anew.
-    precise_bn: Annotated[int, Field(ge=0)] = 0
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
 
@@ -117,7 +115,6 @@ EXTENSIONS = (
     "device",
     "relative_to",
     "metrics",
-    "precise_bn",
     "checkpoints.keep",
     "checkpoints.resume",
     "checkpoints.allow_partial",

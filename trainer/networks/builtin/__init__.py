@@ -44,7 +44,7 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
     "efficientunet": Builtin(
         write_efficientunet,
         "U-Net over EfficientNet-Lite, 3.3 million parameters, starts from ImageNet",
-        {"lite": Option(0, 0, len(SCALES) - 1), "standardize": Option(0, 0, 1)},
+        {"lite": Option(0, 0, len(SCALES) - 1)},
     ),
     "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
     "pets": Builtin(write_pets, "Xception-style U-Net of the Oxford-pets tutorial, 2.1 million"),

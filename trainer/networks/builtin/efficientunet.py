@@ -43,30 +43,16 @@ STEM_FILTERS = 32
 DECODER_FILTERS = (96, 64, 32, 24)
 # An average of about 50 batches; `unet`'s 0.9 is of ten, few where batches are of few patients.
 MOMENTUM = 0.98
-SPREAD = 0.5  # standard deviation of an image within those weights' input
 MEAN, STD = 127, 128  # of the 8-bit values that the published weights were trained on
 
 
 def write_efficientunet(
-    input_shape: tuple[int, int, int], num_classes: int, lite: int = 0, standardize: int = 0
+    input_shape: tuple[int, int, int], num_classes: int, lite: int = 0
 ) -> dict[str, Any]:
     """Write the network; height and width must be multiples of 32 to run."""
     width, depth = SCALES[lite]
     net = NetworkWriter(f"efficientunet_lite{lite}", input_shape, "data")
-    if standardize:
-        x = net.add(
-            "GroupNormalization",
-            "data",
-            "standardization",
-            groups=-1,  # each channel on its own
-            axis=-1,
-            epsilon=1e-4,
-            center=False,
-            scale=False,
-        )
-        x = net.add("Rescaling", x, "rescaling", scale=SPREAD, offset=0.0)
-    else:
-        x = net.add("Rescaling", "data", "rescaling", scale=255 / STD, offset=-MEAN / STD)
+    x = net.add("Rescaling", "data", "rescaling", scale=255 / STD, offset=-MEAN / STD)
     x = net.conv(x, "stem_conv", STEM_FILTERS, strides=[2, 2])
     x = _normalized(net, x, "stem_bn")
     filters, number = STEM_FILTERS, 0
