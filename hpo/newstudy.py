@@ -30,8 +30,8 @@ num_epochs = 50
 # A built-in network (unet, unet:width=16,depth=4, resunet, fcn8s, light_unet, …) or a Keras-JSON
 # file beside this one.
 layers = "unet"
-# In its place, a network that starts from weights of ImageNet, which pip brings; it wants lower
-# learning rates below, and sides that are multiples of 32 (docs/weights.md):
+# In its place, a network that starts from weights of ImageNet, which pip brings; it wants sides
+# that are multiples of 32 (docs/weights.md):
 # layers = "efficientunet"
 # transfer_learning = "efficientnet-lite0"
 resize = [{height}, {width}]

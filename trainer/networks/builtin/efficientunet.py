@@ -1,7 +1,7 @@
 """A U-Net whose encoder is EfficientNet-Lite, so that it can start from ImageNet on a CPU.
 
 Encoder: EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with
-ReLU6, as Google published it in 2020 for phones: a twelfth of ResNet-50's multiplications.
+ReLU6, as Google published it in 2020 for phones: a tenth of ResNet-50's multiplications.
 The network takes the engine's own images (BGR, 0 to 1) and scales them as the weights expect, so
 no transform has to be set; `trainer.networks.efficientnet_lite` brings the weights into that order
 and under these names. Decoder: as in `unet`; it ends at half the image's size, whose logits are
