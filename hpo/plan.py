@@ -88,7 +88,7 @@ class _Planner:
         base = self._base_config()
         space = self._space(base)
         refuse_other_data(base, space)
-        found = find_weights(
+        weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
@@ -111,9 +111,9 @@ class _Planner:
         networks, facts = bring_networks(
             NetworkRequest(layers, self.study_dir, classes), base, space, survey, folders.inputs
         )
-        if found is not None:
-            found.check_fit(networks)
-        weights = found.bring(folders.inputs) if found is not None else None
+        if weights is not None:
+            weights.check_fit(networks)
+            weights.bring(folders.inputs)
         return StudySpec(
             name=name,
             title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,

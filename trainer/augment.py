@@ -37,10 +37,9 @@ def augment(
             targets = moved.squeeze(1).to(targets.dtype)
     if drawn.tones is not None:
         brightness, contrast = (
-            torch.from_numpy(drawn.tones).to(inputs_NCHW)[..., None, None].unbind(1)
+            torch.from_numpy(drawn.tones).to(inputs_NCHW).view(-1, 2, 1, 1, 1).unbind(1)
         )
-        is_alike = drawn.tones.shape[2] == 1
-        mean = inputs_NCHW.mean((1, 2, 3) if is_alike else (2, 3), keepdim=True)
+        mean = inputs_NCHW.mean((1, 2, 3), keepdim=True)
         inputs_NCHW = ((inputs_NCHW - mean) * contrast + mean + brightness).clamp(0, 1)
     return inputs_NCHW.contiguous(memory_format=channels_last(inputs_NCHW.ndim - 2)), targets
 

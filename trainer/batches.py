@@ -111,7 +111,6 @@ class Batches:
         drawn = draw_augmentation(
             self.images.steps,
             num_samples=self.num_samples,
-            num_channels=self.images.input_shape[-1],
             size_HW=(self.images.input_shape[0], self.images.input_shape[1]),
             seed=seed,
             epoch=epoch,

@@ -30,15 +30,10 @@ class Normalize(Section):
 
 
 class IntensityJitter(Section):
-    """Add up to ±`brightness` to the inputs, and change their contrast by up to ±`contrast`.
-
-    All channels of an image change alike, or each on its own: those of MRI are sequences, whose
-    intensities differ between scanners.
-    """
+    """Add up to ±`brightness` to the inputs, and change their contrast by up to ±`contrast`."""
 
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    per_channel: bool = False
 
 
 # OpenCV's codes between the kinds of images that it reads and their common colour spaces.

@@ -26,9 +26,7 @@ class Augmentation:
         flips: (N, number of flips), see `Steps.flips`.
         warps: (N, 2, 3), where in the image each place of the result comes from, both in
             coordinates from -1 to 1, as torch's affine_grid takes it; None without any.
-        tones: (N, 2, C), brightness to add to each channel and contrast to multiply it with;
-            C is 1 where all channels change alike, about one mean, else each has its own. None
-            without any.
+        tones: (N, 2), brightness to add and contrast to multiply with; None without any.
     """
 
     flips: npt.NDArray[np.bool_]
@@ -44,13 +42,7 @@ class Augmentation:
 
 
 def draw_augmentation(
-    steps: Steps,
-    *,
-    num_samples: int,
-    num_channels: int,
-    size_HW: tuple[int, int],
-    seed: int,
-    epoch: int,
+    steps: Steps, *, num_samples: int, size_HW: tuple[int, int], seed: int, epoch: int
 ) -> Augmentation:
     """Draw for every sample of the set, by its place in it."""
     flips = draw_flips(steps, num_samples=num_samples, seed=seed, epoch=epoch)
@@ -64,13 +56,10 @@ def draw_augmentation(
         warps = total[:, :2]
     if steps.tones:
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 3]))
-        is_alike = not any(tone.per_channel for tone in steps.tones)
-        tones = np.zeros((num_samples, 2, 1 if is_alike else num_channels))
-        tones[:, 1] = 1
+        tones = np.zeros((num_samples, 2)) + np.array([0.0, 1.0])
         for tone in steps.tones:
-            shape = (num_samples, num_channels if tone.per_channel else 1)
-            tones[:, 0] += rng.uniform(-tone.brightness, tone.brightness, shape)
-            tones[:, 1] *= 1 + rng.uniform(-tone.contrast, tone.contrast, shape)
+            tones[:, 0] += rng.uniform(-tone.brightness, tone.brightness, num_samples)
+            tones[:, 1] *= 1 + rng.uniform(-tone.contrast, tone.contrast, num_samples)
     return Augmentation(flips, warps, tones)
 
 

@@ -1,7 +1,7 @@
 """A U-Net whose encoder is EfficientNet-Lite, so that it can start from ImageNet on a CPU.
 
 Encoder: EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with
-ReLU6, as Google published it in 2020 for phones: a tenth of ResNet-50's multiplications.
+ReLU6, as Google published it in 2020 for phones; an eleventh of `resunet`'s multiplications.
 The network takes the engine's own images (BGR, 0 to 1) and scales them as the weights expect, so
 no transform has to be set; `trainer.networks.efficientnet_lite` brings the weights into that order
 and under these names. Decoder: as in `unet`; it ends at half the image's size, whose logits are
@@ -41,7 +41,7 @@ STAGES = (
 SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # width and depth of Lite 0, 1 and 2
 STEM_FILTERS = 32
 DECODER_FILTERS = (96, 64, 32, 24)
-# An average of about 50 batches; `unet`'s 0.9 is of ten, few where batches are of few patients.
+# An average of about 50 batches: EfficientNet's own 0.99 needs hundreds of steps, see `unet`.
 MOMENTUM = 0.98
 MEAN, STD = 127, 128  # of the 8-bit values that the published weights were trained on
 
