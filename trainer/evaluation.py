@@ -9,30 +9,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.batches import Batch, Batches
-from trainer.fit import Activation
 from trainer.losses import LossFunction
 from trainer.metrics import Scores, SegmentationCounts, predict_classes
+from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
+from trainer.networks.spec import Activation
 from trainer.parallel import World
 from trainer.predictions import Destination, Write
+from trainer.records import Evaluation
 from trainer.stopping import stop_if_requested
 from trainer.tiles import blend_tiles
 
 SECONDS_BETWEEN_LINES = 2.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one pass over a set found; no loss without a loss function, no scores without masks."""
-
-    loss: float | None
-    counts: SegmentationCounts | None
-    scores: Scores | None
 
 
 @dataclass
@@ -56,29 +48,6 @@ class _Tally:
             counts=self.counts,
             scores=self.counts.scores() if self.counts else None,
         )
-
-
-def activate(logits_NCHW: Tensor, activation: Activation) -> Tensor:
-    """Return the network's output for its logits; log_softmax gives log-probabilities."""
-    match activation:
-        case "sigmoid":
-            return logits_NCHW.sigmoid()
-        case "softmax":
-            return logits_NCHW.softmax(1)
-        case "log_softmax":
-            return logits_NCHW.log_softmax(1)
-        case "linear":
-            return logits_NCHW
-
-
-def forward_logits(network: KerasModule, inputs_NCHW: Tensor, size_HW: tuple[int, ...]) -> Tensor:
-    """Run the network up to its last activation, enlarged to the masks' size where coarser."""
-    logits = network.logits(inputs_NCHW)
-    # A classification has no places, so nothing to enlarge.
-    if logits.ndim > 2 and tuple(logits.shape[2:]) != tuple(size_HW):
-        mode = "bilinear" if logits.ndim == 4 else "trilinear"
-        logits = F.interpolate(logits.float(), size=size_HW, mode=mode, align_corners=False)
-    return logits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,11 @@ No torch here: `rml-optimize --dry-run` makes the same checks on a login node.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from trainer.config import NeuralNetwork
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError, NetworkError
 from trainer.networks import NetworkFacts
-
-Activation = Literal["sigmoid", "softmax", "log_softmax", "linear"]
+from trainer.networks.spec import Activation
 
 
 def resolve_activation(config: NeuralNetwork, facts: NetworkFacts) -> Activation:

@@ -9,12 +9,12 @@ import torch
 
 from trainer.config import NeuralNetwork
 from trainer.data.imageset import ImageSet, LoadedData
-from trainer.fit import Activation
 from trainer.log import Log
 from trainer.metrics import Scores
 from trainer.networks import NetworkFacts
+from trainer.networks.spec import Activation
 from trainer.parallel import World
-from trainer.training import Step
+from trainer.records import Step
 
 
 def log_device(

@@ -7,14 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TextIO
+from typing import Literal, Self, TextIO
 
 from trainer.errors import TrainerError
+from trainer.records import Evaluation, Step
 from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
-
-if TYPE_CHECKING:
-    from trainer.evaluation import Evaluation
-    from trainer.training import Step
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:

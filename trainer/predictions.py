@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.assembly import Assembler
+from trainer.assembly import Assembler
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
 from trainer.outputs import make_folder

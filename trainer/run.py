@@ -27,8 +27,8 @@ from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
 from trainer.device import choose_precision
 from trainer.errors import ConfigError, DataError, DivergedError
-from trainer.evaluation import Evaluation, Evaluator
-from trainer.fit import Activation, check_fit, resolve_activation
+from trainer.evaluation import Evaluator
+from trainer.fit import check_fit, resolve_activation
 from trainer.log import Log
 from trainer.log_lines import (
     log_data,
@@ -48,11 +48,13 @@ from trainer.networks import (
 )
 from trainer.networks.dot import to_dot
 from trainer.networks.module import KerasModule, build_module
+from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, build_scheduler
 from trainer.outputs import OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
+from trainer.records import Evaluation
 from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.training import Trainer
 

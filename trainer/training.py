@@ -13,28 +13,18 @@ from torch import Tensor
 
 from trainer.batches import Batches
 from trainer.errors import DivergedError
-from trainer.evaluation import forward_logits
 from trainer.losses import LossFunction
 from trainer.memory import BatchFitter
+from trainer.networks.forward import forward_logits
 from trainer.networks.module import KerasModule
 from trainer.optimizers import needs_closure
 from trainer.parallel import World
+from trainer.records import Step
 from trainer.stopping import stop_if_requested
 
 # Reading a loss waits for the GPU, so there only every so many steps; on a CPU it is free.
 STEPS_BETWEEN_READS_CUDA = 20
 SECONDS_BETWEEN_LINES = 2.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """One training step, as the train log records it."""
-
-    time_s: float
-    epoch: int
-    batch: int
-    loss: float
-    gradient_norm: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker import Worker
 
+from trainer.assembly import Assembler
 from trainer.config import Slicer
 from trainer.data.arrays import Source
-from trainer.data.assembly import Assembler
 from trainer.data.slicing import cut_up
 
 

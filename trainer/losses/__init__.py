@@ -21,14 +21,14 @@ from torch import Tensor
 
 from trainer.config import Loss
 from trainer.errors import ConfigError
-from trainer.losses.common import Activation, LossFunction, Term, make_batch
+from trainer.losses.common import LossFunction, Term, make_batch
 from trainer.losses.pixelwise import bce, focal, mse, nll
 from trainer.losses.plugin import plugin_term
 from trainer.losses.region import dice, jaccard, lovasz
 from trainer.losses.weights import inverse_frequency_weights, resolve_weights
+from trainer.networks.spec import Activation
 
 __all__ = [
-    "Activation",
     "LossFunction",
     "build_loss",
     "inverse_frequency_weights",

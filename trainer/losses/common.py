@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.errors import ConfigError
+from trainer.networks.spec import Activation
 
-Activation = Literal["sigmoid", "softmax", "log_softmax", "linear"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 

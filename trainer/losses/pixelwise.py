@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.losses.common import (
-    Activation,
     Batch,
     binary_logits,
     class_ids,
@@ -17,6 +16,7 @@ from trainer.losses.common import (
     probabilities,
     weighted_mean,
 )
+from trainer.networks.spec import Activation
 
 
 def nll(batch: Batch, activation: Activation) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from trainer.config import Loss
 from trainer.errors import ConfigError, TrainerError
-from trainer.losses.common import Activation, Batch, Term, probabilities
+from trainer.losses.common import Batch, Term, probabilities
+from trainer.networks.spec import Activation
 from trainer.plugins import LOSSES_GROUP, describe, describe_plugin, load_plugin
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from trainer.losses.common import (
-    Activation,
     Batch,
     class_ids,
     probabilities,
     weighted_mean,
 )
+from trainer.networks.spec import Activation
 
 
 def dice(batch: Batch, activation: Activation, eps: float) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 Shape = tuple[int, ...]
+# What makes probabilities of a network's logits; `linear`: its output is taken as it is.
+Activation = Literal["sigmoid", "softmax", "log_softmax", "linear"]
 
 
 MAX_ELEMENTS = 2**31  # of one tensor for one image: 8 GiB of float32

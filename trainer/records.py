@@ -1,0 +1,29 @@
+"""What a training step and an evaluation leave on record: for the logs, and for who decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer.metrics import Scores, SegmentationCounts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as the train log records it."""
+
+    time_s: float
+    epoch: int
+    batch: int
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a set found; no loss without a loss function, no scores without masks."""
+
+    loss: float | None
+    counts: SegmentationCounts | None
+    scores: Scores | None
