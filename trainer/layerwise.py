@@ -7,46 +7,13 @@ learning rate out of the velocity and overwrites the gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-
-class _Layerwise(Optimizer):
-    """Steps over all tensors of a group at once, and never waits for the GPU."""
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(group, weights, [p.grad for p in weights])
-        return loss
-
-    def _step_group(
-        self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]
-    ) -> None:
-        raise NotImplementedError
-
-    def _states(self, weights: list[Tensor], name: str) -> list[Tensor]:
-        """Return a buffer for each parameter, zero at first."""
-        for weight in weights:
-            if name not in self.state[weight]:
-                self.state[weight][name] = torch.zeros_like(weight)
-        return [self.state[weight][name] for weight in weights]
+from trainer.foreach import ForeachOptimizer
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:
@@ -59,7 +26,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(usable, numerator / denominator, 1.0)
 
 
-class LARS(_Layerwise):
+class LARS(ForeachOptimizer):
     """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, arXiv 1708.03888, alg. 1).
 
     With weights w, gradient g and decay b of a layer, its rate is eta |w| / (|g| + b |w|), and
@@ -88,7 +55,6 @@ class LARS(_Layerwise):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "eta": eta,
-            "step": 0,
         }
         super().__init__(params, defaults)
 
@@ -102,20 +68,20 @@ class LARS(_Layerwise):
         steps = torch._foreach_add(grads, weights, alpha=decay)
         torch._foreach_mul_(steps, list(rates.unbind()))
         if momentum:
-            velocity = self._states(weights, "momentum_buffer")
             # torch's SGD dampens from the second step on.
-            share = 1 - group["dampening"] if group["step"] else 1.0
+            is_first = not self.state[weights[0]]
+            velocity = self._states(weights, "momentum_buffer")
+            share = 1.0 if is_first else 1 - group["dampening"]
             torch._foreach_mul_(velocity, momentum)
             torch._foreach_add_(velocity, steps, alpha=share)
             if group["nesterov"]:
                 torch._foreach_add_(steps, velocity, alpha=momentum)
             else:
                 steps = tuple(velocity)
-        group["step"] += 1
         torch._foreach_sub_(weights, steps)
 
 
-class LAMB(_Layerwise):
+class LAMB(ForeachOptimizer):
     """Layer-wise adaptive moments (You et al. 2020, arXiv 1904.00962, alg. 2, phi(z) = z).
 
     With Adam's bias-corrected r = m / (sqrt(v) + eps) and decay b,
@@ -141,14 +107,14 @@ class LAMB(_Layerwise):
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
-            "step": 0,
+            "capturable": True,  # the counts of steps stay on the device when a state is loaded
         }
         super().__init__(params, defaults)
 
     def _step_group(
         self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]
     ) -> None:
-        group["step"] += 1
+        step = self._count(weights)
         beta1, beta2 = group["betas"]
         first, second = self._states(weights, "exp_avg"), self._states(weights, "exp_avg_sq")
         torch._foreach_lerp_(first, grads, 1 - beta1)
@@ -158,11 +124,12 @@ class LAMB(_Layerwise):
             largest = self._states(weights, "max_exp_avg_sq")
             torch._foreach_maximum_(largest, second)
             second = largest
-        denominators = torch._foreach_div(second, 1 - beta2 ** group["step"])
+        dtype = weights[0].dtype
+        denominators = torch._foreach_mul(second, (1 / (1 - beta2**step)).to(dtype))
         torch._foreach_sqrt_(denominators)
         torch._foreach_add_(denominators, group["eps"])
         steps = torch._foreach_div(first, denominators)
-        torch._foreach_div_(steps, 1 - beta1 ** group["step"])
+        torch._foreach_mul_(steps, (1 / (1 - beta1**step)).to(dtype))
         torch._foreach_add_(steps, weights, alpha=group["weight_decay"])
         rates = _ratio(_norms(weights), _norms(list(steps))) * group["lr"]
         torch._foreach_mul_(steps, list(rates.unbind()))

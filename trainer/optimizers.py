@@ -1,14 +1,15 @@
-"""Builds the optimizer and the learning-rate scheduler of a run from its config."""
+"""Builds the optimizer of a run from its config."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
 from trainer import config as cfg
+from trainer.adagrad import Adagrad
 from trainer.errors import NetworkError
 from trainer.layerwise import LAMB, LARS
 
@@ -17,10 +18,20 @@ from trainer.layerwise import LAMB, LARS
 HESSIAN_HISTORY = 10
 
 
+# How an optimizer computes, which is no part of a state: another device may continue it.
+_IMPLEMENTATION = ("lr", "capturable", "foreach", "fused")
+
+
 def build_optimizer(
-    config: cfg.Optimizer, parameters: Iterable[nn.Parameter]
+    config: cfg.Optimizer, parameters: Iterable[nn.Parameter], *, capturable: bool = False
 ) -> torch.optim.Optimizer:
     """Return the optimizer over those parameters that are not frozen.
+
+    Args:
+        config: its section.
+        parameters: of the network.
+        capturable: a step may be captured as a CUDA graph: it reads nothing back, and no number
+            that changes from step to step is Python's.
 
     Raises:
         NetworkError: every parameter is frozen, or there is none.
@@ -31,10 +42,21 @@ def build_optimizer(
             "the network has no trainable parameter; unfreeze a layer (trainable: true) or "
             "leave out data.input_path to evaluate only"
         )
-    return _build(config, trained)
+    return _build(config, trained, capturable)
 
 
-def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, of whatever device, and go on computing as it was built to."""
+    groups = [
+        {**saved, **{key: group[key] for key in _IMPLEMENTATION if key in group}}
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def _build(
+    config: cfg.Optimizer, trained: list[nn.Parameter], capturable: bool
+) -> torch.optim.Optimizer:
     lr = config.learning_rate
     if isinstance(config, cfg.Hessian):
         return torch.optim.LBFGS(
@@ -91,7 +113,10 @@ def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Op
                 eps=config.eps,
                 centered=config.centered,
                 foreach=True,
+                capturable=capturable,
             )
+        case cfg.Adagrad() if capturable:
+            return Adagrad(trained, lr=lr, weight_decay=decay, lr_decay=config.lr_decay)
         case cfg.Adagrad():
             on_cpu = trained[0].device.type == "cpu"  # where torch 2.6 has it fused, 4 x faster
             return torch.optim.Adagrad(
@@ -112,6 +137,7 @@ def _build(config: cfg.Optimizer, trained: list[nn.Parameter]) -> torch.optim.Op
                 eps=config.eps,
                 amsgrad=config.amsgrad,
                 fused=True,
+                capturable=capturable,
             )
 
 
@@ -122,22 +148,3 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     search see a different function each time: it suits small networks and large batches.
     """
     return isinstance(optimizer, torch.optim.LBFGS)
-
-
-def build_scheduler(
-    config: cfg.Scheduler | None, optimizer: torch.optim.Optimizer
-) -> lr_scheduler.LRScheduler | None:
-    """Return the scheduler, to be stepped once at the end of each epoch, or None."""
-    match config:
-        case None:
-            return None
-        case cfg.StepScheduler():
-            return lr_scheduler.StepLR(optimizer, config.step_size, config.gamma)
-        case cfg.MultiStepScheduler():
-            return lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
-        case cfg.ExponentialScheduler():
-            return lr_scheduler.ExponentialLR(optimizer, config.gamma)
-        case cfg.WarmupScheduler():
-            return lr_scheduler.LinearLR(
-                optimizer, config.start_factor, total_iters=config.num_epochs
-            )

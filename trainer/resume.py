@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.checkpoints import CheckpointKeeper, write_checkpoint
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
 from trainer.networks.module import KerasModule
+from trainer.optimizers import load_state
 from trainer.rundir import RESUME
+from trainer.schedule import LearningRate
 
 # What may differ between the run that was killed and the one that goes on.
 _FREE = {"num_epochs": True, "checkpoints": True, "device": True, "debug": True, "outfile": True}
@@ -29,7 +30,7 @@ class Training:
 
     network: KerasModule
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler | None
+    learning_rate: LearningRate
     keeper: CheckpointKeeper
     intensity_range: IntensityRange | None = None
 
@@ -61,7 +62,7 @@ def save_state(training: Training, config: NeuralNetwork, *, epoch: int, started
         config=_comparable(config),
         network=training.network.state_dict(),
         optimizer=training.optimizer.state_dict(),
-        scheduler=training.scheduler.state_dict() if training.scheduler else None,
+        scheduler=training.learning_rate.state_dict(),
         keeper=training.keeper.state,
         rng=torch.get_rng_state(),  # of dropout
         cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
@@ -97,9 +98,8 @@ def read_state(config: NeuralNetwork) -> State | None:
 def restore(training: Training, state: State) -> None:
     """Put training back to where it was."""
     training.network.load_state_dict(state.network)
-    training.optimizer.load_state_dict(state.optimizer)
-    if training.scheduler and state.scheduler:
-        training.scheduler.load_state_dict(state.scheduler)
+    load_state(training.optimizer, state.optimizer)
+    training.learning_rate.load_state_dict(state.scheduler)
     training.keeper.state = state.keeper
     torch.set_rng_state(state.rng)
     if state.cuda_rng is not None and torch.cuda.is_available():

@@ -50,12 +50,13 @@ from trainer.networks.dot import to_dot
 from trainer.networks.module import KerasModule, build_module
 from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
-from trainer.optimizers import build_optimizer, build_scheduler
+from trainer.optimizers import build_optimizer, needs_closure
 from trainer.outputs import OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
 from trainer.records import Evaluation
 from trainer.resume import State, Training, read_state, restore, save_state
+from trainer.schedule import LearningRate
 from trainer.training import Trainer
 
 
@@ -166,8 +167,11 @@ class _Run:
         config, num_epochs = self.config, self.config.num_epochs
         assert self.data.train is not None
         assert config.loss is not None
-        optimizer = build_optimizer(config.optimizer, self.network.parameters())
-        scheduler = build_scheduler(config.optimizer.lr_scheduler, optimizer)
+        on_gpu = self.device.type == "cuda"
+        optimizer = build_optimizer(config.optimizer, self.network.parameters(), capturable=on_gpu)
+        learning_rate = LearningRate(
+            config.optimizer, optimizer, tensor=on_gpu and not needs_closure(optimizer)
+        )
         log_training(self.log, config)
         keeper = CheckpointKeeper(
             config.checkpoints,
@@ -177,7 +181,7 @@ class _Run:
         training = Training(
             network=self.network,
             optimizer=optimizer,
-            scheduler=scheduler,
+            learning_rate=learning_rate,
             keeper=keeper,
             intensity_range=self.data.train.intensity_range,
         )
@@ -202,7 +206,6 @@ class _Run:
         )
         evaluator = self._evaluator()
         for epoch in range(num_done + 1, num_epochs + 1):
-            learning_rate = optimizer.param_groups[0]["lr"]
             train_loss = trainer.run_epoch(epoch)
             accuracy = None
             if evaluator:
@@ -221,15 +224,14 @@ class _Run:
             if self.world.is_first:
                 keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
             if evaluator:
-                extra = {"train_loss": train_loss, "learning_rate": learning_rate}
+                extra = {"train_loss": train_loss, "learning_rate": learning_rate.value}
                 if trainer.fitter.piece is not None:
                     extra["samples_at_once"] = trainer.fitter.piece
                 self._record(files, epoch, evaluation, extra)
-            if scheduler:
-                scheduler.step()
-                settings = config.optimizer.lr_scheduler
-                if settings and settings.verbose:
-                    self.log(f"Learning rate: {optimizer.param_groups[0]['lr']:.6g}")
+            learning_rate.advance()
+            settings = config.optimizer.lr_scheduler
+            if settings and settings.verbose:
+                self.log(f"Learning rate: {learning_rate.value:.6g}")
             # Last: what is killed before has lines that the next start drops, and is done anew.
             if self.world.is_first:
                 save_state(training, config, epoch=epoch, started=self.started)

@@ -12,7 +12,8 @@ from torch import nn
 
 from trainer import config as cfg
 from trainer.errors import NetworkError
-from trainer.optimizers import build_optimizer, build_scheduler, needs_closure
+from trainer.optimizers import build_optimizer, load_state, needs_closure
+from trainer.schedule import LearningRate
 
 torch.set_num_threads(1)
 
@@ -263,13 +264,12 @@ def rates(section: dict, num_epochs: int = 6) -> list[float]:
     """Return the learning rate of each epoch, from 1.0."""
     config = parse({"type": "SGD", "learning_rate": 1.0, "lr_scheduler": section})
     optimizer = build_optimizer(config, [nn.Parameter(torch.ones(1))])
-    scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    assert scheduler is not None
+    rate = LearningRate(config, optimizer)
     seen = []
     for _ in range(num_epochs):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+        assert optimizer.param_groups[0]["lr"] == rate.value
+        seen.append(rate.value)
+        rate.advance()
     return seen
 
 
@@ -293,6 +293,26 @@ def test_scheduler_sets_the_rate_of_each_epoch(section, expected):
     assert all(math.isclose(a, b) for a, b in zip(rates(section), expected, strict=True))
 
 
-def test_no_scheduler():
-    optimizer = build_optimizer(parse({"type": "SGD"}), [nn.Parameter(torch.ones(1))])
-    assert build_scheduler(None, optimizer) is None
+def test_without_a_scheduler_the_rate_stays():
+    config = parse({"type": "SGD", "learning_rate": 0.3})
+    optimizer = build_optimizer(config, [nn.Parameter(torch.ones(1))])
+    rate = LearningRate(config, optimizer)
+    rate.advance()
+    assert (rate.value, optimizer.param_groups[0]["lr"]) == (0.3, 0.3)
+    assert rate.state_dict() is None
+
+
+def test_rate_on_the_device_is_one_tensor_whatever_is_loaded():
+    section = {"type": "Adam", "lr_scheduler": {"type": "Exponential", "gamma": 0.5}}
+    config = parse({**section, "learning_rate": 0.4})
+    optimizer = build_optimizer(config, [nn.Parameter(torch.ones(1))])
+    rate = LearningRate(config, optimizer, tensor=True)
+    tensor = optimizer.param_groups[0]["lr"]
+    rate.advance()
+    state, schedule = optimizer.state_dict(), rate.state_dict()
+    rate.advance()
+    assert (rate.value, tensor.item()) == (0.1, pytest.approx(0.1))
+    load_state(optimizer, state)
+    rate.load_state_dict(schedule)
+    assert optimizer.param_groups[0]["lr"] is tensor
+    assert (rate.value, tensor.item()) == (0.2, pytest.approx(0.2))
