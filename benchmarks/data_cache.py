@@ -40,7 +40,7 @@ started = time.perf_counter()
 data = load_data(config.data, Resolve(Path()), Log(silent=True))
 loaded = time.perf_counter()
 batches = Batches(data.train, batch_size=8, device=torch.device("cpu"), continuous=False)
-for batch in batches.shuffled(seed=0, epoch=0):
+for batch in map(batches.make, batches.epoch(seed=0, epoch=0)):
     batch.inputs_NCHW.sum()
 ended = time.perf_counter()
 print(json.dumps({"load": loaded - started, "epoch": ended - loaded}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,21 +11,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.augment import augment
+from trainer.augment import Drawn, augment
 from trainer.config import Normalize
-from trainer.data.augmentation import Augmentation, draw_augmentation
-from trainer.data.images import Array
+from trainer.data.augmentation import draw_augmentation
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
-from trainer.data.rows import LazyRows
 from trainer.parallel import ALONE, World
+from trainer.rowsource import RowSource
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.
 DEVICE_SHARE = 0.25
-CHUNK_BYTES = 2**26  # goes to the device at once: a mapped set need not fit into host memory
 
-Crop = tuple[slice, slice]  # rows and columns
+
+@dataclass(frozen=True)
+class Picked:
+    """What a training batch is made of, all of it on the device; see `Batches.make`.
+
+    Attributes:
+        indices: positions in the set.
+        inputs: what `RowSource.take` makes rows of.
+        targets: likewise; None without targets.
+        drawn: what the augmentation does to each.
+        share: what part of the batch this process has; less than 1 with several processes.
+    """
+
+    indices: NDArray[np.int64]
+    inputs: Tensor
+    targets: Tensor | None
+    drawn: Drawn
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all in which one batch differs from another of its size."""
+        found = (self.inputs, self.targets, self.drawn.flips, self.drawn.warps, self.drawn.tones)
+        return [values for values in found if values is not None]
 
 
 @dataclass(frozen=True)
@@ -68,15 +92,24 @@ class Batches:
         self._images_at_once = 1 if images.tiles else self.block_batch_size
         self._device = device
         self._continuous = continuous
-        self._inputs = _Rows(images.inputs_NHWC, device)
+        crop = images.tiles.size if images.tiles else None
+        self._inputs = RowSource(images.inputs_NHWC, device, crop)
         targets = images.targets_NHW
-        self._targets = None if targets is None else _Rows(targets, device)
+        self._targets = None if targets is None else RowSource(targets, device, crop)
+        # Made once: a constant that is made in a step is copied to the device in each.
+        rank = len(images.input_shape) - 1
+        self._normalize = _constants(images.steps.normalize, rank, device)
+        self._normalize_target = _constants(images.target_steps.normalize, rank, device)
         if device.type == "cuda":
             free_bytes, _ = torch.cuda.mem_get_info(device)
             if self._inputs.nbytes < DEVICE_SHARE * free_bytes:
-                self._inputs.move_to_device()
-                if self._targets is not None:
-                    self._targets.move_to_device()
+                self.move_to_device()
+
+    def move_to_device(self) -> None:
+        """Hold the set on the device as a whole."""
+        self._inputs.move_to_device()
+        if self._targets is not None:
+            self._targets.move_to_device()
 
     def __len__(self) -> int:
         """Return the number of training batches of an epoch."""
@@ -101,13 +134,20 @@ class Batches:
         mine = _split(self._blocks[self._world.rank], self._images_at_once)
         for _ in range(self.num_in_order):
             indices = next(mine, None)
-            yield None if indices is None else self._make(indices)
+            yield None if indices is None else self._evaluated(indices)
 
-    def shuffled(self, *, seed: int, epoch: int) -> Iterator[Batch]:
-        """Give the samples of a training epoch: shuffled and augmented, by seed and epoch."""
+    def epoch(self, *, seed: int, epoch: int) -> Iterator[Picked]:
+        """Pick the samples of a training epoch: shuffled, and what augments them, by the seed.
+
+        All that the epoch draws goes to the device at once, and no batch waits for it.
+        """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 0]))
         order = rng.permutation(self.num_samples)
-        corners = self._draw_corners(seed=seed, epoch=epoch)
+        batches = [(samples, self._world.part(samples)) for samples in self._split(order)]
+        # A batch of fewer samples than processes: any sample will do, as it counts nothing, but
+        # every process must have gradients to add.
+        parts = [part if len(part) else samples[:1] for samples, part in batches]
+        mine = np.concatenate(parts)
         drawn = draw_augmentation(
             self.images.steps,
             num_samples=self.num_samples,
@@ -115,97 +155,84 @@ class Batches:
             seed=seed,
             epoch=epoch,
         )
-        for samples in _split(order, self.batch_size):
-            part = self._world.part(samples)
+        drawn_on_device = Drawn.on(self._device, drawn[mine])
+        places = self._places(mine, seed=seed, epoch=epoch)
+        # Of a set that lies elsewhere each batch is read when it is wanted.
+        inputs, targets = self._pick(places) if self._inputs.is_resident else (None, None)
+        stops = itertools.accumulate(map(len, parts))
+        for (samples, part), stop in zip(batches, stops, strict=True):
+            chosen = slice(stop - max(1, len(part)), stop)
+            if inputs is None:
+                picked = self._pick(places[chosen])
+            else:
+                picked = inputs[chosen], None if targets is None else targets[chosen]
             share = len(part) / len(samples)
-            # A batch of fewer samples than processes: any sample will do, as it counts nothing,
-            # but every process must have gradients to add.
-            part = part if len(part) else samples[:1]
-            crops = None if corners is None else self._crops(corners[part])
-            yield self._make(part // self._crops_per_image, drawn[part], share, crops)
+            indices = mine[chosen] // self._crops_per_image
+            yield Picked(indices, *picked, drawn_on_device[chosen], share)
 
-    def _draw_corners(self, *, seed: int, epoch: int) -> NDArray[np.int64] | None:
-        """Draw where each crop begins, (num_samples, 2), from every place that it fits into."""
+    def make(self, picked: Picked) -> Batch:
+        """Make the batch of what was picked, on the device alone: a graph may repeat it."""
+        targets = None if self._targets is None else self._take_targets(picked.targets)
+        inputs = self._scaled(self._inputs.take(picked.inputs))
+        has_places = targets is None or targets.ndim > 1  # a class has none
+        inputs, moved = augment(
+            inputs, targets if has_places else None, picked.drawn, self.images.steps
+        )
+        return self._finished(
+            picked.indices, inputs, moved if has_places else targets, picked.share
+        )
+
+    def _evaluated(self, indices: NDArray[np.int64]) -> Batch:
+        start, stop = int(indices[0]), int(indices[-1]) + 1
+        targets = None if self._targets is None else self._targets.between(start, stop)
+        return self._finished(indices, self._scaled(self._inputs.between(start, stop)), targets)
+
+    def _split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        return _split(order, self.batch_size)
+
+    def _places(self, samples: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Say where samples are, see `RowSource`: each crop begins anywhere that it fits into."""
         if self._tiles is None:
-            return None
+            return samples
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 4]))
         spare = np.subtract(self.images.inputs_NHWC.shape[1:3], self._tiles.size)
-        return rng.integers(0, spare, (self.num_samples, 2), endpoint=True)
+        corners = rng.integers(0, spare, (self.num_samples, 2), endpoint=True)
+        return np.column_stack([samples // self._crops_per_image, corners[samples]])
 
-    def _crops(self, corners: NDArray[np.int64]) -> list[Crop]:
-        assert self._tiles is not None
-        height, width = self._tiles.size
-        return [
-            (slice(row, row + height), slice(column, column + width))
-            for row, column in corners.tolist()
-        ]
+    def _pick(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        targets = None if self._targets is None else self._targets.pick(places)
+        return self._inputs.pick(places), targets
 
-    def _make(
+    def _take_targets(self, picked: Tensor | None) -> Tensor:
+        assert self._targets is not None
+        assert picked is not None
+        return self._targets.take(picked)
+
+    def _scaled(self, rows_NHWC: Tensor) -> Tensor:
+        # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
+        inputs = rows_NHWC.to(torch.float32).movedim(-1, 1)
+        return _scale(inputs, self._inputs.full_scale, self.images.intensity_range)
+
+    def _finished(
         self,
         indices: NDArray[np.int64],
-        drawn: Augmentation | None = None,
+        inputs_NCHW: Tensor,
+        targets: Tensor | None,
         share: float = 1.0,
-        crops: list[Crop] | None = None,
     ) -> Batch:
-        # (N, H, W, C) permuted to NCHW is the channels-last memory format: no copy
-        inputs = self._inputs.take(indices, crops).to(torch.float32).movedim(-1, 1)
-        inputs = _scale(inputs, self._inputs.full_scale, self.images.intensity_range)
-        targets = None if self._targets is None else self._targets.take(indices, crops)
-        if drawn is not None and targets is not None and targets.ndim == 1:
-            inputs, _ = augment(inputs, None, drawn, self.images.steps)  # a class has no place
-        elif drawn is not None:
-            inputs, targets = augment(inputs, targets, drawn, self.images.steps)
-        inputs = _normalize(inputs, self.images.steps.normalize)
+        inputs_NCHW = _normalized(inputs_NCHW, self._normalize)
         if targets is not None and self._continuous:
             assert self._targets is not None
             values = targets.float().unsqueeze(1) / self._targets.full_scale
-            targets = _normalize(values, self.images.target_steps.normalize)
+            targets = _normalized(values, self._normalize_target)
         elif targets is not None:
             targets = targets.long()
-        return Batch(indices, inputs, targets, share)
+        return Batch(indices, inputs_NCHW, targets, share)
 
 
 def _split(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-class _Rows:
-    """The rows of an array: copied batch by batch, or on the device as a whole."""
-
-    def __init__(self, values: Array | LazyRows, device: torch.device) -> None:
-        self._values = values
-        self._device = device
-        self._resident: Tensor | None = None
-        is_float = values.dtype.kind == "f"
-        self.full_scale = 1.0 if is_float else float(np.iinfo(values.dtype).max)
-        # torch indexes no uint16
-        self._dtype = np.dtype(values.dtype if is_float or values.dtype == np.uint8 else np.int32)
-        self.nbytes = values.size * self._dtype.itemsize
-
-    def move_to_device(self) -> None:
-        num_rows = max(1, CHUNK_BYTES * len(self._values) // self.nbytes)
-        dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
-        resident = torch.empty(self._values.shape, dtype=dtype, device=self._device)
-        for start in range(0, len(self._values), num_rows):
-            # A copy, because torch shares memory and a mapped array is read-only.
-            chunk = np.array(self._values[start : start + num_rows], dtype=self._dtype)
-            resident[start : start + num_rows] = torch.from_numpy(chunk)
-        self._resident = resident
-
-    def take(self, indices: NDArray[np.int64], crops: list[Crop] | None = None) -> Tensor:
-        """Return rows, or of each its crop: a mapped array is read there only."""
-        if crops is not None:
-            where = list(zip(indices.tolist(), crops, strict=True))
-            if self._resident is not None:
-                return torch.stack([self._resident[index, *crop] for index, crop in where])
-            assert not isinstance(self._values, LazyRows)  # tiles are for images
-            cut = np.stack([self._values[index, *crop] for index, crop in where])
-            return torch.from_numpy(cut.astype(self._dtype, copy=False)).to(self._device)
-        if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self._device)]
-        rows = self._values.take(indices, axis=0).astype(self._dtype, copy=False)
-        return torch.from_numpy(rows).to(self._device)
 
 
 def _scale(values: Tensor, full_scale: float, span: IntensityRange | None) -> Tensor:
@@ -214,12 +241,19 @@ def _scale(values: Tensor, full_scale: float, span: IntensityRange | None) -> Te
     return ((values - span.low) / (span.high - span.low)).clamp_(0, 1)
 
 
-def _normalize(values_NCHW: Tensor, steps: tuple[Normalize, ...]) -> Tensor:
-    shape = (1, -1, *[1] * (values_NCHW.ndim - 2))
-    for step in steps:
-        mean, std = (
-            torch.tensor(value, dtype=torch.float32, device=values_NCHW.device).view(shape)
-            for value in (step.mean, step.std)
-        )
+def _constants(
+    steps: tuple[Normalize, ...], rank: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each step's mean and deviation, of shape (1, C, …) with `rank` axes of 1."""
+    shape = (1, -1, *[1] * rank)
+
+    def constant(value: object) -> Tensor:
+        return torch.tensor(value, dtype=torch.float32, device=device).view(shape)
+
+    return [(constant(step.mean), constant(step.std)) for step in steps]
+
+
+def _normalized(values_NCHW: Tensor, constants: list[tuple[Tensor, Tensor]]) -> Tensor:
+    for mean, std in constants:
         values_NCHW = (values_NCHW - mean) / std
     return values_NCHW

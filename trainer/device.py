@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.errors import ConfigError
 
@@ -36,3 +42,41 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False):
         return torch.bfloat16
     return torch.float32
+
+
+def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to the device without waiting; on a CPU the tensor shares its memory."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cpu":
+        return tensor
+    # From pageable memory even a copy that is "non-blocking" waits. The allocator of pinned memory
+    # gives a block to nobody else before the copy is done.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def compute_stream(device: torch.device) -> Iterator[None]:
+    """Compute on a stream of our own: the default one cannot be captured as a CUDA graph."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 what is float32, so that a score comes out again on another device.
+
+    By default torch's convolutions on NVIDIA GPUs round their inputs to TF32, of 10 bits.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

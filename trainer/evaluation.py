@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.batches import Batch, Batches
+from trainer.device import exact_float32
 from trainer.losses import LossFunction
+from trainer.memory import nothing_to_free, with_freed_memory
 from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
@@ -29,22 +31,36 @@ SECONDS_BETWEEN_LINES = 2.0
 
 @dataclass
 class _Tally:
-    """What has been found so far, by this process and, once they are added, by the others."""
+    """What has been found so far, by this process and, once they are added, by the others.
+
+    The loss is summed where it is computed, in float64: to read it is to wait for the device.
+    """
 
     counts: SegmentationCounts | None
-    loss_sum: float = 0.0
+    loss_sum: Tensor | float = 0.0
     num_seen: int = 0
+    has_loss: bool = False
+
+    def see(self, num_samples: int, loss: Tensor | None) -> None:
+        self.num_seen += num_samples
+        if loss is not None:
+            self.loss_sum = self.loss_sum + loss.double() * num_samples
+            self.has_loss = True
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what processes send each other: numbers."""
+        return {**self.__dict__, "loss_sum": float(self.loss_sum)}
 
     def add(self, other: _Tally) -> None:
-        self.loss_sum += other.loss_sum
+        self.loss_sum = float(self.loss_sum) + float(other.loss_sum)
         self.num_seen += other.num_seen
+        self.has_loss = self.has_loss or other.has_loss
         if self.counts is not None and other.counts is not None:
             self.counts.merge(other.counts)
 
-    def result(self, *, has_loss: bool) -> Evaluation:
-        has_loss = has_loss and self.counts is not None and self.num_seen > 0
+    def result(self) -> Evaluation:
         return Evaluation(
-            loss=self.loss_sum / self.num_seen if has_loss else None,
+            loss=float(self.loss_sum) / self.num_seen if self.has_loss else None,
             counts=self.counts,
             scores=self.counts.scores() if self.counts else None,
         )
@@ -54,8 +70,9 @@ class _Tally:
 class Evaluator:
     """Everything that an evaluation needs besides the network's weights of the moment.
 
-    Scores are always computed in float32, whatever precision trains, so that a saved model gives
-    the recorded Dice again.
+    Scores are always computed in float32 and without TF32, whatever precision trains, so that a
+    saved model gives the recorded Dice again, on another device too. Counts and losses stay where
+    they are computed until the last batch: nothing waits for the device before.
     """
 
     batches: Batches
@@ -64,6 +81,8 @@ class Evaluator:
     loss: LossFunction | None
     new_counts: Callable[[], SegmentationCounts] | None
     log_batch: Callable[[int, int, int, float | None, Scores | None], None]
+    # asked for memory that the training holds, where the evaluation has too little
+    free_memory: Callable[[], bool] = nothing_to_free
 
     def run(
         self, network: KerasModule, epoch: int, destination: Destination | None = None
@@ -73,13 +92,18 @@ class Evaluator:
         With several processes each line but the last is about the first one's images; what is
         returned is about all, and the same for all.
         """
+        return with_freed_memory(lambda: self._run(network, epoch, destination), self.free_memory)
+
+    def _run(
+        self, network: KerasModule, epoch: int, destination: Destination | None
+    ) -> Evaluation:
         network.eval()
         tally = _Tally(self.new_counts() if self.new_counts else None)
         num_batches, last_line = self.batches.num_in_order, time.monotonic()
         opened: contextlib.AbstractContextManager[Write | None] = contextlib.nullcontext()
         if destination and self.world.is_first:
             opened = destination.open(self.batches.images.slices)
-        with torch.inference_mode(), opened as write:
+        with torch.inference_mode(), exact_float32(), opened as write:
             for number, batch in enumerate(self.batches.in_order(), 1):
                 stop_if_requested()
                 output = self._evaluate(network, batch, tally) if batch else None
@@ -90,11 +114,11 @@ class Evaluator:
                         write(names, values)
                 if number < num_batches and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
-                    self._log(epoch, number, tally.result(has_loss=self.loss is not None))
+                    self._log(epoch, number, tally.result())
         first, *others = self.world.gather(tally)
         for other in others:
             first.add(other)
-        evaluation = first.result(has_loss=self.loss is not None)
+        evaluation = first.result()
         self._log(epoch, num_batches, evaluation)
         return evaluation
 
@@ -102,15 +126,15 @@ class Evaluator:
         logits = self._logits(network, batch.inputs_NCHW)
         output = activate(logits, self.activation)
         names = self._names(batch)
-        if batch.targets is not None and self.loss is not None:
-            # .item() waits for the GPU: once per batch of an evaluation is cheap
-            tally.loss_sum += self.loss(logits, batch.targets).item() * len(names)
         if batch.targets is not None and tally.counts is not None:
             targets = batch.targets
             if targets.is_floating_point():
                 targets = (targets[:, 0] > 0.5).long()
             tally.counts.update(names, predict_classes(output), targets)
-        tally.num_seen += len(names)
+        loss = None
+        if batch.targets is not None and self.loss is not None:
+            loss = self.loss(logits, batch.targets)
+        tally.see(len(names), loss)
         return output
 
     def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:

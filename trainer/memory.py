@@ -6,12 +6,15 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from trainer.config import NeuralNetwork
 from trainer.errors import OutOfMemoryError
+
+T = TypeVar("T")
 
 # How torch's CPU allocator says it: it has no exception type of its own.
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
@@ -34,6 +37,21 @@ def memory_errors_named(config: NeuralNetwork) -> Iterator[None]:
         ) from None
 
 
+def nothing_to_free() -> bool:
+    """Say that nothing holds memory that could be given back."""
+    return False
+
+
+def with_freed_memory(compute: Callable[[], T], free: Callable[[], bool]) -> T:
+    """Compute; where memory is short, once more if `free` gave some back."""
+    try:
+        return compute()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_shortage(error) or not free():
+            raise
+    return compute()
+
+
 @dataclass
 class BatchFitter:
     """Computes the gradients of a batch, in pieces where the memory has no room for the whole.
@@ -45,6 +63,7 @@ class BatchFitter:
         reserve: allocates what the optimizer will need besides, so that what fits now will do.
         log: told when the size changes.
         piece: samples that this process computes at once; None while whole batches fit.
+        free: gives memory back that is held for speed alone; False if there is none.
     """
 
     batch_size: int
@@ -53,6 +72,7 @@ class BatchFitter:
     reserve: Callable[[], object]
     log: Callable[[str], None]
     piece: int | None = None
+    free: Callable[[], bool] = nothing_to_free
 
     def compute(self, num_samples: int, gradients: Callable[[int], Tensor]) -> Tensor:
         """Return what `gradients` returns, called with the number of samples to take at once.
@@ -62,6 +82,8 @@ class BatchFitter:
         """
         before = size = min(self.piece or num_samples, num_samples)
         loss, shortage = _try(gradients, size)
+        if loss is None and self.free():
+            loss, shortage = _try(gradients, size)
         while loss is None and size > 1:
             size = -(-size // 2)
             loss, _ = _try(gradients, size, self.reserve)

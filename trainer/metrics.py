@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from trainer.bootstrap import COUNTS, Counts, column, dice_of_counts, mean_of_present
 from trainer.errors import ConfigError, DataError
+from trainer.pixelcounts import count_pixels
 from trainer.plugin_metrics import PluginMetrics
 from trainer.rundir import write_atomic
 from trainer.surface import hd95_px
@@ -121,32 +123,17 @@ class SegmentationCounts:
         self._pooled = np.zeros((len(self._names), len(COUNTS)), dtype=np.int64)
         self._correct = 0
         self._pixels = 0
+        self._pending: list[tuple[list[str], Tensor, Tensor]] = []  # of batches, on the device
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what processes send each other: numbers."""
+        self._settle()
+        return self.__dict__
 
     def update(self, names: Sequence[str], predicted_NHW: Tensor, target_NHW: Tensor) -> None:
-        """Add a batch of predicted and true class ids.
-
-        Raises:
-            DataError: a target holds an id that is neither a class nor ignored.
-        """
-        # .cpu() waits for the GPU, once per batch, for a few numbers per image.
-        confusion_NTP = self._confusion(predicted_NHW, target_NHW).cpu().numpy()
-        self._check_ids(names, confusion_NTP)
-        confusion_NTP = confusion_NTP[:, : self._num_classes]
-        counts_NC3 = np.stack(
-            [
-                confusion_NTP.diagonal(axis1=1, axis2=2),
-                confusion_NTP.sum(1),
-                confusion_NTP.sum(2),
-            ],
-            axis=-1,
-        )
-        self._correct += int(counts_NC3[..., 0].sum())
-        self._pixels += int(counts_NC3[..., 2].sum())
-        shown = counts_NC3[:, self._first :]
-        self._pooled += shown.sum(0)
-        self._image_names.extend(names)
-        self._counts.extend(shown)
-        self._dice.extend(dice_of_counts(shown).tolist())
+        """Add a batch of predicted and true class ids; they are counted where they are."""
+        counts = count_pixels(predicted_NHW, target_NHW, self._num_classes, self._ignore_index)
+        self._pending.append((list(names), *counts))
         if self._with_hd95:
             self._measure_surfaces(predicted_NHW, target_NHW)
         if self._plugins.names:
@@ -154,6 +141,8 @@ class SegmentationCounts:
 
     def merge(self, other: SegmentationCounts) -> None:
         """Add what another process counted, of other images."""
+        self._settle()
+        other._settle()
         self._image_names.extend(other._image_names)
         self._counts.extend(other._counts)
         self._dice.extend(other._dice)
@@ -164,7 +153,12 @@ class SegmentationCounts:
         self._pixels += other._pixels
 
     def scores(self) -> Scores:
-        """Return the scores of the images seen so far; without any, Dice is 1 and the rest NaN."""
+        """Return the scores of the images seen so far; without any, Dice is 1 and the rest NaN.
+
+        Raises:
+            DataError: a target holds an id that is neither a class nor ignored.
+        """
+        self._settle()
         averaged = self._pooled[self._averaged]
         present = averaged[:, 1:].sum(-1) > 0
         kept = [
@@ -186,6 +180,7 @@ class SegmentationCounts:
 
         An HD95 is None where it is undefined: prediction or target is empty.
         """
+        self._settle()
         rows = []
         for index, name in enumerate(self._image_names):
             row: dict[str, Any] = {"name": name}
@@ -210,21 +205,24 @@ class SegmentationCounts:
         writer.writerows(self.per_image_rows())
         write_atomic(path, text.getvalue())
 
-    def _confusion(self, predicted_NHW: Tensor, target_NHW: Tensor) -> Tensor:
-        """Count pixels by image, true class (then ignored, then invalid) and predicted class."""
-        num_images, k = predicted_NHW.shape[0], self._num_classes
-        valid = (target_NHW >= 0) & (target_NHW < k)
-        true = torch.where(valid, target_NHW, k + 1)
-        if self._ignore_index is not None:
-            true = true.masked_fill(target_NHW == self._ignore_index, k)
-        image_N = torch.arange(num_images, device=true.device)
-        image = image_N.view(-1, *[1] * (true.ndim - 1))
-        cell = (image * (k + 2) + true) * k + predicted_NHW
-        counts = torch.bincount(cell.flatten(), minlength=num_images * (k + 2) * k)
-        return counts.view(num_images, k + 2, k)
+    def _settle(self) -> None:
+        """Bring the counts to the host, all at once: reading them waits for the device."""
+        if not self._pending:
+            return
+        names = [name for batch, _, _ in self._pending for name in batch]
+        counts_NC3 = torch.cat([counts for _, counts, _ in self._pending]).cpu().numpy()
+        invalid_N = torch.cat([invalid for _, _, invalid in self._pending]).cpu().numpy()
+        self._pending.clear()
+        self._check_ids(names, invalid_N)
+        self._correct += int(counts_NC3[..., 0].sum())
+        self._pixels += int(counts_NC3[..., 2].sum())
+        shown = counts_NC3[:, self._first :]
+        self._pooled += shown.sum(0)
+        self._image_names.extend(names)
+        self._counts.extend(shown)
+        self._dice.extend(dice_of_counts(shown).tolist())
 
-    def _check_ids(self, names: Sequence[str], confusion_NTP: Counts) -> None:
-        invalid_N = confusion_NTP[:, -1].sum(-1)
+    def _check_ids(self, names: Sequence[str], invalid_N: npt.NDArray[np.int64]) -> None:
         if invalid_N.any():
             first = int(invalid_N.argmax())
             raise DataError(

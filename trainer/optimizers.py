@@ -42,7 +42,10 @@ def build_optimizer(
             "the network has no trainable parameter; unfreeze a layer (trainable: true) or "
             "leave out data.input_path to evaluate only"
         )
-    return _build(config, trained, capturable)
+    optimizer = _build(config, trained, capturable)
+    # torch warns of steps before the capture, which make what it needs
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -21,7 +21,14 @@ from trainer.rundir import RESUME
 from trainer.schedule import LearningRate
 
 # What may differ between the run that was killed and the one that goes on.
-_FREE = {"num_epochs": True, "checkpoints": True, "device": True, "debug": True, "outfile": True}
+_FREE = {
+    "num_epochs": True,
+    "checkpoints": True,
+    "device": True,
+    "cuda_graph": True,
+    "debug": True,
+    "outfile": True,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

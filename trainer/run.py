@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from trainer.adapt import (
 )
 from trainer.augment import channels_last
 from trainer.batches import Batches
+from trainer.capture import steps_on
 from trainer.checkpoints import CheckpointKeeper
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import Resolve, load_data
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
-from trainer.device import choose_precision
+from trainer.device import choose_precision, compute_stream
 from trainer.errors import ConfigError, DataError, DivergedError
 from trainer.evaluation import Evaluator
 from trainer.fit import check_fit, resolve_activation
@@ -40,7 +42,7 @@ from trainer.log_lines import (
     log_training,
 )
 from trainer.losses import build_loss
-from trainer.memory import BatchFitter
+from trainer.memory import BatchFitter, nothing_to_free
 from trainer.metrics import SegmentationCounts
 from trainer.networks import (
     NetworkFacts,
@@ -57,6 +59,7 @@ from trainer.predictions import Destination
 from trainer.records import Evaluation
 from trainer.resume import State, Training, read_state, restore, save_state
 from trainer.schedule import LearningRate
+from trainer.step import TrainingStep
 from trainer.training import Trainer
 
 
@@ -108,9 +111,10 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
     world.copy_from_first(network)
-    _Run(
-        config, log, world, device, precision, data, facts, activation, network, started
-    ).carry_out()
+    with compute_stream(device):
+        _Run(
+            config, log, world, device, precision, data, facts, activation, network, started
+        ).carry_out()
 
 
 def _check_parallel(config: NeuralNetwork, world: World) -> None:
@@ -190,21 +194,28 @@ class _Run:
             restore(training, state)
             num_done = state.epoch
             self.log(f"Resuming after epoch {num_done}")
-        trainer = Trainer(
+        fitter = self._fitter(optimizer)
+        step = TrainingStep(
             network=self.network,
             batches=self._batches(self.data.train, config.data.batch_size),
             loss=build_loss(config.loss, self.activation, self.facts.output_shape[-1]),
             optimizer=optimizer,
             precision=self.precision,
+            world=self.world,
+            fitter=fitter,
+        )
+        trainer = Trainer(
+            network=self.network,
+            batches=step.batches,
+            step=steps_on(self.device, step, self.log, wanted=config.cuda_graph),
             device=self.device,
             world=self.world,
-            fitter=self._fitter(optimizer),
             seed=config.seed,
             started=self.started,
             record=files.add_steps,
             log_batch=partial(log_train_batch, self.log, config.num_epochs),
         )
-        evaluator = self._evaluator()
+        evaluator = self._evaluator(lambda: fitter.free())
         for epoch in range(num_done + 1, num_epochs + 1):
             train_loss = trainer.run_epoch(epoch)
             accuracy = None
@@ -225,8 +236,8 @@ class _Run:
                 keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
             if evaluator:
                 extra = {"train_loss": train_loss, "learning_rate": learning_rate.value}
-                if trainer.fitter.piece is not None:
-                    extra["samples_at_once"] = trainer.fitter.piece
+                if fitter.piece is not None:
+                    extra["samples_at_once"] = fitter.piece
                 self._record(files, epoch, evaluation, extra)
             learning_rate.advance()
             settings = config.optimizer.lr_scheduler
@@ -261,7 +272,7 @@ class _Run:
             world=self.world,
         )
 
-    def _evaluator(self) -> Evaluator | None:
+    def _evaluator(self, free_memory: Callable[[], bool] = nothing_to_free) -> Evaluator | None:
         test, config = self.data.test, self.config
         if test is None:
             return None
@@ -274,6 +285,7 @@ class _Run:
             loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
             new_counts=self._new_counts if test.targets_NHW is not None else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
+            free_memory=free_memory,
         )
 
     def _new_counts(self) -> SegmentationCounts:

@@ -11,7 +11,7 @@ import torch
 from arrays import conv, keras_file, section, write_npy_folders
 from worker import Result, Worker, write_png
 
-from trainer.augment import augment
+from trainer.augment import Drawn, augment
 from trainer.cli import main
 from trainer.data.augmentation import Augmentation
 from trainer.data.transforms import Steps
@@ -81,7 +81,9 @@ def test_flips_of_volumes_are_those_of_the_last_two_axes(tmp_path: Path) -> None
     values = torch.arange(2 * 3 * 4 * 5.0).view(2, 1, 3, 4, 5)
     steps = Steps((), ((1, 0.5), (0, 0.5)), ())
     drawn = Augmentation(np.array([[True, False], [False, True]]), None, None)
-    moved, targets = augment(values, values[:, 0].long(), drawn, steps)
+    moved, targets = augment(
+        values, values[:, 0].long(), Drawn.on(torch.device("cpu"), drawn), steps
+    )
     np.testing.assert_array_equal(moved[0], values[0].flip(-1))
     np.testing.assert_array_equal(moved[1], values[1].flip(-2))
     np.testing.assert_array_equal(targets, moved[:, 0].long())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from worker import Worker, write_png
 
-from trainer.augment import augment
+from trainer.augment import Drawn, augment
 from trainer.config import Data, parse_config
 from trainer.data.augmentation import draw_augmentation
 from trainer.data.transforms import Steps, plan_transforms
@@ -50,7 +50,10 @@ def apply(images_NHWC: np.ndarray, steps: Steps, targets: np.ndarray | None = No
     drawn = draw(steps, num_samples=len(images_NHWC), **how)
     inputs = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     return drawn, *augment(
-        inputs, None if targets is None else torch.from_numpy(targets), drawn, steps
+        inputs,
+        None if targets is None else torch.from_numpy(targets),
+        Drawn.on(torch.device("cpu"), drawn),
+        steps,
     )
 
 
@@ -77,7 +80,8 @@ def test_rotation_is_opencv_s_by_the_angle_in_degrees() -> None:
     assert 20 < angle.max() <= 30
     images = smooth_images(1)
     one = drawn[np.array([int(angle.argmax())])]
-    turned, _ = augment(torch.from_numpy(images).permute(0, 3, 1, 2), None, one, steps)
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2)
+    turned, _ = augment(inputs, None, Drawn.on(torch.device("cpu"), one), steps)
     height, width = SIZE
     signed = -np.rad2deg(np.arcsin(one.warps[0, 0, 1] * width / height))
     middle = ((width - 1) / 2, (height - 1) / 2)

@@ -13,7 +13,7 @@ from cached import BUILT, FOUND, Load, assert_same, entries, make_load
 from support import write_discs
 from worker import write_pairs, write_png
 
-from trainer import batches
+from trainer import batches, rowsource
 from trainer.data import reading, stores
 from trainer.errors import DataError
 
@@ -107,15 +107,13 @@ def test_set_on_the_device_gives_the_same_batches(load, tmp_path, monkeypatch, d
         write_png(path, rng.integers(0, np.iinfo(depth).max, (32, 32)), depth)
     load(root)
     loaded, _ = load(root)
-    monkeypatch.setattr(batches, "CHUNK_BYTES", 9000)
+    monkeypatch.setattr(rowsource, "CHUNK_BYTES", 9000)
     settings = {"batch_size": 2, "device": torch.device("cpu"), "continuous": False}
     mapped = batches.Batches(loaded.train, **settings)
     resident = batches.Batches(loaded.train, **settings)
-    resident._inputs.move_to_device()
-    resident._targets.move_to_device()
-    pairs = list(
-        zip(mapped.shuffled(seed=1, epoch=2), resident.shuffled(seed=1, epoch=2), strict=True)
-    )
+    resident.move_to_device()
+    epochs = [map(one.make, one.epoch(seed=1, epoch=2)) for one in (mapped, resident)]
+    pairs = list(zip(*epochs, strict=True))
     assert len(pairs) == 3
     for one, other in pairs:
         torch.testing.assert_close(one.inputs_NCHW, other.inputs_NCHW, rtol=0, atol=0)

@@ -147,7 +147,7 @@ def test_unknown_class_id_names_the_image():
     names, predicted, target = masks(3)
     target[4, 0, :2] = 7
     with pytest.raises(DataError, match=r"image 4.png: 2 pixels .* outside 0..2"):
-        counted(3, names, predicted, target)
+        counted(3, names, predicted, target).scores()
 
 
 def test_class_names():

@@ -95,9 +95,8 @@ def crops_of(
             world=World(Launch(rank=rank, size=num_processes, local_size=num_processes)),
         )
         if on_device:
-            batches._inputs.move_to_device()
-            batches._targets.move_to_device()
-        for batch in batches.shuffled(seed=3, epoch=epoch):
+            batches.move_to_device()
+        for batch in map(batches.make, batches.epoch(seed=3, epoch=epoch)):
             assert batch.targets is not None
             crops = batch.inputs_NCHW.mul(255).round().byte().numpy()[:, 0]
             found += zip(batch.indices.tolist(), crops, batch.targets.numpy(), strict=True)

@@ -47,7 +47,8 @@ def whole(data: LoadedData) -> Batch:
 def epoch_of(data: LoadedData, *, seed: int, epoch: int, batch_size: int = 4) -> torch.Tensor:
     """Return an epoch's inputs and masks, (N, 2, H, W), in the order of the set."""
     found = {}
-    for batch in batches(data, batch_size).shuffled(seed=seed, epoch=epoch):
+    source = batches(data, batch_size)
+    for batch in map(source.make, source.epoch(seed=seed, epoch=epoch)):
         assert batch.targets is not None
         for index, image, mask in zip(
             batch.indices, batch.inputs_NCHW, batch.targets, strict=True
@@ -184,7 +185,7 @@ def test_order_of_an_epoch_is_a_new_permutation_by_seed_and_epoch(pairs: Path) -
     data = load(pairs)
 
     def order(seed: int, epoch: int) -> list[int]:
-        shuffled = batches(data).shuffled(seed=seed, epoch=epoch)
+        shuffled = batches(data).epoch(seed=seed, epoch=epoch)
         return np.concatenate([batch.indices for batch in shuffled]).tolist()
 
     assert order(1, 1) == order(1, 1)

@@ -85,6 +85,8 @@ class NeuralNetwork(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # On a GPU, capture each training step as one CUDA graph where that is possible.
+    cuda_graph: bool = True
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
 
@@ -113,6 +115,7 @@ EXTENSIONS = (
     "seed",
     "precision",
     "device",
+    "cuda_graph",
     "relative_to",
     "metrics",
     "checkpoints.keep",

@@ -6,6 +6,7 @@ The module's children carry the layers' names, so that `state_dict()` reads
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from trainer.networks.shapes import (
 from trainer.networks.spec import LINEAR, Shape
 from trainer.networks.torch_layers import BUILDERS
 from trainer.networks.torch_layers.functions import TensorFunction, make_function
+from trainer.networks.torch_layers.normalization import RunningVariances, TorchBatchNorm
 
 _PROBABILITIES = ("sigmoid", "softmax", "log_softmax")
 
@@ -61,6 +63,12 @@ class KerasModule(nn.Module):
         self._input, self._output = graph.input, graph.output
         self._probabilities = make_function(last.layer.spec.activation) if split else None
 
+    def running_variances(self) -> RunningVariances:
+        """Return those of the BatchNormalizations that are used once."""
+        uses = Counter(step.module for step in self._steps)
+        layers = ((name, layer) for name, layer in self.named_children() if uses[name] == 1)
+        return RunningVariances(x for _, x in layers if isinstance(x, TorchBatchNorm))
+
     def logits(self, x: Tensor) -> Tensor:
         """Return the output before the last sigmoid, softmax or log_softmax; x is (N, C, H, W)."""
         values = {self._input: x}
@@ -98,6 +106,7 @@ def module_names(graph: Graph) -> dict[str, str]:
         "layer_weights",
         "shapes",
         "logits",
+        "running_variances",
     }
     for layer in graph.layers():
         name = layer.name.replace(".", "_") or "_"
