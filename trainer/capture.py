@@ -119,24 +119,29 @@ class CapturedSteps:
             torch.cuda.empty_cache()
 
 
-def steps_on(
-    device: torch.device, step: TrainingStep, log: Callable[[str], None], *, wanted: bool
+def recorder_on(device: torch.device) -> Recorder | None:
+    """Return what captures steps on a device; None where steps are eager."""
+    return CudaRecorder() if device.type == "cuda" else None
+
+
+def captured(
+    step: TrainingStep, recorder: Recorder | None, log: Callable[[str], None], *, wanted: bool
 ) -> TrainingStep | CapturedSteps:
-    """Return what carries out steps there: captured on a GPU, where that is possible.
+    """Return what carries out the steps: captured where that is possible.
 
     Args:
-        device: of the step.
         step: the eager one.
-        log: told why steps are not captured.
+        recorder: of its device.
+        log: told why steps are not captured though the device could.
         wanted: `cuda_graph` of the config.
     """
-    if device.type != "cuda":
+    if recorder is None:
         return step
     reason = _why_not(step, wanted)
     if reason is not None:
         log(f"Training step: not as a CUDA graph: {reason}")
         return step
-    steps = CapturedSteps(step, CudaRecorder(), log)
+    steps = CapturedSteps(step, recorder, log)
     step.fitter.free = steps.release
     return steps
 

@@ -48,11 +48,14 @@ class Readings(Generic[Label]):
     Args:
         device: where the steps are computed.
         num_figures: of each step.
+        steps_a_group: how many are read at once; 1 on a CPU if not given.
     """
 
-    def __init__(self, device: torch.device, num_figures: int) -> None:
+    def __init__(
+        self, device: torch.device, num_figures: int, *, steps_a_group: int | None = None
+    ) -> None:
         on_gpu = device.type == "cuda"
-        shape = (STEPS_A_GROUP if on_gpu else 1, num_figures)
+        shape = (steps_a_group or (STEPS_A_GROUP if on_gpu else 1), num_figures)
         self._spare: list[_Group[Label]] = [
             _Group(
                 torch.empty(shape, device=device),

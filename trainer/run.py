@@ -20,7 +20,7 @@ from trainer.adapt import (
 )
 from trainer.augment import channels_last
 from trainer.batches import Batches
-from trainer.capture import steps_on
+from trainer.capture import captured, recorder_on
 from trainer.checkpoints import CheckpointKeeper
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import Resolve, load_data
@@ -171,10 +171,13 @@ class _Run:
         config, num_epochs = self.config, self.config.num_epochs
         assert self.data.train is not None
         assert config.loss is not None
-        on_gpu = self.device.type == "cuda"
-        optimizer = build_optimizer(config.optimizer, self.network.parameters(), capturable=on_gpu)
+        recorder = recorder_on(self.device)
+        capturable = recorder is not None
+        optimizer = build_optimizer(
+            config.optimizer, self.network.parameters(), capturable=capturable
+        )
         learning_rate = LearningRate(
-            config.optimizer, optimizer, tensor=on_gpu and not needs_closure(optimizer)
+            config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
         log_training(self.log, config)
         keeper = CheckpointKeeper(
@@ -207,7 +210,7 @@ class _Run:
         trainer = Trainer(
             network=self.network,
             batches=step.batches,
-            step=steps_on(self.device, step, self.log, wanted=config.cuda_graph),
+            step=captured(step, recorder, self.log, wanted=config.cuda_graph),
             device=self.device,
             world=self.world,
             seed=config.seed,
