@@ -46,6 +46,7 @@ class _Size:
     """Batches of one size: those seen so far, then the graph and the tensors it reads."""
 
     num_seen: int = 0
+    is_eager: bool = False  # for good: a capture has failed
     picked: Picked | None = None
     replay: Replay | None = None
 
@@ -70,20 +71,17 @@ class CapturedSteps:
 
     def __call__(self, picked: Picked) -> Tensor:
         """Return loss and norm of the gradient, on the device; to be copied before the next."""
-        if self._step.fitter.piece is not None:
+        if self._step.fitter.piece is not None and not self._is_off:
             self._give_up("batches are computed in pieces")
-        if self._is_off:
-            return self._step(picked)
         size = self._sizes.setdefault(len(picked), _Size())
+        if self._is_off or size.is_eager:
+            return self._step(picked)
         if size.replay is None:
             size.num_seen += 1
             if size.num_seen < WARM_UP_STEPS:
                 return self._step(picked)
             if size.num_seen == WARM_UP_STEPS:
-                figures, reason = self._recorder.watched(lambda: self._step(picked))
-                if reason is not None:
-                    self._give_up(reason)
-                return figures
+                return self._watched(picked)
             self._capture(size, picked)
         if size.replay is None or size.picked is None:
             return self._step(picked)
@@ -98,21 +96,33 @@ class CapturedSteps:
             self._give_up("their memory is needed")
         return had_graphs
 
+    def _watched(self, picked: Picked) -> Tensor:
+        figures, reason = self._recorder.watched(lambda: self._step(picked))
+        if reason is not None:
+            self._give_up(reason)
+        return figures
+
     def _capture(self, size: _Size, picked: Picked) -> None:
-        size.picked = _copied(picked)
-        captured = size.picked
+        size.picked = held = _copied(picked)
         try:
-            size.replay = self._recorder.record(lambda: self._step.whole(captured))
+            size.replay = self._recorder.record(lambda: self._step.whole(held))
         except Exception as error:  # noqa: BLE001  # a true one shows in the eager step, too
-            self._give_up(_first_line(error))
+            reason = _first_line(error)
+        else:
+            self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
             return
-        self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
+        # Short of memory, say: what is captured by now stays.
+        self._log(f"Training step: not as a CUDA graph for batches of {len(picked)}: {reason}")
+        size.is_eager, size.picked = True, None
+        self._free()
 
     def _give_up(self, reason: str) -> None:
-        if not self._is_off:
-            self._log(f"Training step: not as a CUDA graph from here on: {reason}")
+        self._log(f"Training step: not as a CUDA graph from here on: {reason}")
         self._is_off = True
         self._sizes.clear()
+        self._free()
+
+    def _free(self) -> None:
         self._step.forget_gradients()  # they lie in the graph's memory
         gc.collect()
         if torch.cuda.is_available():

@@ -230,7 +230,8 @@ def test_capture_that_fails_costs_the_graph_and_nothing_else(
 
     monkeypatch.setattr(Tape, "record", fail)
     result = train(worker, OPTIMIZERS["sgd"], tmp_path)
-    assert f"not as a CUDA graph from here on: {error}" in result.out
+    assert f"not as a CUDA graph for batches of 5: {error}" in result.out
+    assert result.out.count("CUDA graph") == 2  # once for each size of batch
     eager = train(worker, OPTIMIZERS["sgd"], tmp_path, cuda_graph=False)
     assert curves(result) == curves(eager)
 
@@ -264,3 +265,21 @@ def test_shortage_without_a_graph_is_the_trial_s_own(
 
     monkeypatch.setattr(run.Evaluator, "_run", short)
     assert "batch_size" in worker(num_epochs=1).error(OutOfMemoryError.exit_code)
+
+
+def test_batches_in_pieces_are_not_captured(
+    worker: Worker, tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainingStep._gradients
+
+    def short(self: TrainingStep, batch: object, size: int) -> Tensor:
+        if size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, batch, size)
+
+    monkeypatch.setattr(TrainingStep, "_gradients", short)
+    result = train(worker, OPTIMIZERS["adam"], tmp_path, data__halve_batch_on_oom=True)
+    assert "from now on gradients are summed over pieces of 3" in result.out
+    assert "not as a CUDA graph from here on: batches are computed in pieces" in result.out
+    assert result.out.count("CUDA graph") == 1
+    assert recorded.num_replays == 0
