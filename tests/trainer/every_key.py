@@ -77,6 +77,7 @@ FULL = {
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",
+    "cuda_graph": False,
 }
 
 
