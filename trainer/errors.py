@@ -74,6 +74,13 @@ class StopRequestedError(BaseException):
     """Somebody asked the worker to stop.
 
     Raised wherever the main thread is, in libraries too, whose `except Exception` must not eat it.
+
+    Attributes:
+        keep_state: somebody may go on with the run.
     """
 
     exit_code: ClassVar[int] = 143
+
+    def __init__(self, message: str, *, keep_state: bool = True) -> None:
+        super().__init__(message)
+        self.keep_state = keep_state

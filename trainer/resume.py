@@ -1,4 +1,4 @@
-"""Keeps, after each epoch, all that a killed run needs to go on to the same final numbers."""
+"""Keeps all that a killed run needs to go on to the same final numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoints import CheckpointKeeper, write_checkpoint
+from trainer.checkpoints import CheckpointKeeper
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
@@ -19,6 +19,9 @@ from trainer.networks.module import KerasModule
 from trainer.optimizers import load_state
 from trainer.rundir import RESUME
 from trainer.schedule import LearningRate
+
+RESUME_INTERVAL_S = 30.0
+MAX_SHARE = 0.03
 
 # What may differ between the run that was killed and the one that goes on.
 _FREE = {
@@ -58,25 +61,66 @@ class State:
     intensity_range: dict[str, Any] | None = None
 
 
-def save_state(training: Training, config: NeuralNetwork, *, epoch: int, started: float) -> None:
-    """Write the state after an epoch, if the config asks for it: three times the weights."""
-    if not config.checkpoints.resume:
-        return
-    on_cuda = next(training.network.parameters()).is_cuda
-    state = State(
-        epoch=epoch,
-        time_s=time.monotonic() - started,
-        config=_comparable(config),
-        network=training.network.state_dict(),
-        optimizer=training.optimizer.state_dict(),
-        scheduler=training.learning_rate.state_dict(),
-        keeper=training.keeper.state,
-        rng=torch.get_rng_state(),  # of dropout
-        cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
-        intensity_range=training.intensity_range.as_json() if training.intensity_range else None,
-    )
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(State)}
-    write_checkpoint(fields, _path(config))
+class StateKeeper:
+    """Puts together what `resume.pt` shall hold, and says when it is to be written."""
+
+    def __init__(self, training: Training, config: NeuralNetwork, *, started: float) -> None:
+        """Begin with a run's epochs.
+
+        Args:
+            training: what the state is of.
+            config: with the settings that a run that goes on must have too.
+            started: `time.monotonic()` at the run's start.
+        """
+        self._training = training
+        self._config = _comparable(config)
+        self._is_wanted = config.checkpoints.resume
+        self._on_cuda = next(training.network.parameters()).is_cuda
+        self._started = started
+        self._written = self._epoch_ended = time.monotonic()
+
+    def content(self, epoch: int) -> dict[str, Any] | None:
+        """Return the fields of a `State`, with the tensors that training goes on changing.
+
+        None if the config wants no state.
+        """
+        if not self._is_wanted:
+            return None
+        training = self._training
+        state = State(
+            epoch=epoch,
+            time_s=time.monotonic() - self._started,
+            config=self._config,
+            network=training.network.state_dict(),
+            optimizer=training.optimizer.state_dict(),
+            scheduler=training.learning_rate.state_dict(),
+            keeper=training.keeper.state,
+            rng=torch.get_rng_state(),  # of dropout
+            cuda_rng=torch.cuda.get_rng_state() if self._on_cuda else None,
+            intensity_range=training.intensity_range.as_json()
+            if training.intensity_range
+            else None,
+        )
+        return {field.name: getattr(state, field.name) for field in dataclasses.fields(State)}
+
+    def is_due(self, cost_s: float) -> bool:
+        """Say after each epoch whether its state is to be written, which then counts as done.
+
+        A run that is killed loses RESUME_INTERVAL_S at most, or one epoch if that takes longer:
+        so a state is written early rather than late. A large one that takes a core for long is
+        written less often, for no more than MAX_SHARE of the time.
+
+        Args:
+            cost_s: seconds of a core that the last one has taken. Waiting for a slow disk takes
+                none, and training goes on meanwhile.
+        """
+        now = time.monotonic()
+        epoch_s, self._epoch_ended = now - self._epoch_ended, now
+        since_s = now - self._written
+        is_due = since_s + epoch_s >= RESUME_INTERVAL_S and since_s >= cost_s / MAX_SHARE
+        if is_due:
+            self._written = now
+        return is_due
 
 
 def read_state(config: NeuralNetwork) -> State | None:
@@ -85,9 +129,9 @@ def read_state(config: NeuralNetwork) -> State | None:
     Raises:
         WeightsError: the file is broken, or was written by a run with another config.
     """
-    if not config.checkpoints.resume or not _path(config).exists():
+    path = state_path(config)
+    if path is None or not path.exists():
         return None
-    path = _path(config)
     try:
         state = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
@@ -113,7 +157,10 @@ def restore(training: Training, state: State) -> None:
         torch.cuda.set_rng_state(state.cuda_rng)
 
 
-def _path(config: NeuralNetwork) -> Path:
+def state_path(config: NeuralNetwork) -> Path | None:
+    """Return where the state is kept; None if the config wants none."""
+    if not config.checkpoints.resume:
+        return None
     assert config.checkpoints.save is not None  # checked with the config
     return Path(config.checkpoints.save) / RESUME
 
