@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 
-from hpo.attempt import prepare_attempt, remove_checkpoints
+from hpo.attempt import AttemptFolder, prepare_attempt, remove_checkpoints
 from hpo.database import Patience
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
@@ -35,10 +35,11 @@ from hpo.sampling import draw
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
-from hpo.watch import STOP_GRACE_S, Watch
+from hpo.watch import Watch
 from trainer import rundir
 from trainer.config import parse_config
 from trainer.errors import ConfigError
+from trainer.keypath import get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
@@ -117,6 +118,10 @@ class TrialRunner:
         """
         config = self.spec.worker_config(self.launcher, chosen)
         config["seed"] = derived_seed(self.spec.seed, number, "training")
+        if get_path(
+            config, "checkpoints.resume"
+        ):  # a trial that is done is gone on with by nobody
+            set_path(config, "checkpoints.resume_when_done", False)
         parse_config({"neural_network": config}, f"trial {number}")
         return config
 
@@ -135,10 +140,11 @@ class TrialRunner:
             provenance = self._provenance(job, lease, config, folder.run_dir)
             run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
             if not self.patience.call(
-                lambda: self.office.begin(lease, keep=folder.epochs, attributes=run)
+                lambda: self.office.begin(lease, keep=folder.evaluated, attributes=run)
             ):
                 return Watched("lost", message=LOST), was_resumed
-            watched = self._watch(job, lease, folder.run_dir)
+            keeps_state = get_path(written, "checkpoints.resume") is True
+            watched = self._watch(job, lease, folder, keeps_state=keeps_state)
             if watched.score is not None and STATES.get(watched.end) in COUNTED:
                 self.patience.call(
                     lambda: self._offer(job, lease, watched, folder.run_dir, config)
@@ -152,7 +158,9 @@ class TrialRunner:
             return Watched("failed", message=message, is_crash=True), was_resumed
         return watched, was_resumed
 
-    def _watch(self, job: _Job, lease: Lease, run_dir: Path) -> Watched:
+    def _watch(
+        self, job: _Job, lease: Lease, folder: AttemptFolder, *, keeps_state: bool
+    ) -> Watched:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
         def tell_epoch(epoch: int, best: float) -> None:
@@ -160,25 +168,24 @@ class TrialRunner:
             self.reporter.epoch_done(number, slot.index, epoch, best)
 
         handle = self.launcher.start(
-            WorkerJob(run_dir=run_dir, slot=slot, num_procs=self.num_procs)
+            WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
         )
         job.clock.launch()
-        try:
-            return Watch(
-                study=self.study,
-                lease=lease,
-                handle=handle,
-                run_dir=run_dir,
-                num_epochs=self.spec.num_epochs,
-                office=self.office,
-                renewer=self.renewer,
-                patience=self.patience,
-                stopping=self.stopping,
-                tell_epoch=tell_epoch,
-                deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
-            ).follow()
-        finally:
-            handle.stop(STOP_GRACE_S)
+        return Watch(
+            study=self.study,
+            lease=lease,
+            handle=handle,
+            log=folder.log,
+            inherited=folder.evaluated,
+            num_epochs=self.spec.num_epochs,
+            office=self.office,
+            renewer=self.renewer,
+            patience=self.patience,
+            stopping=self.stopping,
+            tell_epoch=tell_epoch,
+            keeps_state=keeps_state,
+            deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
+        ).follow()
 
     def _provenance(
         self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path

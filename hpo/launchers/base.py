@@ -19,6 +19,9 @@ from trainer import rundir
 
 CONFIG_ARGS = (f"--config={rundir.CONFIG}",)
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
+# For one that writes the state that somebody goes on from, 390 MB of a RESUNET. A scheduler kills
+# the driver too, some 30 s after it has asked it to end (Slurm's KillWait, Kubernetes).
+KEEP_STATE_GRACE_S = 10.0
 
 _MOUNT_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -65,8 +68,12 @@ class Handle(Protocol):
         """Return the exit code once it has ended, 128+n if signal n ended it."""
         ...
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Ask it to end, end it after `grace_s`, and return when it and its children are gone."""
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
+        """Ask it to end, end it after `grace_s`, and return when it and its children are gone.
+
+        With `keep_state`, somebody will go on with what it does: it is asked to write what it
+        has, if that takes asking.
+        """
         ...
 
     @property

@@ -69,7 +69,7 @@ class ProcessHandle:
                 self._finish()
             return self._exit_code
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
         """Send SIGTERM, and SIGKILL to the whole session after `grace_s`."""
         with self._lock:
             if self.poll() is not None:

@@ -147,16 +147,16 @@ class WarmHandle:
                 self._take(self._worker.answer(), process_code)
             return self._exit_code
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
         """Ask for the run's end at its next step; end the process if that takes too long."""
         with self._lock:
             if self.poll() is not None:
                 return
             self._was_stopped = True
-            self._worker.send({"stop": True})
+            self._worker.send({"stop": True, "keep_state": keep_state})
             self._take(self._worker.answer(max(grace_s, STEP_GRACE_S)), None)
             if self._exit_code is None:
-                self._worker.end(grace_s)
+                self._worker.end(min(grace_s, STOP_GRACE_S))
                 self._take(self._worker.answer(), self._worker.process.poll())
 
     @property
