@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,14 @@ class CheckpointKeeper:
     Attributes:
         best: the best accuracy so far, where only the best checkpoint is kept.
         kept: the file of that one.
+        replaced: files that a killed run would have removed next.
     """
 
     settings: Checkpoints
     num_epochs: int
     best: float | None = None
     kept: Path | None = None
+    replaced: list[Path] = field(default_factory=list)
 
     @property
     def keeps_one(self) -> bool:
@@ -113,15 +115,16 @@ class CheckpointKeeper:
     def remove_leftovers(self, epoch: int) -> None:
         """Remove what a killed run has left in the folder that no run goes on with.
 
-        That is the file that it was writing, and, with `keep: best`, the checkpoints of epochs
-        after the one that this run goes on from. Those are done anew, and another may be the
-        best then: on a GPU sums are not always added in the same order.
+        That is the file that it was writing, and, with `keep: best`, checkpoints that others had
+        replaced, and those of epochs after the one that this run goes on from. Those are done
+        anew, and another may be the best then: on a GPU sums are not always added in the same
+        order.
         """
         if self.settings.save is None:
             return
         folder = Path(self.settings.save)
         names = (checkpoint_file("*"), RESUME)
-        found = [path for name in names for path in folder.glob(f".{name}.*.tmp")]
+        found = [path for name in names for path in folder.glob(f".{name}.*.tmp")] + self.replaced
         if epoch and self.keeps_one:
             found += [path for path in folder.glob(names[0]) if _epoch_of(path) > epoch]
         for path in found:

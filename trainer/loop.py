@@ -21,7 +21,7 @@ from trainer.memory import BatchFitter
 from trainer.outputs import EvaluationRecord, OutputFiles
 from trainer.predictions import Destination
 from trainer.records import Evaluation, Step
-from trainer.resume import StateKeeper, Training, state_path
+from trainer.resume import Pace, StateKeeper, Training, state_path
 from trainer.training import Trainer
 from trainer.writer import EpochOutput, Writer
 
@@ -67,7 +67,7 @@ class EpochLoop:
                 files.add_steps(steps)
 
             trainer = self.make_trainer(record)
-            states = StateKeeper(self.training, self.config, started=self.started)
+            states, pace = StateKeeper(self.training, self.config, self.started), Pace()
             for epoch in range(num_done + 1, self.config.num_epochs + 1):
                 train_loss = trainer.run_epoch(epoch)
                 evaluation = self._evaluate(epoch)
@@ -85,7 +85,7 @@ class EpochLoop:
                         checkpoint=checkpoint,
                         record=EvaluationRecord.of(epoch, time_s, evaluation, extra),
                         state=states.content(epoch),
-                        is_state_due=states.is_due(writer.state_cost_s),
+                        is_state_due=pace.is_due(writer.state_cost_s),
                     )
                     writer.put(output)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ class Training:
 
 @dataclass(frozen=True)
 class State:
-    """What `resume.pt` holds: training as it was after `epoch`."""
+    """What `resume.pt` holds: training as it was after `epoch`.
+
+    Attributes:
+        replaced: checkpoints that were to be removed once it was written.
+    """
 
     epoch: int
     time_s: float
@@ -59,56 +64,22 @@ class State:
     rng: torch.Tensor
     cuda_rng: torch.Tensor | None
     intensity_range: dict[str, Any] | None = None
+    replaced: list[str] = field(default_factory=list)
 
 
-class StateKeeper:
-    """Puts together what `resume.pt` shall hold, and says when it is to be written."""
+class Pace:
+    """Says after each epoch whether its state is written.
 
-    def __init__(self, training: Training, config: NeuralNetwork, *, started: float) -> None:
-        """Begin with a run's epochs.
+    A run that is killed loses RESUME_INTERVAL_S at most, or one epoch if that takes longer: so a
+    state is written early rather than late. A large one, which takes a core for long, is written
+    less often, for no more than MAX_SHARE of the time.
+    """
 
-        Args:
-            training: what the state is of.
-            config: with the settings that a run that goes on must have too.
-            started: `time.monotonic()` at the run's start.
-        """
-        self._training = training
-        self._config = _comparable(config)
-        self._is_wanted = config.checkpoints.resume
-        self._on_cuda = next(training.network.parameters()).is_cuda
-        self._started = started
+    def __init__(self) -> None:
         self._written = self._epoch_ended = time.monotonic()
 
-    def content(self, epoch: int) -> dict[str, Any] | None:
-        """Return the fields of a `State`, with the tensors that training goes on changing.
-
-        None if the config wants no state.
-        """
-        if not self._is_wanted:
-            return None
-        training = self._training
-        state = State(
-            epoch=epoch,
-            time_s=time.monotonic() - self._started,
-            config=self._config,
-            network=training.network.state_dict(),
-            optimizer=training.optimizer.state_dict(),
-            scheduler=training.learning_rate.state_dict(),
-            keeper=training.keeper.state,
-            rng=torch.get_rng_state(),  # of dropout
-            cuda_rng=torch.cuda.get_rng_state() if self._on_cuda else None,
-            intensity_range=training.intensity_range.as_json()
-            if training.intensity_range
-            else None,
-        )
-        return {field.name: getattr(state, field.name) for field in dataclasses.fields(State)}
-
     def is_due(self, cost_s: float) -> bool:
-        """Say after each epoch whether its state is to be written, which then counts as done.
-
-        A run that is killed loses RESUME_INTERVAL_S at most, or one epoch if that takes longer:
-        so a state is written early rather than late. A large one that takes a core for long is
-        written less often, for no more than MAX_SHARE of the time.
+        """Say it; what is due counts as written.
 
         Args:
             cost_s: seconds of a core that the last one has taken. Waiting for a slow disk takes
@@ -121,6 +92,47 @@ class StateKeeper:
         if is_due:
             self._written = now
         return is_due
+
+
+@dataclass(frozen=True)
+class StateKeeper:
+    """Puts together what `resume.pt` holds.
+
+    Attributes:
+        started: `time.monotonic()` at the run's start.
+    """
+
+    training: Training
+    config: NeuralNetwork
+    started: float
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return _comparable(self.config)
+
+    def content(self, epoch: int) -> dict[str, Any] | None:
+        """Return the fields of a `State`, with the tensors that training goes on changing.
+
+        None if the config wants no state.
+        """
+        if not self.config.checkpoints.resume:
+            return None
+        training = self.training
+        on_cuda = next(training.network.parameters()).is_cuda
+        scaled_by = training.intensity_range
+        state = State(
+            epoch=epoch,
+            time_s=time.monotonic() - self.started,
+            config=self._settings,
+            network=dict(training.network.state_dict()),
+            optimizer=training.optimizer.state_dict(),
+            scheduler=training.learning_rate.state_dict(),
+            keeper=training.keeper.state,
+            rng=torch.get_rng_state(),  # of dropout
+            cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
+            intensity_range=scaled_by.as_json() if scaled_by else None,
+        )
+        return {each.name: getattr(state, each.name) for each in dataclasses.fields(State)}
 
 
 def read_state(config: NeuralNetwork) -> State | None:
@@ -152,6 +164,7 @@ def restore(training: Training, state: State) -> None:
     load_state(training.optimizer, state.optimizer)
     training.learning_rate.load_state_dict(state.scheduler)
     training.keeper.state = state.keeper
+    training.keeper.replaced = [Path(path) for path in state.replaced]
     torch.set_rng_state(state.rng)
     if state.cuda_rng is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state.cuda_rng)

@@ -218,11 +218,12 @@ class Writer:
     def _write_state(self, snapshot: Snapshot) -> None:
         assert self._state_path is not None
         content = snapshot.content()
+        kept = content["keeper"][1]
+        content["replaced"] = [str(path) for path in self._on_disk if str(path) != kept]
         began = time.thread_time()
         write_checkpoint(content, self._state_path)
         self.state_cost_s = time.thread_time() - began
         snapshot.release()
-        kept = content["keeper"][1]
         self._named = None if kept is None else Path(kept)
 
     def _remove_replaced(self) -> None:

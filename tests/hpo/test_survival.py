@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from support import (
     BIN,
+    HASTY,
     Run,
     clean_environment,
     list_acc,
@@ -53,8 +55,9 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
     arguments = optimize(
-        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2, "--launcher", "local"
-    )
+        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2,
+        "--worker", f"{sys.executable} {HASTY}",
+    )  # fmt: skip
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     for folder in (alone, killed):
         folder.mkdir()
