@@ -203,12 +203,15 @@ def test_sigterm_loses_no_epoch(discs: Path, tmp_path: Path, monkeypatch, capsys
     assert numbers(results[0]) == numbers(results[1])
 
 
-def test_checkpoints_of_epochs_that_are_done_anew_are_removed(worker: Worker) -> None:
+def test_checkpoints_that_a_killed_run_no_longer_wants_are_removed(worker: Worker) -> None:
     # a GPU may find another best epoch the second time
     checkpoints = RESUME | {"keep": "best"}
     first = worker(num_epochs=2, checkpoints=checkpoints).succeeded()
-    for epoch in (3, 9):
+    for epoch in (0, 3, 9):
         (first.folder / f"ck/model_checkpoint_{epoch}.pt").write_bytes(b"of the killed run")
+    state = torch.load(first.folder / "ck/resume.pt", weights_only=True)
+    state["replaced"] = ["ck/model_checkpoint_0.pt"]  # when it was written; then came the kill
+    torch.save(state, first.folder / "ck/resume.pt")
     resumed = worker(num_epochs=4, checkpoints=checkpoints).succeeded()
     best = resumed.accuracies.index(max(resumed.accuracies)) + 1
     assert sorted(path.name for path in (first.folder / "ck").iterdir()) == [

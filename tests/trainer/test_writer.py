@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import torch
 from worker import Worker
 
 from trainer import resume
+from trainer.outputs import OutputFiles
 from trainer.stopping import forget_stop, request_stop
+from trainer.writer import EpochOutput, Writer
 
 SAVE = torch.save
 KEEP_BEST = {"save": "ck", "keep": "best", "resume": True}
@@ -22,13 +25,6 @@ KEEP_BEST = {"save": "ck", "keep": "best", "resume": True}
 def _no_thread_is_left() -> None:
     yield
     assert "writer" not in [thread.name for thread in threading.enumerate()]
-
-
-@pytest.fixture
-def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write the state after each epoch."""
-    monkeypatch.setattr(resume, "RESUME_INTERVAL_S", 0.0)
-    monkeypatch.setattr(resume, "MAX_SHARE", float("inf"))
 
 
 @pytest.fixture
@@ -72,51 +68,58 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def look_as_a_driver(folder: Path, over: threading.Event, seen: list[str]) -> None:
-    """Poll the files; note what is not as a driver relies on."""
-    while not over.is_set():
-        curve = accuracies(folder)
-        if curve:
-            best = best_of(curve)
-            is_there = (folder / f"ck/model_checkpoint_{best}.pt").exists()
-            if not is_there and best_of(accuracies(folder)) == best:
-                seen.append(f"no checkpoint of {best}")
-        try:
-            state = torch.load(folder / "ck/resume.pt", weights_only=True)
-        except FileNotFoundError:
-            continue
-        curve = accuracies(folder)
-        if len(curve) < state["epoch"]:
-            seen.append(f"a state of {state['epoch']} before its line")
-        is_gone = not Path(state["keeper"][1]).exists()
-        later = torch.load(folder / "ck/resume.pt", weights_only=True)
-        if is_gone and later["epoch"] == state["epoch"]:
-            seen.append(f"the state of {state['epoch']} names a file that is gone")
-        seen.append("looked")
-        time.sleep(0.002)  # training shall get on meanwhile
+def look(folder: Path) -> list[str]:
+    """Say what is not as a driver, and who takes over from this moment, rely on."""
+    curve, found = accuracies(folder), []
+    if curve and not (folder / f"ck/model_checkpoint_{best_of(curve)}.pt").exists():
+        found.append(f"no checkpoint of {best_of(curve)}, the best so far")
+    if (folder / "ck/resume.pt").exists():
+        state = torch.load(folder / "ck/resume.pt", weights_only=True)
+        if state["epoch"] not in curve:
+            found.append(f"a state of {state['epoch']} before its line")
+        if not Path(state["keeper"][1]).exists():
+            found.append(f"the state of {state['epoch']} names a file that is gone")
+    return found
 
 
-@pytest.mark.usefixtures("every_epoch")
-def test_who_reads_of_an_epoch_finds_its_checkpoint_however_slow_the_disk(
-    worker: Worker, disk: Callable, tmp_path: Path
+@pytest.mark.parametrize(
+    ("epochs_a_state", "is_slow"), [(1, True), (4, False)], ids=["slow disk", "slow training"]
+)
+def test_at_every_moment_the_files_are_what_others_rely_on(
+    worker: Worker, tmp_path: Path, monkeypatch, epochs_a_state: int, is_slow: bool
 ) -> None:
-    written = disk(lambda name: time.sleep(0.02))
-    seen: list[str] = []
-    over = threading.Event()
-    driver = threading.Thread(target=look_as_a_driver, args=(tmp_path, over, seen))
-    driver.start()
-    try:
-        result = worker(num_epochs=15, checkpoints=KEEP_BEST).succeeded()
-    finally:
-        over.set()
-        driver.join()
-    assert set(seen) == {"looked"}
+    found: list[str] = []
+
+    def looking(function: Callable) -> Callable:
+        def wrapped(*args: object, **options: object) -> object:
+            found.extend(look(tmp_path))
+            result = function(*args, **options)
+            found.extend(look(tmp_path))
+            return result
+
+        return wrapped
+
+    # all that changes the files, in the thread that does it: nothing changes while one looks
+    for owner, name in [
+        (torch, "save"), (Path, "replace"), (Path, "unlink"), (OutputFiles, "add_evaluations")
+    ]:  # fmt: skip
+        monkeypatch.setattr(owner, name, looking(getattr(owner, name)))
+    calls = itertools.count()
+    monkeypatch.setattr(resume.Pace, "is_due", lambda *_: next(calls) % epochs_a_state == 0)
+    put = Writer.put
+
+    def put_and_wait(writer: Writer, output: EpochOutput) -> None:
+        put(writer, output)
+        wait_until(lambda: len(accuracies(tmp_path)) == output.state["epoch"])
+
+    if not is_slow:
+        monkeypatch.setattr(Writer, "put", put_and_wait)
+    result = worker(num_epochs=15, checkpoints=KEEP_BEST).succeeded()
+    assert found == []
     assert [int(line[0]) for line in result.scores] == list(range(1, 16))
-    assert [path.name for path in (tmp_path / "ck").glob("model*")] == [
-        f"model_checkpoint_{best_of(accuracies(tmp_path))}.pt"
-    ]
-    assert not list((tmp_path / "ck").glob(".*"))
-    assert written[-1] == "resume"
+    assert sorted(path.name for path in (tmp_path / "ck").iterdir()) == [
+        f"model_checkpoint_{best_of(accuracies(tmp_path))}.pt", "resume.pt"
+    ]  # fmt: skip
 
 
 def test_training_goes_on_while_a_best_checkpoint_is_written(
