@@ -76,7 +76,7 @@ class Snapshots:
 
     def _copy_from_gpu(self, sources: Sequence[Tensor], memory: _Memory) -> None:
         training = torch.cuda.current_stream(self._device)
-        memory.arrived = arrived = torch.cuda.Event(blocking=True)
+        memory.arrived = arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         staging = self._staging
         if staging is None:  # training's stream is busy for as long as the copy takes
             for copy, source in zip(memory.tensors, sources, strict=True):
@@ -183,7 +183,7 @@ class _Staging:
                 layout.keys, layout.strides, layout.starts, strict=True
             )
         ]
-        return cls(block, tensors, torch.cuda.Stream(device))
+        return cls(block, tensors, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -86,6 +86,26 @@ def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) ->
     assert [entry["state"] for entry in list_acc(tmp_path)][-2:] == ["PRUNED", "PRUNED"]
 
 
+def test_best_model_is_that_of_the_last_line_a_pruned_worker_wrote(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    """Its checkpoint has replaced that of the line by which the trial was pruned."""
+    curves = {str(number): [0.8] * 10 for number in range(5)} | {"5": [0.1] * 10}
+    settings = {"curve": curves, "delay": {"5": 0.6}, "last_words": {"5": 0.95}}
+    worker = standin_settings(tmp_path, settings | {"capabilities": ["--serve"]})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 6, "--worker", worker, "--jobs", 1),
+        "--num-epochs", "10",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path)[5] == "PRUNED"
+    stored = json.loads((tmp_path / "best_model/trial.json").read_text())
+    assert (stored["trial"], stored["dice_dataset"]) == (5, 0.95)
+    model = (tmp_path / "best_model/best_model_file.pt").read_text()
+    assert model == f"5 {stored['epoch']}"
+    assert list_acc(tmp_path)[5]["max_acc"] == 0.95
+
+
 def test_pruned_worker_that_ignores_sigterm_is_gone_within_a_second(
     discs: Path, tmp_path: Path
 ) -> None:

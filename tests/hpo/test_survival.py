@@ -46,6 +46,11 @@ def script(path: Path, content: str) -> str:
     return str(path)
 
 
+def lines_of(folder: Path, attempt: int) -> int:
+    logs = list(folder.glob(f"runs/*/trial_00000/attempt_{attempt}/out_test.txt"))
+    return logs[0].read_text().count("\n") if logs else 0
+
+
 def curve(folder: Path) -> dict[int, float]:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/rml_optimize.db")
     return study.trials[0].intermediate_values
@@ -76,6 +81,23 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     assert states(killed) == {0: "COMPLETE"}
     assert curve(killed) == curve(alone)
     assert len(curve(killed)) == NUM_EPOCHS
+
+
+def test_stopped_driver_s_training_loses_no_epoch(discs: Path, run: Run, tmp_path: Path) -> None:
+    arguments = optimize(discs, "--num-trials", 1, "--num-epochs", 100, "--launcher", "local")
+    process = start(tmp_path, *arguments)
+    wait_for(lambda: lines_of(tmp_path, 1) >= 3, 120)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    reached = lines_of(tmp_path, 1)
+    assert reached < 100
+    result = run("rml-optimize", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (log,) = tmp_path.glob("runs/*/trial_00000/attempt_2/worker.log")
+    assert f"Resuming after epoch {reached}\n" in log.read_text()
+    assert lines_of(tmp_path, 2) == len(curve(tmp_path)) == 100
+    assert not list(tmp_path.glob("runs/*/trial_00000/attempt_2/temp_model"))
 
 
 def test_trial_that_kills_every_driver_fails(discs: Path, run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support import write_config
 from test_launcher_contract import is_alive
 
 from hpo.launchers import Launcher, Slot, WorkerJob, choose_launcher
+from hpo.launchers.base import KEEP_STATE_GRACE_S
 
 Start = Callable[..., tuple]
 
@@ -90,6 +91,31 @@ def test_a_pruned_run_ends_at_its_step_and_leaves_its_process(launcher, job) -> 
     assert handle.poll() == 128 + signal.SIGTERM
     assert wait(launcher.start(job("next")), 60) == 0
     assert worker_processes() == before
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("keep_state", [True, False], ids=["given back", "pruned"])
+def test_a_run_that_is_given_back_has_time_to_write_its_state(
+    launcher, job, warm, keep_state
+) -> None:
+    if not warm:
+        launcher, _ = choose_launcher(
+            "local", worker=None, image="unused:1", mounts=(), warm=False
+        )
+    checkpoints = {"save": "ck", "keep": "best", "resume": True}
+    long = job("long", num_epochs=10_000, checkpoints=checkpoints)
+    handle = launcher.start(long)
+    until(lambda: ((long.run_dir / "out_test.txt").exists() and curve(long.run_dir)) or None, 60)
+    state = long.run_dir / "ck/resume.pt"
+    assert not state.exists()  # half a minute has not passed
+    if keep_state:
+        handle.stop(KEEP_STATE_GRACE_S, keep_state=True)
+        assert state.exists()
+        assert handle.poll() == 128 + signal.SIGTERM
+    else:
+        handle.stop()
+        assert not (warm and state.exists())  # nobody wants it
+    launcher.close()
 
 
 @pytest.mark.parametrize(
