@@ -67,6 +67,8 @@ class EpochLoop:
                 files.add_steps(steps)
 
             trainer = self.make_trainer(record)
+            free_others = self.fitter.free
+            self.fitter.free = lambda: any([writer.free_device_memory(), free_others()])
             states, pace = StateKeeper(self.training, self.config, self.started), Pace()
             for epoch in range(num_done + 1, self.config.num_epochs + 1):
                 train_loss = trainer.run_epoch(epoch)

@@ -35,6 +35,7 @@ class Snapshots:
         self._layout = _Layout(())
         self._free: list[_Memory] = []
         self._staging: _Staging | None = None
+        self._may_stage = device.type == "cuda"
 
     @torch.no_grad()
     def take(self, value: Any) -> Snapshot:
@@ -62,6 +63,14 @@ class Snapshots:
 
         return Snapshot(content, memory, release)
 
+    def free_device_memory(self) -> bool:
+        """Do without memory on the device from now on; return whether there was any."""
+        self._may_stage = False
+        staging, self._staging = self._staging, None
+        if staging is not None:
+            staging.stream.synchronize()
+        return staging is not None
+
     def close(self) -> None:
         """Wait for what is under way, and let all memory go."""
         self._lay_out(_Layout(()))
@@ -71,7 +80,7 @@ class Snapshots:
             self._staging.stream.synchronize()
         self._layout, self._staging = layout, None
         self._free = []
-        if self._device.type == "cuda" and layout.num_bytes:
+        if self._may_stage and layout.num_bytes:
             self._staging = _Staging.where_there_is_room(layout, self._device)
 
     def _copy_from_gpu(self, sources: Sequence[Tensor], memory: _Memory) -> None:

@@ -123,6 +123,11 @@ class Writer:
         if self._failure is not None and (error is None or is_stopped):
             raise self._failure
 
+    def free_device_memory(self) -> bool:
+        """Give back what copies take of the device; return whether there was any."""
+        freed = [snapshots.free_device_memory() for snapshots in (self._weights, self._states)]
+        return any(freed)
+
     def raise_failure(self) -> None:
         """Raise what the thread has failed with, after which it writes nothing more."""
         if self._failure is not None:
