@@ -73,12 +73,12 @@ def run_session(
 
     The summary is printed even where the search or the final test fails.
     """
-    reservation = reserve_slots(options.worker)
-    slots = reservation.slots
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
 
+    reservation = reserve_slots(options.worker, warn)
+    slots = reservation.slots
     url = choose_url(options.output.storage, options.output.storage_file, warn)
     rdb = open_storage(url or default_url(spec.folders.output))
     patience = Patience(rdb.engine.url, stopping, warn)

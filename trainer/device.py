@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from trainer.errors import ConfigError
@@ -15,11 +17,17 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
         local_rank: the process's number on this machine: each takes the next GPU.
 
     Raises:
-        ConfigError: `device` is "cuda" and torch sees no GPU.
+        ConfigError: `device` is "cuda", or CUDA_VISIBLE_DEVICES names a GPU, and torch sees none.
     """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
-        raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU here")
+        raise ConfigError(f"device: 'cuda' is asked for, but {_why_no_gpu()}")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if wanted == "auto" and not has_gpu and given not in ("", "-1", "NoDevFiles"):
+        raise ConfigError(
+            f"device: CUDA_VISIBLE_DEVICES gives {given}, but {_why_no_gpu()}; "
+            "set device to cpu (rml-optimize: --no-gpu) if that is meant"
+        )
     if wanted == "cpu" or not has_gpu:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -36,3 +44,11 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False):
         return torch.bfloat16
     return torch.float32
+
+
+def _why_no_gpu() -> str:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:
+        return f"torch sees no GPU here ({str(error).splitlines()[0]})"
+    return "torch sees no GPU here"

@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +18,9 @@ from sqlalchemy import Engine, select
 
 from hpo.databaseurl import FILE_VARIABLE, URL_VARIABLE
 from hpo.errors import HpoError
-from hpo.gpus import visible_gpus
 from hpo.launchers import DEFAULT_IMAGE
+from hpo.options import WorkerOptions
+from hpo.slots import usable_gpus
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
 from hpo.study.export import Artifacts
 from hpo.study.queries import StudyReader, study_names
@@ -139,13 +140,26 @@ def _check_clock(engine: Engine) -> Finding:
     )
 
 
+def _check_gpus() -> Generator[Finding, None, bool]:
+    """Yield one line on all that can be used, and one on each that cannot; return if any can."""
+    lines: list[str] = []
+    try:
+        usable = usable_gpus(WorkerOptions(), lines.append)
+    except HpoError as error:
+        yield Finding("GPUs", "FAIL", str(error))
+        return False
+    names = ", ".join(sorted({gpu.name for gpu in usable}))
+    if usable:
+        yield Finding("GPUs", "OK", f"{len(usable)}: {names}")
+    elif not lines:
+        yield Finding("GPUs", "WARN", "none here: trials run on the CPU")
+    for line in lines:
+        yield Finding("GPUs", "WARN", line)
+    return bool(usable)
+
+
 def _check_containers(image: str) -> Iterator[Finding]:
-    gpus = visible_gpus()
-    names = ", ".join(sorted({gpu.name for gpu in gpus}))
-    gpu_line = Finding("GPUs", "OK", f"{len(gpus)}: {names}") if gpus else Finding(
-        "GPUs", "WARN", "none visible: trials run on the CPU; see nvidia-smi, CUDA_VISIBLE_DEVICES"
-    )  # fmt: skip
-    yield gpu_line
+    gpus = yield from _check_gpus()
     from hpo.launchers.container import ENGINE_ERRORS
     from hpo.launchers.engine import connect, image_id
 
@@ -157,7 +171,7 @@ def _check_containers(image: str) -> Iterator[Finding]:
     try:
         info = client.info()
         runtimes = info.get("Runtimes") or {}
-        has_no_runtime = bool(gpus) and "nvidia" not in runtimes
+        has_no_runtime = gpus and "nvidia" not in runtimes
         yield Finding(
             "engine",
             "WARN" if has_no_runtime else "OK",
