@@ -9,7 +9,8 @@ from rich.console import Console
 
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
-from hpo.session import pick_launcher, settings_rows, show_settings
+from hpo.picking import pick_launcher
+from hpo.session import settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import make_sampler

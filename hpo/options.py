@@ -154,6 +154,11 @@ class WorkerOptions:
         str | None,
         option("--worker", help="Command of local workers (default: our rmldnn)"),
     ] = None
+    plain_worker: Annotated[
+        bool,
+        option("--plain-worker", help="The worker knows the contract only, and is not asked what "
+               "else it can do (for an engine that hangs when asked)"),
+    ] = False  # fmt: skip
     warm: Annotated[
         bool,
         option("--warm/--no-warm", help="Keep a worker for the slot's next trial, if it can"),

@@ -132,7 +132,7 @@ class TrialRunner:
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
-            provenance = self._provenance(job, lease, config, folder.run_dir)
+            provenance = self._provenance(job, lease, written, folder.run_dir)
             run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
             if not self.patience.call(
                 lambda: self.office.begin(lease, keep=folder.epochs, attributes=run)

@@ -36,6 +36,7 @@ from hpo.launchers.berths import BerthError, Berths, remove_dead
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
 from hpo.launchers.engine import connect, image_id, start_error
+from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
     RUNS_DIR,
@@ -87,7 +88,7 @@ class DockerLauncher:
         self._handles: list[DockerHandle] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=settings.image == DEFAULT_IMAGE)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""

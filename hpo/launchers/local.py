@@ -35,7 +35,7 @@ class LocalLauncher:
         self._shown = settings.worker or DEFAULT_WORKER
         self._processes = WorkerProcesses(settings.labels)
         self._pool = WarmPool() if settings.warm else None
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=settings.worker is None)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the host's own path."""

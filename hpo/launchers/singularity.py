@@ -49,7 +49,7 @@ class SingularityLauncher:
         self.image_id = _image_id(self._image)
         self._settings = settings
         self._processes = WorkerProcesses(settings.labels)
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=False)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""

@@ -30,6 +30,7 @@ from hpo.study.workers import (
     DockerImage,
     Gpu,
     LauncherKind,
+    PlainWorker,
     SingularityImage,
     Worker,
     WorkerChoice,
@@ -56,6 +57,7 @@ def replay(  # noqa: PLR0913  # a command's options
     ] = None,
     launcher: LauncherKind = "auto",
     worker: Worker = None,
+    plain_worker: PlainWorker = False,
     docker_image: DockerImage = DEFAULT_IMAGE,
     singularity_image: SingularityImage = None,
     gpu: Gpu = None,
@@ -78,7 +80,8 @@ def replay(  # noqa: PLR0913  # a command's options
     config = recorded_config(provenance)
     mounts = recorded_mounts(provenance, folder, data)
     choice = WorkerChoice(
-        launcher=launcher, worker=worker, docker_image=docker_image,
+        launcher=launcher, worker=worker, plain=plain_worker,
+        docker_image=docker_image,
         singularity_image=singularity_image, gpu=gpu,
     )  # fmt: skip
     run_dir = folder / f"replay_of_trial_{trial:05d}" / time.strftime("%Y%m%d-%H%M%S")

@@ -257,7 +257,11 @@ def test_no_search_goes_to_the_cpu_where_a_gpu_should_be(machine: Machine) -> No
             "NVML: RM has detected an NVML/RM version",
         ),
         ({"FAKE_NVML_ERROR": not_loaded}, pci, "0000:65:00.0 is there, but NVML: Driver Not Loa"),
-        ({"FAKE_NVML_ERROR": no_library}, driver, "0000:65:00.0 is there, but NVML: NVML Shared Library"),
+        (
+            {"FAKE_NVML_ERROR": no_library},
+            driver,
+            "0000:65:00.0 is there, but NVML: NVML Shared Library",
+        ),
         ({"FAKE_GPUS": "GPU-x:0:lost"}, no_gpu, "GPU 0: NVML: GPU is lost"),
         ({"CUDA_VISIBLE_DEVICES": "7"}, no_gpu, "CUDA_VISIBLE_DEVICES=7 names none of 0 = GPU-a"),
     ]
@@ -266,9 +270,13 @@ def test_no_search_goes_to_the_cpu_where_a_gpu_should_be(machine: Machine) -> No
         assert "no GPU can be used here" in result.stdout, (changes, result)
         assert reason in result.stdout
         assert "say --no-gpu to use the CPU" in result.stdout
-    on_purpose = machine.try_to_use(traces=driver, CUDA_VISIBLE_DEVICES="", FAKE_NVML_ERROR=no_library)
+    on_purpose = machine.try_to_use(
+        traces=driver, CUDA_VISIBLE_DEVICES="", FAKE_NVML_ERROR=no_library
+    )
     assert (on_purpose.stdout, on_purpose.stderr) == ("[]\n", "")
-    no_driver = machine.try_to_use(traces=pci, FAKE_NVML_ERROR=no_library)  # a desktop, by other drivers
+    no_driver = machine.try_to_use(
+        traces=pci, FAKE_NVML_ERROR=no_library
+    )  # a desktop, by other drivers
     assert no_driver.stdout == "[]\n"
     assert "warning: trials run on the CPU: PCI device 0000:65:00.0 is" in no_driver.stderr
     login_node = machine.try_to_use(FAKE_NVML_ERROR=not_loaded)
