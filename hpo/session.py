@@ -205,7 +205,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.was_stopped:
         say(f"stopped: {tally.describe()}; the same command goes on from here")
     if tally.best is None:
-        say("no trial has a score yet")
+        say("no trial is finished and has a score yet")
         return
     value, number = tally.best
     best = next(trial for trial in finished if trial.number == number)
