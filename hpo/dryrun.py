@@ -23,8 +23,9 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     """
     reservation = reserve_slots(options.worker)
     reservation.close()
-    launcher, why = pick_launcher(spec, options)
+    launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
     config = spec.worker_config(launcher, spec.space.suggest(trial))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
@@ -21,6 +23,7 @@ def pick_launcher(
     labels: Mapping[str, str] | None = None,
     warn: Callable[[str], None] = lambda text: None,
     stopping: threading.Event | None = None,
+    num_slots: int = 1,
 ) -> tuple[Launcher, str]:
     """Build the launcher that the options ask for, and say which it is and why.
 
@@ -30,12 +33,17 @@ def pick_launcher(
         labels: whose the workers are (`hpo.launchers.driver`).
         warn: takes a line for the user.
         stopping: set when nobody wants a worker any more.
+        num_slots: workers at a time, which share the machine's memory.
+
+    Raises:
+        UsageError: an option of containers, where there are none.
     """
+    limits = _limits(options)
     try:
         worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
     except ValueError as error:
         raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
-    return choose_launcher(
+    launcher, why = choose_launcher(
         options.worker.launcher,
         worker=worker,
         plain=options.worker.plain_worker,
@@ -49,7 +57,28 @@ def pick_launcher(
         warn=warn,
         stopping=stopping or threading.Event(),
         labels={"rml.study": spec.name, **(labels or {})},
+        num_slots=num_slots,
+        **{field: value for field, (_, value) in limits.items()},
     )
+    if limits and launcher.name != "docker":
+        launcher.close()
+        name = next(iter(limits.values()))[0]
+        raise UsageError(f"{name} has no effect on {launcher.name} workers ({why}); drop it")
+    return launcher, why
+
+
+def _limits(options: Options) -> dict[str, tuple[str, Any]]:
+    """Return the limits that are given: field of LaunchSettings -> option and value."""
+    worker = options.worker
+    given = {
+        "memory": ("--docker-memory", worker.docker_memory),
+        "shm_size": ("--docker-shm-size", worker.docker_shm_size),
+        "max_pids": ("--docker-pids", worker.docker_pids),
+    }
+    for name, size in (given["memory"], given["shm_size"]):
+        if size is not None and not re.fullmatch(r"[1-9]\d*[bkmg]?", str(size)):
+            raise UsageError(f"{name}: expected a size such as 24g or 512m, not {size!r}")
+    return {field: entry for field, entry in given.items() if entry[1] is not None}
 
 
 def check_known(

@@ -54,8 +54,9 @@ def run_session(
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels, warn, stopping)
+    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     office = LeaseOffice(
         rdb,

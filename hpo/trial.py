@@ -175,6 +175,7 @@ class TrialRunner:
                 patience=self.patience,
                 stopping=self.stopping,
                 tell_epoch=tell_epoch,
+                on_gpu=bool(slot.gpu_uuids),
                 deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
             ).follow()
         finally:

@@ -32,6 +32,7 @@ class Watch:
 
     Attributes:
         deadline: `time.monotonic()` after which the worker is stopped.
+        on_gpu: whether it computes on one.
         tell_epoch: called with each epoch and the best accuracy so far.
     """
 
@@ -46,6 +47,7 @@ class Watch:
     stopping: threading.Event
     tell_epoch: Callable[[int, float], None]
     deadline: float | None = None
+    on_gpu: bool = False
     _curve: dict[int, float] = field(default_factory=dict)
     _unreported: dict[int, float] = field(default_factory=dict)
     _is_replaced: bool = False
@@ -70,7 +72,7 @@ class Watch:
                 if is_out_of_time:
                     return self._out_of_time()
                 if code is not None:
-                    return classify(code, self._curve, self.handle)
+                    return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
                 if was_pending and self._should_prune():
                     self.handle.stop(STOP_GRACE_S)
                     return Watched("pruned", self._curve)

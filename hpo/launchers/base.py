@@ -102,6 +102,10 @@ class Launcher(Protocol):
         """Return one line for the table of settings."""
         ...
 
+    def limits(self) -> str:
+        """Return what each worker may take at most, for the table of settings."""
+        ...
+
     def sweep(self) -> int:
         """End what dead drivers of the same database, host and user left; say how many."""
         ...
@@ -133,8 +137,9 @@ class LaunchSettings:
     cap_add: tuple[str, ...] = ()
     shm_size: str = "1g"  # the engine's own default, 64 MB, is too small for data loaders
     tmp_size: str = "4g"  # /tmp: home folder and compile caches
-    memory: str | None = None
+    memory: str | None = None  # None is a share of the machine's: see num_slots
     max_pids: int = 4096
+    num_slots: int = 1  # workers at a time
 
 
 def stop_all(handles: Sequence[Handle]) -> None:

@@ -95,6 +95,7 @@ def open_workers(
             worker=worker,
             plain=choice.plain,
             warn=_warn,
+            num_slots=len(reservation.slots),
             image=choice.docker_image,
             singularity_image=choice.singularity_image,
             mounts=mounts,
