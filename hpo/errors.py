@@ -3,7 +3,8 @@
 HpoError               1   the search could not be finished
 ├── UsageError         2   an option, a study, a data folder: the user can mend it
 ├── LauncherError      2   a worker cannot be started here at all
-│   └── EndingError        none is started any more
+│   ├── EndingError        none is started any more
+│   └── SlotError          none of one slot: its GPU cannot be used
 └── StorageError       2   the database cannot be reached or refuses us
 """
 
@@ -32,6 +33,10 @@ class LauncherError(HpoError):
 
 class EndingError(LauncherError):
     """No worker is started any more, because the search is ending: a failure of nobody's."""
+
+
+class SlotError(LauncherError):
+    """The GPU of one slot cannot be used; the others may be."""
 
 
 class StorageError(HpoError):

@@ -86,6 +86,7 @@ class Watched:
     Attributes:
         curve: accuracy by epoch.
         is_crash: another attempt may work.
+        exit_code: of a crash.
     """
 
     end: End
@@ -93,6 +94,7 @@ class Watched:
     message: str = ""
     log_tail: str = ""
     is_crash: bool = False
+    exit_code: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -134,7 +136,7 @@ def classify(
     message = f"the worker ended with exit code {code}"
     if "No space left on device" in tail:
         message += ": the disk is full"
-    return Watched("failed", curve, message, tail, is_crash=True)
+    return Watched("failed", curve, message, tail, is_crash=True, exit_code=code)
 
 
 def memory_advice(

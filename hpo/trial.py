@@ -15,6 +15,7 @@ import optuna
 
 from hpo.attempt import prepare_attempt, remove_checkpoints
 from hpo.database import Patience
+from hpo.errors import SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -38,7 +39,7 @@ from hpo.storage import derived_seed, finished_trials, make_sampler
 from hpo.watch import STOP_GRACE_S, Watch
 from trainer import rundir
 from trainer.config import parse_config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceError
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
@@ -164,7 +165,7 @@ class TrialRunner:
         )
         job.clock.launch()
         try:
-            return Watch(
+            watched = Watch(
                 study=self.study,
                 lease=lease,
                 handle=handle,
@@ -180,6 +181,10 @@ class TrialRunner:
             ).follow()
         finally:
             handle.stop(STOP_GRACE_S)
+        # An engine that takes `device` says by its exit code that it is the GPU's fault.
+        if watched.exit_code == DeviceError.exit_code and "device" in self.launcher.capabilities():
+            raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
+        return watched
 
     def _provenance(
         self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceError
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -17,20 +17,28 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
         local_rank: the process's number on this machine: each takes the next GPU.
 
     Raises:
-        ConfigError: `device` is "cuda", or CUDA_VISIBLE_DEVICES names a GPU, and torch sees none.
+        ConfigError: `device` is "cuda" and torch sees no GPU.
+        DeviceError: CUDA_VISIBLE_DEVICES names a GPU, and it cannot be used.
     """
     has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise ConfigError(f"device: 'cuda' is asked for, but {_why_no_gpu()}")
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if wanted == "auto" and not has_gpu and given not in ("", "-1", "NoDevFiles"):
-        raise ConfigError(
+    if wanted != "cpu" and not has_gpu and given not in ("", "-1", "NoDevFiles"):
+        raise DeviceError(
             f"device: CUDA_VISIBLE_DEVICES gives {given}, but {_why_no_gpu()}; "
             "set device to cpu (rml-optimize: --no-gpu) if that is meant"
         )
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError(f"device: 'cuda' is asked for, but {_why_no_gpu()}")
     if wanted == "cpu" or not has_gpu:
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    try:
+        torch.empty(1, device=device)  # a card that is lost, or kept by one process, says so here
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"device: {device} cannot be used: {_first_line(error)}") from None
+    return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -50,5 +58,9 @@ def _why_no_gpu() -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
-        return f"torch sees no GPU here ({str(error).splitlines()[0]})"
+        return f"torch sees no GPU here ({_first_line(error)})"
     return "torch sees no GPU here"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

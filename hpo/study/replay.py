@@ -92,6 +92,10 @@ def replay(  # noqa: PLR0913  # a command's options
 
 
 def _run(workers: Workers, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
+    from hpo.space import dropped_keys  # pydantic, which most commands do without
+
+    if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
+        say(f"warning: this worker does not know, so does not get, {', '.join(dropped)}")
     run_dir.mkdir(parents=True)
     ended = run_config(workers.launcher, workers.slots[0], run_dir, config)
     assert ended is not None

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import BIN, STANDIN, clean_environment, one_error, require, standin_settings
+from support import (
+    BIN,
+    STANDIN,
+    clean_environment,
+    one_error,
+    require,
+    standin_settings,
+    states,
+)
 
 from hpo.gpulocks import GpuLocks, lock_folder
 from hpo.slots import reserve_slots
@@ -417,3 +425,36 @@ def test_a_worker_that_cannot_see_its_gpu_does_not_train_on_the_cpu(machine: Mac
     said = one_error(result)
     assert f"CUDA_VISIBLE_DEVICES gives {machine.uuids['a']}, but torch sees no GPU" in said
     assert "rml-optimize: --no-gpu" in said
+
+
+def test_a_gpu_that_fails_its_worker_is_left_out_and_loses_no_trial(machine: Machine) -> None:
+    worker, settings = machine.folder / "worker", machine.folder / "settings.json"
+    settings.write_text(json.dumps({"capabilities": ["device"], "epoch_s": 0.1}))
+    # as torch says it where NVML is content with a card and CUDA is not
+    worker.write_text(
+        f"""#!/bin/sh
+        case "$1 $CUDA_VISIBLE_DEVICES" in
+            --config*{machine.uuids["a"]})
+                echo "rmldnn: error: device: it must be reset" >&2
+                exit 5
+        esac
+        exec {sys.executable} {STANDIN} {settings} "$@"
+        """
+    )
+    worker.chmod(0o755)
+
+    def search(gpus: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            machine.command("--gpus", gpus, "--worker", worker, "--output-dir",
+                            machine.folder / gpus), env=machine.environment(),
+            capture_output=True, text=True, check=False, cwd=machine.folder,
+        )  # fmt: skip
+
+    some = search("0,2")
+    assert some.returncode == 0, some.stdout + some.stderr
+    line = f"left out from now on: {machine.uuids['a']}: device: it must be reset"
+    assert some.stdout.count(line) == 1
+    assert set(states(machine.folder / "0,2").values()) == {"COMPLETE"}
+    said = one_error(search("0"))
+    assert f"no GPU can be used here ({machine.uuids['a']}: device: it must be reset)" in said
+    assert set(states(machine.folder / "0").values()) == {"WAITING"}
