@@ -94,13 +94,12 @@ def open_workers(
             choice.launcher,
             worker=worker,
             plain=choice.plain,
-            warn=_warn,
             num_slots=len(reservation.slots),
             image=choice.docker_image,
             singularity_image=choice.singularity_image,
             mounts=mounts,
             labels={"rml.study": study, **labels},
-            **options,
+            **{"warn": _warn, **options},
         )
         try:
             yield Workers(launcher, reservation.slots, f"{reservation.text}; launcher: {why}")
