@@ -12,7 +12,8 @@ from types import FrameType
 import typer
 
 from hpo.console import console, run_app
-from hpo.options import Options, as_options
+from hpo.flat import as_options
+from hpo.options import Options
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 

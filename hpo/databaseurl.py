@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError, UsageError
+from trainer.data.locks import NO_LOCKS
 
 DATABASE_FILE = "rml_optimize.db"
 URL_VARIABLE = "RML_STORAGE"
@@ -139,7 +141,22 @@ def why_unreachable(error: Exception, url: URL) -> str:
         extra = EXTRAS.get(url.get_backend_name())
         remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
         return f"its driver is not installed ({error}){remedy}"
+    if url.get_backend_name() == "sqlite" and url.database and _lacks_locks(Path(url.database)):
+        return (
+            "is on a file system without locks, which SQLite needs; name a local disk "
+            "(--storage sqlite:////PATH/study.db), or a database server"
+        )
     return f"cannot be reached ({describe_error(error, url)})"
+
+
+def _lacks_locks(path: Path) -> bool:
+    """Say whether a file's file system refuses the locks that SQLite takes."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    return False
 
 
 def describe_error(error: BaseException, url: URL) -> str:

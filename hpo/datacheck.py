@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataplan import DataFolder, Part, find_data, group_of
+from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
+from hpo.split import group_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown

@@ -38,6 +38,10 @@ STATES: dict[End, TrialState] = {
 }
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+HOST_MEMORY = (
+    "the kernel killed the worker for want of the machine's memory, not the GPU's; run fewer at a "
+    "time (--jobs), or give each container more (--docker-memory)"
+)
 LOST = "another driver has taken the trial over"
 
 
@@ -82,6 +86,7 @@ class Watched:
     Attributes:
         curve: accuracy by epoch.
         is_crash: another attempt may work.
+        exit_code: of a crash.
     """
 
     end: End
@@ -89,6 +94,7 @@ class Watched:
     message: str = ""
     log_tail: str = ""
     is_crash: bool = False
+    exit_code: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -107,8 +113,13 @@ class Watched:
         return min(e for e, value in self.curve.items() if value == best) if self.curve else None
 
 
-def classify(code: int, curve: Mapping[int, float], handle: Handle) -> Watched:
-    """Decide from the exit code what a worker's end means (see `trainer.errors`)."""
+def classify(
+    code: int, curve: Mapping[int, float], handle: Handle, *, on_gpu: bool = False
+) -> Watched:
+    """Decide from the exit code what a worker's end means (see `trainer.errors`).
+
+    The machine's memory is not a GPU's: what a batch needs there says nothing of the batch.
+    """
     tail = handle.log_tail(LOG_TAIL_LINES)
     if code == 0 and curve:
         return Watched("complete", curve)
@@ -118,12 +129,14 @@ def classify(code: int, curve: Mapping[int, float], handle: Handle) -> Watched:
         return Watched("refused", curve, "the worker refused its config or data", tail)
     if code == DivergedError.exit_code:
         return Watched("diverged", curve, "the loss became NaN or infinite")
+    if handle.oom_killed and on_gpu:
+        return Watched("failed", curve, HOST_MEMORY, tail, is_crash=True)
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
         return Watched("out of memory", curve, "the batch does not fit the memory", tail)
     message = f"the worker ended with exit code {code}"
     if "No space left on device" in tail:
         message += ": the disk is full"
-    return Watched("failed", curve, message, tail, is_crash=True)
+    return Watched("failed", curve, message, tail, is_crash=True, exit_code=code)
 
 
 def memory_advice(

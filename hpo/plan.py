@@ -16,11 +16,10 @@ from hpo.dataplan import (
     DataFolder,
     DataSurvey,
     find_data,
-    split_validation,
     survey_data,
-    validation_folder,
 )
 from hpo.errors import UsageError
+from hpo.folders import other_spelling
 from hpo.inputs import (
     NetworkRequest,
     bring_networks,
@@ -32,6 +31,7 @@ from hpo.inputs import (
 from hpo.options import Options
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
+from hpo.split import split_validation, validation_folder
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.weights import find_weights
 from studies.prepare.groups import GROUPS, read_groups
@@ -174,7 +174,13 @@ class _Planner:
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
-        return name, root, WorkFolders(output=output, study=output / "runs" / name)
+        folders = WorkFolders(output=output, study=output / "runs" / name)
+        if other := other_spelling(folders.study):
+            raise UsageError(
+                f"--study-name {name}: on this file system its folder would be that of study "
+                f"{other!r}; choose another name, or another --output-dir"
+            )
+        return name, root, folders
 
     def _survey(
         self, root: Path, folders: WorkFolders, base: dict[str, Any], *, needs_test: bool

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 if TYPE_CHECKING:
     from hpo.outcome import Outcome, Watched
 
+UNFINISHED = ("given back", "lost")
 SILENCE_S = 120  # a log of trials that take hours shows that they go on
 
 
@@ -108,7 +109,9 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
 def describe_outcome(outcome: Outcome) -> str:
     """Return one line on a finished trial."""
     text = f"trial {outcome.number:3d} {outcome.end:<9}"
-    if outcome.score is not None:
+    if outcome.end in UNFINISHED:  # its score is none of the study's
+        text += f" after {outcome.num_epochs} epoch{'s' * (outcome.num_epochs != 1)}"
+    elif outcome.score is not None:
         text += f" Dice {outcome.score:.4f} (epoch {outcome.epoch} of {outcome.num_epochs})"
     text += f" in {format_seconds(outcome.seconds)}"
     return f"{text}: {outcome.message}" if outcome.message else text

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.database import Patience
-from hpo.errors import HpoError, LauncherError, UsageError
+from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
@@ -54,6 +54,7 @@ class Search:
     num_failed_before: int
     stopping: threading.Event
     _failures: _Failures = field(default_factory=lambda: _Failures())
+    _lost: list[str] = field(default_factory=list)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -132,6 +133,9 @@ class Search:
                 self._sweep()  # somebody may have died
             try:
                 outcome = runner.run(lease)
+            except SlotError as error:  # the trial was given back, and another slot takes it
+                self._leave_out(slot, error)
+                return
             except LauncherError as error:  # the trial was given back
                 # What has never worked will not by waiting.
                 is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
@@ -145,6 +149,15 @@ class Search:
             num_refused = 0
             self._has_launched.set()
             self._account(slot, study, outcome)
+
+    def _leave_out(self, slot: Slot, error: SlotError) -> None:
+        """Go on without a slot, whose GPU cannot be used, as long as there are others."""
+        self._lost.append(f"{', '.join(slot.gpu_uuids)}: {error}")
+        if len(self._lost) == len(self.slots):
+            raise LauncherError(
+                f"no GPU can be used here ({'; '.join(self._lost)}); say --no-gpu to use the CPU"
+            )
+        self.reporter.warn(f"left out from now on: {self._lost[-1]}")
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():

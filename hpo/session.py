@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,53 +17,22 @@ from tabulate import tabulate
 from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
-from hpo.errors import HpoError, UsageError
+from hpo.errors import EndingError, HpoError
 from hpo.finish import TestScore, score_winner
-from hpo.launchers import Launcher, choose_launcher
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
-from hpo.progress import Reporter, describe_values, make_reporter
+from hpo.picking import check_known, pick_launcher
+from hpo.progress import describe_values, make_reporter
 from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
-from trainer.config import EXTENSIONS
-from trainer.keypath import parse_setting
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
-
-
-def pick_launcher(
-    spec: StudySpec,
-    options: Options,
-    labels: Mapping[str, str] | None = None,
-    warn: Callable[[str], None] = lambda text: None,
-) -> tuple[Launcher, str]:
-    """Build the launcher that the options ask for, and say which it is and why.
-
-    `labels` say whose the workers are (`hpo.launchers.driver`); `warn` takes a line for the user.
-    """
-    try:
-        worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
-    except ValueError as error:
-        raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
-    return choose_launcher(
-        options.worker.launcher,
-        worker=worker,
-        warm=options.worker.warm,
-        image=options.worker.docker_image,
-        singularity_image=options.worker.singularity_image,
-        cap_add=tuple(options.worker.docker_cap_add or ()),
-        mounts=spec.mounts,
-        cache=spec.folders.cache,
-        pools=spec.folders.study,
-        warn=warn,
-        labels={"rml.study": spec.name, **(labels or {})},
-    )
 
 
 def run_session(
@@ -73,20 +42,21 @@ def run_session(
 
     The summary is printed even where the search or the final test fails.
     """
-    reservation = reserve_slots(options.worker)
-    slots = reservation.slots
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
 
+    reservation = reserve_slots(options.worker, warn)
+    slots = reservation.slots
     url = choose_url(options.output.storage, options.output.storage_file, warn)
     rdb = open_storage(url or default_url(spec.folders.output))
     patience = Patience(rdb.engine.url, stopping, warn)
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels, warn)
+    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     office = LeaseOffice(
         rdb,
@@ -102,7 +72,6 @@ def run_session(
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
-    _warn_of_dropped_settings(options, launcher, reporter)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -126,6 +95,7 @@ def run_session(
     tested: TestScore | None = None
     try:
         try:
+            check_known(spec, options, launcher, reporter.warn_once)
             search.run()
         finally:
             reporter.close()
@@ -136,6 +106,8 @@ def run_session(
             tested = patience.call(
                 lambda: score_winner(spec, results, study, launcher, slots[0], stopping)
             )
+    except EndingError:
+        pass  # it was stopped
     except HpoError as error:
         failure = error
     finally:
@@ -160,15 +132,6 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
     except HpoError as error:  # the search says why, if it ended for that
         warn(f"list_acc.json is not complete: {error}")
-
-
-def _warn_of_dropped_settings(options: Options, launcher: Launcher, reporter: Reporter) -> None:
-    """Say which of the user's own settings the worker does not know, so does not get."""
-    known = launcher.capabilities()
-    for text in options.search.set or ():
-        key = parse_setting(text)[0]
-        if key in EXTENSIONS and key not in known:
-            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
@@ -243,7 +206,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.was_stopped:
         say(f"stopped: {tally.describe()}; the same command goes on from here")
     if tally.best is None:
-        say("no trial has a score yet")
+        say("no trial is finished and has a score yet")
         return
     value, number = tally.best
     best = next(trial for trial in finished if trial.number == number)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import UsageError
 from trainer.config import EXTENSIONS, OPTIMIZERS
 from trainer.errors import ConfigError
-from trainer.keypath import parse_value, set_path, split_path
+from trainer.keypath import get_path, parse_value, set_path, split_path
 
 if TYPE_CHECKING:
     import optuna
@@ -167,6 +167,11 @@ def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> d
             node = node.get(parent, {})
         node.pop(last, None)
     return result
+
+
+def dropped_keys(config: Mapping[str, Any], *, known: frozenset[str]) -> list[str]:
+    """Return what `without_extensions` leaves out of a config."""
+    return [key for key in EXTENSIONS if key not in known and get_path(config, key) is not None]
 
 
 # --- reading a space from text --------------------------------------------------------------

@@ -15,6 +15,7 @@ import optuna
 
 from hpo.attempt import AttemptFolder, prepare_attempt, remove_checkpoints
 from hpo.database import Patience
+from hpo.errors import SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -38,7 +39,7 @@ from hpo.storage import derived_seed, finished_trials, make_sampler
 from hpo.watch import Watch
 from trainer import rundir
 from trainer.config import parse_config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
@@ -137,7 +138,7 @@ class TrialRunner:
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
-            provenance = self._provenance(job, lease, config, folder.run_dir)
+            provenance = self._provenance(job, lease, written, folder.run_dir)
             run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
             if not self.patience.call(
                 lambda: self.office.begin(lease, keep=folder.evaluated, attributes=run)
@@ -171,7 +172,7 @@ class TrialRunner:
             WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
         )
         job.clock.launch()
-        return Watch(
+        watched = Watch(
             study=self.study,
             lease=lease,
             handle=handle,
@@ -184,8 +185,13 @@ class TrialRunner:
             stopping=self.stopping,
             tell_epoch=tell_epoch,
             keeps_state=keeps_state,
+            on_gpu=bool(slot.gpu_uuids),
             deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
         ).follow()
+        # An engine that takes `device` says by its exit code that it is the GPU's fault.
+        if watched.exit_code == DeviceError.exit_code and "device" in self.launcher.capabilities():
+            raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
+        return watched
 
     def _provenance(
         self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path

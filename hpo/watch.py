@@ -36,6 +36,7 @@ class Watch:
             replaces the log; no decision rests on this.
         keeps_state: whether the worker has a state to write, for who goes on with the trial.
         deadline: `time.monotonic()` after which the worker is stopped.
+        on_gpu: whether it computes on one.
         tell_epoch: called with each epoch and the best accuracy so far.
     """
 
@@ -52,6 +53,7 @@ class Watch:
     tell_epoch: Callable[[int, float], None]
     keeps_state: bool = False
     deadline: float | None = None
+    on_gpu: bool = False
     _curve: dict[int, float] = field(default_factory=dict)
     _unreported: dict[int, float] = field(default_factory=dict)
     _is_replaced: bool = False
@@ -88,7 +90,7 @@ class Watch:
                 if why is not None:
                     return self._stopped(why)
                 if code is not None:
-                    return classify(code, self._curve, self.handle)
+                    return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
                 if was_pending and self._should_prune():
                     why = "pruned"
             is_late = self.deadline is not None and time.monotonic() > self.deadline

@@ -89,12 +89,16 @@ def data_section(data: Path, **changes: object) -> dict[str, object]:
 
 
 def one_error(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """Check that a command ended with one clear error, and return it."""
+    """Check that a command ended with one clear error, and return it with its details."""
     output = result.stdout + result.stderr
     assert result.returncode == code, output
     assert "Traceback" not in output
-    lines = [line for line in result.stderr.splitlines() if "error:" in line]
-    assert lines, output
+    lines = [
+        line
+        for line in result.stderr.splitlines()
+        if "error:" in line or line.startswith("    | ")
+    ]
+    assert any("error:" in line for line in lines), output
     return "\n".join(lines)
 
 

@@ -51,8 +51,11 @@ def _guarded(argv: Sequence[str], work: Callable[[Sequence[str], Launch], None])
         work(argv, launch)
     except ReportedError as error:
         return error.run_exit_code
-    except (TrainerError, StopRequestedError) as error:
+    except TrainerError as error:
         _report(str(error), launch)
+        return error.exit_code
+    except StopRequestedError as error:
+        _report(str(error), launch, kind="")
         return error.exit_code
     except KeyboardInterrupt:
         _report("interrupted", launch)
@@ -67,13 +70,13 @@ def _guarded(argv: Sequence[str], work: Callable[[Sequence[str], Launch], None])
     return 0
 
 
-def _report(message: str, launch: Launch) -> None:
+def _report(message: str, launch: Launch, kind: str = "error: ") -> None:
     if launch.rank > 0:
         # The first process most likely says the same now, and then the launcher ends us.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(ECHO_S)
     for line in message.splitlines():
-        sys.stderr.write(f"rmldnn: error: {line}\n")
+        sys.stderr.write(f"rmldnn: {kind}{line}\n")
     sys.stderr.flush()
 
 

@@ -8,6 +8,8 @@ TrainerError             1   (base; never raised itself)
 │   └── WeightsError         a checkpoint to load
 ├── DivergedError        3   the loss is NaN or infinite
 ├── OutOfMemoryError     4   the batch does not fit the device
+├── DeviceError          5   the GPU that was given cannot be used; another may
+├── HostMemoryError      1   the machine's own memory is used up, not its GPU's
 ├── LostProcessError     1   another process of the run was killed
 └── ReportedError            another process has said it; the exit code is that one's
 StopRequestedError     143   SIGTERM, as a shell reports it; no Exception, like KeyboardInterrupt
@@ -56,6 +58,16 @@ class OutOfMemoryError(TrainerError):
     """The device has too little memory for the batch."""
 
     exit_code = 4
+
+
+class DeviceError(TrainerError):
+    """The GPU that this process was given cannot be used: no fault of config or data."""
+
+    exit_code = 5
+
+
+class HostMemoryError(TrainerError):
+    """A run on a GPU has found no memory of the machine's: no fault of the batch."""
 
 
 class LostProcessError(TrainerError):

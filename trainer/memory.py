@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import NeuralNetwork
-from trainer.errors import OutOfMemoryError
+from trainer.errors import HostMemoryError, OutOfMemoryError
 
 T = TypeVar("T")
 
@@ -24,12 +24,20 @@ _ONEDNN_ALLOCATION = "could not create a primitive"
 
 @contextlib.contextmanager
 def memory_errors_named(config: NeuralNetwork) -> Iterator[None]:
-    """Turn every kind of memory error into an OutOfMemoryError that names the batch size."""
+    """Turn every kind of memory error into an OutOfMemoryError that names the batch size.
+
+    On a GPU, a lack of the machine's own memory says nothing of the batch.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_shortage(error):
             raise
+        is_on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if is_on_gpu and not isinstance(error, torch.OutOfMemoryError):
+            raise HostMemoryError(
+                f"the machine has no memory left, its GPU has: {_first_line(error)}"
+            ) from None
         raise OutOfMemoryError(
             f"out of memory with data.batch_size={config.data.batch_size} "
             f"(test_batch_size={config.data.test_batch_size}): {_first_line(error)}; "

@@ -129,7 +129,7 @@ def test_sigterm_ends_with_143_at_once_and_leaves_whole_files(
     _, error = process.communicate(timeout=30)
     assert time.monotonic() - started < 5
     assert process.returncode == 143
-    assert error == "rmldnn: error: stopped on request (SIGTERM)\n"
+    assert error == "rmldnn: stopped on request (SIGTERM)\n"
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     for path in (tmp_path / "ck").glob("*.pt"):
         assert torch.load(path, weights_only=True)["format"] == 1
