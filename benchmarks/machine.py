@@ -1,6 +1,6 @@
 """Says on what a figure was measured: card or processor, versions, date.
 
-Run it with `python benchmarks/machine.py`.
+Run it with `python benchmarks/machine.py [cpu|cuda]`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import datetime
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +19,11 @@ from trainer.device import choose_device
 
 def describe(device: torch.device) -> str:
     """Return one line on the machine."""
-    parts = [_name(device), f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
+    parts = [
+        _name(device),
+        f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
+        f"{torch.get_num_threads()} threads",
+    ]
     if device.type == "cuda":
         parts += [f"driver {_driver()}", f"CUDA {torch.version.cuda}"]
     parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
@@ -50,4 +55,4 @@ def _driver() -> str:
 
 
 if __name__ == "__main__":
-    print(describe(choose_device("auto")))
+    print(describe(choose_device(sys.argv[1] if sys.argv[1:] else "auto")))

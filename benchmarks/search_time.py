@@ -1,9 +1,10 @@
-"""Measures a whole search by `rml-optimize`: over its pure computing time, and beside plain Optuna.
+"""Measures a whole search by `rml-optimize`: over its pure computing, and beside plain Optuna.
 
 For each network: the real command line searches the learning rate, N trials of K epochs, one after
-the other, none pruned. Then in processes of their own: the steps and evaluations of one of its
-trials alone (`pure_time.py`), and the same trials as a plain Optuna script around the plain loop
-with resident data (`plain_search.py`). Printed are
+the other, none pruned. Then in processes of their own, with as many threads: the steps and
+evaluations of one of its trials alone (`pure_time.py`), and the same trials as a plain Optuna
+script around the plain loop with resident data (`plain_search.py`). No augmentation, so that all
+do the same. Printed are
 
 - the wall time of each, and its ratio to N x K epochs of pure steps and evaluations;
 - seconds from the start of a trial's worker to its first training step, of the first trial (cold)
@@ -31,10 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from machine import describe
 from pairs import write_images
 
-from hpo.provenance import END
+from hpo.provenance import END, PROVENANCE
 from trainer.device import choose_device
 from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG
 
@@ -82,12 +82,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Searched:
-    """A search that is done: its wall time, when its first trial began, its trials, a folder."""
+    """A search that is done.
+
+    Attributes:
+        start_s: from the command to its first trial.
+        run_dir: of the first trial.
+        num_threads: of its worker.
+    """
 
     wall_s: float
     start_s: float
     trials: list[Trial]
     run_dir: Path
+    num_threads: int
 
 
 def _numbers(path: Path) -> list[list[float]]:
@@ -115,26 +122,32 @@ def run_ours(options: argparse.Namespace, network: str, root: Path) -> Searched:
     folders = [output / f"runs/{STUDY}/trial_{t.number:05d}/attempt_1" for t in trials]
     starts = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start]
     read = [Trial.read(trial, folder) for trial, folder in zip(trials, folders, strict=True)]
-    return Searched(wall_s, min(starts) - began, read, folders[0])
+    num_threads = trials[0].user_attrs[PROVENANCE]["cpu"]["threads"]
+    return Searched(wall_s, min(starts) - began, read, folders[0], num_threads)
 
 
-def run_plain(options: argparse.Namespace, network: str, root: Path, rates: list[float]) -> float:
+def run_plain(options: argparse.Namespace, network: str, root: Path, ours: Searched) -> float:
     """Search by the plain script; return its wall time."""
+    rates = ",".join(str(trial.learning_rate) for trial in ours.trials)
     command = [
         sys.executable, HERE / "plain_search.py", "--data", options.data.absolute(),
         "--folder", root / "plain", "--network", network, "--size", options.size,
-        "--learning-rates", ",".join(map(str, rates)), "--epochs", options.epochs,
+        "--learning-rates", rates, "--epochs", options.epochs,
         "--batch-size", options.batch_size, "--test-batch-size", TEST_BATCH_SIZE,
         "--device", options.device,
     ]  # fmt: skip
-    return _run(command, root)
+    return _run(command, root, OMP_NUM_THREADS=str(ours.num_threads))
 
 
-def run_pure(options: argparse.Namespace, config: Path) -> tuple[float, float]:
+def run_pure(options: argparse.Namespace, ours: Searched) -> tuple[float, float]:
     """Return the medians of an epoch's pure steps and evaluation, of a trial's own config."""
-    output = config.parent / "pure.json"
-    command = [sys.executable, HERE / "pure_time.py", config, "--epochs", options.epochs]
-    _run([*command, "--json", output], config.parent)
+    output = ours.run_dir / "pure.json"
+    command = [
+        sys.executable, HERE / "pure_time.py", ours.run_dir / CONFIG, "--epochs", options.epochs,
+        "--json", output,
+    ]  # fmt: skip
+    visible = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
+    _run(command, ours.run_dir, OMP_NUM_THREADS=str(ours.num_threads), **visible)
     pure = json.loads(output.read_text())
     return statistics.median(pure["steps"]), statistics.median(pure["evaluation"])
 
@@ -159,8 +172,8 @@ def _run(command: list[Any], folder: Path, **environment: str) -> float:
 def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, Any]:
     """Search both ways and print what it took."""
     ours = run_ours(options, network, root)
-    steps_s, evaluation_s = run_pure(options, ours.run_dir / CONFIG)
-    plain_s = run_plain(options, network, root, [trial.learning_rate for trial in ours.trials])
+    steps_s, evaluation_s = run_pure(options, ours)
+    plain_s = run_plain(options, network, root, ours)
     epoch_s = steps_s + evaluation_s
     pure_s = options.trials * options.epochs * epoch_s
     cold, *warm = (trial.first_step for trial in ours.trials)
@@ -190,7 +203,10 @@ def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, 
         f"evaluation {evaluation_s / real_s:.0%} of it"
     )
     print(f"  first step after: cold {cold:.2f} s, warm {statistics.median(warm):.2f} s")
-    print(f"  trials: {totals} s; the first began {ours.start_s:.1f} s after the command")
+    print(
+        f"  trials: {totals} s; the first began {ours.start_s:.1f} s after the command; "
+        f"{ours.num_threads} threads"
+    )
     print(f"  whole search, pure  {pure_s:7.1f} s")
     print(f"  rml-optimize        {ours.wall_s:7.1f} s  {ours.wall_s / pure_s:6.2f} x pure")
     print(
@@ -218,7 +234,8 @@ def main() -> None:
         parser.error("at least 2 trials of 2 epochs")
     device = choose_device(options.device)
     options.device = device.type
-    print(describe(device), flush=True)
+    # Not by this process: a search leaves a GPU alone on which another program computes.
+    subprocess.run([sys.executable, HERE / "machine.py", device.type], check=True)
     results = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

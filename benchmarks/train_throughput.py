@@ -92,8 +92,8 @@ class Setup:
             )
 
         on_device = Pairs(self.folder, self.size).on(self.device)
-        num_workers = os.cpu_count() or 1
-        loader = Loader(self.folder, self.size, self.batch_size, self.device, num_workers)
+        num_cores = len(os.sched_getaffinity(0))
+        loader = Loader(self.folder, self.size, self.batch_size, self.device, num_cores)
         one, other = loop(), loop()
         return {
             RESIDENT: lambda: one.train(resident(*on_device, self.batch_size)),

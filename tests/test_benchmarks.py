@@ -1,0 +1,68 @@
+"""The benchmarks run, at a tiny size, and measure what they say: they use the worker's own parts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import clean_environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(script: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_throughput_compares_our_steps_with_both_plain_loops(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    out = call(
+        "benchmarks/train_throughput.py", "--device", "cpu", "--size", 32, "--images", 6,
+        "--batch-size", 4, "--repeats", 1, "--precisions", "fp32", "--json", found,
+        "--network", "unet:width=2,depth=1",
+    )  # fmt: skip
+    (entry,) = json.loads(found.read_text())
+    names = ["plain, resident (a)", "plain, DataLoader (b)", "rmldnn fp32"]
+    assert list(entry["images_per_s"]) == names
+    assert min(entry["images_per_s"].values()) > 0
+    assert entry["gpu_busy"] is None
+    assert "convolution_backward" in out
+
+
+@pytest.mark.slow
+def test_search_is_measured_beside_a_plain_one(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    call(
+        "benchmarks/search_time.py", "--device", "cpu", "--size", 32, "--images", "6,3",
+        "--batch-size", 4, "--trials", 2, "--epochs", 2, "--network", "unet:width=2,depth=1",
+        "--json", found,
+    )  # fmt: skip
+    (entry,) = json.loads(found.read_text())
+    assert len(entry["trials_s"]) == 2
+    # the second trial's worker is there already; each trial holds its epochs
+    assert 0 < entry["first_step_warm_s"] < entry["first_step_cold_s"] < entry["trials_s"][0]
+    assert entry["search_s"] > sum(entry["trials_s"])
+    assert entry["pure_steps_s"] > 0
+    assert entry["pure_evaluation_s"] > 0
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_all_parts(tmp_path: Path) -> None:
+    out = call("scripts/gpu_check.py", "--device", "cpu", "--quick", "--out", tmp_path)
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary in out
+    assert "not measured" not in summary
+    assert "FAILED" not in summary
