@@ -21,13 +21,20 @@ def describe(device: torch.device) -> str:
     """Return one line on the machine."""
     parts = [
         _name(device),
-        f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
+        f"{num_cores()} cores",
         f"{torch.get_num_threads()} threads",
     ]
     if device.type == "cuda":
         parts += [f"driver {_driver()}", f"CUDA {torch.version.cuda}"]
     parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     return ", ".join([*parts, datetime.date.today().isoformat()])
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def wait_for(device: torch.device) -> None:

@@ -7,8 +7,8 @@ script around the plain loop with resident data (`plain_search.py`). No augmenta
 do the same. Printed are
 
 - the wall time of each, and its ratio to N x K epochs of pure steps and evaluations;
-- seconds from the start of a trial's worker to its first training step, of the first trial (cold)
-  and the median of the others (warm), from the driver's records and the worker's logs;
+- seconds from the claim of a trial to its first training step, of the first trial (cold) and the
+  median of the others (warm), from the driver's records and the worker's logs;
 - an epoch of a real trial over its pure steps and evaluation, and the evaluation's share of it.
 
     python benchmarks/search_time.py [--data DIR] [--network resunet] [--trials 3] [--epochs 6]
@@ -19,6 +19,7 @@ Without `--data` it writes images: as many as the breast study has, unless told 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import json
 import os
@@ -36,24 +37,27 @@ from pairs import write_images
 
 from hpo.provenance import END, PROVENANCE
 from trainer.device import choose_device
-from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG
+from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG, WORKER_LOG
 
 HERE = Path(__file__).parent
 STUDY = "search_time"
 TEST_BATCH_SIZE = 64  # the breast study's
+STAMP = "[%Y-%b-%d %H:%M:%S.%f"  # of a line in a worker's log
 
 
 @dataclass(frozen=True)
 class Trial:
-    """When what happened in a trial, in seconds since its worker was started.
+    """How long what took in a trial, in seconds.
 
     Attributes:
-        first_step: the first training step begins.
-        epochs: lengths of the epochs from the second on, evaluation included.
+        before_run: from the claim of the trial until its worker begins with the config.
+        first_step: from the claim to the first training step.
+        epochs: each epoch from the second on, evaluation included.
         total: from the claim of the trial to its end.
     """
 
     learning_rate: float
+    before_run: float
     first_step: float
     epochs: list[float]
     total: float
@@ -62,21 +66,23 @@ class Trial:
     def read(cls, trial: optuna.trial.FrozenTrial, run_dir: Path) -> Trial:
         """Put the driver's records and the worker's logs together.
 
-        The worker counts from its own start in the run. The driver knows when it started it, and
-        saw the first epoch's line when that was written, but for its polling (50 ms at most).
+        Logs of steps and evaluations count from the run's start. When that was tells the line of
+        scores, which worker.log stamps when the evaluation's time is taken.
         """
         assert trial.state == optuna.trial.TrialState.COMPLETE, f"{run_dir}: {trial.state}"
-        seconds = trial.user_attrs[END]["seconds"]
+        assert trial.datetime_start is not None
         steps, evaluations = (_numbers(run_dir / name) for name in (TRAIN_LOG, TEST_LOG))
-        before_run = seconds["first_epoch"] - evaluations[0][1]
+        began = _when(run_dir / WORKER_LOG, "dice_dataset = ") - evaluations[0][1]
+        before_run = began - trial.datetime_start.timestamp()
         ends = [line[1] for line in evaluations]
         return cls(
             learning_rate=next(
                 value for key, value in trial.params.items() if "learning_rate" in key
             ),
+            before_run=before_run,
             first_step=before_run + steps[0][0],
             epochs=[after - before for before, after in itertools.pairwise(ends)],
-            total=seconds["total"],
+            total=trial.user_attrs[END]["seconds"]["total"],
         )
 
 
@@ -100,6 +106,15 @@ class Searched:
 def _numbers(path: Path) -> list[list[float]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     return [[float(number) for number in line.split()] for line in lines]
+
+
+def _when(log: Path, text: str) -> float:
+    """Return the time of the first line that begins so behind its stamp."""
+    for line in log.read_text(encoding="utf-8").splitlines():
+        stamp, _, rest = line.partition("] ")
+        if rest.startswith(text):
+            return datetime.datetime.strptime(stamp, STAMP).timestamp()
+    raise ValueError(f"{log}: no line {text!r}")
 
 
 def run_ours(options: argparse.Namespace, network: str, root: Path) -> Searched:
@@ -176,7 +191,8 @@ def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, 
     plain_s = run_plain(options, network, root, ours)
     epoch_s = steps_s + evaluation_s
     pure_s = options.trials * options.epochs * epoch_s
-    cold, *warm = (trial.first_step for trial in ours.trials)
+    cold, *others = ours.trials
+    warm = statistics.median(trial.first_step for trial in others)
     real_s = statistics.median(epoch for trial in ours.trials for epoch in trial.epochs)
     result = {
         "network": network,
@@ -187,8 +203,9 @@ def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, 
         "epoch_s": real_s,
         "epoch_over_pure": real_s / epoch_s,
         "evaluation_share": evaluation_s / real_s,
-        "first_step_cold_s": cold,
-        "first_step_warm_s": statistics.median(warm),
+        "first_step_cold_s": cold.first_step,
+        "before_run_cold_s": cold.before_run,
+        "first_step_warm_s": warm,
         "search_s": ours.wall_s,
         "search_over_pure": ours.wall_s / pure_s,
         "plain_s": plain_s,
@@ -202,7 +219,10 @@ def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, 
         f"  an epoch, real: {real_s:.3f} s, {real_s / epoch_s:.2f} x pure (from the second on); "
         f"evaluation {evaluation_s / real_s:.0%} of it"
     )
-    print(f"  first step after: cold {cold:.2f} s, warm {statistics.median(warm):.2f} s")
+    print(
+        f"  first step after: cold {cold.first_step:.2f} s ({cold.before_run:.2f} s of it until "
+        f"the worker runs), warm {warm:.2f} s"
+    )
     print(
         f"  trials: {totals} s; the first began {ours.start_s:.1f} s after the command; "
         f"{ours.num_threads} threads"

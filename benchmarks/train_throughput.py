@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe, wait_for
+from machine import describe, num_cores, wait_for
 from ours import Ours, compose
 from pairs import Pairs, write_images
 from plain import Loader, PlainLoop, resident
@@ -92,8 +91,7 @@ class Setup:
             )
 
         on_device = Pairs(self.folder, self.size).on(self.device)
-        num_cores = len(os.sched_getaffinity(0))
-        loader = Loader(self.folder, self.size, self.batch_size, self.device, num_cores)
+        loader = Loader(self.folder, self.size, self.batch_size, self.device, num_cores())
         one, other = loop(), loop()
         return {
             RESIDENT: lambda: one.train(resident(*on_device, self.batch_size)),

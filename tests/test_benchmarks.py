@@ -1,4 +1,4 @@
-"""The benchmarks run, at a tiny size, and measure what they say: they use the worker's own parts."""
+"""The benchmarks, which are made of the worker's own parts, run and measure what they say."""
 
 from __future__ import annotations
 
