@@ -27,10 +27,12 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+from gpu_goals import Goal, goals, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 465  # of all parts together
@@ -38,7 +40,6 @@ SLOW_LIMIT_S = 300  # of each part, where the script itself is tried
 GRACE_S = 5  # from the request to end until the end
 OURS = {"trainer", "hpo", "studies"}
 UNET = "unet:width=16,depth=4"
-RESIDENT = "plain, resident (a)"  # as train_throughput.py calls it
 
 
 @dataclass(frozen=True)
@@ -70,55 +71,6 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Goal:
-    """A figure to reach; `find` looks for it in what the benchmarks measured."""
-
-    text: str
-    find: Callable[[dict[str, Any]], float]
-    reached: Callable[[float], bool]
-    form: str = "{:.2f}"
-
-
-def goals(network: str) -> list[Goal]:
-    """Return those of a whole search with a network."""
-
-    def of(key: str) -> Callable[[dict[str, Any]], float]:
-        return lambda found: float(
-            next(entry for entry in found["search"] if entry["network"] == network)[key]
-        )
-
-    name = network.partition(":")[0]
-    return [
-        Goal(f"{name}: epoch ≤ 1.25 × its steps and evaluation", of("epoch_over_pure"),
-             lambda value: value <= 1.25),
-        Goal(f"{name}: evaluation ≤ 25 % of an epoch", of("evaluation_share"),
-             lambda value: value <= 0.25, "{:.0%}"),
-        Goal(f"{name}: first step ≤ 8 s, cold", of("first_step_cold_s"),
-             lambda value: value <= 8, "{:.2f} s"),
-        Goal(f"{name}: first step ≤ 1 s, warm", of("first_step_warm_s"),
-             lambda value: value <= 1, "{:.2f} s"),
-    ]  # fmt: skip
-
-
-def speed(network: str, size: int, batch_size: int, least: float) -> Goal:
-    """Return the goal of a training's images a second over those of the plain loop (a)."""
-
-    def find(found: dict[str, Any]) -> float:
-        entry = next(
-            entry
-            for entry in found[f"throughput {size}"]
-            if entry["network"] == network and entry["batch_size"] == batch_size
-        )
-        rates = entry["images_per_s"]
-        ours = next(rate for name, rate in rates.items() if name.startswith("rmldnn"))
-        return float(ours / rates[RESIDENT])
-
-    name = network.partition(":")[0]
-    text = f"{name}, {size}², batch {batch_size}: ≥ {least} × plain loop (a)"
-    return Goal(text, find, lambda value: value >= least)
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is run, and what it is judged by."""
 
@@ -126,13 +78,30 @@ class Plan:
     goals: list[Goal]
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is; the batch is that of `large` images, `small` ones take half."""
+
+    networks: tuple[str, ...]
+    large: int
+    small: int
+    batch: int
+    repeats: int
+    trials: int
+    epochs: int
+    tests: tuple[str, ...]
+
+
+FULL = Sizes(("resunet", UNET), 256, 128, 32, 3, 3, 6, ("tests/trainer", "tests/networks"))
+TINY = Sizes(("unet:width=4,depth=2",), 48, 32, 4, 1, 2, 2, ("tests/trainer/test_no_waiting.py",))
+
+
 def make_plan(options: argparse.Namespace, data: Path, folder: Path) -> Plan:
     """Return the parts: at the goals' sizes, or as small as will do to try this script."""
     quick, device = options.quick, options.device
-    resunet, unet = (
-        ("unet:width=4,depth=2", "unet:width=8,depth=2") if quick else ("resunet", UNET)
-    )
-    large, small, batch = (48, 32, 4) if quick else (256, 128, 32)
+    sizes = TINY if quick else FULL
+    unet = sizes.networks[-1]
+    cores = 1 if quick else len(os.sched_getaffinity(0))
 
     def tests(name: str, paths: list[str], limit_s: float, processes: int) -> Part:
         report = folder / f"{name.replace(' ', '_')}.xml"
@@ -148,37 +117,35 @@ def make_plan(options: argparse.Namespace, data: Path, folder: Path) -> Plan:
         words = [f"benchmarks/{file}", *words, "--device", device, "--json", report]
         return Part(name, [*map(str, words)], limit_s, report, num_lines=60)
 
-    images = ["--data", data]
-    more = ["tests/trainer/test_no_waiting.py"] if quick else ["tests/trainer", "tests/networks"]
-    cores = len(os.sched_getaffinity(0))
-    study = ["--layers", unet, "--resize", f"{large},{large}", "--select-on", "validation"]
-    if not quick:
-        study = ["--study", "breast_cancer"]
-    trials, epochs = ("2", "2") if quick else ("3", "6")
-    repeats = ["--repeats", "1" if quick else "3"]
+    images: list[object] = ["--data", data]
+    networks = [word for name in sizes.networks for word in ("--network", name)]
+    large: list[object] = [*images, "--size", sizes.large, "--batch-size", sizes.batch]
+    small: list[object] = [*images, "--size", sizes.small, "--batch-size", sizes.batch // 2]
+    repeats = ["--repeats", sizes.repeats]
+    study = ["--study", "breast_cancer", "--num-trials", "6", "--num-epochs", "4"]
+    if quick:
+        study = ["--layers", unet, "--resize", f"{sizes.large},{sizes.large}"]
+        study += ["--num-trials", "2", "--num-epochs", "2", "--select-on", "validation"]
     parts = [
-        tests("tests gpu", ["tests/gpu"], 90, 1 if quick else min(4, cores)),
-        tests("tests", more, 95, 1 if quick else min(14, cores)),
-        benchmark("throughput " + str(large), "train_throughput.py", 80,
-                  [*images, "--size", large, "--batch-size", batch, *networks, *repeats]),
-        benchmark("throughput " + str(small), "train_throughput.py", 35,
-                  [*images, "--size", small, "--batch-size", max(2, batch // 2),
-                   "--network", unet, *repeats]),
+        tests("tests gpu", ["tests/gpu"], 90, min(4, cores)),
+        tests("tests", [*sizes.tests], 95, min(14, cores)),
+        benchmark(f"throughput {sizes.large}", "train_throughput.py", 80,
+                  [*large, *networks, *repeats]),
+        benchmark(f"throughput {sizes.small}", "train_throughput.py", 35,
+                  [*small, "--network", unet, *repeats]),
         benchmark("search", "search_time.py", 120,
-                  [*images, "--size", large, "--batch-size", batch, *networks,
-                   "--trials", trials, "--epochs", epochs]),
+                  [*large, *networks, "--trials", sizes.trials, "--epochs", sizes.epochs]),
         Part("short search",
-             ["-m", "hpo.cli", "--data", str(data), "--num-trials", "2" if quick else "6",
-              "--num-epochs", "2" if quick else "4", *study, "--launcher", "local",
+             ["-m", "hpo.cli", "--data", str(data), *study, "--launcher", "local",
               "--no-gpu" if device == "cpu" else "--gpu", "--output-dir", str(folder / "out")],
              45, num_lines=16),
     ]  # fmt: skip
     wanted = [
-        speed(resunet, large, batch, 1.05),
-        speed(unet, large, batch, 1.2),
-        speed(unet, small, max(2, batch // 2), 3.5),
+        speed(sizes.networks[0], sizes.large, sizes.batch, 1.05),
+        speed(unet, sizes.large, sizes.batch, 1.2),
+        speed(unet, sizes.small, sizes.batch // 2, 3.5),
     ]
-    for network in dict.fromkeys([resunet, unet]):
+    for network in sizes.networks:
         wanted += goals(network)
     return Plan(parts, wanted)
 
@@ -240,8 +207,10 @@ def _judge_tests(ran: Ran, report: Path, in_time: bool) -> None:
         else:
             failed.append(f"{case.get('classname')}::{case.get('name')}".strip(":"))
     ran.notes += [f"{ran.part.name}: {name}" for name in failed]
-    ran.ok = in_time and not failed and num_passed + num_skipped + len(missing) > 0
-    ran.text = "ok" if ran.ok else ran.text if not in_time else "FAILED"
+    has_run = num_passed + num_skipped > 0
+    ran.ok = in_time and not failed and has_run
+    if in_time:
+        ran.text = "ok" if ran.ok else "FAILED" if has_run else "FAILED, nothing ran"
     ran.text += f": {num_passed} passed, {len(failed)} failed, {num_skipped} skipped"
     if missing:
         ran.text += f"; left out for want of {', '.join(sorted(missing))}"
@@ -254,14 +223,7 @@ def summarize(
     lines = [f"# {machine}", "", "| part | result | seconds |", "|---|---|---|"]
     lines += [f"| {ran.part.name} | {ran.text} | {ran.seconds:.0f} |" for ran in results]
     lines += ["", "| goal | measured | reached |", "|---|---|---|"]
-    for goal in plan.goals:
-        try:
-            value = goal.find(found)
-        except (KeyError, StopIteration):
-            lines.append(f"| {goal.text} | not measured | |")
-            continue
-        reached = ("yes" if goal.reached(value) else "NO") if judged else "not judged"
-        lines.append(f"| {goal.text} | {goal.form.format(value)} | {reached} |")
+    lines += [goal.row(found, judged=judged) for goal in plan.goals]
     if not judged:
         lines += ["", "Tried at tiny sizes: the goals are those of a GPU at full size."]
     notes = [note for ran in results for note in ran.notes]

@@ -59,6 +59,48 @@ def test_search_is_measured_beside_a_plain_one(tmp_path: Path) -> None:
     assert entry["pure_evaluation_s"] > 0
 
 
+@pytest.mark.parametrize(
+    ("files", "is_ok", "text"),
+    [
+        ({"a": "", "b": "import no_such_oracle"}, True, "for want of no_such_oracle"),
+        ({"a": "", "b": "import trainer.no_such_module"}, False, "1 passed, 1 failed"),
+        ({"a": "", "b": "def test_b(): assert 0"}, False, "1 passed, 1 failed"),
+        ({"b": "import no_such_oracle"}, False, "0 passed"),
+    ],
+    ids=["foreign package", "module of ours", "failure", "nothing ran"],
+)
+def test_gpu_check_judges_tests_by_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict, is_ok: bool, text: str
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from gpu_check import Part, run_part
+
+    for name, content in files.items():
+        lines = content or "def test_it(): pass"
+        (tmp_path / f"test_{name}.py").write_text(lines)
+    report = tmp_path / "report.xml"
+    options = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = ["-m", "pytest", *options, "--rootdir", str(tmp_path), str(tmp_path)]
+    part = Part("tests", [*command, f"--junitxml={report}"], 100, report)
+    with (tmp_path / "log").open("w") as log:
+        ran = run_part(part, 100, clean_environment(), log)
+    assert ran.ok == is_ok, ran.text
+    assert text in ran.text
+
+
+def test_gpu_check_ends_a_part_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from gpu_check import Part, run_part
+
+    with (tmp_path / "log").open("w") as log:
+        part = Part("search", ["-c", "import time; time.sleep(100)"], 1)
+        ran = run_part(part, 1, clean_environment(), log)
+    assert not ran.ok
+    assert "not done within 1 s" in ran.text
+
+
 @pytest.mark.slow
 def test_gpu_check_runs_all_parts(tmp_path: Path) -> None:
     out = call("scripts/gpu_check.py", "--device", "cpu", "--quick", "--out", tmp_path)
