@@ -164,6 +164,8 @@ def run_pure(options: argparse.Namespace, ours: Searched) -> tuple[float, float]
     visible = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     _run(command, ours.run_dir, OMP_NUM_THREADS=str(ours.num_threads), **visible)
     pure = json.loads(output.read_text())
+    for line in pure["log"]:  # captured, or why not
+        print(f"  {line}")
     return statistics.median(pure["steps"]), statistics.median(pure["evaluation"])
 
 
