@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,17 +14,21 @@ from torch.utils.data import Dataset
 
 def write_images(root: Path, num_images: int, size: int, *, part: str = "train") -> Path:
     """Write smooth noise as JPEG, twice as large as the network's input, and discs as masks."""
-    rng = np.random.default_rng(len(part))
     side = 2 * size
     rows, columns = np.mgrid[:side, :side]
     for kind in ("inputs", "targets"):
         (root / part / kind).mkdir(parents=True)
-    for index in range(num_images):
+
+    def write(index: int) -> None:
+        rng = np.random.default_rng([len(part), index])
         y, x, radius = rng.uniform((0.3, 0.3, 0.1), (0.7, 0.7, 0.3)) * side
         mask = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2).astype(np.uint8) * 255
         noise = cv2.resize(rng.integers(0, 120, (side // 8, side // 8, 3), np.uint8), (side, side))
         cv2.imwrite(str(root / part / f"inputs/{index:03d}.jpg"), noise + (mask // 3)[:, :, None])
         cv2.imwrite(str(root / part / f"targets/{index:03d}.png"), mask)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(num_images)))
     return root
 
 
@@ -47,6 +52,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return all of them there, images channels-last in memory."""
-        inputs, targets = zip(*(self[index] for index in range(len(self))), strict=True)
+        with ThreadPoolExecutor() as pool:
+            pairs = list(pool.map(self.__getitem__, range(len(self))))
+        inputs, targets = zip(*pairs, strict=True)
         images_NCHW = torch.stack(inputs).contiguous(memory_format=torch.channels_last)
         return images_NCHW.to(device), torch.stack(targets).to(device)

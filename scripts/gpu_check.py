@@ -122,7 +122,7 @@ def make_plan(options: argparse.Namespace, data: Path, folder: Path) -> Plan:
     large: list[object] = [*images, "--size", sizes.large, "--batch-size", sizes.batch]
     small: list[object] = [*images, "--size", sizes.small, "--batch-size", sizes.batch // 2]
     repeats = ["--repeats", sizes.repeats]
-    study = ["--study", "breast_cancer", "--num-trials", "6", "--num-epochs", "4"]
+    study = ["--study", "breast_cancer", "--num-trials", "4", "--num-epochs", "4"]
     if quick:
         study = ["--layers", unet, "--resize", f"{sizes.large},{sizes.large}"]
         study += ["--num-trials", "2", "--num-epochs", "2", "--select-on", "validation"]
