@@ -18,7 +18,7 @@ from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import HpoError, UsageError
-from hpo.finish import TestScore, score_winner
+from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.launchers import Launcher, choose_launcher
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
@@ -30,6 +30,7 @@ from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
+from hpo.turn import Turn
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
@@ -95,6 +96,7 @@ def run_session(
         owner=owner,
         identity=spec.identity(),
     )
+    turn = Turn(rdb, study._study_id, TEST_TURN, owner=owner, lease_s=options.output.lease_s)
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
     patience.call(lambda: results.bring_back(study))
@@ -132,18 +134,29 @@ def run_session(
             _complete_list(results, study, patience, warn)
         if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
+        patience.call(lambda: results.sweep(study))
         if not stopping.is_set():
-            tested = patience.call(
-                lambda: score_winner(spec, results, study, launcher, slots[0], stopping)
+            test = FinalTest(
+                spec=spec,
+                results=results,
+                study=study,
+                launcher=launcher,
+                slot=slots[0],
+                turn=turn,
+                warn=warn,
+                stopping=stopping,
             )
+            tested = patience.call(test.run)
     except HpoError as error:
         failure = error
     finally:
         launcher.close()
         reservation.close()
         office.close()
+        turn.close()
     is_interrupted = stopping.is_set() and failure is None
-    ending = Ending(tested, patience.call(lambda: results.owner(study)), is_interrupted)
+    stored = patience.call(lambda: results.stored_trial(study))
+    ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
     patience.call(lambda: show_summary(spec, study, ending, console))
     close_storage(rdb)
     if failure is not None:
@@ -259,7 +272,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
-        say(f"  {ending.tested}, used for this only")
+        others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
+        use = f"used before, for the model of trial {others}" if others else "used for this only"
+        say(f"  {ending.tested}, {use}")
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "

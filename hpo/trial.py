@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 
-from hpo.attempt import prepare_attempt, remove_checkpoints
+from hpo.attempt import prepare_attempt
 from hpo.database import Patience
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
@@ -217,7 +217,6 @@ class TrialRunner:
                 score=watched.score,
                 epoch=watched.epoch,
                 dice_per_image=read_dice_per_image(run_dir, watched.epoch),
-                run_dir=run_dir,
                 config=host_config,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -275,13 +274,12 @@ class TrialRunner:
         return replace(watched, message=advice)
 
     def _record(self, job: _Job) -> None:
-        number = job.number
-        self.patience.call(lambda: self.results.drop_older_models(self.study, number))
         try:
+            if warning := self.patience.call(lambda: self.results.settle(self.study, job.number)):
+                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
             self.patience.call(lambda: self.results.refresh_list_acc(self.study))
         except OSError as error:  # the trial is in the database; the next one writes the list
-            self.reporter.warn_once(f"{self.spec.folders.list_acc.name}: {error.strerror}")
-        remove_checkpoints(self.spec.folders, number)
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 
 
 @dataclass(frozen=True)

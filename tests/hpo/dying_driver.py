@@ -2,6 +2,7 @@
 
 `dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
 between the claim and the first report. FILE is made just before. It dies at its second claim.
+`before told` and `after told` are those of its first trial, whose model is the best by then.
 """
 
 import os
@@ -16,21 +17,29 @@ MOMENT, FILE = sys.argv[1:3]
 calls = 0
 
 
+def die(*_arguments, **_named):
+    Path(FILE).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_at_the_second_call(method):
     def wrapped(*arguments, **named):
         global calls
         calls += 1
         if calls == 2:
-            Path(FILE).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return method(*arguments, **named)
 
     return wrapped
 
 
+office = lease.LeaseOffice
 if MOMENT == "in claim":
-    office = lease.LeaseOffice
     office._start_new = die_at_the_second_call(office._start_new)
+elif MOMENT == "before told":
+    office.finish = die
+elif MOMENT == "after told":
+    trial.TrialRunner._record = die
 else:
     runner = trial.TrialRunner
     runner._watch = die_at_the_second_call(runner._watch)
