@@ -212,7 +212,12 @@ class LiveReporter(PlainReporter):
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)
-        self._progress.update(self._search, completed=tally.num_finished, note=tally.describe())
+        self._progress.update(
+            self._search,
+            total=tally.num_trials,
+            completed=tally.num_finished,
+            note=tally.describe(),
+        )
 
     def close(self) -> None:
         """Remove the bars."""

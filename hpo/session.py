@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -87,8 +87,6 @@ def run_session(
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn)
-    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
-    show_settings(spec, rows, console)
     office = LeaseOffice(
         rdb,
         study._study_id,
@@ -96,6 +94,11 @@ def run_session(
         owner=owner,
         identity=spec.identity(),
     )
+    # Another driver may have asked for more.
+    total = patience.call(lambda: office.num_trials(spec.num_trials))
+    spec = replace(spec, num_trials=total)
+    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    show_settings(spec, rows, console)
     turn = Turn(rdb, study._study_id, TEST_TURN, owner=owner, lease_s=options.output.lease_s)
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
@@ -109,7 +112,7 @@ def run_session(
         spec=spec,
         policy=FailurePolicy(
             max_retries=options.output.max_retries,
-            max_failed=options.output.max_failed or max(5, spec.num_trials // 4),
+            max_failed=options.output.max_failed,
             trial_timeout_s=options.output.trial_timeout_s,
         ),
         study=study,
