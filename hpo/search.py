@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.database import Patience
+from hpo.database import PATIENCE_S, Patience
+from hpo.disk import DiskFullError
 from hpo.errors import HpoError, LauncherError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice
@@ -22,6 +24,7 @@ from hpo.storage import finished_trials, make_pruner, score
 from hpo.trial import TrialRunner
 
 IDLE_INTERVAL_S = 0.2
+ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
 FAILED = ("failed", "refused")
@@ -61,6 +64,7 @@ class Search:
 
         Raises:
             FailureLimitError: too many trials failed, or several in a row alike.
+            DiskFullError: the disk is full, and waiting has not helped.
             LauncherError: no worker can be started, and waiting has not helped.
             StorageError: the database went away.
         """
@@ -118,6 +122,7 @@ class Search:
             stopping=self.stopping,
         )
         num_refused = 0  # in a row
+        num_trials = self.spec.num_trials
         while not self.stopping.is_set():
             lease = self.patience.call(
                 lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
@@ -128,11 +133,19 @@ class Search:
                     return
                 self.stopping.wait(IDLE_INTERVAL_S)
                 continue
+            if (total := self.office.total) != num_trials:  # another driver has asked for more
+                self.tally.num_trials = num_trials = total
+                spec = replace(self.spec, num_trials=total)
+                study.pruner = make_pruner(spec)
+                runner = replace(runner, spec=spec)
             if lease.attempt > 1:
                 self._sweep()  # somebody may have died
             try:
                 outcome = runner.run(lease)
-            except LauncherError as error:  # the trial was given back
+            except DiskFullError as error:  # the trial was given back
+                self._wait_for_room(error)
+                continue
+            except LauncherError as error:  # so it was here
                 # What has never worked will not by waiting.
                 is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
                 if is_hopeless or num_refused == len(LAUNCH_DELAYS_S):
@@ -145,6 +158,14 @@ class Search:
             num_refused = 0
             self._has_launched.set()
             self._account(slot, study, outcome)
+
+    def _wait_for_room(self, error: DiskFullError) -> None:
+        """Let other nodes go on while the disk of this one is full."""
+        self.reporter.warn(f"{error}; until then this slot waits, and its trial is given back")
+        gives_up = time.monotonic() + PATIENCE_S
+        while not self.stopping.wait(ROOM_INTERVAL_S) and not error.has_room():
+            if time.monotonic() > gives_up:
+                raise error
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
@@ -167,7 +188,8 @@ class Search:
             num_failed = 0
             if outcome.end in FAILED:
                 num_failed = self.patience.call(lambda: count_failed(study))
-            self._failures.add(outcome, num_failed - self.num_failed_before, self.policy)
+            max_failed = self.policy.failures_of(self.tally.num_trials)
+            self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
 
 class _Failures:
@@ -175,25 +197,25 @@ class _Failures:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._last_message = ""
+        self._last_cause = ""
         self._num_alike = 0
 
-    def add(self, outcome: Outcome, num_failed: int, policy: FailurePolicy) -> None:
+    def add(self, outcome: Outcome, num_failed: int, max_failed: int) -> None:
         if outcome.end not in FAILED:
             if outcome.counts:
                 self._num_alike = 0
             return
-        alike = outcome.message == self._last_message
+        alike = outcome.cause == self._last_cause
         self._num_alike = self._num_alike + 1 if alike else 1
-        self._last_message = outcome.message
+        self._last_cause = outcome.cause
         if self._num_alike >= NUM_SAME_FAILURES:
             raise FailureLimitError(
                 f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
-        if num_failed >= policy.max_failed:
+        if num_failed >= max_failed:
             raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {policy.max_failed}), "
+                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
                 f"the last one: {outcome.message}; see its worker.log"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ import optuna
 
 from hpo.attempt import prepare_attempt
 from hpo.database import Patience
+from hpo.disk import DiskFullError, is_full, is_full_error
+from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -41,6 +44,7 @@ from trainer.config import parse_config
 from trainer.errors import ConfigError
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
+_NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
@@ -84,7 +88,8 @@ class TrialRunner:
         may_resume = True
         if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
             message = f"{lease.num_deaths} drivers in a row died with this trial"
-            return self._finish(job, lease, Watched("failed", message=message))
+            watched = Watched("failed", message=message, why="drivers died with the trial")
+            return self._finish(job, lease, watched)
         while True:
             watched, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
@@ -121,7 +126,12 @@ class TrialRunner:
         return config
 
     def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
-        """Run the worker once; return what became of it, and whether it went on from a state."""
+        """Run the worker once; return what became of it, and whether it went on from a state.
+
+        Raises:
+            DiskFullError: nobody can write to the run folders any more.
+            LauncherError: no worker can be started.
+        """
         number = job.number
         was_resumed = False
         try:
@@ -145,11 +155,18 @@ class TrialRunner:
                 )
         except ConfigError as error:
             # These values don't go together; others may.
-            return Watched("failed", message=str(error)), was_resumed
-        except OSError as error:  # a full disk, say
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror or error}"
-            return Watched("failed", message=message, is_crash=True), was_resumed
+            why = _NUMBERS.sub("#", str(error))
+            return Watched("failed", message=str(error), why=why), was_resumed
+        except (OSError, LauncherError) as error:
+            if is_full_error(error) or is_full_error(error.__cause__):
+                raise DiskFullError(self.spec.folders.study) from None
+            if isinstance(error, LauncherError):
+                raise
+            where, why = f"{error.filename}: " if error.filename else "", error.strerror
+            message = f"{where}{why or error}"
+            return Watched("failed", message=message, is_crash=True, why=why or ""), was_resumed
+        if watched.is_crash and is_full(folder.run_dir, watched.log_tail):
+            raise DiskFullError(self.spec.folders.study)
         return watched, was_resumed
 
     def _watch(self, job: _Job, lease: Lease, run_dir: Path) -> Watched:
@@ -261,6 +278,7 @@ class TrialRunner:
             seconds=job.clock.total,
             message=watched.message,
             log_tail=watched.log_tail,
+            cause=watched.cause,
         )
 
     def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
