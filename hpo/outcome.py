@@ -110,11 +110,6 @@ class Watched:
         return max(self.curve.values()) if self.curve else None
 
     @property
-    def last(self) -> float | None:
-        """The last accuracy, which is what Optuna keeps of a trial that is not complete."""
-        return self.curve[max(self.curve)] if self.curve else None
-
-    @property
     def epoch(self) -> int | None:
         """The epoch of the score, the first of equals."""
         best = self.score

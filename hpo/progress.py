@@ -105,6 +105,11 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def optuna_means(number: int, value: float) -> str:
+    """Return what Optuna calls the best trial, where that is another one."""
+    return f"trial {number} with {value:.4f}, of complete trials only"
+
+
 def describe_outcome(outcome: Outcome) -> str:
     """Return one line on a finished trial."""
     text = f"trial {outcome.number:3d} {outcome.end:<9}"

@@ -39,7 +39,7 @@ from hpo.outcome import COUNTED
 from hpo.provenance import PROVENANCE
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
-from hpo.storage import STUDY_ID, best_epoch, best_trial, finished_trials, score
+from hpo.storage import STUDY_ID, best_epoch, best_trial, finished_trials, last_value, score
 from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import get_path, set_path
@@ -303,6 +303,7 @@ def list_entry(trial: FrozenTrial) -> dict[str, Any]:
         "epoch_max_acc": best_epoch(trial),
         "number": trial.number,
         "state": trial.state.name,
+        "last_acc": last_value(trial),
         "seconds": trial.duration.total_seconds() if trial.duration else None,
         "epochs": max(trial.intermediate_values, default=0),
         "params": trial.params,

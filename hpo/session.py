@@ -24,12 +24,12 @@ from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
-from hpo.progress import Reporter, describe_values, make_reporter
+from hpo.progress import Reporter, describe_values, make_reporter, optuna_means
 from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import DATABASE_ID, finished_trials, open_study, score
+from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
 from hpo.turn import Turn
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
@@ -272,6 +272,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    other = best_of_optuna(study)
+    if other is not None and other.value is not None and other.number != number:
+        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:

@@ -253,7 +253,7 @@ class TrialRunner:
             self.patience.call(lambda: self.office.give_back(lease))
         elif watched.end != "lost":
             state = STATES[watched.end]
-            value = watched.score if watched.end == "complete" else watched.last
+            value = watched.score if state in COUNTED else None
             attributes = {
                 END: describe_end(
                     end=watched.end,
