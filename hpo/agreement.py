@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -14,11 +15,29 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.orm import sessionmaker
 
 from hpo.database import locking_engine
-from hpo.errors import UsageError
+from hpo.errors import StorageError, UsageError
 
 IDENTITY = "rml:identity"
 NUM_TRIALS = "rml:num_trials"
 _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
+
+@contextlib.contextmanager
+def noticing_deletion(study_name: str) -> Iterator[None]:
+    """Say clearly that somebody has deleted the study that is used in the block.
+
+    Raises:
+        StorageError: somebody has.
+    """
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (models.NOT_FOUND_MSG,):
+            raise
+        raise StorageError(
+            f"study {study_name!r} was deleted from the database while it was searched; the same "
+            "command starts it anew"
+        ) from None
 
 
 def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict[str, Any] | None:

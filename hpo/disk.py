@@ -1,4 +1,4 @@
-"""Knows a full disk, and when there is room again: no trial is to blame for it."""
+"""Knows a full disk, and run folders that were removed: no trial is to blame for them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ class DiskFullError(HpoError):
             return False
         least = 0 if self._free_bytes is None else self._free_bytes + MORE_BYTES
         return _free_bytes(self._folder) >= least
+
+
+class FolderGoneError(HpoError):
+    """The run folders, or what workers read there, were removed while the search ran."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} was removed, or a part of it, while the search ran")
 
 
 def is_full_error(error: BaseException | None) -> bool:

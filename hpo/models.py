@@ -196,7 +196,7 @@ def has_checkpoint(trial: FrozenTrial) -> bool:
     if not isinstance(model.get("checkpoint"), list):
         return False
     # Another study's may be at the same place: of that name, in a database that was deleted.
-    return _identity(checkpoint_file(_folders(model), model["entry"])) == model["checkpoint"]
+    return _identity(checkpoint_file(_folders(model), model["entry"])) == list(model["checkpoint"])
 
 
 def _bring(best: FrozenTrial, study_id: str | None, aside: Path, shelf: Shelf | None) -> bool:

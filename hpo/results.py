@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -36,16 +33,15 @@ from hpo.models import (
     reason,
 )
 from hpo.outcome import COUNTED
-from hpo.provenance import PROVENANCE
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
-from hpo.storage import STUDY_ID, best_epoch, best_trial, finished_trials, last_value, score
+from hpo.storage import STUDY_ID, best_trial, finished_trials, score
+from hpo.triallist import TrialList
 from trainer import rundir
 from trainer.errors import DataError
-from trainer.keypath import get_path, set_path
+from trainer.keypath import set_path
 
 _NOTHING = (-math.inf, 0)  # score and negative number of no trial
-REWRITE_SHARE = 20  # `list_acc.json` is rewritten for at most a 20th of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +152,8 @@ class Results:
             return fetch_best(study, self._spec.folders.best_model, self._shelf)
         except ArtifactError as error:
             return str(error)
+        except OSError as error:
+            return f"{error.filename}: {reason(error)}"
 
     def _clear_checkpoints(self, study: optuna.Study, numbers: Collection[int]) -> None:
         folders = self._spec.folders
@@ -246,37 +244,6 @@ class Results:
         )
 
 
-class TrialList:
-    """Writes `list_acc.json`, again and again: a finished trial changes no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._texts: dict[int, str] = {}
-        self._due = 0.0  # `time.monotonic()`
-
-    def is_due(self) -> bool:
-        """Say whether writing has taken less than 1 / REWRITE_SHARE of the time since."""
-        return time.monotonic() >= self._due
-
-    def write(self, study: optuna.Study) -> None:
-        """Write one entry for each finished trial, as `json.dumps(…, indent=2)` would."""
-        began = time.monotonic()
-        trials = finished_trials(study)
-        for trial in trials:
-            if trial.number not in self._texts:
-                entry = json.dumps(list_entry(trial), indent=2)
-                self._texts[trial.number] = textwrap.indent(entry, "  ")
-        entries = ",\n".join(self._texts[trial.number] for trial in trials)
-        rundir.write_atomic(self._path, f"[\n{entries}\n]\n" if trials else "[]\n")
-        now = time.monotonic()
-        self._due = now + REWRITE_SHARE * (now - began)
-
-
-def write_list_acc(study: optuna.Study, path: Path) -> None:
-    """Write `list_acc.json` from the database: one entry for each finished trial."""
-    TrialList(path).write(study)
-
-
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Return the config that evaluates a trial's model, from the folder that it is in."""
     result: dict[str, Any] = json.loads(json.dumps(config))
@@ -289,27 +256,6 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     if spec.survey.coding.kind in ("binary", "classes"):
         set_path(result, "data.mask_values", list(spec.survey.coding.values))
     return result
-
-
-def list_entry(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
-    provenance = trial.user_attrs.get(PROVENANCE, {})
-    config = provenance.get("config", {})
-    return {
-        "max_acc": score(trial),
-        "optimizer": get_path(config, "optimizer.type"),
-        "lr": get_path(config, "optimizer.learning_rate"),
-        "loss": get_path(config, "loss.function"),
-        "epoch_max_acc": best_epoch(trial),
-        "number": trial.number,
-        "state": trial.state.name,
-        "last_acc": last_value(trial),
-        "seconds": trial.duration.total_seconds() if trial.duration else None,
-        "epochs": max(trial.intermediate_values, default=0),
-        "params": trial.params,
-        "seed": config.get("seed"),
-        "host": provenance.get("host"),
-    }
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.database import PATIENCE_S, Patience
-from hpo.disk import DiskFullError
+from hpo.disk import DiskFullError, FolderGoneError
 from hpo.errors import HpoError, LauncherError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice
@@ -41,6 +41,7 @@ class Search:
     Attributes:
         num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
+        restore: makes again what workers read, below the run folder.
     """
 
     spec: StudySpec
@@ -56,8 +57,10 @@ class Search:
     tally: Tally
     num_failed_before: int
     stopping: threading.Event
+    restore: Callable[[], None]
     _failures: _Failures = field(default_factory=lambda: _Failures())
     _has_launched: threading.Event = field(default_factory=threading.Event)
+    _restoring: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
         """Run until the study has N finished trials or `stopping` is set.
@@ -121,7 +124,7 @@ class Search:
             reporter=self.reporter,
             stopping=self.stopping,
         )
-        num_refused = 0  # in a row
+        num_refused = num_gone = 0  # in a row
         num_trials = self.spec.num_trials
         while not self.stopping.is_set():
             lease = self.patience.call(
@@ -142,6 +145,12 @@ class Search:
                 self._sweep()  # somebody may have died
             try:
                 outcome = runner.run(lease)
+            except FolderGoneError as error:  # the trial was given back
+                if num_gone == NUM_SAME_FAILURES:
+                    raise
+                num_gone += 1
+                self._restore(error)
+                continue
             except DiskFullError as error:  # the trial was given back
                 self._wait_for_room(error)
                 continue
@@ -155,9 +164,16 @@ class Search:
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
-            num_refused = 0
+            num_refused = num_gone = 0
             self._has_launched.set()
             self._account(slot, study, outcome)
+
+    def _restore(self, error: FolderGoneError) -> None:
+        """Make again what workers read."""
+        with self._restoring:
+            if not self.spec.has_inputs():
+                self.reporter.warn(f"{error}; it is made again, and its trial is given back")
+                self.restore()
 
     def _wait_for_room(self, error: DiskFullError) -> None:
         """Let other nodes go on while the disk of this one is full."""

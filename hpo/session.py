@@ -14,6 +14,7 @@ import optuna
 from rich.console import Console
 from tabulate import tabulate
 
+from hpo.agreement import noticing_deletion
 from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
@@ -24,6 +25,7 @@ from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
+from hpo.plan import restore_inputs
 from hpo.progress import Reporter, describe_values, make_reporter, optuna_means
 from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
@@ -74,6 +76,13 @@ def run_session(
 
     The summary is printed even where the search or the final test fails.
     """
+    with noticing_deletion(spec.name):
+        _run_session(spec, options, console, stopping)
+
+
+def _run_session(
+    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+) -> None:
     reservation = reserve_slots(options.worker)
     slots = reservation.slots
 
@@ -126,6 +135,7 @@ def run_session(
         tally=tally,
         num_failed_before=patience.call(lambda: count_failed(study)),
         stopping=stopping,
+        restore=lambda: restore_inputs(spec, options),
     )
     failure: HpoError | None = None
     tested: TestScore | None = None
@@ -137,8 +147,8 @@ def run_session(
             _complete_list(results, study, patience, warn)
         if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
-        patience.call(lambda: results.sweep(study))
         if not stopping.is_set():
+            patience.call(lambda: results.sweep(study))
             test = FinalTest(
                 spec=spec,
                 results=results,

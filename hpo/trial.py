@@ -16,7 +16,7 @@ import optuna
 
 from hpo.attempt import prepare_attempt
 from hpo.database import Patience
-from hpo.disk import DiskFullError, is_full, is_full_error
+from hpo.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
@@ -130,10 +130,13 @@ class TrialRunner:
 
         Raises:
             DiskFullError: nobody can write to the run folders any more.
+            FolderGoneError: somebody has removed them.
             LauncherError: no worker can be started.
         """
         number = job.number
         was_resumed = False
+        if not self.spec.has_inputs():
+            raise FolderGoneError(self.spec.folders.study)
         try:
             config = self._config(number, job.chosen)
             written = without_extensions(config, known=self.launcher.capabilities())
@@ -162,9 +165,13 @@ class TrialRunner:
                 raise DiskFullError(self.spec.folders.study) from None
             if isinstance(error, LauncherError):
                 raise
-            where, why = f"{error.filename}: " if error.filename else "", error.strerror
-            message = f"{where}{why or error}"
-            return Watched("failed", message=message, is_crash=True, why=why or ""), was_resumed
+            where = f"{error.filename}: " if error.filename else ""
+            why = error.strerror or str(error)
+            return Watched("failed", message=where + why, is_crash=True, why=why), was_resumed
+        is_whole = self.spec.num_epochs in watched.curve
+        is_told = watched.end in ("complete", "failed", "refused") and not is_whole
+        if is_told and not folder.run_dir.exists():
+            raise FolderGoneError(self.spec.folders.study)
         if watched.is_crash and is_full(folder.run_dir, watched.log_tail):
             raise DiskFullError(self.spec.folders.study)
         return watched, was_resumed

@@ -22,6 +22,7 @@ from trainer import rundir
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
+END_GRACE_S = 120.0  # after its last epoch a worker has nothing more to tell us
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
@@ -59,6 +60,7 @@ class Watch:
         reader = rundir.TestLogReader(self.run_dir / rundir.TEST_LOG)
         is_out_of_time = False
         began = time.monotonic()
+        has_to_end: float | None = None  # a worker that hangs or is frozen after its last epoch
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
             self._read(reader)
@@ -78,6 +80,12 @@ class Watch:
                 self.handle.stop(STOP_GRACE_S)
                 is_out_of_time = True
                 continue
+            if has_to_end is None and self.num_epochs in self._curve and not self._unreported:
+                has_to_end = time.monotonic() + END_GRACE_S
+            elif has_to_end is not None and time.monotonic() > has_to_end:
+                self.handle.stop(STOP_GRACE_S)
+                text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
+                return Watched("complete", self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return Watched("given back", self._curve)

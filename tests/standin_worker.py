@@ -4,12 +4,13 @@
 original does not, unless told so. Standard library only, so that a trial costs milliseconds.
 
 Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the learning rate),
-times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by
-attempt}; `epochs` instead of the config's; `crash_at` {trial number: epochs by attempt};
-`capabilities` what it announces: with "checkpoints.resume" it keeps a state and goes on from it,
-with "--serve" it stays for further runs; `checkpoints` whether to write any; `ignore_sigterm`;
-`say` a line for the log; `environment` whether to print it; `strict` refuses keys outside the
-contract; `write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
+times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by attempt};
+`epochs` instead of the config's; `crash_at` {trial number: epochs by attempt}; `capabilities` what
+it announces: with "checkpoints.resume" it keeps a state and goes on from it, with "--serve" it
+stays for further runs; `checkpoints` whether to write any; `ignore_sigterm`; `say` a line for the
+log; `environment` whether to print it; `freezes` trials that stop for good after their last epoch;
+`strict` refuses keys outside the contract; `write` {file name: text} before the first epoch, text
+"FIFO" makes a named pipe.
 """
 
 import json
@@ -58,6 +59,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
             replace(state, str(epoch))
         if attempt <= len(crashes) and crashes[attempt - 1] == epoch:
             return 99
+    if number in settings.get("freezes", ()):
+        os.kill(os.getpid(), signal.SIGSTOP)
     return 0
 
 

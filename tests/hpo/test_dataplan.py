@@ -14,7 +14,7 @@ from support import names, write_discs
 
 from hpo.dataplan import LAYOUTS, find_data, split_validation, survey_data
 from hpo.errors import UsageError
-from hpo.results import replace_folder
+from hpo.folders import replace_folder
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
