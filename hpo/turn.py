@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import delete, func, insert, select
 
 from hpo.database import DATABASE_ERRORS, locking_engine
+from hpo.launchers.driver import is_dead
 
 ROUNDS_PER_LEASE = 4
 
@@ -25,7 +27,7 @@ _Attribute = models.StudyUserAttributeModel
 
 
 class Turn:
-    """One driver's turn at one task of a study."""
+    """One driver's turn at one task of a study; its owner is `HOST/SESSION`."""
 
     def __init__(
         self, storage: RDBStorage, study_id: int, task: str, *, owner: str, lease_s: float
@@ -36,7 +38,11 @@ class Turn:
         self._owner, self._lease_s = owner, lease_s
 
     def take(self) -> str | None:
-        """Take the turn, or renew it; None if it is ours then, else its owner."""
+        """Take the turn, or renew it; None if it is ours then, else its owner.
+
+        Raises:
+            KeyError: the study was deleted.
+        """
         columns = {"study_id": self._study_id, "key": self._task}
         with self._engine.begin() as connection:
             study = models.StudyModel
@@ -52,9 +58,11 @@ class Turn:
             held = connection.scalar(select(_Attribute.value_json).filter_by(**columns))
             if held is not None:
                 entry = json.loads(held)
+                owner = str(entry["owner"])
                 silence = now - dt.datetime.fromisoformat(entry["renewed"])
-                if entry["owner"] != self._owner and silence.total_seconds() < self._lease_s:
-                    return str(entry["owner"])
+                is_held = silence.total_seconds() < self._lease_s and not _is_known_dead(owner)
+                if owner != self._owner and is_held:
+                    return owner
                 connection.execute(delete(_Attribute).filter_by(**columns))
             value = json.dumps({"owner": self._owner, "renewed": now.isoformat()})
             connection.execute(insert(_Attribute).values(**columns, value_json=value))
@@ -91,3 +99,9 @@ class Turn:
                 connection.execute(
                     delete(_Attribute).filter_by(study_id=self._study_id, key=self._task)
                 )
+
+
+def _is_known_dead(owner: str) -> bool:
+    """Say whether a driver of this host is gone, so that nobody waits for its lease to end."""
+    host, _, session = owner.partition("/")
+    return host == socket.gethostname() and is_dead(session)

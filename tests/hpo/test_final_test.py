@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
-from support import BIN, Run, clean_environment, optimize, standin_settings
+import optuna
+from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for
+
+from hpo.database import close_storage, open_storage
+from hpo.turn import Turn
+
+DYING = Path(__file__).with_name("dying_driver.py")
 
 # Each node is the best for a while; the driver that waits for the last trial ends with the other.
 CURVES = {str(number): [0.1, 0.1, 0.1 + 0.01 * number] for number in range(20)}
@@ -61,6 +69,44 @@ def test_of_two_nodes_with_the_winners_model_one_tests_it(
     assert scores[0] == scores[1]
     assert made == f"test_of_trial_{json.loads(scores[0])['trial']:05d}"
     assert all("used for this only" in output for output in outputs)
+
+
+def test_driver_that_dies_in_the_final_test_is_not_waited_for(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"curve": CURVES})
+    arguments = optimize(
+        discs, "--worker", worker, "--select-on", "validation", "--jobs", 1, "--num-trials", 2,
+        "--lease", 600,
+    )  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, str(DYING), "testing", str(tmp_path / "died"), *arguments],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    result = run("rml-optimize", *arguments)
+    assert "used for this only" in result.stdout, result.stdout + result.stderr
+    assert "waits for the final test" not in result.stdout
+
+
+def test_turn_is_one_drivers_until_it_falls_silent(url: str) -> None:
+    storage = open_storage(url)
+    study = optuna.create_study(storage=storage)
+    first, second = (
+        Turn(storage, study._study_id, "task", owner=f"node{number}/x", lease_s=lease_s)
+        for number, lease_s in ((1, 60), (2, 2))
+    )
+    assert first.take() is None
+    assert first.take() is None  # renewed
+    assert second.take() == "node1/x"
+    wait_for(lambda: second.take() is None)  # it counts by its own, shorter lease
+    assert first.take() == "node2/x"
+    with second.kept():
+        assert first.take() == "node2/x"
+    assert first.take() is None
+    for turn in (first, second):
+        turn.close()
+    close_storage(storage)
 
 
 def test_later_winner_is_tested_and_said_to_be_a_second_look(

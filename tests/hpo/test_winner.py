@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from support import (
     optimize,
     require,
     standin_settings,
+    start,
     states,
 )
 
@@ -118,3 +121,35 @@ def test_model_is_of_the_attempt_that_was_told(
     export = run("rml-study", "export", "--artifacts", "shelf")
     assert export.returncode == 0, export.stdout + export.stderr
     assert (tmp_path / "best_model/best_model_file.pt").read_text() == model
+
+
+def test_killed_drivers_leave_the_right_model_and_no_checkpoints(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    curves = {str(number): [rng.random() for _ in range(3)] for number in range(12)}
+    worker = standin_settings(tmp_path, {"curve": curves, "epoch_s": 0.05})
+    arguments = optimize(
+        discs, "--num-trials", 12, "--worker", worker, "--lease", 1, "--jobs", 2,
+        "--pruner", "none", "--max-retries", 99, "--artifacts", "shelf",
+    )  # fmt: skip
+    for _ in range(4):
+        process = start(tmp_path, *arguments)
+        assert process.stdout is not None
+        for line in process.stdout:  # until a trial has started, then at any moment
+            if " started: " in line:
+                break
+        time.sleep(rng.uniform(0.0, 1.0))
+        process.kill()
+        process.communicate()
+    result = run("rml-optimize", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list(states(tmp_path).values()) == ["COMPLETE"] * 12
+    best = max(curves, key=lambda number: max(curves[number]))
+    assert stored(tmp_path)["trial"] == int(best)
+    assert stored(tmp_path)["dice_dataset"] == pytest.approx(max(curves[best]))
+    epoch = 1 + curves[best].index(max(curves[best]))
+    assert (tmp_path / "best_model/best_model_file.pt").read_text() == f"{best} {epoch}"
+    assert not checkpoints(tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(list((tmp_path / "shelf").iterdir())) == 1
