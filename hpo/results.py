@@ -18,7 +18,6 @@ from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
 from hpo.models import (
     LAYERS_FILE,
-    MODEL,
     MODEL_FILE,
     MODEL_FILES,
     checkpoint_file,
@@ -69,6 +68,7 @@ class Results:
         self._shelf = shelf
         self._lock = threading.Lock()
         self._best = _NOTHING  # of the finished trials that were seen, which change no more
+        self._announced: set[int] = set()  # trials that may be the best when they are told
         self._spared: set[int] = set()  # trials whose checkpoint waits to become `best_model/`
         self._list = TrialList(spec.folders.list_acc)
 
@@ -117,6 +117,8 @@ class Results:
             return f"the model of trial {candidate.number} cannot be stored ({reason(error)})"
         if not announce(model):
             return None
+        with self._lock:
+            self._announced.add(candidate.number)
         if warning := self._put(model):
             lost = {"artifact": None, "older": [*model["older"], model["artifact"]]}
             announce(model | lost)
@@ -127,22 +129,25 @@ class Results:
 
         Checkpoints of finished trials go, but that of a winner that could not be stored stays.
         """
-        warning = None
-        trial = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         with self._lock:
-            if MODEL in trial.user_attrs or self._spared:
-                warning = self.fetch(study)
-                if self._shelf is not None:
-                    drop_older(study, self._shelf)
+            if number not in self._announced and not self._spared:
+                remove_checkpoints(self._spec.folders, number)  # nor need the database be asked
+                return None
+            warning = self.fetch(study)
+            if self._shelf is not None:
+                drop_older(study, self._shelf)
             self._clear_checkpoints(study, {number, *self._spared})
             best = best_trial(study)
+            self._announced.discard(number)  # last: all of it is done again if the database fails
         # That another node has it is said at the end.
         return warning if best is not None and has_checkpoint(best) else None
 
     def sweep(self, study: optuna.Study) -> None:
-        """Remove the checkpoints that killed drivers have left of finished trials."""
+        """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
         folders = (path.name for path in self._spec.folders.study.glob("trial_*"))
         numbers = {int(name[6:]) for name in folders if name[6:].isdecimal()}
+        if self._shelf is not None:
+            drop_older(study, self._shelf)
         with self._lock:
             self._clear_checkpoints(study, numbers)
 
