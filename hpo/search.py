@@ -125,6 +125,7 @@ class Search:
             stopping=self.stopping,
         )
         num_refused = num_gone = 0  # in a row
+        full_since: float | None = None
         num_trials = self.spec.num_trials
         while not self.stopping.is_set():
             lease = self.patience.call(
@@ -152,7 +153,8 @@ class Search:
                 self._restore(error)
                 continue
             except DiskFullError as error:  # the trial was given back
-                self._wait_for_room(error)
+                full_since = full_since or time.monotonic()
+                self._wait_for_room(error, full_since)
                 continue
             except LauncherError as error:  # so it was here
                 # What has never worked will not by waiting.
@@ -164,24 +166,25 @@ class Search:
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
-            num_refused = num_gone = 0
+            num_refused, num_gone, full_since = 0, 0, None
             self._has_launched.set()
             self._account(slot, study, outcome)
 
     def _restore(self, error: FolderGoneError) -> None:
-        """Make again what workers read."""
+        """Make again what workers read, if that is gone too."""
+        self.reporter.warn(f"{error}; it is made again, and its trial is given back")
         with self._restoring:
             if not self.spec.has_inputs():
-                self.reporter.warn(f"{error}; it is made again, and its trial is given back")
                 self.restore()
 
-    def _wait_for_room(self, error: DiskFullError) -> None:
+    def _wait_for_room(self, error: DiskFullError, full_since: float) -> None:
         """Let other nodes go on while the disk of this one is full."""
         self.reporter.warn(f"{error}; until then this slot waits, and its trial is given back")
-        gives_up = time.monotonic() + PATIENCE_S
-        while not self.stopping.wait(ROOM_INTERVAL_S) and not error.has_room():
-            if time.monotonic() > gives_up:
+        while not self.stopping.wait(ROOM_INTERVAL_S):
+            if time.monotonic() - full_since > PATIENCE_S:
                 raise error
+            if error.has_room():
+                return
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():

@@ -162,6 +162,8 @@ def _run_session(
             tested = patience.call(test.run)
     except HpoError as error:
         failure = error
+    except OSError as error:  # the disk is full, the output folder was removed, …
+        failure = HpoError(f"{error.filename}: {error.strerror}")
     finally:
         launcher.close()
         reservation.close()
@@ -170,7 +172,8 @@ def _run_session(
     is_interrupted = stopping.is_set() and failure is None
     stored = patience.call(lambda: results.stored_trial(study))
     ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
-    patience.call(lambda: show_summary(spec, study, ending, console))
+    known = replace(spec, num_trials=tally.num_trials)
+    patience.call(lambda: show_summary(known, study, ending, console))
     close_storage(rdb)
     if failure is not None:
         raise failure
