@@ -32,7 +32,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from hpo.agreement import agree_on_total, check_identity, read_agreed
+from hpo.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
 from hpo.database import locking_engine
 from hpo.rows import TrialRows
 
@@ -84,6 +84,7 @@ class LeaseOffice:
         self._owner = owner
         self._study_id = study_id
         self._identity = identity
+        self.total = 0  # what the drivers had agreed on at the last claim
         self._engine = locking_engine(storage)
         self._owns_engine = self._engine is not storage.engine
 
@@ -103,19 +104,21 @@ class LeaseOffice:
             # A database that hung until now has let everybody's lease expire.
             is_prompt = time.monotonic() - began < self.lease_s / 4
             agreed = read_agreed(connection, self._study_id)
-            if self._identity is not None:
-                check_identity(agreed, self._identity)
+            self.total = self._total(agreed, num_trials)
             trial_id, has_died = self._take_over(connection, now, may_reap=may_reap and is_prompt)
             if trial_id is None:
-                total = agree_on_total(connection, self._study_id, agreed, num_trials)
-                return self._start_new(connection, token, total)
+                agree_on_total(connection, self._study_id, agreed, num_trials)
+                return self._start_new(connection, token, self.total)
             return self._continue(TrialRows(connection, trial_id), token, has_died=has_died)
 
     def num_trials(self, num_trials: int) -> int:
-        """Return the total that the drivers of this study have agreed on, at least this one's."""
-        with self._engine.begin() as connection:
-            agreed = read_agreed(connection, self._study_id)
-            return agree_on_total(connection, self._study_id, agreed, num_trials)
+        """Return the total that the drivers of this study have agreed on, at least this one's.
+
+        Raises:
+            UsageError: the study has become another search than ours.
+        """
+        with self._engine.connect() as connection:
+            return self._total(read_agreed(connection, self._study_id), num_trials)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
@@ -185,6 +188,11 @@ class LeaseOffice:
         """Close the connections."""
         if self._owns_engine:
             self._engine.dispose()
+
+    def _total(self, agreed: Mapping[str, Any], num_trials: int) -> int:
+        if self._identity is not None:
+            check_identity(agreed, self._identity)
+        return max(num_trials, int(agreed.get(NUM_TRIALS) or 0))
 
     def _lock_study(self, connection: Connection) -> dt.datetime:
         """Wait for the study's lock; return the database's clock as it was before that."""

@@ -14,6 +14,7 @@ from trainer.keypath import get_path
 
 BATCH_SIZE = "data.batch_size"
 LOG_TAIL_LINES = 12
+MIN_MAX_FAILED = 5
 
 End = Literal[
     "complete",
@@ -51,13 +52,18 @@ class FailurePolicy:
 
     Attributes:
         max_retries: new starts of a trial whose worker crashed, before the trial has failed.
-        max_failed: failed trials in the study since this driver began, before the search stops.
+        max_failed: failed trials in the study since this driver began, before the search stops;
+            None for a quarter of the study's trials.
         trial_timeout_s: how long this driver lets a trial run, new starts included.
     """
 
     max_retries: int
-    max_failed: int
+    max_failed: int | None = None
     trial_timeout_s: float | None = None
+
+    def failures_of(self, num_trials: int) -> int:
+        """Return how many failed trials stop a study of that many."""
+        return self.max_failed or max(MIN_MAX_FAILED, num_trials // 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,7 @@ class Outcome:
     seconds: float = 0.0
     message: str = ""
     log_tail: str = ""
+    cause: str = ""
 
     @property
     def counts(self) -> bool:
@@ -87,6 +94,7 @@ class Watched:
         curve: accuracy by epoch.
         is_crash: another attempt may work.
         exit_code: of a crash.
+        why: the message without what is of this trial alone, if it has such; see `cause`.
     """
 
     end: End
@@ -95,16 +103,17 @@ class Watched:
     log_tail: str = ""
     is_crash: bool = False
     exit_code: int | None = None
+    why: str = ""
+
+    @property
+    def cause(self) -> str:
+        """What two failures have in common that are alike."""
+        return self.why or self.message
 
     @property
     def score(self) -> float | None:
         """The best accuracy, None before the first."""
         return max(self.curve.values()) if self.curve else None
-
-    @property
-    def last(self) -> float | None:
-        """The last accuracy, which is what Optuna keeps of a trial that is not complete."""
-        return self.curve[max(self.curve)] if self.curve else None
 
     @property
     def epoch(self) -> int | None:
@@ -134,8 +143,6 @@ def classify(
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
         return Watched("out of memory", curve, "the batch does not fit the memory", tail)
     message = f"the worker ended with exit code {code}"
-    if "No space left on device" in tail:
-        message += ": the disk is full"
     return Watched("failed", curve, message, tail, is_crash=True, exit_code=code)
 
 

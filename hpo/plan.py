@@ -59,6 +59,19 @@ def make_plan(options: Options, progress: Progress = lambda done, total: None) -
     return _Planner(options, file, study_dir, progress).plan()
 
 
+def restore_inputs(spec: StudySpec, options: Options) -> None:
+    """Write a study's inputs again, which somebody has removed.
+
+    Raises:
+        UsageError, ConfigError, DataError, NetworkError: what they were made from has changed.
+    """
+    if make_plan(options).identity() != spec.identity():
+        raise UsageError(
+            f"{spec.folders.study} was removed while the search ran, and networks, weights or "
+            "data have changed since; bring them back, or give the search another --study-name"
+        )
+
+
 def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
     """Return the study of `--study`, the demo where there is nothing else, or the tutorial's."""
     if options.data.small and options.data.study is None:

@@ -106,6 +106,11 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def optuna_means(number: int, value: float) -> str:
+    """Return what Optuna calls the best trial, where that is another one."""
+    return f"trial {number} with {value:.4f}, of complete trials only"
+
+
 def describe_outcome(outcome: Outcome) -> str:
     """Return one line on a finished trial."""
     text = f"trial {outcome.number:3d} {outcome.end:<9}"
@@ -215,7 +220,12 @@ class LiveReporter(PlainReporter):
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)
-        self._progress.update(self._search, completed=tally.num_finished, note=tally.describe())
+        self._progress.update(
+            self._search,
+            total=tally.num_trials,
+            completed=tally.num_finished,
+            note=tally.describe(),
+        )
 
     def close(self) -> None:
         """Remove the bars."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.database import Patience
+from hpo.database import PATIENCE_S, Patience
+from hpo.disk import DiskFullError, FolderGoneError
 from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.lease import LeaseOffice
@@ -22,6 +24,7 @@ from hpo.storage import finished_trials, make_pruner, score
 from hpo.trial import TrialRunner
 
 IDLE_INTERVAL_S = 0.2
+ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
 FAILED = ("failed", "refused")
@@ -38,6 +41,7 @@ class Search:
     Attributes:
         num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
+        restore: makes again what workers read, below the run folder.
     """
 
     spec: StudySpec
@@ -53,15 +57,18 @@ class Search:
     tally: Tally
     num_failed_before: int
     stopping: threading.Event
+    restore: Callable[[], None]
     _failures: _Failures = field(default_factory=lambda: _Failures())
     _lost: list[str] = field(default_factory=list)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
+    _restoring: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
         """Run until the study has N finished trials or `stopping` is set.
 
         Raises:
             FailureLimitError: too many trials failed, or several in a row alike.
+            DiskFullError: the disk is full, and waiting has not helped.
             LauncherError: no worker can be started, and waiting has not helped.
             StorageError: the database went away.
         """
@@ -118,7 +125,9 @@ class Search:
             reporter=self.reporter,
             stopping=self.stopping,
         )
-        num_refused = 0  # in a row
+        num_refused = num_gone = 0  # in a row
+        full_since: float | None = None
+        num_trials = self.spec.num_trials
         while not self.stopping.is_set():
             lease = self.patience.call(
                 lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
@@ -129,6 +138,11 @@ class Search:
                     return
                 self.stopping.wait(IDLE_INTERVAL_S)
                 continue
+            if (total := self.office.total) != num_trials:  # another driver has asked for more
+                self.tally.num_trials = num_trials = total
+                spec = replace(self.spec, num_trials=total)
+                study.pruner = make_pruner(spec)
+                runner = replace(runner, spec=spec)
             if lease.attempt > 1:
                 self._sweep()  # somebody may have died
             try:
@@ -136,7 +150,17 @@ class Search:
             except SlotError as error:  # the trial was given back, and another slot takes it
                 self._leave_out(slot, error)
                 return
-            except LauncherError as error:  # the trial was given back
+            except FolderGoneError as error:  # the trial was given back
+                if num_gone == NUM_SAME_FAILURES:
+                    raise
+                num_gone += 1
+                self._restore(error)
+                continue
+            except DiskFullError as error:  # the trial was given back
+                full_since = full_since or time.monotonic()
+                self._wait_for_room(error, full_since)
+                continue
+            except LauncherError as error:  # so it was here
                 # What has never worked will not by waiting.
                 is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
                 if is_hopeless or num_refused == len(LAUNCH_DELAYS_S):
@@ -146,7 +170,7 @@ class Search:
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
-            num_refused = 0
+            num_refused, num_gone, full_since = 0, 0, None
             self._has_launched.set()
             self._account(slot, study, outcome)
 
@@ -158,6 +182,22 @@ class Search:
                 f"no GPU can be used here ({'; '.join(self._lost)}); say --no-gpu to use the CPU"
             )
         self.reporter.warn(f"left out from now on: {self._lost[-1]}")
+
+    def _restore(self, error: FolderGoneError) -> None:
+        """Make again what workers read, if that is gone too."""
+        self.reporter.warn(f"{error}; it is made again, and its trial is given back")
+        with self._restoring:
+            if not self.spec.has_inputs():
+                self.restore()
+
+    def _wait_for_room(self, error: DiskFullError, full_since: float) -> None:
+        """Let other nodes go on while the disk of this one is full."""
+        self.reporter.warn(f"{error}; until then this slot waits, and its trial is given back")
+        while not self.stopping.wait(ROOM_INTERVAL_S):
+            if time.monotonic() - full_since > PATIENCE_S:
+                raise error
+            if error.has_room():
+                return
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
@@ -180,7 +220,8 @@ class Search:
             num_failed = 0
             if outcome.end in FAILED:
                 num_failed = self.patience.call(lambda: count_failed(study))
-            self._failures.add(outcome, num_failed - self.num_failed_before, self.policy)
+            max_failed = self.policy.failures_of(self.tally.num_trials)
+            self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
 
 class _Failures:
@@ -188,25 +229,25 @@ class _Failures:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._last_message = ""
+        self._last_cause = ""
         self._num_alike = 0
 
-    def add(self, outcome: Outcome, num_failed: int, policy: FailurePolicy) -> None:
+    def add(self, outcome: Outcome, num_failed: int, max_failed: int) -> None:
         if outcome.end not in FAILED:
             if outcome.counts:
                 self._num_alike = 0
             return
-        alike = outcome.message == self._last_message
+        alike = outcome.cause == self._last_cause
         self._num_alike = self._num_alike + 1 if alike else 1
-        self._last_message = outcome.message
+        self._last_cause = outcome.cause
         if self._num_alike >= NUM_SAME_FAILURES:
             raise FailureLimitError(
                 f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
-        if num_failed >= policy.max_failed:
+        if num_failed >= max_failed:
             raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {policy.max_failed}), "
+                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
                 f"the last one: {outcome.message}; see its worker.log"
             )
 

@@ -7,29 +7,32 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 from tabulate import tabulate
 
+from hpo.agreement import noticing_deletion
 from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import EndingError, HpoError
-from hpo.finish import TestScore, score_winner
+from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
 from hpo.picking import check_known, pick_launcher
-from hpo.progress import describe_values, make_reporter
+from hpo.plan import restore_inputs
+from hpo.progress import describe_values, make_reporter, optuna_means
 from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import DATABASE_ID, finished_trials, open_study, score
+from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.turn import Turn
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -42,6 +45,13 @@ def run_session(
 
     The summary is printed even where the search or the final test fails.
     """
+    with noticing_deletion(spec.name):
+        _run_session(spec, options, console, stopping)
+
+
+def _run_session(
+    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+) -> None:
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
@@ -55,9 +65,6 @@ def run_session(
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
-    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
-    rows.append(("limits of each", launcher.limits()))
-    show_settings(spec, rows, console)
     office = LeaseOffice(
         rdb,
         study._study_id,
@@ -65,6 +72,13 @@ def run_session(
         owner=owner,
         identity=spec.identity(),
     )
+    # Another driver may have asked for more.
+    total = patience.call(lambda: office.num_trials(spec.num_trials))
+    spec = replace(spec, num_trials=total)
+    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
+    show_settings(spec, rows, console)
+    turn = Turn(rdb, study._study_id, TEST_TURN, owner=owner, lease_s=options.output.lease_s)
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
     patience.call(lambda: results.bring_back(study))
@@ -76,7 +90,7 @@ def run_session(
         spec=spec,
         policy=FailurePolicy(
             max_retries=options.output.max_retries,
-            max_failed=options.output.max_failed or max(5, spec.num_trials // 4),
+            max_failed=options.output.max_failed,
             trial_timeout_s=options.output.trial_timeout_s,
         ),
         study=study,
@@ -90,6 +104,7 @@ def run_session(
         tally=tally,
         num_failed_before=patience.call(lambda: count_failed(study)),
         stopping=stopping,
+        restore=lambda: restore_inputs(spec, options),
     )
     failure: HpoError | None = None
     tested: TestScore | None = None
@@ -103,20 +118,34 @@ def run_session(
         if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
         if not stopping.is_set():
-            tested = patience.call(
-                lambda: score_winner(spec, results, study, launcher, slots[0], stopping)
+            patience.call(lambda: results.sweep(study))
+            test = FinalTest(
+                spec=spec,
+                results=results,
+                study=study,
+                launcher=launcher,
+                slot=slots[0],
+                turn=turn,
+                warn=warn,
+                stopping=stopping,
             )
+            tested = patience.call(test.run)
     except EndingError:
         pass  # it was stopped
     except HpoError as error:
         failure = error
+    except OSError as error:  # the disk is full, the output folder was removed, …
+        failure = HpoError(f"{error.filename}: {error.strerror}")
     finally:
         launcher.close()
         reservation.close()
         office.close()
+        turn.close()
     is_interrupted = stopping.is_set() and failure is None
-    ending = Ending(tested, patience.call(lambda: results.owner(study)), is_interrupted)
-    patience.call(lambda: show_summary(spec, study, ending, console))
+    stored = patience.call(lambda: results.stored_trial(study))
+    ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
+    known = replace(spec, num_trials=tally.num_trials)
+    patience.call(lambda: show_summary(known, study, ending, console))
     close_storage(rdb)
     if failure is not None:
         raise failure
@@ -219,10 +248,15 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    other = best_of_optuna(study)
+    if other is not None and other.value is not None and other.number != number:
+        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
-        say(f"  {ending.tested}, used for this only")
+        others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
+        use = f"used before, for the model of trial {others}" if others else "used for this only"
+        say(f"  {ending.tested}, {use}")
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "

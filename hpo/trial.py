@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from typing import Any
 
 import optuna
 
-from hpo.attempt import AttemptFolder, prepare_attempt, remove_checkpoints
+from hpo.attempt import AttemptFolder, prepare_attempt
 from hpo.database import Patience
-from hpo.errors import SlotError
+from hpo.disk import DiskFullError, FolderGoneError, is_full, is_full_error
+from hpo.errors import LauncherError, SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -43,6 +45,7 @@ from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
+_NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
@@ -86,7 +89,8 @@ class TrialRunner:
         may_resume = True
         if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
             message = f"{lease.num_deaths} drivers in a row died with this trial"
-            return self._finish(job, lease, Watched("failed", message=message))
+            watched = Watched("failed", message=message, why="drivers died with the trial")
+            return self._finish(job, lease, watched)
         while True:
             watched, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
@@ -127,9 +131,17 @@ class TrialRunner:
         return config
 
     def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
-        """Run the worker once; return what became of it, and whether it went on from a state."""
+        """Run the worker once; return what became of it, and whether it went on from a state.
+
+        Raises:
+            DiskFullError: nobody can write to the run folders any more.
+            FolderGoneError: somebody has removed them.
+            LauncherError: no worker can be started.
+        """
         number = job.number
         was_resumed = False
+        if not self.spec.has_inputs():
+            raise FolderGoneError(self.spec.folders.study)
         try:
             config = self._config(number, job.chosen)
             written = without_extensions(config, known=self.launcher.capabilities())
@@ -152,11 +164,22 @@ class TrialRunner:
                 )
         except ConfigError as error:
             # These values don't go together; others may.
-            return Watched("failed", message=str(error)), was_resumed
-        except OSError as error:  # a full disk, say
+            why = _NUMBERS.sub("#", str(error))
+            return Watched("failed", message=str(error), why=why), was_resumed
+        except (OSError, LauncherError) as error:
+            if is_full_error(error) or is_full_error(error.__cause__):
+                raise DiskFullError(self.spec.folders.study) from None
+            if isinstance(error, LauncherError):
+                raise
             where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror or error}"
-            return Watched("failed", message=message, is_crash=True), was_resumed
+            why = error.strerror or str(error)
+            return Watched("failed", message=where + why, is_crash=True, why=why), was_resumed
+        is_whole = self.spec.num_epochs in watched.curve
+        is_told = watched.end in ("complete", "failed", "refused") and not is_whole
+        if is_told and not folder.run_dir.exists():
+            raise FolderGoneError(self.spec.folders.study)
+        if watched.is_crash and is_full(folder.run_dir, watched.log_tail):
+            raise DiskFullError(self.spec.folders.study)
         return watched, was_resumed
 
     def _watch(
@@ -230,7 +253,6 @@ class TrialRunner:
                 score=watched.score,
                 epoch=watched.epoch,
                 dice_per_image=read_dice_per_image(run_dir, watched.epoch),
-                run_dir=run_dir,
                 config=host_config,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -250,7 +272,7 @@ class TrialRunner:
             self.patience.call(lambda: self.office.give_back(lease))
         elif watched.end != "lost":
             state = STATES[watched.end]
-            value = watched.score if watched.end == "complete" else watched.last
+            value = watched.score if state in COUNTED else None
             attributes = {
                 END: describe_end(
                     end=watched.end,
@@ -275,6 +297,7 @@ class TrialRunner:
             seconds=job.clock.total,
             message=watched.message,
             log_tail=watched.log_tail,
+            cause=watched.cause,
         )
 
     def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
@@ -288,13 +311,12 @@ class TrialRunner:
         return replace(watched, message=advice)
 
     def _record(self, job: _Job) -> None:
-        number = job.number
-        self.patience.call(lambda: self.results.drop_older_models(self.study, number))
         try:
+            if warning := self.patience.call(lambda: self.results.settle(self.study, job.number)):
+                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
             self.patience.call(lambda: self.results.refresh_list_acc(self.study))
         except OSError as error:  # the trial is in the database; the next one writes the list
-            self.reporter.warn_once(f"{self.spec.folders.list_acc.name}: {error.strerror}")
-        remove_checkpoints(self.spec.folders, number)
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from trainer import rundir
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
+END_GRACE_S = 120.0  # after its last epoch a worker has nothing more to tell us
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
 
@@ -79,6 +80,7 @@ class Watch:
         self._curve.update(self.inherited)
         why: Literal["pruned", "out of time"] | None = None  # of our stopping the worker
         began = time.monotonic()
+        has_to_end: float | None = None  # a worker that hangs or is frozen after its last epoch
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
             self._read()
@@ -100,6 +102,12 @@ class Watch:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
+            if has_to_end is None and self.num_epochs in self._curve and not self._unreported:
+                has_to_end = time.monotonic() + END_GRACE_S
+            elif has_to_end is not None and time.monotonic() > has_to_end:
+                self.handle.stop()
+                text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
+                return Watched("complete", self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return Watched("given back", self._curve)

@@ -10,9 +10,9 @@ attempt}; `epochs` instead of the config's; `crash_at` {trial number: epochs by 
 with "--serve" it stays for further runs; `state_every` epochs between two states; `drift` what an
 accuracy gains with each attempt; `last_words` {trial number: accuracy} of one more epoch, which
 replaces the checkpoint of the best before, when it is told to stop; `checkpoints` whether to
-write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it; `strict`
-refuses keys outside the contract; `write` {file name: text} before the first epoch, text "FIFO"
-makes a named pipe.
+write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it; `freezes`
+trials that stop for good after their last epoch; `strict` refuses keys outside the contract;
+`write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
 """
 
 import json
@@ -70,6 +70,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
             replace(state, str(epoch))
         if attempt <= len(crashes) and crashes[attempt - 1] == epoch:
             return 99
+    if number in settings.get("freezes", ()):
+        os.kill(os.getpid(), signal.SIGSTOP)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 `dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
 between the claim and the first report. FILE is made just before. It dies at its second claim.
+`before told` and `after told` are those of its first trial, whose model is the best by then;
+`testing` is at the start of the final test.
 """
 
 import os
@@ -9,11 +11,16 @@ import signal
 import sys
 from pathlib import Path
 
-from hpo import lease, trial
+from hpo import finish, lease, trial
 from hpo.cli import main
 
 MOMENT, FILE = sys.argv[1:3]
 calls = 0
+
+
+def die(*_arguments, **_named):
+    Path(FILE).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at_the_second_call(method):
@@ -21,16 +28,21 @@ def die_at_the_second_call(method):
         global calls
         calls += 1
         if calls == 2:
-            Path(FILE).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return method(*arguments, **named)
 
     return wrapped
 
 
+office = lease.LeaseOffice
 if MOMENT == "in claim":
-    office = lease.LeaseOffice
     office._start_new = die_at_the_second_call(office._start_new)
+elif MOMENT == "before told":
+    office.finish = die
+elif MOMENT == "after told":
+    trial.TrialRunner._record = die
+elif MOMENT == "testing":
+    finish._evaluate = die
 else:
     runner = trial.TrialRunner
     runner._watch = die_at_the_second_call(runner._watch)

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from support import STANDIN, Run, list_acc, require, standin_settings, wait_for
 
 from hpo.database import close_storage, open_storage
-from hpo.results import list_entry
+from hpo.triallist import list_entry
 
 NUM_EPOCHS = 5
 SETTINGS = {"epoch_s": 0.65, "scale": 0.05, "capabilities": ["checkpoints.resume", "--serve"]}

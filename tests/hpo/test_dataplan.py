@@ -14,7 +14,7 @@ from support import names, write_discs
 
 from hpo.dataplan import LAYOUTS, find_data, survey_data
 from hpo.errors import UsageError
-from hpo.results import replace_folder
+from hpo.folders import replace_folder
 from hpo.split import split_validation
 
 

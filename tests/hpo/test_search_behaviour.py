@@ -225,6 +225,24 @@ def test_search_gives_up_when_every_trial_fails_alike(
     assert "no such device" in message
 
 
+@pytest.mark.parametrize("kind", ["paths", "values"])
+def test_failures_of_one_cause_are_alike_whatever_their_trial(
+    discs: Path, run: Run, tmp_path: Path, standin: str, kind: str
+) -> None:
+    arguments = optimize(discs, "--num-trials", 30, "--worker", standin, "--jobs", 1)
+    if kind == "paths":
+        (tmp_path / "runs/s").mkdir(parents=True)
+        for number in range(15):
+            (tmp_path / f"runs/s/trial_{number:05d}").touch()  # where a folder has to be
+    else:
+        arguments += ["--search", "data.batch_size=4,-1,-2,-3,-4,-5,-6,-7,-8,-9"]
+    result = run("rml-optimize", *arguments, "--study-name", "s", "--max-retries", 0)
+    assert "3 trials in a row failed alike" in one_error(result, code=1)
+    found = list(states(tmp_path).values())
+    assert found[-3:] == ["FAIL"] * 3
+    assert found.count("FAIL") < 7  # others may have come before one that works
+
+
 def test_search_stops_at_once_when_the_first_worker_refuses(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
