@@ -48,7 +48,8 @@ class PlainLoop:
         total, number = torch.zeros((), device=self._device), 0
         for inputs, targets in batches:
             self._optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+            kind = self._device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
                 logits = self._logits(inputs)
             loss = self._loss(logits, targets)
             loss.backward()

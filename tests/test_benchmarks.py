@@ -20,7 +20,7 @@ def call(script: str, *arguments: object) -> str:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +73,7 @@ def test_gpu_check_judges_tests_by_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict, is_ok: bool, text: str
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    from gpu_check import Part, run_part
+    from gpu_parts import Part, run_part
 
     for name, content in files.items():
         lines = content or "def test_it(): pass"
@@ -92,7 +92,7 @@ def test_gpu_check_ends_a_part_that_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    from gpu_check import Part, run_part
+    from gpu_parts import Part, run_part
 
     with (tmp_path / "log").open("w") as log:
         part = Part("search", ["-c", "import time; time.sleep(100)"], 1)
