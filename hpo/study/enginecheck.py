@@ -29,7 +29,7 @@ def check_engine(image: str, folders: Sequence[Path], *, has_gpus: bool) -> Iter
         has_gpus: whether there are any that containers would need.
     """
     from hpo.launchers.container import ENGINE_ERRORS
-    from hpo.launchers.engine import connect, image_id
+    from hpo.launchers.engine import connect, engine_host, image_id
 
     try:
         client = connect()
@@ -47,6 +47,7 @@ def check_engine(image: str, folders: Sequence[Path], *, has_gpus: bool) -> Iter
             "engine",
             "WARN" if has_no_runtime else "OK",
             f"{'Podman' if is_podman else 'Docker'} {info.get('ServerVersion', '?')}"
+            + ("" if engine_host().startswith("unix://") else f" at {engine_host()}")
             + (remedy if has_no_runtime else ""),
         )
         if is_podman:
