@@ -100,13 +100,15 @@ class CapturedSteps:
 
     def _capture(self, size: _Size, picked: Picked) -> None:
         size.picked = _copied(picked)
-        captured = size.picked
+        captured, reason = size.picked, None
         try:
             size.replay = self._recorder.record(lambda: self._step.whole(captured))
         except Exception as error:  # noqa: BLE001  # a true one shows in the eager step, too
-            self._give_up(_first_line(error))
-            return
-        self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
+            reason = _first_line(error)
+        if reason is None:
+            self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
+        else:  # only now: until here the error's traceback held what the step had allocated
+            self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         if not self._is_off:
@@ -159,9 +161,10 @@ class CudaRecorder:
 
     def watched(self, step: Callable[[], Tensor]) -> tuple[Tensor, str | None]:
         """Carry a step out; a capture fails where the host waits for the device."""
-        with warnings.catch_warnings(record=True) as caught, _waits_warned_of():
-            warnings.simplefilter("always")
-            figures = step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")  # first: torch warns of the mode, too
+            with _waits_warned_of():
+                figures = step()
         waits = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
         if not waits:
             return figures, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -29,6 +30,24 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
     if wanted == "cpu" or not has_gpu:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def start(device: torch.device) -> None:
+    """Make a GPU ready, and the one that calls without a device's number mean.
+
+    Raises:
+        TrainerError: it cannot be used: another process has it for itself, or it is broken.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except RuntimeError as error:
+        raise TrainerError(
+            f"GPU {device.index} cannot be used: {str(error).splitlines()[0]}; look at "
+            "nvidia-smi, or set device to cpu"
+        ) from None
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -60,11 +79,18 @@ def compute_stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _own_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # what the run leaves behind is free for the next one when its last kernel is done
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@functools.cache  # cuBLAS keeps memory for each stream that it was used on
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

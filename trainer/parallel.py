@@ -28,7 +28,7 @@ from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.device import choose_device
+from trainer.device import choose_device, start
 from trainer.errors import (
     ConfigError,
     LostProcessError,
@@ -71,6 +71,7 @@ class World:
             TrainerError: the others do not come.
         """
         device = choose_device(wanted, self._launch.local_rank)
+        start(device)
         if self.size == 1:
             return device
         _share_cores(self._launch)
@@ -87,8 +88,6 @@ class World:
             devices = {store.get(f"device {rank}") for rank in range(self.size)}
             # NCCL refuses two processes on one GPU.
             self._uses_nccl = len(devices) == self.size and b"cpu" not in devices
-            if self._uses_nccl:
-                torch.cuda.set_device(device)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if self._uses_nccl else "gloo",
                 store=store,
