@@ -20,6 +20,15 @@ T = TypeVar("T")
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 # oneDNN, where it has no memory for the code that it generates ("… descriptor" is another matter).
 _ONEDNN_ALLOCATION = "could not create a primitive"
+# What CUDA and its libraries allocate besides torch's own memory, where other programs have the
+# rest: kernels, workspaces, pinned memory.
+_CUDA_ALLOCATIONS = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 @contextlib.contextmanager
@@ -138,7 +147,12 @@ def _try(
 def _is_shortage(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return _CPU_ALLOCATOR in str(error) or str(error).strip() == _ONEDNN_ALLOCATION
+    text = str(error)
+    return (
+        _CPU_ALLOCATOR in text
+        or text.strip() == _ONEDNN_ALLOCATION
+        or any(words in text for words in _CUDA_ALLOCATIONS)
+    )
 
 
 def _first_line(error: BaseException) -> str:

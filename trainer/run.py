@@ -105,7 +105,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
         stored = IntensityRange.of_checkpoint(report.intensity_range)
     data = with_range(config, data, stored)
     config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
-    network.to(device, memory_format=_memory_format(config, len(images.input_shape) - 1))  # type: ignore[call-overload]
+    network.place(device, _memory_format(config, len(images.input_shape) - 1))
     log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
