@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from training_cases import OPTIMIZERS, SET_OF_STEPS, Training, image_sets, unet
 
+from trainer import capture
 from trainer.batches import Picked
-from trainer.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, steps_on
+from trainer.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, recorder_on
 from trainer.config import Loss
 from trainer.device import compute_stream
 from trainer.evaluation import Evaluator, _Tally
@@ -135,7 +136,7 @@ def test_steps_and_evaluation_wait_for_nothing(kind: str, device: torch.device) 
         network=unet(images.input_shape),
         continuous=kind == "continuous",
     )
-    steps = steps_on(device, training.step, lambda line: None, wanted=True)
+    steps = capture.captured(training.step, recorder_on(device), lambda line: None, wanted=True)
     follow(training, steps, device)  # what is made once: states, graphs
     with compute_stream(device):
         for number, picked in enumerate(training.step.batches.epoch(seed=0, epoch=1)):
@@ -204,7 +205,7 @@ def test_failed_capture_goes_on_eagerly(fault: str, gpu: torch.device) -> None:
     training.step.fitter.free = steps.release
     figures, _ = follow(training, steps, gpu)
     assert len(log) == 1
-    assert log[0].startswith("Training step: not as a CUDA graph from here on: ")
+    assert log[0].startswith("Training step: not as a CUDA graph for batches of 4: ")
     other = Training.on(gpu, {"type": "Adam"}, images=SET_OF_STEPS, network=dropping())
     torch.manual_seed(0)
     expected, _ = follow(other, other.step, gpu)
