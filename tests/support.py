@@ -17,6 +17,7 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STANDIN = Path(__file__).parent / "standin_worker.py"
+SLOW = Path(__file__).parent / "slow_worker.py"
 HASTY = Path(__file__).parent / "hasty_worker.py"
 BIN = Path(sys.executable).parent
 # The real images, which are in no repository.

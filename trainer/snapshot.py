@@ -8,6 +8,7 @@ nobody else does. Both memories are kept for the next copy, and given back with 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,11 +74,13 @@ class Snapshots:
 
     def close(self) -> None:
         """Wait for what is under way, and let all memory go."""
-        self._lay_out(_Layout(()))
+        with contextlib.suppress(RuntimeError):  # of a broken device the run has heard
+            self._lay_out(_Layout(()))
+        self._free, self._staging = [], None
 
     def _lay_out(self, layout: _Layout) -> None:
-        if self._staging is not None:
-            self._staging.stream.synchronize()
+        if self._device.type == "cuda" and self._layout.num_bytes:
+            torch.cuda.synchronize(self._device)  # what is under way into memory that goes now
         self._layout, self._staging = layout, None
         self._free = []
         if self._may_stage and layout.num_bytes:
