@@ -17,8 +17,9 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STANDIN = Path(__file__).parent / "standin_worker.py"
-SLOW = Path(__file__).parent / "slow_worker.py"
-HASTY = Path(__file__).parent / "hasty_worker.py"
+# In a folder of their own: beside tests/trainer, Python would find that for our package.
+SLOW = Path(__file__).parent / "workers/slow.py"
+HASTY = Path(__file__).parent / "workers/hasty.py"
 BIN = Path(sys.executable).parent
 # The real images, which are in no repository.
 REAL = Path(os.environ.get("RML_DATA", Path(__file__).parents[2] / "shared/data"))

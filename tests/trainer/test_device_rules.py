@@ -24,7 +24,7 @@ from training_cases import (
 
 from trainer.augment import channels_last
 from trainer.config import Loss
-from trainer.errors import TrainerError
+from trainer.errors import DeviceError
 from trainer.evaluation import Evaluator, _Tally
 from trainer.launch import Launch
 from trainer.losses import build_loss
@@ -134,12 +134,12 @@ def test_counting_waits_for_nothing(ignored: int | None) -> None:
 def test_gpu_that_cannot_be_used_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for one process of several: it has not lost the others."""
 
-    def fail(device: torch.device) -> None:
+    def fail(*args: object, device: torch.device) -> None:
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", fail)
+    monkeypatch.setattr(torch, "empty", fail)
     world = World(Launch(rank=1, size=2, local_rank=1, local_size=2))
-    with pytest.raises(TrainerError, match=r"GPU 1 cannot be used: CUDA error: all .*; look at"):
+    with pytest.raises(DeviceError, match=r"cuda:1 cannot be used: CUDA error: all [a-zA-Z -]*$"):
         world.connect("auto")
