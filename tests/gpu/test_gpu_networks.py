@@ -116,7 +116,9 @@ def test_layer_equals_the_cpus(case: Case, precision: torch.dtype, device: torch
 @PRECISIONS
 @pytest.mark.parametrize("spec", NETWORKS)
 def test_network_equals_the_cpus(spec: str, precision: torch.dtype, device: torch.device) -> None:
-    shape = (64, 64, 3)
+    # At 64, most of fcn8s's 7x7 kernel meets padding only, and its gradient there is what oneDNN
+    # found in memory (torch 2.13, bfloat16 on a CPU).
+    shape = (128, 128, 3) if spec.startswith("fcn8s") else (64, 64, 3)
 
     def build() -> KerasModule:
         return build_module(parse_network(network_json(spec, shape, 3), spec), shape)
