@@ -195,7 +195,7 @@ def test_sigterm_loses_no_epoch(discs: Path, tmp_path: Path, monkeypatch, capsys
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # as a scheduler and a driver may do
     _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (143, b"rmldnn: error: stopped on request (SIGTERM)\n")
+    assert (process.returncode, error) == (143, b"rmldnn: stopped on request (SIGTERM)\n")
     reached = num_lines(folders[1])
     assert 3 <= reached < 60
     results = [run_in(folder, monkeypatch, capsys) for folder in folders]
