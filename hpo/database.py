@@ -22,9 +22,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from hpo.connections import DEFAULT_LEASE_S, engine_settings
 from hpo.databaseurl import (
     Warn,
-    count_time_in_utc,
     describe_error,
     parse_url,
     show_url,
@@ -35,24 +35,16 @@ from hpo.errors import StorageError
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
 PATIENCE_S = 3600.0  # a server's restart or fail-over takes minutes
-# A server that vanishes without a word must not hang a driver for the kernel's two hours.
-_CONNECT_ARGS: dict[str, dict[str, Any]] = {
-    "postgresql": {
-        "connect_timeout": 10,
-        "keepalives_idle": 20,
-        "keepalives_interval": 5,
-        "tcp_user_timeout": 30_000,  # ms
-    },
-    "mysql": {"connect_timeout": 10, "read_timeout": 60},
-    "mariadb": {"connect_timeout": 10, "read_timeout": 60},
-    "sqlite": {"timeout": 60},
-}
 
 T = TypeVar("T")
 
 
-def open_storage(url: str) -> RDBStorage:
+def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     """Connect to a database and make Optuna's tables where they are missing.
+
+    Args:
+        url: SQLAlchemy's.
+        lease_s: of the study's trials; nobody waits as long for an answer or a lock.
 
     Raises:
         StorageError: bad URL, missing driver, or no answer; the password is never shown.
@@ -64,35 +56,16 @@ def open_storage(url: str) -> RDBStorage:
     # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        storage = retry_first_start(
-            lambda: RDBStorage(escaped, engine_kwargs=_engine_settings(parsed))
-        )
+        settings = engine_settings(parsed, lease_s)
+        return retry_first_start(lambda: RDBStorage(escaped, engine_kwargs=settings))
     except (ImportError, TypeError, SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
-    if count_time_in_utc(storage.engine):
-        close_storage(storage)  # connections that were opened before
-    return storage
 
 
 def close_storage(storage: RDBStorage) -> None:
     """Close all connections: this thread's session, then the pool."""
     storage.remove_session()
     storage.engine.dispose()
-
-
-def _engine_settings(url: URL) -> dict[str, Any]:
-    backend = url.get_backend_name()
-    defaults = _CONNECT_ARGS.get(backend, {})
-    # What the URL says holds: TLS settings, another time-out.
-    arguments = {key: value for key, value in defaults.items() if key not in url.query}
-    settings: dict[str, Any] = {"connect_args": arguments}
-    if backend != "sqlite":
-        # Each slot has a thread, and there may be many.
-        settings |= {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 64}
-    if backend in ("mysql", "mariadb"):
-        # Its default takes locks on gaps, and drivers that insert at once deadlock.
-        settings["isolation_level"] = "READ COMMITTED"
-    return settings
 
 
 def _make_folder(url: URL, shown: str) -> None:

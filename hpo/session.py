@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
+from hpo.stopping import StopRequest
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
@@ -67,7 +67,7 @@ def pick_launcher(
 
 
 def run_session(
-    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
 ) -> None:
     """Run the search to its end, or until `stopping` is set, and say what came out.
 
@@ -80,12 +80,13 @@ def run_session(
         console.print(f"warning: {text}", markup=False)
 
     url = choose_url(options.output.storage, options.output.storage_file, warn)
-    rdb = open_storage(url or default_url(spec.folders.output))
+    rdb = open_storage(url or default_url(spec.folders.output), options.output.lease_s)
     patience = Patience(rdb.engine.url, stopping, warn)
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn)
+    stopping.before_leaving(launcher.close)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(

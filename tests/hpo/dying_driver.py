@@ -1,7 +1,8 @@
 """Runs `rml-optimize` as a driver that kills itself at a moment that no clock would hit.
 
 `dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
-between the claim and the first report. FILE is made just before. It dies at its second claim.
+between the claim and the first report; `stopped in claim` stops it there instead. FILE is made
+just before. It happens at its second claim.
 """
 
 import os
@@ -13,6 +14,7 @@ from hpo import lease, trial
 from hpo.cli import main
 
 MOMENT, FILE = sys.argv[1:3]
+SIGNAL = signal.SIGSTOP if MOMENT.startswith("stopped") else signal.SIGKILL
 calls = 0
 
 
@@ -22,13 +24,13 @@ def die_at_the_second_call(method):
         calls += 1
         if calls == 2:
             Path(FILE).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), SIGNAL)
         return method(*arguments, **named)
 
     return wrapped
 
 
-if MOMENT == "in claim":
+if MOMENT.endswith("in claim"):
     office = lease.LeaseOffice
     office._start_new = die_at_the_second_call(office._start_new)
 else:

@@ -305,12 +305,3 @@ def test_time_zone_of_a_client_does_not_make_leases_expire(
     elsewhere.close()
     office.close()
     close_storage(other)
-
-
-@pytest.mark.postgres
-def test_a_client_that_vanishes_in_a_transaction_holds_no_row_for_ever(postgres_url: str) -> None:
-    storage = open_storage(postgres_url)
-    with storage.engine.connect() as connection:
-        limit = connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
-    close_storage(storage)
-    assert limit == "1min"

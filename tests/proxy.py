@@ -1,0 +1,98 @@
+"""A TCP proxy in front of a database: goes silent, delays, or cuts its connections."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from sqlalchemy import make_url
+
+
+class Proxy:
+    """Passes bytes on until told otherwise.
+
+    Silent, it keeps its connections and takes new ones, but nothing comes of them any more, as
+    of a server machine that froze or behind a firewall that forgot them.
+    """
+
+    def __init__(self, host: str, port: int, *, delay_s: float = 0) -> None:
+        self.is_silent = False
+        self._forgotten: set[socket.socket] = set()
+        self.delay_s = delay_s
+        self._target = (host, port)
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._is_closed = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def forget(self) -> None:
+        """Let nothing come any more of the connections that are open now."""
+        self._forgotten |= set(self._ends)
+
+    def cut(self) -> None:
+        """End all connections."""
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End everything."""
+        self._is_closed = True
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._ends += [client, server]
+            self._start(self._pass_on, client, server)
+            self._start(self._pass_on, server, client)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not self._is_closed:
+                if not select.select([source], [], [], 0.1)[0]:
+                    continue
+                if self.is_silent or source in self._forgotten:
+                    time.sleep(0.1)
+                    continue
+                data = source.recv(65536)
+                if not data:
+                    break
+                time.sleep(self.delay_s)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def proxied(url: str, *, delay_s: float = 0) -> Iterator[tuple[str, Proxy]]:
+    """Yield a database's URL that goes through a proxy, and the proxy."""
+    parsed = make_url(url)
+    assert parsed.host is not None and parsed.port is not None
+    proxy = Proxy(parsed.host, parsed.port, delay_s=delay_s)
+    try:
+        through = parsed.set(host="127.0.0.1", port=proxy.port)
+        yield through.render_as_string(hide_password=False), proxy
+    finally:
+        proxy.close()
