@@ -8,8 +8,9 @@ is left last. The victim's next statement fails, and is tried again over a new c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import URL, Engine
@@ -51,16 +52,12 @@ class Limits:
 
 
 def engine_settings(url: URL, lease_s: float = DEFAULT_LEASE_S) -> dict[str, Any]:
-    """Return what SQLAlchemy's `create_engine` needs besides the URL.
-
-    Raises:
-        ImportError: the database's driver is not installed.
-    """
+    """Return what SQLAlchemy's `create_engine` needs besides the URL."""
     if url.get_backend_name() == "sqlite":
         return {} if "timeout" in url.query else {"connect_args": {"timeout": 60}}
     limits = Limits(lease_s)
     return {
-        "creator": _connector(url, limits),
+        "creator": _Connector(url, limits),
         # MySQL's default takes locks on gaps, and drivers that insert at once deadlock; in
         # PostgreSQL a database may have another default, in which what a claim has waited for
         # stays out of its sight.
@@ -80,16 +77,15 @@ def close_idle(engine: Engine) -> None:
         pool.dispose()
 
 
-def _connector(url: URL, limits: Limits) -> Callable[[], Any]:
-    kind = url.get_dialect()
-    dbapi: Any = kind.import_dbapi()
-    arguments, named = kind(dbapi=dbapi).create_connect_args(url)
-    # What the URL says holds: TLS settings, another time-out.
-    named = _connect_arguments(url, limits) | named
-    connect = _limited(limits.silence_s) if kind.driver == "psycopg" else dbapi.connect
-    statement = _session_settings(url, limits)
+@dataclass(frozen=True)
+class _Connector:
+    """Opens connections; an object, as Optuna's storages are pickled with what opens theirs."""
 
-    def open_connection() -> Any:
+    url: URL
+    limits: Limits
+
+    def __call__(self) -> Any:
+        connect, arguments, named, statement = self._plan
         connection = connect(*arguments, **named)
         try:
             with connection.cursor() as cursor:
@@ -100,7 +96,20 @@ def _connector(url: URL, limits: Limits) -> Callable[[], Any]:
             raise
         return connection
 
-    return open_connection
+    @cached_property
+    def _plan(self) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any], str]:
+        kind: Any = self.url.get_dialect()
+        dbapi: Any = kind.import_dbapi()
+        arguments, of_url = kind(dbapi=dbapi).create_connect_args(self.url)
+        # What the URL says holds: TLS settings, another time-out.
+        named = {**_connect_arguments(self.url, self.limits), **of_url}
+        connect = dbapi.connect
+        if kind.driver == "psycopg":
+            connect = _limited(self.limits.silence_s)
+        return connect, arguments, named, _session_settings(self.url, self.limits)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "limits": self.limits}
 
 
 def _connect_arguments(url: URL, limits: Limits) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, case, func, insert, select, update
 
 from hpo.agreement import agree_on_total, check_identity, read_agreed
 from hpo.database import locking_engine
@@ -87,11 +87,19 @@ class LeaseOffice:
         self._engine = locking_engine(storage)
         self._owns_engine = self._engine is not storage.engine
 
-    def claim(self, num_trials: int, *, may_reap: bool = True) -> Lease | None:
+    def claim(
+        self, num_trials: int, *, may_reap: bool = True, held: Collection[str] = ()
+    ) -> Lease | None:
         """Take over a trial without an owner, else start a new one; None if N are taken.
 
-        N is the largest that any driver of the study has asked for. Without `may_reap` only
-        trials are taken over that were given back.
+        N is the largest that any driver of the study has asked for. Trials that a plain Optuna
+        script runs are its own: they are never taken over, nor waited for.
+
+        Args:
+            num_trials: N of this driver.
+            may_reap: whether trials of silent drivers may be taken, or only what waits.
+            held: the tokens of this driver's own leases, which it never takes from itself,
+                however late they are.
 
         Raises:
             UsageError: the study has become another search than ours.
@@ -105,7 +113,8 @@ class LeaseOffice:
             agreed = read_agreed(connection, self._study_id)
             if self._identity is not None:
                 check_identity(agreed, self._identity)
-            trial_id, has_died = self._take_over(connection, now, may_reap=may_reap and is_prompt)
+            spared = held if may_reap and is_prompt else None
+            trial_id, has_died = self._take_over(connection, now, spared)
             if trial_id is None:
                 total = agree_on_total(connection, self._study_id, agreed, num_trials)
                 return self._start_new(connection, token, total)
@@ -178,8 +187,16 @@ class LeaseOffice:
         return self._as_owner(lease, write) or self._is_finished_by(lease)
 
     def give_back(self, lease: Lease) -> None:
-        """Put a trial back for anyone to take over, if it is still ours."""
-        self._as_owner(lease, lambda rows: rows.set_state(TrialState.WAITING))
+        """Put a trial back for anyone to take over, if it is still ours.
+
+        Without the token: a plain Optuna script may take it, and it is the script's then.
+        """
+
+        def write(rows: TrialRows) -> None:
+            rows.set_state(TrialState.WAITING)
+            rows.forget(TOKEN)
+
+        self._as_owner(lease, write)
 
     def close(self) -> None:
         """Close the connections."""
@@ -232,12 +249,19 @@ class LeaseOffice:
 
     def _start_new(self, connection: Connection, token: str, total: int) -> Lease | None:
         """Insert a trial unless so many are not failed; its number is how many there are."""
-        number, num_taken = connection.execute(
-            select(func.count(), func.count(case((_Trial.state != TrialState.FAIL, 1)))).where(
-                _Trial.study_id == self._study_id
-            )
+        is_open = _Trial.state.in_((TrialState.FAIL, TrialState.RUNNING))
+        num_running = (
+            select(func.count())
+            .select_from(_Trial)
+            .join(_Attribute, _has_token())
+            .where(_Trial.study_id == self._study_id, _Trial.state == TrialState.RUNNING)
+        )
+        number, num_other, num_ours = connection.execute(
+            select(
+                func.count(), func.count(case((~is_open, 1))), num_running.scalar_subquery()
+            ).where(_Trial.study_id == self._study_id)
         ).one()
-        if num_taken >= total:
+        if num_other + num_ours >= total:
             return None
         trial = insert(_Trial).values(
             number=number,
@@ -261,21 +285,30 @@ class LeaseOffice:
             epoch = rows.last_step()
             num_deaths = 1 if epoch > last_epoch else before + 1
             written[DEATHS] = [num_deaths, max(epoch, last_epoch)]
+        if ATTEMPT not in known:  # a script has enqueued it, with whatever values
+            rows.keep_steps(())
         rows.annotate(written)
         return Lease(rows.trial_id, token, written[ATTEMPT], known.get(CRASHES, 0), num_deaths)
 
     def _take_over(
-        self, connection: Connection, now: dt.datetime, *, may_reap: bool
+        self, connection: Connection, now: dt.datetime, spared: Collection[str] | None
     ) -> tuple[int | None, bool]:
-        """Return the trial that is ours now, and whether its owner fell silent with it."""
+        """Return the trial that is ours now, and whether its owner fell silent with it.
+
+        What runs is only taken if a driver of ours has it, under none of the spared tokens; with
+        None it is never taken.
+        """
         expired = now - dt.timedelta(seconds=self.lease_s)
         is_dead = _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
         is_free = _Trial.state == TrialState.WAITING
-        if may_reap:
-            is_free |= (_Trial.state == TrialState.RUNNING) & is_dead
+        if spared is not None:
+            tokens = [json.dumps(token) for token in spared]
+            is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
+            is_free |= (_Trial.state == TrialState.RUNNING) & is_dead & is_anothers
         found = connection.execute(
             select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
             .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
+            .outerjoin(_Attribute, _has_token())
             .where(_Trial.study_id == self._study_id, is_free)
             .order_by(_Trial.trial_id)
             .limit(1)
@@ -297,3 +330,8 @@ class LeaseOffice:
             .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now())
         )
         return (trial_id, state == TrialState.RUNNING) if taken.rowcount == 1 else (None, False)
+
+
+def _has_token() -> ColumnElement[bool]:
+    """Say of a trial that runs that a driver of ours has it, rather than a plain script."""
+    return (_Attribute.trial_id == _Trial.trial_id) & (_Attribute.key == TOKEN)

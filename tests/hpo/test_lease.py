@@ -305,3 +305,31 @@ def test_time_zone_of_a_client_does_not_make_leases_expire(
     elsewhere.close()
     office.close()
     close_storage(other)
+
+
+def test_given_back_trial_that_a_script_takes_is_the_script_s(study: optuna.Study) -> None:
+    office = office_of(study)
+    first = office.claim(1)
+    assert first is not None
+    office.give_back(first)
+    taken = study.ask()
+    assert taken._trial_id == first.trial_id
+    expire(study, first)
+    second = office.claim(1)  # what a script runs is not waited for either
+    assert second is not None
+    assert second.trial_id != first.trial_id
+    assert not office.finish(first, TrialState.COMPLETE, 0.9)
+    study.tell(taken, 0.5)
+    office.close()
+
+
+def test_driver_never_takes_a_trial_from_itself(study: optuna.Study) -> None:
+    office = office_of(study)
+    first = office.claim(1)
+    assert first is not None
+    expire(study, first)  # as after a night in which the machine slept
+    assert office.claim(1, held=[first.token]) is None
+    assert office.renew(first)
+    expire(study, first)
+    assert office.claim(1, held=["another"]) is not None
+    office.close()
