@@ -7,9 +7,11 @@ is left last. The victim's next statement fails, and is tried again over a new c
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +72,16 @@ def engine_settings(url: URL, lease_s: float = DEFAULT_LEASE_S) -> dict[str, Any
     }
 
 
+def abandon(settings: Mapping[str, Any]) -> None:
+    """Close the connections of an engine with these settings that could not be made use of.
+
+    Each is one that another driver may be waiting for.
+    """
+    connector = settings.get("creator")
+    if isinstance(connector, _Connector):
+        connector.close_all()
+
+
 def close_idle(engine: Engine) -> None:
     """Close the connections of a pool that nobody uses at this moment."""
     pool: Any = engine.pool
@@ -83,6 +95,7 @@ class _Connector:
 
     url: URL
     limits: Limits
+    _open: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, compare=False)
 
     def __call__(self) -> Any:
         connect, arguments, named, statement = self._plan
@@ -94,7 +107,14 @@ class _Connector:
         except BaseException:
             connection.close()
             raise
+        self._open.add(connection)
         return connection
+
+    def close_all(self) -> None:
+        """Close what it has opened and is open still."""
+        for connection in list(self._open):
+            with contextlib.suppress(Exception):  # PyMySQL closes none twice
+                connection.close()
 
     @cached_property
     def _plan(self) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any], str]:
@@ -108,8 +128,8 @@ class _Connector:
             connect = _limited(self.limits.silence_s)
         return connect, arguments, named, _session_settings(self.url, self.limits)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "limits": self.limits}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Connector, (self.url, self.limits)
 
 
 def _connect_arguments(url: URL, limits: Limits) -> dict[str, Any]:

@@ -12,8 +12,8 @@ not its own. All that it writes replaces what is there, so that it can be writte
 connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
-either: the tables are written directly, by SQLAlchemy's Core. This module, `rows` and
-`agreement` write Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
+either: the tables are written directly, by SQLAlchemy's Core. This module, `rows`, `taken` and
+`agreement` know Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
 names and `study.queries` reads its tables, which is why that version is pinned.
 """
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -30,13 +29,15 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, case, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
+from hpo import clock
 from hpo.agreement import agree_on_total, check_identity, read_agreed
+from hpo.connections import close_idle
 from hpo.database import locking_engine
 from hpo.rows import TrialRows
+from hpo.taken import TOKEN, count_finished, count_trials, find_free, is_dead
 
-TOKEN = "lease"
 ATTEMPT = "attempt"
 CRASHES = "crashes"
 DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
@@ -105,11 +106,11 @@ class LeaseOffice:
             UsageError: the study has become another search than ours.
         """
         token = f"{self._owner}/{uuid.uuid4().hex}"
-        began = time.monotonic()
+        began = clock.seconds()
         with self._engine.begin() as connection:
             now = self._lock_study(connection)
             # A database that hung until now has let everybody's lease expire.
-            is_prompt = time.monotonic() - began < self.lease_s / 4
+            is_prompt = clock.seconds() - began < self.lease_s / 4
             agreed = read_agreed(connection, self._study_id)
             if self._identity is not None:
                 check_identity(agreed, self._identity)
@@ -125,6 +126,11 @@ class LeaseOffice:
         with self._engine.begin() as connection:
             agreed = read_agreed(connection, self._study_id)
             return agree_on_total(connection, self._study_id, agreed, num_trials)
+
+    def num_finished(self) -> int:
+        """Return how many trials count towards the total."""
+        with self._engine.begin() as connection:
+            return count_finished(connection, self._study_id)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
@@ -198,6 +204,10 @@ class LeaseOffice:
 
         self._as_owner(lease, write)
 
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        close_idle(self._engine)
+
     def close(self) -> None:
         """Close the connections."""
         if self._owns_engine:
@@ -249,19 +259,8 @@ class LeaseOffice:
 
     def _start_new(self, connection: Connection, token: str, total: int) -> Lease | None:
         """Insert a trial unless so many are not failed; its number is how many there are."""
-        is_open = _Trial.state.in_((TrialState.FAIL, TrialState.RUNNING))
-        num_running = (
-            select(func.count())
-            .select_from(_Trial)
-            .join(_Attribute, _has_token())
-            .where(_Trial.study_id == self._study_id, _Trial.state == TrialState.RUNNING)
-        )
-        number, num_other, num_ours = connection.execute(
-            select(
-                func.count(), func.count(case((~is_open, 1))), num_running.scalar_subquery()
-            ).where(_Trial.study_id == self._study_id)
-        ).one()
-        if num_other + num_ours >= total:
+        number, num_taken = count_trials(connection, self._study_id)
+        if num_taken >= total:
             return None
         trial = insert(_Trial).values(
             number=number,
@@ -293,32 +292,15 @@ class LeaseOffice:
     def _take_over(
         self, connection: Connection, now: dt.datetime, spared: Collection[str] | None
     ) -> tuple[int | None, bool]:
-        """Return the trial that is ours now, and whether its owner fell silent with it.
-
-        What runs is only taken if a driver of ours has it, under none of the spared tokens; with
-        None it is never taken.
-        """
-        expired = now - dt.timedelta(seconds=self.lease_s)
-        is_dead = _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
-        is_free = _Trial.state == TrialState.WAITING
-        if spared is not None:
-            tokens = [json.dumps(token) for token in spared]
-            is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
-            is_free |= (_Trial.state == TrialState.RUNNING) & is_dead & is_anothers
-        found = connection.execute(
-            select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
-            .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
-            .outerjoin(_Attribute, _has_token())
-            .where(_Trial.study_id == self._study_id, is_free)
-            .order_by(_Trial.trial_id)
-            .limit(1)
-        ).first()
+        """Return the trial that is ours now, and whether its owner fell silent with it."""
+        is_late = is_dead(now, self.lease_s)
+        found = find_free(connection, self._study_id, is_late, spared)
         if found is None:
             return None, False
         trial_id, state, heartbeat = found
         beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
         if state == TrialState.RUNNING:
-            beat = beat.where(is_dead)
+            beat = beat.where(is_late)
         if heartbeat is None:
             connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
         elif connection.execute(beat.values(heartbeat=func.current_timestamp())).rowcount != 1:
@@ -330,8 +312,3 @@ class LeaseOffice:
             .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now())
         )
         return (trial_id, state == TrialState.RUNNING) if taken.rowcount == 1 else (None, False)
-
-
-def _has_token() -> ColumnElement[bool]:
-    """Say of a trial that runs that a driver of ours has it, rather than a plain script."""
-    return (_Attribute.trial_id == _Trial.trial_id) & (_Attribute.key == TOKEN)

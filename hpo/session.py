@@ -14,7 +14,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from hpo.artifacts import open_shelf
-from hpo.database import Patience, close_storage, open_storage
+from hpo.database import Patience, close_storage, wait_for_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import HpoError, UsageError
 from hpo.finish import TestScore, score_winner
@@ -80,7 +80,9 @@ def run_session(
         console.print(f"warning: {text}", markup=False)
 
     url = choose_url(options.output.storage, options.output.storage_file, warn)
-    rdb = open_storage(url or default_url(spec.folders.output), options.output.lease_s)
+    rdb = wait_for_storage(
+        url or default_url(spec.folders.output), options.output.lease_s, stopping, warn
+    )
     patience = Patience(rdb.engine.url, stopping, warn)
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])

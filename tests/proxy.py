@@ -16,11 +16,12 @@ class Proxy:
     """Passes bytes on until told otherwise.
 
     Silent, it keeps its connections and takes new ones, but nothing comes of them any more, as
-    of a server machine that froze or behind a firewall that forgot them.
+    of a server machine that froze or behind a firewall that forgot them. Away, it ends new ones.
     """
 
     def __init__(self, host: str, port: int, *, delay_s: float = 0) -> None:
         self.is_silent = False
+        self.is_away = False
         self._forgotten: set[socket.socket] = set()
         self.delay_s = delay_s
         self._target = (host, port)
@@ -60,6 +61,9 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                if self.is_away:
+                    client.close()
+                    continue
                 server = socket.create_connection(self._target)
             except OSError:
                 return
