@@ -26,21 +26,27 @@ class Proxy:
         self.delay_s = delay_s
         self._target = (host, port)
         self._ends: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._is_closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._start(self._accept)
 
-    def forget(self) -> None:
-        """Let nothing come any more of the connections that are open now."""
-        self._forgotten |= set(self._ends)
+    def forget(self) -> int:
+        """Let nothing come any more of the connections that are open; return how many."""
+        num_open = len(self._open) // 2
+        self._forgotten |= self._open
+        self._open.clear()
+        return num_open
 
-    def cut(self) -> None:
-        """End all connections."""
-        for end in self._ends:
+    def cut(self) -> int:
+        """End the connections that are open; return how many."""
+        ends = list(self._open)
+        for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        return len(ends) // 2
 
     def close(self) -> None:
         """End everything."""
@@ -68,22 +74,25 @@ class Proxy:
             except OSError:
                 return
             self._ends += [client, server]
+            self._open |= {client, server}
             self._start(self._pass_on, client, server)
             self._start(self._pass_on, server, client)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while not self._is_closed:
-                if not select.select([source], [], [], 0.1)[0]:
-                    continue
-                if self.is_silent or source in self._forgotten:
+                is_ready = select.select([source], [], [], 0.1)[0]
+                if source in self._forgotten:
+                    return
+                if self.is_silent:
                     time.sleep(0.1)
-                    continue
-                data = source.recv(65536)
-                if not data:
-                    break
-                time.sleep(self.delay_s)
-                sink.sendall(data)
+                elif is_ready:
+                    data = source.recv(65536)
+                    if not data:
+                        break
+                    time.sleep(self.delay_s)
+                    sink.sendall(data)
+        self._open -= {source, sink}
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

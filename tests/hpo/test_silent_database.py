@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from support import (
     clean_environment,
     optimize,
     standin_settings,
+    states,
     wait_for,
     workers_of,
 )
@@ -123,3 +128,25 @@ def test_driver_stopped_inside_its_claim_holds_nobody_for_a_lease(
     assert code == 0, output
     assert "Traceback" not in output
     assert [trial.state.name for trial in trials_of(url)] == ["COMPLETE"] * 4
+
+
+def test_closed_terminal_gives_the_trials_back(discs: Path, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.3})
+    arguments = optimize(discs, "--num-trials", 2, "--worker", worker, "--num-epochs", 1000)
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [OPTIMIZE, *arguments, "--jobs", "2"], cwd=tmp_path, env=clean_environment(),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        wait_for(lambda: len(workers_of(tmp_path)) == 2, 60)
+        os.close(master)
+        code = process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert code == 128 + signal.SIGHUP
+    assert set(states(tmp_path).values()) == {"WAITING"}
+    assert not workers_of(tmp_path)
