@@ -60,6 +60,8 @@ _ON_ITS_WAY = (
     "connection slots",
     "max_user_connections",
     "no answer for",
+    "lock wait timeout",
+    "deadlock",
     "database is locked",
     "read-only",
     "read_only",
@@ -183,8 +185,14 @@ def is_away(error: BaseException) -> bool:
 def _may_start_soon(error: BaseException) -> bool:
     """Say whether a database that cannot be reached may be on its way."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if not isinstance(cause, DBAPIError):
+        return False
+    # With a code there was a session, so nothing is wrong with the URL.
+    code = getattr(cause.orig, "sqlstate", None)
+    if cause.connection_invalidated or (code and code != _INSUFFICIENT_PRIVILEGE):
+        return is_away(error)
     text = str(cause).lower()
-    return isinstance(cause, DBAPIError) and any(sign in text for sign in _ON_ITS_WAY)
+    return any(sign in text for sign in _ON_ITS_WAY)
 
 
 class Patience:

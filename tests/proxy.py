@@ -64,15 +64,18 @@ class Proxy:
         thread.start()
 
     def _accept(self) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 client, _ = self._listener.accept()
-                if self.is_away:
-                    client.close()
-                    continue
-                server = socket.create_connection(self._target)
             except OSError:
                 return
+            try:
+                if self.is_away:
+                    raise ConnectionRefusedError
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
             self._ends += [client, server]
             self._open |= {client, server}
             self._start(self._pass_on, client, server)

@@ -29,7 +29,7 @@ MOMENTS = ("in claim", "claimed")
 LEASE_S = 5
 PAUSE_S = 8
 VICTIMS_AT_ONCE = 2
-ENDS = (0, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
+ENDS = (0, 2, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 _HELD = text(
     "SELECT t.number, k.value_json, a.value_json FROM trials t "
     "JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
@@ -213,6 +213,8 @@ class Chaos:
                 continue
             text = driver.log.read_text()
             assert code in ENDS, f"exit code {code}:\n{text[-6000:]}"
+            # 2: the database was away for longer than a driver that starts waits.
+            assert code != 2 or "cannot be reached" in text, text[-6000:]
             assert "Traceback" not in text, text[-6000:]
             self._drivers.remove(driver)
             if code == 0 and not may_end:

@@ -14,11 +14,14 @@ import pytest
 from optuna.storages import RDBStorage, get_storage
 from optuna.trial import TrialState
 from sqlalchemy import text
+from support import wait_for
 
+from hpo import clock
 from hpo.agreement import IDENTITY, agree, start_over
 from hpo.database import close_storage, open_storage
 from hpo.errors import UsageError
 from hpo.lease import Lease, LeaseOffice
+from hpo.renewer import Renewer
 
 HOUR_AGO = {
     "sqlite": "datetime('now', '-1 hour')",
@@ -332,4 +335,23 @@ def test_driver_never_takes_a_trial_from_itself(study: optuna.Study) -> None:
     assert office.renew(first)
     expire(study, first)
     assert office.claim(1, held=["another"]) is not None
+    office.close()
+
+
+def test_driver_that_wakes_from_suspend_reaps_nobody_before_a_lease_is_over(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = office_of(study, lease_s=1)
+    lease = office.claim(1)
+    assert lease is not None
+    renewer = Renewer(office)
+    renewer.hold(lease)
+    wait_for(lambda: renewer.is_steady)
+    read = clock.seconds
+    monkeypatch.setattr(clock, "seconds", lambda: read() + 3600)  # an hour of sleep
+    assert not renewer.is_steady
+    wait_for(lambda: renewer.is_steady)
+    assert not renewer.is_lost(lease)
+    assert renewer.tokens == [lease.token]
+    renewer.close()
     office.close()
