@@ -52,11 +52,13 @@ class StopRequest(threading.Event):
         try:
             yield
         finally:
-            self._has_ended.set()
-            signal.set_wakeup_fd(former)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(writer)
+            # Who was asked to stop has little time left, and another signal changes nothing.
+            if self.signal is None:
+                self._has_ended.set()
+                signal.set_wakeup_fd(former)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+                os.close(writer)
 
     def _listen(self, reader: int) -> None:
         while numbers := os.read(reader, 64):

@@ -69,7 +69,7 @@ def server() -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("seed", "num_each", "limit_s"),
     # The limits only guard against a hang: how long it takes is the machine's business.
-    [(1, 3, 1200), pytest.param(2, 21, 3600, marks=pytest.mark.slow)],
+    [(1, 3, 1200), pytest.param(2, 20, 3600, marks=pytest.mark.slow)],
 )
 def test_study_gets_exactly_n_trials_whatever_dies(
     discs: Path, tmp_path: Path, run: Run, server: Server, image: str, seed: int, num_each: int,
