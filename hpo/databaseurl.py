@@ -6,9 +6,8 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import URL, Engine, event, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError, UsageError
@@ -20,13 +19,6 @@ FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 FILE_KEYS = {"ssl_ca", "ssl_cert", "ssl_key"}  # PyMySQL's errors don't name the file
-# PostgreSQL also ends a session that sits in a transaction: the machine of a client that lost its
-# power there would hold the study's row until the server notices, which takes hours.
-_SESSION_IN_UTC = {
-    "postgresql": "SET TIME ZONE 'UTC'; SET idle_in_transaction_session_timeout = '60s'",
-    "mysql": "SET time_zone = '+00:00'",
-    "mariadb": "SET time_zone = '+00:00'",
-}
 
 Warn = Callable[[str], None]
 
@@ -115,24 +107,6 @@ def parse_url(url: str) -> URL:
 def show_url(url: URL) -> str:
     """Return a URL fit to be seen: without password, and without its query, which may hold one."""
     return url.set(query={}).render_as_string(hide_password=True)
-
-
-def count_time_in_utc(engine: Engine) -> bool:
-    """Let a database's time mean the same on every node; False where it always does.
-
-    Else it would be in the time zone that a node's client announces. Affects new connections.
-    """
-    statement = _SESSION_IN_UTC.get(engine.name)
-    if statement is None:  # SQLite's clock is UTC always
-        return False
-
-    def announce(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-        connection.commit()
-
-    event.listen(engine, "connect", announce)
-    return True
 
 
 def why_unreachable(error: Exception, url: URL) -> str:

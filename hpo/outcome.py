@@ -24,6 +24,7 @@ End = Literal[
     "out of time",
     "failed",
     "refused",
+    "unfit",
     "given back",
     "lost",
 ]
@@ -36,6 +37,7 @@ STATES: dict[End, TrialState] = {
     "out of time": TrialState.PRUNED,  # with a score; without one it has failed
     "failed": TrialState.FAIL,
     "refused": TrialState.FAIL,  # the worker said that config or data cannot work
+    "unfit": TrialState.FAIL,  # somebody enqueued values that are not in the space
 }
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)

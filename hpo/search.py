@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.claims import Claims
 from hpo.database import PATIENCE_S, Patience
 from hpo.disk import DiskFullError, FolderGoneError
 from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
-from hpo.lease import LeaseOffice
+from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
 from hpo.progress import Reporter, Tally
 from hpo.renewer import Renewer
 from hpo.results import Results
 from hpo.spec import StudySpec
-from hpo.storage import finished_trials, make_pruner, score
+from hpo.storage import make_pruner, score
 from hpo.trial import TrialRunner
 
-IDLE_INTERVAL_S = 0.2
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
@@ -74,9 +74,12 @@ class Search:
         """
         self._sweep()
         renewer = Renewer(self.office)
+        claims = self._claims(renewer)
         errors: list[BaseException] = []
         threads = [
-            threading.Thread(target=self._run_slot, args=(slot, renewer, errors), name=f"slot-{i}")
+            threading.Thread(
+                target=self._run_slot, args=(slot, renewer, claims, errors), name=f"slot-{i}"
+            )
             for i, slot in enumerate(self.slots)
         ]
         try:
@@ -95,14 +98,16 @@ class Search:
         if errors:
             raise errors[0]
 
-    def _run_slot(self, slot: Slot, renewer: Renewer, errors: list[BaseException]) -> None:
+    def _run_slot(
+        self, slot: Slot, renewer: Renewer, claims: Claims, errors: list[BaseException]
+    ) -> None:
         try:
-            self._take_trials(slot, renewer)
+            self._take_trials(slot, renewer, claims)
         except BaseException as error:  # noqa: BLE001  # reported by run(), in the main thread
             errors.append(error)
             self.stopping.set()
 
-    def _take_trials(self, slot: Slot, renewer: Renewer) -> None:
+    def _take_trials(self, slot: Slot, renewer: Renewer, claims: Claims) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
         study = self.patience.call(
             lambda: optuna.load_study(
@@ -128,16 +133,7 @@ class Search:
         num_refused = num_gone = 0  # in a row
         full_since: float | None = None
         num_trials = self.spec.num_trials
-        while not self.stopping.is_set():
-            lease = self.patience.call(
-                lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
-            )
-            if lease is None:
-                # All N are taken, but one that still runs elsewhere may yet fail or be given back.
-                if self.patience.call(lambda: self._is_done(study)):
-                    return
-                self.stopping.wait(IDLE_INTERVAL_S)
-                continue
+        while lease := claims.next():
             if (total := self.office.total) != num_trials:  # another driver has asked for more
                 self.tally.num_trials = num_trials = total
                 spec = replace(self.spec, num_trials=total)
@@ -170,6 +166,8 @@ class Search:
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
+            finally:
+                claims.trial_ended()
             num_refused, num_gone, full_since = 0, 0, None
             self._has_launched.set()
             self._account(slot, study, outcome)
@@ -203,9 +201,21 @@ class Search:
         if num_ended := self.launcher.sweep():
             self.reporter.warn(f"ended {num_ended} worker(s) that a dead driver had left here")
 
-    def _is_done(self, study: optuna.Study) -> bool:
-        self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
-        return len(finished_trials(study)) >= self.tally.num_trials
+    def _claims(self, renewer: Renewer) -> Claims:
+        def claim() -> Lease | None:
+            return self.office.claim(
+                self.spec.num_trials, may_reap=renewer.is_steady, held=renewer.tokens
+            )
+
+        def is_done() -> bool:
+            self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
+            return self.office.num_finished() >= self.tally.num_trials
+
+        return Claims(
+            claim=lambda: self.patience.call(claim),
+            is_done=lambda: self.patience.call(is_done),
+            stopping=self.stopping,
+        )
 
     def _account(self, slot: Slot, study: optuna.Study, outcome: Outcome) -> None:
         with self._failures.lock:

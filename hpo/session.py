@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tabulate import tabulate
 
 from hpo.agreement import noticing_deletion
 from hpo.artifacts import open_shelf
-from hpo.database import Patience, close_storage, open_storage
+from hpo.database import Patience, close_storage, wait_for_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import EndingError, HpoError
 from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
@@ -31,6 +30,7 @@ from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
+from hpo.stopping import StopRequest
 from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
 from hpo.turn import Turn
 
@@ -39,7 +39,7 @@ DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means any
 
 
 def run_session(
-    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
 ) -> None:
     """Run the search to its end, or until `stopping` is set, and say what came out.
 
@@ -50,7 +50,7 @@ def run_session(
 
 
 def _run_session(
-    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
 ) -> None:
 
     def warn(text: str) -> None:
@@ -59,12 +59,15 @@ def _run_session(
     reservation = reserve_slots(options.worker, warn)
     slots = reservation.slots
     url = choose_url(options.output.storage, options.output.storage_file, warn)
-    rdb = open_storage(url or default_url(spec.folders.output))
+    rdb = wait_for_storage(
+        url or default_url(spec.folders.output), options.output.lease_s, stopping, warn
+    )
     patience = Patience(rdb.engine.url, stopping, warn)
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
+    stopping.before_leaving(launcher.close)
     office = LeaseOffice(
         rdb,
         study._study_id,

@@ -34,7 +34,7 @@ from hpo.progress import Reporter
 from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
 from hpo.renewer import Renewer
 from hpo.results import Candidate, Results
-from hpo.sampling import draw
+from hpo.sampling import UnfitValuesError, draw
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
@@ -71,7 +71,11 @@ class TrialRunner:
         clock = Stopwatch()
         self.renewer.hold(lease)
         try:
-            number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+            try:
+                number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+            except UnfitValuesError as error:
+                job = _Job(error.number, {}, clock)
+                return self._finish(job, lease, Watched("unfit", message=str(error)))
             job = _Job(number, chosen, clock)
             if not is_ours:
                 return self._finish(job, lease, Watched("lost", message=LOST))
@@ -112,6 +116,7 @@ class TrialRunner:
             lease.trial_id,
             lambda number: make_sampler(self.spec, number),
             self.spec.space.suggest,
+            self.spec.space.check,
         )
         return trial.number, chosen, self.office.set_params(lease, trial)
 
