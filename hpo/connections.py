@@ -8,6 +8,7 @@ is left last. The victim's next statement fails, and is tried again over a new c
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,6 +24,8 @@ CONNECT_TIMEOUT_S = 10
 # A pool that nobody uses is closed after this.
 IDLE_S = 1.0
 _STATEMENT_TIMEOUT_S = 120  # on the server, which else works on for a client that has left
+# Optuna reads its migrations inside a transaction, for seconds on a slow disk; it locks nothing.
+_LAX_S = 60
 _TCP = {
     "keepalives_idle": 20,
     "keepalives_interval": 5,
@@ -82,6 +85,14 @@ def abandon(settings: Mapping[str, Any]) -> None:
         connector.close_all()
 
 
+def be_strict(settings: Mapping[str, Any]) -> None:
+    """Have an engine's further connections end transactions by the lease; before, by a minute."""
+    connector = settings.get("creator")
+    if isinstance(connector, _Connector):
+        connector.be_strict()
+        connector.close_all()
+
+
 def close_idle(engine: Engine) -> None:
     """Close the connections of a pool that nobody uses at this moment."""
     pool: Any = engine.pool
@@ -96,9 +107,11 @@ class _Connector:
     url: URL
     limits: Limits
     _open: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, compare=False)
+    _is_strict: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def __call__(self) -> Any:
-        connect, arguments, named, statement = self._plan
+        connect, arguments, named = self._plan
+        statement = _session_settings(self.url, self.limits, is_strict=self._is_strict.is_set())
         connection = connect(*arguments, **named)
         try:
             with connection.cursor() as cursor:
@@ -110,6 +123,10 @@ class _Connector:
         self._open.add(connection)
         return connection
 
+    def be_strict(self) -> None:
+        """End transactions that say nothing sooner, from the next connection on."""
+        self._is_strict.set()
+
     def close_all(self) -> None:
         """Close what it has opened and is open still."""
         for connection in list(self._open):
@@ -117,7 +134,7 @@ class _Connector:
                 connection.close()
 
     @cached_property
-    def _plan(self) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any], str]:
+    def _plan(self) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
         kind: Any = self.url.get_dialect()
         dbapi: Any = kind.import_dbapi()
         arguments, of_url = kind(dbapi=dbapi).create_connect_args(self.url)
@@ -126,7 +143,7 @@ class _Connector:
         connect = dbapi.connect
         if kind.driver == "psycopg":
             connect = _limited(self.limits.silence_s)
-        return connect, arguments, named, _session_settings(self.url, self.limits)
+        return connect, arguments, named
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Connector, (self.url, self.limits)
@@ -143,12 +160,13 @@ def _connect_arguments(url: URL, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _session_settings(url: URL, limits: Limits) -> str:
+def _session_settings(url: URL, limits: Limits, *, is_strict: bool) -> str:
     """Return the statement that a session begins with.
 
     Time is counted in UTC: else it would be in the time zone that a node's client announces.
     """
-    idle_s, lock_s = round(limits.in_transaction_s), round(limits.lock_s)
+    idle_s = round(limits.in_transaction_s) if is_strict else _LAX_S
+    lock_s = round(limits.lock_s)
     if url.get_backend_name() == "postgresql":
         return (
             "SET TIME ZONE 'UTC'; "

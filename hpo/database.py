@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.connections import DEFAULT_LEASE_S, abandon, engine_settings
+from hpo.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
 from hpo.databaseurl import (
     Warn,
     describe_error,
@@ -96,10 +96,13 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
             raise
 
     try:
-        return retry_first_start(open_one)
+        storage = retry_first_start(open_one)
     except (ImportError, TypeError, SQLAlchemyError, StorageInternalError) as error:
         kind = DatabaseAwayError if _may_start_soon(error) else StorageError
         raise kind(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
+    close_storage(storage)
+    be_strict(settings)
+    return storage
 
 
 class DatabaseAwayError(StorageError):

@@ -110,15 +110,17 @@ class _Look(threading.local):
 
 
 class UnfitValuesError(Exception):
-    """A trial brings values along that are not in the space.
+    """A trial's values are not in the space.
 
     Attributes:
         number: the trial's.
+        is_enqueued: it brought them along, so that another trial will do better.
     """
 
-    def __init__(self, number: int, message: str) -> None:
+    def __init__(self, number: int, message: str, *, is_enqueued: bool) -> None:
         super().__init__(message)
         self.number = number
+        self.is_enqueued = is_enqueued
 
 
 def draw(
@@ -141,18 +143,19 @@ def draw(
         The trial with its parameters, and what `suggest` returned.
 
     Raises:
-        UnfitValuesError: somebody has enqueued what is not in the space.
+        UnfitValuesError: somebody has enqueued what is not in the space, or told other trials so.
     """
     storage = study._storage
     assert isinstance(storage, OneLookStorage)
     study._thread_local.cached_all_trials = None  # of the look before
     with storage.draft(study._study_id, trial_id) as trial:
         study.sampler = make_sampler(trial.number)
+        brought = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
         try:
-            check({**trial.params, **trial.system_attrs.get("fixed_params", {})})
+            check(brought)
             chosen = suggest(optuna.Trial(study, trial_id))
         except (ConfigError, ValueError) as error:  # Optuna's own, of distributions that differ
-            raise UnfitValuesError(trial.number, str(error)) from None
+            raise UnfitValuesError(trial.number, str(error), is_enqueued=bool(brought)) from None
     return trial, chosen
 
 

@@ -25,6 +25,7 @@ from hpo.outcome import (
     COUNTED,
     LOST,
     STATES,
+    End,
     FailurePolicy,
     Outcome,
     Watched,
@@ -75,7 +76,8 @@ class TrialRunner:
                 number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)
-                return self._finish(job, lease, Watched("unfit", message=str(error)))
+                end: End = "unfit" if error.is_enqueued else "failed"
+                return self._finish(job, lease, Watched(end, message=str(error)))
             job = _Job(number, chosen, clock)
             if not is_ours:
                 return self._finish(job, lease, Watched("lost", message=LOST))
