@@ -10,12 +10,13 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import UsageError
+from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
@@ -107,6 +108,7 @@ class DataSurvey:
         coding: what the mask values mean.
         fingerprint: hash of file names, sizes and contents' heads.
         sizes: (H, W) of the smallest and the largest image.
+        values: part -> image -> pixels per stored value of its mask; empty if not surveyed.
     """
 
     num_train: int
@@ -115,6 +117,7 @@ class DataSurvey:
     coding: MaskCoding
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    values: Mapping[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
 
 
 def survey_data(
@@ -152,9 +155,13 @@ def survey_data(
             f"{folder.root / folder.train.targets}: every pixel of every mask is "
             f"{next(iter(found.counts))}; there is nothing to segment"
         )
-    return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, (found.smallest, found.largest)
-    )
+    names = iter(found.values)
+    values = {
+        part: {pair.name: dict(next(names)) for pair in pairs}
+        for part, pairs in (("train", train), ("test", test))
+    }
+    sizes = (found.smallest, found.largest)
+    return DataSurvey(len(train), len(test), found.is_gray, coding, fingerprint, sizes, values)
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ class _Found:
     counts: Counter[int]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    values: list[list[tuple[int, int]]]  # of each mask, in order
 
 
 def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
@@ -177,14 +185,15 @@ def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
 def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:
     counts: Counter[int] = Counter()
     is_gray = True
-    sizes = []
+    sizes, of_masks = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (gray, values, size) in enumerate(pool.map(_read_pair, pairs), 1):
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
+            of_masks.append(sorted(values.items()))
             progress(done, len(pairs))
-    return _Found(is_gray, counts, min(sizes), max(sizes))
+    return _Found(is_gray, counts, min(sizes), max(sizes), of_masks)
 
 
 def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int]]:
@@ -201,7 +210,8 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
         if entry["fingerprint"] == fingerprint:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest)
+            values = [[(int(v), int(n)) for v, n in mask] for mask in entry["values"]]
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest, values)
     return None
 
 
@@ -234,7 +244,12 @@ def validation_folder(target: Path) -> DataFolder:
 
 
 def split_validation(
-    folder: DataFolder, target: Path, *, fraction: float, group_by: str | None = None
+    folder: DataFolder,
+    target: Path,
+    *,
+    fraction: float,
+    group_by: str | None = None,
+    classes_of: Mapping[str, Set[int]] | None = None,
 ) -> DataFolder:
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
 
@@ -248,6 +263,7 @@ def split_validation(
         group_by: regular expression on the file's stem; images with the same match (its first
             group, if it has one) stay together, as slices of one patient must. Without it the
             groups are those of the data folder's `groups.csv`, if it has one.
+        classes_of: the classes in each image's mask; both parts get all where they can.
 
     Raises:
         UsageError: too few images, or a pattern that does not match some of them.
@@ -272,7 +288,11 @@ def split_validation(
             f"--validation-fraction {fraction:g} leaves nothing to train on: "
             f"{len(pairs)} images in {len(names)} groups"
         )
-    chosen = set(names[:num_chosen])
+    shown = {
+        name: {c for pair in members for c in (classes_of or {}).get(pair.name, ())}
+        for name, members in groups.items()
+    }
+    chosen = choose_validation(names, num_chosen, shown)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     for name, members in groups.items():

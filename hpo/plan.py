@@ -30,6 +30,8 @@ from hpo.inputs import (
     refuse_other_data,
 )
 from hpo.options import Options
+from hpo.rules import SCORING_RULES
+from hpo.scoredparts import check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
@@ -92,6 +94,7 @@ class _Planner:
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
+        scoring = scoring_of(base, survey.coding)
         fraction, group_by, trained = None, None, data
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
@@ -99,10 +102,21 @@ class _Planner:
             pattern, table = group_by, read_groups(data.root)
             if pattern is None and table:
                 group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
-            target = folders.split(hash_text(f"{survey.fingerprint} {fraction} {group_by}"))
+            classes_of = {
+                name: scoring.classes_in(values)
+                for name, values in survey.values.get("train", {}).items()
+            }
+            shown = hash_text(repr(sorted((n, sorted(c)) for n, c in classes_of.items())))
+            target = folders.split(
+                hash_text(f"{survey.fingerprint} {fraction} {group_by} {SCORING_RULES} {shown}")
+            )
             trained = validation_folder(target)
             if survey.fingerprint != NOT_SURVEYED:
-                split_validation(data, target, fraction=fraction, group_by=pattern)
+                split_validation(
+                    data, target, fraction=fraction, group_by=pattern, classes_of=classes_of
+                )
+        parts = scored_parts(data, trained, survey, scoring)
+        warnings = check_parts(parts, scoring)
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None
@@ -143,6 +157,7 @@ class _Planner:
                     *([weights.file] if weights else []),
                 ],
             ),
+            warnings=tuple(warnings),
         )
 
     def _refuse_options_without_effect(self) -> None:

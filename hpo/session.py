@@ -199,6 +199,8 @@ def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console
     if spec.is_synthetic:
         console.print(DEMO_BANNER, markup=False)
     console.print(tabulate(rows, tablefmt="grid", maxcolwidths=[None, 76]), markup=False)
+    for text in spec.warnings:
+        console.print(f"warning: {text}", markup=False)
 
 
 def _network_text(spec: StudySpec) -> str:

@@ -66,6 +66,7 @@ class StudySpec:
         facts: the network of the base config.
         published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
+        warnings: what the user should know before the first trial.
     """
 
     name: str
@@ -90,6 +91,7 @@ class StudySpec:
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_warmup_epochs(self) -> int:

@@ -20,6 +20,7 @@ Counts = npt.NDArray[np.int64]  # (..., classes, 3): intersection, predicted, ta
 Floats = npt.NDArray[np.float64]
 
 COUNTS = ("intersection", "predicted", "target")
+TARGET = COUNTS.index("target")
 _RESAMPLES_AT_ONCE = 100  # 10,000 images: 8 MB of multiplicities
 
 
@@ -36,14 +37,14 @@ def dice_of_counts(counts: npt.ArrayLike) -> Floats:
 
 
 def mean_of_present(values: Floats, counts: npt.ArrayLike) -> Floats:
-    """Average over classes, without those neither predicted nor in a target; 1 if none is left.
+    """Average over the classes that occur in a target; NaN if none does.
 
     values has shape (..., classes), counts (..., classes, 3), the result (...).
     """
-    present = np.asarray(counts)[..., 1:].sum(-1) > 0
+    present = np.asarray(counts)[..., TARGET] > 0
     number = present.sum(-1)
     total = np.where(present, values, 0.0).sum(-1)
-    return np.where(number > 0, total / np.maximum(number, 1), 1.0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def rows_of_csv(text: str) -> list[dict[str, str]]:
@@ -93,9 +94,9 @@ def bootstrap_interval(
 
 
 def interval(scores: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of resampled scores."""
+    """Return the percentile interval of resampled scores, of those that drew a class at all."""
     tail = (1 - level) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
+    low, high = np.nanquantile(scores, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -114,6 +115,8 @@ def bootstrap_scores(
     if not rows or not classes:
         raise DataError("a bootstrap interval needs at least one image and one class")
     counts = counts_of_rows(rows, classes).astype(np.float64)
+    if not counts[..., TARGET].any():
+        raise DataError("a bootstrap interval needs a class that occurs in a target")
     generator = np.random.default_rng(seed)
     num_images = len(rows)
     scores = []

@@ -157,6 +157,12 @@ def log_scores(log: Log, scores: Scores) -> None:
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
         return
+    if not scores.classes_averaged:
+        log(
+            "warning: the masks of the test part have no foreground, so there is no Dice: 0 in "
+            f"the test log, null in the metrics ({scores.num_images} images)"
+        )
+        return
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "

@@ -5,9 +5,10 @@ Dice 2I/(P+T), IoU I/(P+T-I), sensitivity I/T, precision I/P. `dice_dataset` poo
 all images, then averages the classes; `dice_per_image` averages over images, where empty
 predicted empty counts 1.
 
-Edge cases: a class that occurs neither in a target nor in a prediction is left out of the
-averages, and both are 1 if that leaves none (all empty, predicted empty); its own figures, like
-every figure with a denominator of 0, are NaN. Ignored pixels count nowhere.
+Edge cases: the classes averaged are those that occur in the targets, so they are the same for
+every network that is compared on them. Targets without any foreground score nothing: both Dice
+figures are NaN, and the accuracy 0. Every figure with a denominator of 0 is NaN. Ignored pixels
+count nowhere.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.bootstrap import COUNTS, Counts, column, dice_of_counts, mean_of_present
+from trainer.bootstrap import COUNTS, TARGET, Counts, column, dice_of_counts, mean_of_present
 from trainer.errors import ConfigError, DataError
 from trainer.pixelcounts import count_pixels
 from trainer.plugin_metrics import PluginMetrics
@@ -58,8 +59,12 @@ class Scores:
 
     @property
     def accuracy(self) -> float:
-        """What the test log calls so: `dice_dataset`, or the share of right answers."""
-        return self.pixel_accuracy if self.is_classification else self.dice_dataset
+        """What the test log calls so: `dice_dataset`, or the share of right answers.
+
+        0 where there is none, as that log has numbers only.
+        """
+        value = self.pixel_accuracy if self.is_classification else self.dice_dataset
+        return 0.0 if math.isnan(value) else value
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object, in which an undefined figure is null (JSON has no NaN)."""
@@ -69,7 +74,8 @@ class Scores:
         plain["plugins"] = {name: _or_none(value) for name, value in self.plugins.items()}
         if not self.plugins:
             del plain["plugins"]
-        plain["pixel_accuracy"] = _or_none(self.pixel_accuracy)
+        for name in ("dice_dataset", "dice_per_image", "pixel_accuracy"):
+            plain[name] = _or_none(plain[name])
         plain["classes_averaged"] = list(self.classes_averaged)
         plain["per_class"] = {
             name: {figure: _or_none(value) for figure, value in figures.items()}
@@ -153,17 +159,19 @@ class SegmentationCounts:
         self._pixels += other._pixels
 
     def scores(self) -> Scores:
-        """Return the scores of the images seen so far; without any, Dice is 1 and the rest NaN.
+        """Return the scores of the images seen so far; NaN where there is nothing to score.
 
         Raises:
             DataError: a target holds an id that is neither a class nor ignored.
         """
         self._settle()
         averaged = self._pooled[self._averaged]
-        present = averaged[:, 1:].sum(-1) > 0
-        kept = [
-            name for name, kept in zip(self._names[self._averaged], present, strict=True) if kept
-        ]
+        occurs = averaged[:, TARGET] > 0
+        if not self._has_foreground():
+            occurs[:] = False
+        names = zip(self._names[self._averaged], occurs, strict=True)
+        kept = [name for name, is_kept in names if is_kept]
+        averaged = averaged[occurs]
         return Scores(
             dice_dataset=float(mean_of_present(dice_of_counts(averaged), averaged)),
             dice_per_image=self._dice_per_image(kept),
@@ -243,9 +251,14 @@ class SegmentationCounts:
             for p, t in zip(predicted, target, strict=True)
         )
 
+    def _has_foreground(self) -> bool:
+        """Say whether a class but the background occurs; each is as good as another of labels."""
+        first = 0 if self._is_classification else 1 - self._first
+        return bool(self._pooled[first:, TARGET].any())
+
     def _dice_per_image(self, classes: Sequence[str]) -> float:
         if not classes:
-            return 1.0
+            return math.nan
         wanted = [self._names.index(name) for name in classes]
         total = math.fsum(row[c] for row in self._dice for c in wanted)
         return total / (len(self._dice) * len(wanted))

@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from support import write_discs
 from worker import Worker, write_json, write_pairs, write_png
 
 from trainer.networks import network_json
@@ -249,3 +250,14 @@ def test_a_last_class_that_is_ignored_needs_no_channel(
     assert [int(row[f"{name}_target"]) for row in rows] == [int((mask == 1).sum())] * 2
     counted = result.metrics[-1]["per_class"][name]["share"]
     assert counted == (mask == 1).sum() / (mask != 255).sum()
+
+
+def test_masks_without_foreground_give_no_score(worker, tmp_path) -> None:
+    empty = write_discs(tmp_path / "empty", num_train=3, num_test=2)
+    for path in (empty / "test/targets").iterdir():
+        write_png(path, np.zeros((32, 32)))
+    result = worker(data=empty).succeeded()
+    assert result.metrics[-1]["dice_dataset"] is None
+    assert result.metrics[-1]["dice_per_image"] is None
+    assert result.accuracies[-1] == 0
+    assert "have no foreground" in result.out

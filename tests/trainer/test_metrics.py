@@ -79,19 +79,30 @@ def test_class_that_occurs_nowhere_is_left_out():
     assert math.isnan(scores.per_class["class_3"]["dice"])
 
 
-def test_class_only_predicted_counts_zero():
+def test_classes_averaged_are_the_same_whatever_is_predicted():
+    # A trial that predicts a class that is in no mask is averaged over the same classes as others.
     names, predicted, target = masks(3)
-    scores = counted(3, names, predicted, target.clamp(max=1)).scores()
-    assert scores.classes_averaged == ("class_1", "class_2")
+    target = target.clamp(max=1)
+    scores = counted(3, names, predicted, target).scores()
+    assert scores.classes_averaged == ("class_1",)
+    assert scores.dice_dataset == pytest.approx(numpy_dice(predicted, target, 1), rel=1e-12)
+    assert scores.classes_averaged == counted(3, names, target, target).scores().classes_averaged
     assert scores.per_class["class_2"]["dice"] == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_empty_everywhere_predicted_empty_is_one(channels):
-    empty = torch.zeros(2, 4, 4, dtype=torch.long)
-    scores = counted(channels, ["a", "b"], empty, empty).scores()
-    assert (scores.dice_dataset, scores.dice_per_image, scores.pixel_accuracy) == (1, 1, 1)
-    assert scores.classes_averaged == ()
+@pytest.mark.parametrize("with_background", [True, False])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_masks_without_foreground_score_nothing(channels, with_background, ignored):
+    target = torch.full((2, 4, 4), 255 if ignored else 0)
+    options = {"include_background": with_background, "ignore_index": 255}
+    for predicted in (torch.zeros_like(target), torch.ones_like(target)):
+        scores = counted(channels, ["a", "b"], predicted, target, **options).scores()
+        assert math.isnan(scores.dice_dataset)
+        assert math.isnan(scores.dice_per_image)
+        assert scores.accuracy == 0
+        assert scores.as_json()["dice_dataset"] is None
+        assert scores.classes_averaged == ()
 
 
 def test_no_image_at_all_gives_no_crash():

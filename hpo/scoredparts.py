@@ -1,0 +1,139 @@
+"""What the masks of the parts that are scored hold, before anything is trained.
+
+A part without foreground scores nothing, and what a network gets for one and the same answer
+everywhere is worked out here, so that no such answer passes for a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.dataplan import DataFolder, DataSurvey
+from trainer.data.images import list_samples
+from trainer.data.survey import MaskCoding
+from trainer.errors import DataError
+from trainer.keypath import get_path
+
+Values = Mapping[int, int]  # pixels per stored mask value
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What decides which pixels and classes count.
+
+    Attributes:
+        coding: what mask values mean.
+        class_names: of all classes, if the user has given them.
+        ignore_index: class id of pixels that count nowhere.
+        include_background: whether class 0 is averaged, where there are more than two classes.
+    """
+
+    coding: MaskCoding
+    class_names: tuple[str, ...] | None = None
+    ignore_index: int | None = None
+    include_background: bool = True
+
+    def name(self, class_id: int) -> str:
+        """Return what a class is called, with the value that masks have for it."""
+        names = self.class_names
+        if names is not None and class_id < len(names):
+            known = names[class_id]
+        elif self.coding.num_classes == 2:
+            known = ("background", "foreground")[class_id]
+        else:
+            known = "background" if class_id == 0 else f"class_{class_id}"
+        if self.coding.kind == "threshold":
+            return known
+        return f"{known} (mask value {self.coding.values[class_id]})"
+
+    def class_counts(self, values: Values) -> NDArray[np.float64]:
+        """Return the pixels of each class of one mask; those that are ignored have none."""
+        stored = np.fromiter(values, dtype=np.int64)
+        counts = np.bincount(
+            self.coding.encode(stored).astype(np.int64),
+            weights=np.fromiter(values.values(), dtype=np.float64),
+            minlength=self.coding.num_classes,
+        ).astype(np.float64)
+        if self.ignore_index is not None and self.ignore_index < len(counts):
+            counts[self.ignore_index] = 0
+        return counts
+
+    def classes_in(self, values: Values) -> frozenset[int]:
+        """Return the ids of the classes that a mask shows."""
+        return frozenset(np.flatnonzero(self.class_counts(values)).tolist())
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """The images on which something is scored: of the search, or of its winner.
+
+    Attributes:
+        name: how messages call it.
+        counts: pixels of each class over all its masks, in masks: each has the same weight, as
+            it has once all are resized to one size.
+    """
+
+    name: str
+    counts: NDArray[np.float64]
+
+
+def scoring_of(base: Mapping[str, Any], coding: MaskCoding) -> Scoring:
+    """Return what a `neural_network` object says of what counts."""
+    names, ignored = get_path(base, "data.class_names"), get_path(base, "loss.ignore_index")
+    with_background = get_path(base, "metrics.include_background", True)
+    return Scoring(coding, tuple(names) if names else None, ignored, with_background is True)
+
+
+def scored_parts(
+    data: DataFolder, trained: DataFolder, survey: DataSurvey, scoring: Scoring
+) -> list[ScoredPart]:
+    """Return the parts that trials and their winner are scored on; none if not surveyed."""
+    parts = []
+    train, test = survey.values.get("train", {}), survey.values.get("test", {})
+    if train and trained.root != data.root and trained.test is not None:
+        names = [
+            pair.name
+            for pair in list_samples(
+                trained.root / trained.test.inputs, trained.root / trained.test.targets, "split "
+            )
+        ]
+        parts.append(score_part("validation images", [train[n] for n in names], scoring))
+    if test:
+        parts.append(score_part("test images", test.values(), scoring))
+    return parts
+
+
+def score_part(name: str, masks: Iterable[Values], scoring: Scoring) -> ScoredPart:
+    """Sum up a part's masks."""
+    masks = [*masks]
+    shares = [scoring.class_counts(values) / sum(values.values()) for values in masks]
+    return ScoredPart(name, np.sum(shares, axis=0))
+
+
+def check_parts(parts: Sequence[ScoredPart], scoring: Scoring) -> list[str]:
+    """Return a warning for each class that a part lacks.
+
+    Raises:
+        DataError: a part has no foreground, so that nothing could be scored on it.
+    """
+    warnings = []
+    for part in parts:
+        if not part.counts[1:].any():
+            raise DataError(
+                f"the {part.name} have no foreground: no pixel of any mask is of another class "
+                f"than {scoring.name(0)}, so there is nothing to score; move images with "
+                "foreground there, or see data.mask_values if the masks mean something else"
+            )
+        lacking = [c for c in range(len(part.counts)) if not part.counts[c]]
+        warnings += [
+            f"no mask of the {part.name} shows {scoring.name(c)}: the accuracy on them averages "
+            "the other classes"
+            for c in lacking
+            if c != scoring.ignore_index
+        ]
+    return warnings

@@ -1,0 +1,74 @@
+"""A search is scored on parts that hold something to score, and says what they lack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support import SMALL, Run, one_error, write_discs
+
+VALIDATION = ("--select-on", "validation", "--dry-run")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_discs(tmp_path / "data")
+
+
+def masks(data: Path, part: str) -> list[Path]:
+    return sorted((data / part / "targets").iterdir())
+
+
+def paint(path: Path, values: np.ndarray) -> None:
+    cv2.imwrite(str(path), values.astype(np.uint8))
+
+
+@pytest.mark.parametrize("select_on", ["test", "validation"])
+def test_test_part_without_foreground_is_refused(run: Run, data: Path, select_on: str) -> None:
+    for path in masks(data, "test"):
+        paint(path, np.zeros((32, 32)))
+    result = run("rml-optimize", *SMALL, "--select-on", select_on, "--dry-run")
+    assert "test images have no foreground" in one_error(result)
+
+
+def test_part_of_ignored_pixels_alone_is_refused(run: Run, data: Path) -> None:
+    for part in ("train", "test"):
+        for path in masks(data, part):
+            mask = (cv2.imread(str(path), 0) > 0).astype(np.uint8)
+            paint(path, mask if part == "train" else np.full((32, 32), 2))
+    result = run("rml-optimize", *SMALL, *VALIDATION, "--set", "loss.ignore_index=2")
+    assert "test images have no foreground" in one_error(result)
+
+
+def test_foreground_of_few_images_is_in_the_validation_part(run: Run, data: Path) -> None:
+    for path in masks(data, "train")[:-2]:
+        paint(path, np.zeros((32, 32)))
+    result = run("rml-optimize", *SMALL, *VALIDATION)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (split,) = (data.parent / "runs").glob("*/split_*")
+    for part in ("train", "validation"):
+        assert any(cv2.imread(str(path), 0).any() for path in masks(split, part))
+
+
+def test_validation_part_without_foreground_is_refused(run: Run, data: Path) -> None:
+    for path in masks(data, "train")[1:]:  # the first one is not in the validation part
+        paint(path, np.zeros((32, 32)))
+    error = one_error(run("rml-optimize", *SMALL, *VALIDATION))
+    assert "validation images have no foreground" in error
+
+
+def test_class_that_a_part_lacks_is_named(run: Run, data: Path) -> None:
+    for part in ("train", "test"):
+        for path in masks(data, part):
+            mask = (cv2.imread(str(path), 0) > 0).astype(np.uint8)
+            mask[:3, :3] = 2 if part == "train" else 0
+            paint(path, mask)
+    result = run(
+        "rml-optimize", *SMALL, *VALIDATION, "--loss", "NLL,Dice",
+        "--set", 'data.class_names=["tissue","cyst","lesion"]',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "warning: no mask of the test images shows lesion (mask value 2)" in result.stdout
+    assert "validation images shows" not in result.stdout
