@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data, group_of
 from hpo.errors import UsageError
+from hpo.scoredparts import Scoring, score_part
+from hpo.trivial import trivial_scores
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
@@ -50,6 +52,7 @@ class DataCheck:
         types: "uint8 gray" and the like -> images.
         histogram: share of pixels in each sixteenth of the full scale, colours averaged.
         levels: (smallest, largest) pixel value.
+        trivial: part -> class -> its Dice if every pixel is taken for it.
         near_duplicates: pairs of names within one part.
     """
 
@@ -61,6 +64,7 @@ class DataCheck:
     levels: tuple[int, int] = (0, 0)
     masks: str = ""
     classes: list[ClassFacts] = field(default_factory=list)
+    trivial: dict[str, dict[str, float]] = field(default_factory=dict)
     near_duplicates: int = 0
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
@@ -245,6 +249,7 @@ def _judge_masks(
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
+    check.trivial = {part: _trivial(looked, part, coding) for part in check.num_pairs}
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
     for facts in check.classes:
@@ -263,6 +268,13 @@ def _judge_masks(
             f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
         )
     return coding
+
+
+def _trivial(looked: Sequence[Looked], part: str, coding: MaskCoding) -> dict[str, float]:
+    scoring = Scoring(coding)
+    masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
+    scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)
+    return {entry.class_name: round(entry.of_class, 6) for entry in scores}
 
 
 def _judge_leaks(

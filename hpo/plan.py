@@ -35,6 +35,7 @@ from hpo.scoredparts import check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.trivial import trivial_scores
 from hpo.weights import find_weights
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import OPTIMIZERS, known_losses
@@ -158,6 +159,12 @@ class _Planner:
                 ],
             ),
             warnings=tuple(warnings),
+            trivial={
+                part.name: trivial_scores(
+                    part, scoring, has_one_channel=facts.output_shape[-1] == 1
+                )
+                for part in parts
+            },
         )
 
     def _refuse_options_without_effect(self) -> None:

@@ -38,18 +38,21 @@ class Scoring:
     ignore_index: int | None = None
     include_background: bool = True
 
-    def name(self, class_id: int) -> str:
-        """Return what a class is called, with the value that masks have for it."""
+    def short_name(self, class_id: int) -> str:
+        """Return what a class is called."""
         names = self.class_names
         if names is not None and class_id < len(names):
-            known = names[class_id]
-        elif self.coding.num_classes == 2:
-            known = ("background", "foreground")[class_id]
-        else:
-            known = "background" if class_id == 0 else f"class_{class_id}"
+            return names[class_id]
+        if self.coding.num_classes == 2:
+            return ("background", "foreground")[class_id]
+        return "background" if class_id == 0 else f"class_{class_id}"
+
+    def name(self, class_id: int) -> str:
+        """Return what a class is called, with the value that masks have for it."""
+        name = self.short_name(class_id)
         if self.coding.kind == "threshold":
-            return known
-        return f"{known} (mask value {self.coding.values[class_id]})"
+            return name
+        return f"{name} (mask value {self.coding.values[class_id]})"
 
     def class_counts(self, values: Values) -> NDArray[np.float64]:
         """Return the pixels of each class of one mask; those that are ignored have none."""

@@ -30,6 +30,7 @@ from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
+from hpo.trivial import TrivialScore, describe_trivial, no_better_than
 from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
@@ -182,6 +183,10 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("data", str(spec.data.root)),
         ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
         ("masks", spec.survey.coding.describe()),
+        *(
+            (f"one answer everywhere, {part}", f"dice_dataset {describe_trivial(scores)}")
+            for part, scores in spec.trivial.items()
+        ),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
@@ -258,10 +263,12 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
         say(f"  {ending.tested}, used for this only")
+        _compare_with_trivial(ending.tested.dice_dataset, spec.trivial_on("test"), say)
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "
@@ -284,6 +291,13 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
         say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+
+
+def _compare_with_trivial(
+    value: float, trivial: tuple[TrivialScore, ...], say: Callable[[str], None]
+) -> None:
+    if (text := no_better_than(value, trivial)) is not None:
+        say(f"  warning: {text}")
 
 
 def _command(name: str) -> str:

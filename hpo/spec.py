@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from hpo.dataplan import DataFolder, DataSurvey
 from hpo.inputs import NetworkChoice
 from hpo.launchers import Launcher, Mount
 from hpo.space import SearchSpace, build_config
+from hpo.trivial import TrivialScore
 from hpo.weights import StartWeights
 from trainer.keypath import set_path
 from trainer.networks import NetworkFacts
@@ -67,6 +68,7 @@ class StudySpec:
         published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
         warnings: what the user should know before the first trial.
+        trivial: part that is scored -> what one answer for every pixel scores on it.
     """
 
     name: str
@@ -92,11 +94,16 @@ class StudySpec:
     published: str | None
     hashes: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    trivial: Mapping[str, tuple[TrivialScore, ...]] = field(default_factory=dict)
 
     @property
     def num_warmup_epochs(self) -> int:
         """Epochs that no pruner touches: a learning curve says little before."""
         return max(3, -(-self.num_epochs // 5))
+
+    def trivial_on(self, part: str) -> tuple[TrivialScore, ...]:
+        """Return what one answer for every pixel scores on "test" or "validation"."""
+        return self.trivial.get(f"{part} images", ())
 
     def network_of(self, chosen: Mapping[str, Any]) -> str:
         """Return the value of `layers` in a trial: what was sampled, else the only one."""

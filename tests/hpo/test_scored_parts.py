@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support import SMALL, Run, one_error, write_discs
+import torch
+from support import SMALL, Run, one_error, standin_settings, write_discs
+
+from trainer.metrics import SegmentationCounts
 
 VALIDATION = ("--select-on", "validation", "--dry-run")
 
@@ -72,3 +76,32 @@ def test_class_that_a_part_lacks_is_named(run: Run, data: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "warning: no mask of the test images shows lesion (mask value 2)" in result.stdout
     assert "validation images shows" not in result.stdout
+
+
+def test_best_trial_that_is_one_answer_everywhere_is_called_so(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    shares = [np.mean(cv2.imread(str(path), 0) > 0) for path in masks(data, "test")]
+    share = float(np.mean(shares))
+    trivial = 2 * share / (1 + share)
+    worker = standin_settings(tmp_path, {"curve": {"0": [trivial] * 3, "1": [0.1] * 3}})
+    command = ("rml-optimize", *SMALL, "--num-trials", 2, "--worker", worker, "--jobs", 1)
+    result = run(*command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"foreground {trivial:.4f}, background 0.0000" in result.stdout
+    assert f"'foreground' everywhere scores {trivial:.4f}" in result.stdout
+    worker = standin_settings(tmp_path, {"curve": {"0": [0.99] * 3, "1": [0.1] * 3}})
+    better = run(*command[:-4], "--worker", worker, "--jobs", 1, "--study-name", "better")
+    assert better.returncode == 0, better.stdout + better.stderr
+    assert "one answer for every pixel" not in better.stdout
+
+
+def test_check_and_training_agree_on_what_one_answer_scores(run: Run, data: Path) -> None:
+    found = json.loads(run("rml-data", "check", data, "--json").stdout)
+    target = np.stack([cv2.imread(str(path), 0) > 0 for path in masks(data, "test")])
+    everywhere = torch.ones(target.shape, dtype=torch.long)
+    counts = SegmentationCounts(1, None)
+    counts.update([str(i) for i in range(len(target))], everywhere, torch.tensor(target).long())
+    assert found["trivial"]["test"]["foreground"] == pytest.approx(
+        counts.scores().dice_dataset, abs=1e-6
+    )
