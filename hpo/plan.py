@@ -29,6 +29,7 @@ from hpo.inputs import (
     hash_text,
     refuse_other_data,
 )
+from hpo.intervals import Grouping
 from hpo.options import Options
 from hpo.rules import SCORING_RULES
 from hpo.scoredparts import check_parts, scored_parts, scoring_of
@@ -97,10 +98,12 @@ class _Planner:
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         scoring = scoring_of(base, survey.coding)
         fraction, group_by, trained = None, None, data
+        grouping = Grouping(data.root, None)
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
             pattern, table = group_by, read_groups(data.root)
+            grouping = Grouping(data.root, pattern)
             if pattern is None and table:
                 group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
             classes_of = {
@@ -118,6 +121,11 @@ class _Planner:
                 )
         parts = scored_parts(data, trained, survey, scoring)
         warnings = check_parts(parts, scoring)
+        if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
+            warnings.append(
+                f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "
+                "one): each counts as a patient of its own in the interval of the test score"
+            )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None
@@ -147,6 +155,7 @@ class _Planner:
             select_on=select_on,
             validation_fraction=fraction,
             group_by=group_by,
+            grouping=grouping,
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,

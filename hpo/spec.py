@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hpo.dataplan import DataFolder, DataSurvey
 from hpo.inputs import NetworkChoice
+from hpo.intervals import Grouping
 from hpo.launchers import Launcher, Mount
 from hpo.space import SearchSpace, build_config
 from hpo.trivial import TrivialScore
@@ -64,6 +65,7 @@ class StudySpec:
             config fields that go with that network.
         weights: what trials start from, None for random weights.
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        grouping: which images are of one patient.
         facts: the network of the base config.
         published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
@@ -88,6 +90,7 @@ class StudySpec:
     select_on: Literal["test", "validation"]
     validation_fraction: float | None
     group_by: str | None
+    grouping: Grouping
     pruner: Literal["median", "hyperband", "none"]
     sampler: Literal["tpe", "random"]
     seed: int
@@ -141,6 +144,7 @@ class StudySpec:
             "folder": "data" if trained.root == self.data.root else trained.root.name,
             "train": [str(trained.train.inputs), str(trained.train.targets)],
             "test": [str(trained.test.inputs), str(trained.test.targets)],
+            "group_by": self.grouping.pattern,
         }
 
     def worker_config(self, launcher: Launcher, chosen: Mapping[str, Any]) -> dict[str, Any]:
