@@ -22,6 +22,7 @@ from hpo.trivial import trivial_scores
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
+from trainer.data.doubts import doubts_about
 from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -249,6 +250,8 @@ def _judge_masks(
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
+    for doubt in doubts_about(coding):
+        (check.problems if doubt.is_wrong else check.advice).append(str(doubt))
     check.trivial = {part: _trivial(looked, part, coding) for part in check.num_pairs}
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")

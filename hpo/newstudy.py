@@ -13,6 +13,7 @@ from hpo.errors import UsageError
 from hpo.plan import DEFAULT_DATA
 from hpo.studyfile import STUDY_FILE
 from studies.prepare.groups import read_groups
+from trainer.data.doubts import doubts_about
 from trainer.rundir import write_atomic
 
 RARE_SHARE = 0.05  # of the pixels: below, losses that count pixels learn to predict nothing
@@ -112,6 +113,7 @@ def write_study(
         command += f" --data {shlex.quote(str(data))}"
     return [
         f"written: {path}",
+        *(f"warning: {doubt}" for doubt in doubts_about(survey.coding)),
         "next: edit it, and see what it would do:",
         f"  {command} --dry-run",
     ]

@@ -32,7 +32,7 @@ from hpo.inputs import (
 from hpo.intervals import Grouping
 from hpo.options import Options
 from hpo.rules import SCORING_RULES
-from hpo.scoredparts import check_parts, scored_parts, scoring_of
+from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
@@ -97,6 +97,7 @@ class _Planner:
         )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         scoring = scoring_of(base, survey.coding)
+        warnings = check_coding(scoring)
         fraction, group_by, trained = None, None, data
         grouping = Grouping(data.root, None)
         if select_on == "validation":
@@ -120,7 +121,7 @@ class _Planner:
                     data, target, fraction=fraction, group_by=pattern, classes_of=classes_of
                 )
         parts = scored_parts(data, trained, survey, scoring)
-        warnings = check_parts(parts, scoring)
+        warnings += check_parts(parts, scoring)
         if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
             warnings.append(
                 f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, DataSurvey
+from trainer.data.doubts import doubts_about
 from trainer.data.images import list_samples
 from trainer.data.survey import MaskCoding
 from trainer.errors import DataError
@@ -118,6 +119,21 @@ def score_part(name: str, masks: Iterable[Values], scoring: Scoring) -> ScoredPa
     return ScoredPart(name, np.sum(shares, axis=0))
 
 
+def check_coding(scoring: Scoring) -> list[str]:
+    """Return what is odd about the mask values.
+
+    Raises:
+        DataError: they cannot mean what they were taken for.
+    """
+    doubts = doubts_about(
+        scoring.coding, class_names=scoring.class_names, ignore_index=scoring.ignore_index
+    )
+    for doubt in doubts:
+        if doubt.is_wrong:
+            raise DataError(f"masks: {doubt} (with --set, or in study.toml)")
+    return [str(doubt) for doubt in doubts]
+
+
 def check_parts(parts: Sequence[ScoredPart], scoring: Scoring) -> list[str]:
     """Return a warning for each class that a part lacks.
 
@@ -125,6 +141,8 @@ def check_parts(parts: Sequence[ScoredPart], scoring: Scoring) -> list[str]:
         DataError: a part has no foreground, so that nothing could be scored on it.
     """
     warnings = []
+    # Of one that no mask at all shows, `check_coding` speaks.
+    known = scoring.classes_in(scoring.coding.counts)
     for part in parts:
         if not part.counts[1:].any():
             raise DataError(
@@ -137,6 +155,6 @@ def check_parts(parts: Sequence[ScoredPart], scoring: Scoring) -> list[str]:
             f"no mask of the {part.name} shows {scoring.name(c)}: the accuracy on them averages "
             "the other classes"
             for c in lacking
-            if c != scoring.ignore_index
+            if c != scoring.ignore_index and (c in known or scoring.class_names)
         ]
     return warnings

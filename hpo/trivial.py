@@ -49,7 +49,7 @@ def trivial_scores(
             float(dices[c] / averaged.sum()) if averaged[c] else 0.0,
             float(dices[c]),
         )
-        for c in np.flatnonzero(occurs)
+        for c in np.flatnonzero(occurs).tolist()
     ]
     return tuple(sorted(found, key=lambda entry: -entry.dice_dataset))
 

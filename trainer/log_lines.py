@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trainer.config import NeuralNetwork
+from trainer.data.doubts import doubts_about
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.log import Log
 from trainer.metrics import Scores
@@ -80,6 +81,11 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     if data.coding is not None:
         kind = "Labels" if data.is_classification else "Mask values"
         log(f"{kind} {data.coding.describe()}")
+        ignored = config.loss.ignore_index if config.loss else None
+        names = config.data.class_names
+        if not data.is_classification:
+            for doubt in doubts_about(data.coding, class_names=names, ignore_index=ignored):
+                log(f"warning: {doubt}")
     if data.is_classification:
         log("Accuracy, also in the test log: the share of samples whose class is found")
 

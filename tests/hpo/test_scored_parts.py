@@ -105,3 +105,42 @@ def test_check_and_training_agree_on_what_one_answer_scores(run: Run, data: Path
     assert found["trivial"]["test"]["foreground"] == pytest.approx(
         counts.scores().dice_dataset, abs=1e-6
     )
+
+
+def recode(data: Path, background: int, foreground: int) -> None:
+    for part in ("train", "test"):
+        for path in masks(data, part):
+            is_foreground = cv2.imread(str(path), 0) > 0
+            paint(path, np.where(is_foreground, foreground, background))
+
+
+def test_masks_without_0_are_refused_with_the_setting_that_mends_it(run: Run, data: Path) -> None:
+    recode(data, 1, 2)
+    error = one_error(run("rml-optimize", *SMALL, *VALIDATION))
+    assert "data.mask_values=[1, 2]" in error
+    mended = run("rml-optimize", *SMALL, *VALIDATION, "--set", "data.mask_values=[1,2]")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    check = run("rml-data", "check", data)
+    assert "PROBLEM: mask values are 1, 2 and no pixel is 0" in check.stdout
+
+
+def test_class_ids_that_never_occur_are_warned_of(run: Run, data: Path) -> None:
+    recode(data, 0, 2)
+    result = run("rml-optimize", *SMALL, *VALIDATION, "--loss", "NLL,Dice")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "warning: no mask has the class id 1" in result.stdout
+    assert "data.mask_values=[0, 2]" in result.stdout
+    mended = run("rml-optimize", *SMALL, *VALIDATION, "--set", "data.mask_values=[0,2]")
+    assert "no mask has" not in mended.stdout
+    assert "no mask has the class id 1" in run("rml-data", "check", data).stdout
+
+
+def test_masks_of_mostly_foreground_are_asked_about(run: Run, data: Path) -> None:
+    recode(data, 255, 0)
+    result = run("rml-optimize", *SMALL, *VALIDATION)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "are the masks inverted? If so, set data.mask_values=[255, 0]" in result.stdout
+    turned = run("rml-optimize", *SMALL, *VALIDATION, "--set", "data.mask_values=[255,0]")
+    assert turned.returncode == 0, turned.stdout + turned.stderr
+    assert "inverted" not in turned.stdout
+    assert "are the masks inverted?" in run("rml-data", "check", data).stdout
