@@ -13,6 +13,7 @@ import optuna
 
 from hpo.dataplan import Part
 from hpo.errors import HpoError
+from hpo.figures import WITH, WITHOUT, describe_averages, numbers, read_figures
 from hpo.folders import locked, read_json
 from hpo.intervals import Grouping, Interval, interval_of_runs
 from hpo.launchers import Launcher, Mount, Slot
@@ -45,6 +46,8 @@ class TestScore:
     num_images: int
     num_drawn: int | None = None
     drawn: str | None = None
+    dice_with_background: float | None = None
+    dice_without_background: float | None = None
 
     @classmethod
     def read(cls, model: Path) -> TestScore | None:
@@ -73,7 +76,9 @@ class TestScore:
             text += f" ({'95 % interval ' if self.interval else ''}{found})"
         if self.dice_per_image is not None:
             text += f", dice_per_image {self.dice_per_image:.4f}"
-        return f"{text} on the {self.num_images} test images"
+        text += f" on the {self.num_images} test images"
+        averages = describe_averages(numbers(asdict(self)))
+        return f"{text} ({averages})" if averages else text
 
 
 def score_winner(
@@ -155,12 +160,13 @@ def read_test_score(
 ) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
     found = interval_of_runs([run_dir], grouping)
-    entries = rundir.read_metrics(run_dir)
-    per_image = entries[-1].get("dice_per_image") if entries else None
+    figures = read_figures(run_dir)
     return TestScore(
         trial=trial,
         dice_dataset=accuracy,
-        dice_per_image=per_image if isinstance(per_image, float) else None,
+        dice_per_image=figures.get("dice_per_image"),
+        dice_with_background=figures.get(WITH),
+        dice_without_background=figures.get(WITHOUT),
         interval=found.bounds if found else None,
         num_images=num_images,
         num_drawn=found.num_groups if found else None,

@@ -49,6 +49,8 @@ validation_fraction = 0.2
 {group_by}
 
 [config]    # any field of the worker's config, fixed
+# Whether the accuracy averages the background, too, where the network has several channels.
+"metrics.include_background" = true
 "data.batch_size" = {batch_size}
 "data.test_batch_size" = {test_batch_size}
 

@@ -267,6 +267,9 @@ class _Planner:
             key, value = parse_setting(text)
             refuse_owned(key, "--set")
             set_path(base, key, value)
+        # Said in every config: what an engine takes for the default may be another.
+        if get_path(base, "metrics.include_background") is None:
+            set_path(base, "metrics.include_background", True)
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):

@@ -52,6 +52,7 @@ REWRITE_SHARE = 20  # `list_acc.json` is rewritten for at most a 20th of the tim
 class Candidate:
     """A finished trial's model, before it is known whether it is the best.
 
+    `figures` are those beside the score (`hpo.figures`).
     `config` is the trial's config as the worker got it, but with the host's own data paths.
     """
 
@@ -59,7 +60,7 @@ class Candidate:
     attempt: int
     score: float
     epoch: int
-    dice_per_image: float | None
+    figures: Mapping[str, float]
     run_dir: Path
     config: Mapping[str, Any]
     params: Mapping[str, Any]
@@ -188,7 +189,8 @@ class Results:
                     "epoch": candidate.epoch,
                     "selected_on": self._spec.select_on,
                     "dice_dataset": candidate.score,
-                    "dice_per_image": candidate.dice_per_image,
+                    "dice_per_image": None,
+                    **candidate.figures,
                     "params": dict(candidate.params),
                 },
             )

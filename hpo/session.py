@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -18,7 +19,9 @@ from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, open_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import HpoError, UsageError
+from hpo.figures import describe_averages, numbers
 from hpo.finish import TestScore, score_winner
+from hpo.folders import TRIAL_FILE, read_json
 from hpo.launchers import Launcher, choose_launcher
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
@@ -26,12 +29,12 @@ from hpo.options import Options
 from hpo.outcome import FailurePolicy
 from hpo.progress import Reporter, describe_values, make_reporter
 from hpo.results import Results
+from hpo.scorekeys import dropped, scored_by
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
-from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -103,7 +106,7 @@ def run_session(
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
-    _warn_of_dropped_settings(options, launcher, reporter)
+    _warn_of_dropped_settings(spec, options, launcher, reporter)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -163,13 +166,22 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error}")
 
 
-def _warn_of_dropped_settings(options: Options, launcher: Launcher, reporter: Reporter) -> None:
-    """Say which of the user's own settings the worker does not know, so does not get."""
+def _warn_of_dropped_settings(
+    spec: StudySpec, options: Options, launcher: Launcher, reporter: Reporter
+) -> None:
+    """Say which settings the worker does not know, so does not get: the user's own, and those
+    without which its scores are others."""
     known = launcher.capabilities()
     for text in options.search.set or ():
         key = parse_setting(text)[0]
-        if key in EXTENSIONS and key not in known:
+        if dropped([key], known):
             reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
+    for key, value in scored_by(spec.base, spec.space).items():
+        if dropped([key], known):
+            reporter.warn_once(
+                f"{key}={json.dumps(value)} changes the score; this worker does not know it and "
+                "does not get it, so its scores are not what the plan says"
+            )
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
@@ -191,6 +203,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
         ("trials are compared on", _selection_text(spec)),
+        ("by", f"dice_dataset, {spec.averaged}"),
         ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
     ]
     if spec.published is not None:
@@ -263,6 +276,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    model = read_json(spec.folders.best_model / TRIAL_FILE) if ending.model_of == number else {}
+    if averages := describe_averages(numbers(model)):
+        say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
     _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")

@@ -12,10 +12,11 @@ from hpo.dataplan import DataFolder, DataSurvey
 from hpo.inputs import NetworkChoice
 from hpo.intervals import Grouping
 from hpo.launchers import Launcher, Mount
+from hpo.rules import SCORING_KEY, SCORING_RULES
 from hpo.space import SearchSpace, build_config
 from hpo.trivial import TrivialScore
 from hpo.weights import StartWeights
-from trainer.keypath import set_path
+from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
 
@@ -104,6 +105,15 @@ class StudySpec:
         """Epochs that no pruner touches: a learning curve says little before."""
         return max(3, -(-self.num_epochs // 5))
 
+    @property
+    def averaged(self) -> str:
+        """Say which classes the accuracy averages."""
+        if self.facts.output_shape[-1] == 1:
+            return "of the foreground, the network's one class"
+        if get_path(self.base, "metrics.include_background", True) is True:
+            return "averaged over all classes, the background among them"
+        return "averaged over the classes without the background"
+
     def trivial_on(self, part: str) -> tuple[TrivialScore, ...]:
         """Return what one answer for every pixel scores on "test" or "validation"."""
         return self.trivial.get(f"{part} images", ())
@@ -175,6 +185,7 @@ class StudySpec:
             for name, network in self.networks.items()
         }
         return entries | {
+            SCORING_KEY: str(SCORING_RULES),
             "data": f"{self.survey.num_train} + {self.survey.num_test} images, "
             f"hash {self.survey.fingerprint}",
             "epochs": str(self.num_epochs),

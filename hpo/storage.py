@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.agreement import IDENTITY, agree, start_over
 from hpo.database import retry_first_start
 from hpo.errors import UsageError
+from hpo.rules import EARLIER, SCORING_KEY
 from hpo.sampling import OneLookStorage
 from hpo.spec import StudySpec
 
@@ -73,6 +74,15 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
             )
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
     stored = agreed[IDENTITY]
+    rules = stored.get(SCORING_KEY, EARLIER)
+    if rules != identity[SCORING_KEY] and not start_over(rdb, study._study_id, identity):
+        raise UsageError(
+            f"study {spec.name!r} was scored by other rules (version {rules}, and this program's "
+            f"are version {identity[SCORING_KEY]}), so its scores and new ones cannot be "
+            f"compared; start a new study with "
+            f"--study-name {shlex.quote(_free_name(spec.name, storage))}, or go on with the "
+            "release that began it"
+        )
     # Where nothing came of another search, nothing is mixed.
     if stored != identity and not start_over(rdb, study._study_id, identity):
         keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))

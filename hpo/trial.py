@@ -15,6 +15,7 @@ import optuna
 
 from hpo.attempt import prepare_attempt, remove_checkpoints
 from hpo.database import Patience
+from hpo.figures import read_figures
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -36,7 +37,6 @@ from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
 from hpo.watch import STOP_GRACE_S, Watch
-from trainer import rundir
 from trainer.config import parse_config
 from trainer.errors import ConfigError
 
@@ -216,7 +216,7 @@ class TrialRunner:
                 attempt=lease.attempt,
                 score=watched.score,
                 epoch=watched.epoch,
-                dice_per_image=read_dice_per_image(run_dir, watched.epoch),
+                figures=read_figures(run_dir, watched.epoch),
                 run_dir=run_dir,
                 config=host_config,
                 params=job.chosen,
@@ -291,11 +291,3 @@ class _Job:
     number: int
     chosen: dict[str, Any]
     clock: Stopwatch
-
-
-def read_dice_per_image(run_dir: Path, epoch: int) -> float | None:
-    """Return the other Dice of an epoch, where the engine reports it."""
-    for entry in rundir.read_metrics(run_dir):
-        if entry.get("epoch") == epoch and isinstance(entry.get("dice_per_image"), float):
-            return float(entry["dice_per_image"])
-    return None

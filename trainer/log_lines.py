@@ -174,6 +174,14 @@ def log_scores(log: Log, scores: Scores) -> None:
         f"dice_per_image = {scores.dice_per_image:.6f} "
         f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images)"
     )
+    if scores.dice_with_background is not None and scores.dice_without_background is not None:
+        first = next(iter(scores.per_class))
+        which = "with" if first in scores.classes_averaged else "without"
+        log(
+            f"dice_dataset with {first} = {scores.dice_with_background:.6f}, without = "
+            f"{scores.dice_without_background:.6f}; the accuracy is the one {which} it "
+            "(metrics.include_background)"
+        )
 
 
 def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:

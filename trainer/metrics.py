@@ -54,6 +54,9 @@ class Scores:
     pixel_accuracy: float
     classes_averaged: tuple[str, ...]
     num_images: int
+    # The averages over several channels, of which `dice_dataset` is one: with class 0 and without.
+    dice_with_background: float | None = None
+    dice_without_background: float | None = None
     is_classification: bool = False
     plugins: dict[str, float] = field(default_factory=dict)  # the user's own; NaN: undefined
 
@@ -76,6 +79,11 @@ class Scores:
             del plain["plugins"]
         for name in ("dice_dataset", "dice_per_image", "pixel_accuracy"):
             plain[name] = _or_none(plain[name])
+        for name in ("dice_with_background", "dice_without_background"):
+            if plain[name] is None:
+                del plain[name]
+            else:
+                plain[name] = _or_none(plain[name])
         plain["classes_averaged"] = list(self.classes_averaged)
         plain["per_class"] = {
             name: {figure: _or_none(value) for figure, value in figures.items()}
@@ -95,7 +103,7 @@ class SegmentationCounts:
         self,
         num_channels: int,
         class_names: Sequence[str] | None,
-        include_background: bool = False,
+        include_background: bool = True,
         ignore_index: int | None = None,
         *,
         with_hd95: bool = False,
@@ -107,7 +115,8 @@ class SegmentationCounts:
         Args:
             num_channels: 1 for one foreground class, else the number of classes.
             class_names: one per channel; with one channel also (background, foreground).
-            include_background: average class 0 as well; of no effect with one channel.
+            include_background: average class 0 as well, as the tutorials do ("averaged across
+                all classes"); of no effect with one channel.
             ignore_index: class id of pixels that count nowhere.
             with_hd95: also measure the 95 % Hausdorff distance. Costs two distance transforms
                 per image and class on the CPU, so it is for a final evaluation.
@@ -165,15 +174,16 @@ class SegmentationCounts:
             DataError: a target holds an id that is neither a class nor ignored.
         """
         self._settle()
-        averaged = self._pooled[self._averaged]
-        occurs = averaged[:, TARGET] > 0
-        if not self._has_foreground():
-            occurs[:] = False
-        names = zip(self._names[self._averaged], occurs, strict=True)
-        kept = [name for name, is_kept in names if is_kept]
-        averaged = averaged[occurs]
+        kept = []
+        if self._has_foreground():
+            occurs = self._pooled[self._averaged, TARGET] > 0
+            names = zip(self._names[self._averaged], occurs, strict=True)
+            kept = [name for name, is_kept in names if is_kept]
+        has_background = self._first == 0 and not self._is_classification
         return Scores(
-            dice_dataset=float(mean_of_present(dice_of_counts(averaged), averaged)),
+            dice_dataset=self._dice_dataset(self._averaged),
+            dice_with_background=self._dice_dataset(slice(None)) if has_background else None,
+            dice_without_background=self._dice_dataset(slice(1, None)) if has_background else None,
             dice_per_image=self._dice_per_image(kept),
             per_class={name: self._figures(c) for c, name in enumerate(self._names)},
             pixel_accuracy=_ratio(self._correct, self._pixels),
@@ -250,6 +260,12 @@ class SegmentationCounts:
             [hd95_px(p == c, t == c) for c in classes]
             for p, t in zip(predicted, target, strict=True)
         )
+
+    def _dice_dataset(self, classes: slice) -> float:
+        if not self._has_foreground():
+            return math.nan
+        counts = self._pooled[classes]
+        return float(mean_of_present(dice_of_counts(counts), counts))
 
     def _has_foreground(self) -> bool:
         """Say whether a class but the background occurs; each is as good as another of labels."""

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from hpo.figures import WITH, WITHOUT
 from hpo.intervals import Grouping, interval_of_runs
 from hpo.progress import describe_values
+from hpo.provenance import PROVENANCE
 from hpo.storage import score
 from trainer import rundir
+from trainer.keypath import get_path
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -52,6 +55,14 @@ def write_tables(
         "does not hold what varies between trainings.",
         "dice_dataset pools the pixels of all images, dice_per_image averages over images. "
         "selected: the search's score, the best of its trials, so optimistic.",
+        *(
+            [
+                "dice_dataset is averaged over classes, of which the background is "
+                f"{'one' if _has_background(trials[0]) else 'none'}; both averages are given."
+            ]
+            if any(entry.get(WITH) is not None for entry in results)
+            else []
+        ),
     ]
     table = str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     text = f"{table}\n\n" + "\n\n".join(notes) + "\n"
@@ -61,6 +72,11 @@ def write_tables(
     comments = "".join(f"% {note}\n" for note in notes)
     rundir.write_atomic(folder / "confirm.tex", f"{comments}{tex}\n")
     return table
+
+
+def _has_background(trial: FrozenTrial) -> bool:
+    config = trial.user_attrs[PROVENANCE]["config"]
+    return get_path(config, "metrics.include_background") is True
 
 
 def _drawn(grouping: Grouping) -> str:
@@ -80,6 +96,11 @@ def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[st
         "dice_dataset": spread(results, "dice_dataset"),
         "95 % interval": str(interval) if interval else ABSENT,
         "dice_per_image": spread(results, "dice_per_image"),
+        **{
+            name: spread(results, key)
+            for key, name in ((WITH, "with background"), (WITHOUT, "without"))
+            if any(entry.get(key) is not None for entry in results)
+        },
     }
 
 

@@ -55,7 +55,7 @@ def _installed_metrics(value: Any) -> Any:
 class Metrics(Section):
     """How the accuracy is averaged, and what else is measured (ours)."""
 
-    include_background: bool = False
+    include_background: bool = True
     hd95: bool = False
     plugins: Annotated[tuple[str, ...], BeforeValidator(_installed_metrics)] = ()
 

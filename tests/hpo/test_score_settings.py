@@ -1,0 +1,97 @@
+"""What a score is, is said: in the plan, in every config, and where a worker cannot do it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import cv2
+import pytest
+from support import Run, one_error, optimize, standin_settings, write_discs
+
+
+@pytest.fixture
+def organs(tmp_path: Path) -> Path:
+    """Three classes: a disc and a corner."""
+    root = write_discs(tmp_path / "data")
+    for path in root.glob("*/targets/*"):
+        mask = (cv2.imread(str(path), 0) > 0).astype("uint8")
+        mask[:8, :8] = 2
+        cv2.imwrite(str(path), mask)
+    return root
+
+
+def test_both_averages_are_given_and_the_config_says_which(
+    run: Run, organs: Path, tmp_path: Path
+) -> None:
+    result = run(
+        "rml-optimize", *optimize(organs, "--num-trials", 1, "--loss", "Dice,NLL"),
+        "--select-on", "validation",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "averaged over all classes, the background among them" in result.stdout
+    trial, test = (
+        json.loads((tmp_path / f"best_model/{name}.json").read_text())
+        for name in ("trial", "test")
+    )
+    for scores in (trial, test):
+        assert scores["dice_dataset"] == pytest.approx(scores["dice_with_background"], abs=1e-6)
+        assert f"{scores['dice_without_background']:.4f} without it" in result.stdout
+    config = json.loads((tmp_path / "best_model/config.json").read_text())["neural_network"]
+    assert config["metrics"]["include_background"] is True
+
+
+def test_settings_that_a_worker_drops_are_named_before_the_first_trial(
+    run: Run, organs: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    run("rml-optimize", "--new-study", study, "--data", organs)
+    text = (study / "study.toml").read_text()
+    assert '"metrics.include_background" = true' in text
+    (study / "study.toml").write_text(
+        text.replace('include_background" = true', 'include_background" = false')
+    )
+    worker = standin_settings(tmp_path, {"capabilities": []})
+    result = run(
+        "rml-optimize", *optimize(organs, "--num-trials", 1, "--worker", worker, "--study", study)
+    )
+    said = result.stdout.index("warning: metrics.include_background=false changes the score")
+    assert said < result.stdout.index("trial 0")
+    as_contract = run(
+        "rml-optimize", *optimize(organs, "--num-trials", 1, "--worker", worker),
+        "--loss", "NLL,Dice", "--study-name", "other",
+    )  # fmt: skip
+    assert as_contract.returncode == 0, as_contract.stdout + as_contract.stderr
+    assert "changes the score" not in as_contract.stdout
+
+
+def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
+    run: Run, organs: Path, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {})
+    command = (
+        *optimize(organs, "--num-trials", 1, "--worker", worker, "--loss", "NLL,Dice"),
+        "--select-on", "validation",
+    )  # fmt: skip
+    assert run("rml-optimize", *command).returncode == 0
+    (split,) = tmp_path.glob("runs/*/split_*")
+    before = sorted(path.stat().st_ino for path in split.rglob("*.png"))
+    with sqlite3.connect(tmp_path / "rml_optimize.db") as database:
+        ((text,),) = database.execute(
+            "SELECT value_json FROM study_user_attributes WHERE key = 'rml:identity'"
+        )
+        identity = json.loads(text)
+        del identity["scoring rules"]  # as before there were any
+        database.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'rml:identity'",
+            (json.dumps(identity),),
+        )
+    database.close()
+    error = one_error(run("rml-optimize", *command))
+    assert len(error.splitlines()) == 1
+    assert "was scored by other rules (version 1, and this program's are version 2)" in error
+    assert "--study-name" in error
+    assert before == sorted(path.stat().st_ino for path in split.rglob("*.png"))
+    replayed = run("rml-study", "replay", "--trial", 0, "--worker", worker, "--no-gpu")
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
