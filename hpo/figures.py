@@ -10,6 +10,7 @@ from typing import Any
 from trainer import rundir
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
+OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
 FIGURES = ("dice_per_image", WITH, WITHOUT)
 
 
@@ -25,10 +26,14 @@ def read_figures(run_dir: Path, epoch: int | None = None) -> dict[str, float]:
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
     """Return those of FIGURES that an entry has."""
+    found = {name: entry.get(name) for name in FIGURES}
+    own = entry.get("own_size")
+    if isinstance(own, dict):
+        found |= {OWN_DATASET: own.get("dice_dataset"), OWN_PER_IMAGE: own.get("dice_per_image")}
     return {
-        name: float(entry[name])
-        for name in FIGURES
-        if isinstance(entry.get(name), float) and math.isfinite(entry[name])
+        name: value
+        for name, value in found.items()
+        if isinstance(value, float) and math.isfinite(value)
     }
 
 

@@ -13,7 +13,15 @@ import optuna
 
 from hpo.dataplan import Part
 from hpo.errors import HpoError
-from hpo.figures import WITH, WITHOUT, describe_averages, numbers, read_figures
+from hpo.figures import (
+    OWN_DATASET,
+    OWN_PER_IMAGE,
+    WITH,
+    WITHOUT,
+    describe_averages,
+    numbers,
+    read_figures,
+)
 from hpo.folders import locked, read_json
 from hpo.intervals import Grouping, Interval, interval_of_runs
 from hpo.launchers import Launcher, Mount, Slot
@@ -22,7 +30,7 @@ from hpo.oneshot import run_config
 from hpo.results import Results
 from hpo.spec import StudySpec
 from trainer import rundir
-from trainer.keypath import set_path
+from trainer.keypath import get_path, set_path
 
 TEST_FILE = "test.json"
 TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
@@ -48,6 +56,8 @@ class TestScore:
     drawn: str | None = None
     dice_with_background: float | None = None
     dice_without_background: float | None = None
+    dice_dataset_own_size: float | None = None
+    dice_per_image_own_size: float | None = None
 
     @classmethod
     def read(cls, model: Path) -> TestScore | None:
@@ -78,7 +88,10 @@ class TestScore:
             text += f", dice_per_image {self.dice_per_image:.4f}"
         text += f" on the {self.num_images} test images"
         averages = describe_averages(numbers(asdict(self)))
-        return f"{text} ({averages})" if averages else text
+        own = self.dice_dataset_own_size
+        notes = [averages, f"{own:.4f} at the images' own size" if own is not None else None]
+        shown = "; ".join(note for note in notes if note)
+        return f"{text} ({shown})" if shown else text
 
 
 def score_winner(
@@ -153,6 +166,8 @@ def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: P
     """Have a config evaluate on the test images, where a worker sees them."""
     set_path(network, "data.test_input_path", launcher.worker_path(data, test.inputs))
     set_path(network, "data.test_target_path", launcher.worker_path(data, test.targets))
+    if get_path(network, "metrics.at_size") in (None, "network"):
+        set_path(network, "metrics.at_size", "both")
 
 
 def read_test_score(
@@ -167,6 +182,8 @@ def read_test_score(
         dice_per_image=figures.get("dice_per_image"),
         dice_with_background=figures.get(WITH),
         dice_without_background=figures.get(WITHOUT),
+        dice_dataset_own_size=figures.get(OWN_DATASET),
+        dice_per_image_own_size=figures.get(OWN_PER_IMAGE),
         interval=found.bounds if found else None,
         num_images=num_images,
         num_drawn=found.num_groups if found else None,

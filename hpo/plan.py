@@ -268,8 +268,9 @@ class _Planner:
             refuse_owned(key, "--set")
             set_path(base, key, value)
         # Said in every config: what an engine takes for the default may be another.
-        if get_path(base, "metrics.include_background") is None:
-            set_path(base, "metrics.include_background", True)
+        for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
+            if get_path(base, key) is None:
+                set_path(base, key, value)
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):

@@ -15,6 +15,7 @@ SCORE_KEYS: dict[str, Any] = {
     "data.channels_first": None,
     "data.mask_values": None,
     "data.mask_threshold": None,
+    "data.mask_resize": "opencv",
     "data.tiles": None,
     "data.intensity_range": None,
 }

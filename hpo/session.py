@@ -203,7 +203,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
         ("trials are compared on", _selection_text(spec)),
-        ("by", f"dice_dataset, {spec.averaged}"),
+        ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
         ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
     ]
     if spec.published is not None:

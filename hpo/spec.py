@@ -106,6 +106,14 @@ class StudySpec:
         return max(3, -(-self.num_epochs // 5))
 
     @property
+    def scored_at(self) -> str:
+        """Say at which size predictions are compared with masks."""
+        if get_path(self.base, "metrics.at_size") == "images":
+            return "the images' own size"
+        height, width = self.facts.input_shape[:2]
+        return f"the network's size {height}x{width}"
+
+    @property
     def averaged(self) -> str:
         """Say which classes the accuracy averages."""
         if self.facts.output_shape[-1] == 1:

@@ -11,8 +11,10 @@ from trainer.data.imageset import LoadedData
 from trainer.data.intensity import IntensityRange, choose_range
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
+from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
+from trainer.networks.weights import stored_mask_resize
 
 
 def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
@@ -26,6 +28,23 @@ def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
         return Wanted(is_regression=is_regression, pad_id=pad_id)  # these take images of any size
     shape = load_graph(config, resolve, (), None).input_shape
     return Wanted(shape, is_regression, pad_id)
+
+
+def with_mask_resize(config: NeuralNetwork, resolve: Resolve, log: Log) -> NeuralNetwork:
+    """Decide `data.mask_resize` where the config leaves it open.
+
+    A stored model is scored as it was when it was stored: as its checkpoint says, or, of one that
+    says nothing, by the rule of the time before there was a choice.
+    """
+    data = config.data
+    if data.mask_resize is not None or data.inputs != "images":
+        return config
+    decided = "exact"
+    if not config.is_training and config.checkpoints.load is not None:
+        decided = stored_mask_resize(resolve(config.checkpoints.load)) or decided
+    if decided == "opencv" and data.test_target_path is not None:
+        log("Masks are resized as when this model was trained: data.mask_resize opencv")
+    return config.model_copy(update={"data": data.model_copy(update={"mask_resize": decided})})
 
 
 def with_ignored_padding(config: NeuralNetwork, data: LoadedData) -> NeuralNetwork:

@@ -18,13 +18,19 @@ from trainer.errors import TrainerError
 from trainer.rundir import checkpoint_file
 
 FORMAT = 1
+MASK_RESIZE = "mask_resize"  # the checkpoint's entry
 FULL_BYTES = 2**16  # less is free on a disk that is full: a few blocks may remain
 
 
 def save_weights(
-    module: nn.Module, path: Path, *, epoch: int, intensity_range: IntensityRange | None = None
+    module: nn.Module,
+    path: Path,
+    *,
+    epoch: int,
+    intensity_range: IntensityRange | None = None,
+    mask_resize: str | None = None,
 ) -> None:
-    """Write the weights as a checkpoint, with the range that the images were scaled by.
+    """Write the weights as a checkpoint, with how images and masks were read.
 
     Raises:
         TrainerError: the disk is full or the folder cannot be written.
@@ -33,6 +39,8 @@ def save_weights(
     content: dict[str, Any] = {"format": FORMAT, "epoch": epoch, "state_dict": state}
     if intensity_range is not None:
         content["intensity_range"] = intensity_range.as_json()
+    if mask_resize is not None:
+        content[MASK_RESIZE] = mask_resize
     write_checkpoint(content, path)
 
 
@@ -70,8 +78,10 @@ class CheckpointKeeper:
         *,
         num_epochs: int,
         intensity_range: IntensityRange | None = None,
+        mask_resize: str | None = None,
     ) -> None:
         self._settings = settings
+        self._mask_resize = mask_resize
         self._intensity_range = intensity_range
         self._num_epochs = num_epochs
         self._best: float | None = None
@@ -111,4 +121,10 @@ class CheckpointKeeper:
         return path
 
     def _save(self, module: nn.Module, path: Path, epoch: int) -> None:
-        save_weights(module, path, epoch=epoch, intensity_range=self._intensity_range)
+        save_weights(
+            module,
+            path,
+            epoch=epoch,
+            intensity_range=self._intensity_range,
+            mask_resize=self._mask_resize,
+        )

@@ -158,7 +158,7 @@ def log_eval_batch(
     log(line)
 
 
-def log_scores(log: Log, scores: Scores) -> None:
+def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:
     """Write both Dice figures, and of what; of a classification the share of right answers."""
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
@@ -172,7 +172,8 @@ def log_scores(log: Log, scores: Scores) -> None:
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "
-        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images)"
+        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images, "
+        f"{at})"
     )
     if scores.dice_with_background is not None and scores.dice_without_background is not None:
         first = next(iter(scores.per_class))

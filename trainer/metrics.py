@@ -33,6 +33,8 @@ from trainer.plugin_metrics import PluginMetrics
 from trainer.rundir import write_atomic
 from trainer.surface import hd95_px
 
+OWN_SIZE = "_own_size"  # ends a column of what was counted at the images' own size
+
 
 def predict_classes(probabilities_NCHW: Tensor) -> Tensor:
     """Return class ids (N,H,W) int64: the most probable, or p > 0.5 with one channel.
@@ -212,15 +214,27 @@ class SegmentationCounts:
             rows.append(row | {name: _or_none(value) for name, value in own.items()})
         return rows
 
-    def write_per_image_csv(self, path: Path) -> None:
-        """Write `per_image_rows` as CSV, at once or not at all."""
+    def write_per_image_csv(self, path: Path, own_size: SegmentationCounts | None = None) -> None:
+        """Write `per_image_rows` as CSV, at once or not at all.
+
+        Args:
+            path: the table.
+            own_size: what was counted of the same images at their own size, in further columns.
+        """
         figures = [*COUNTS, "dice", *(["hd95_px"] if self._with_hd95 else [])]
         header = ["name", *(column(name, figure) for name in self._names for figure in figures)]
         header += self._plugins.names
+        rows = self.per_image_rows()
+        if own_size is not None:
+            further = [name for name in header if name not in ("name", *self._plugins.names)]
+            header += [f"{name}{OWN_SIZE}" for name in further]
+            own = {row["name"]: row for row in own_size.per_image_rows()}
+            for row in rows:
+                row |= {f"{name}{OWN_SIZE}": own[row["name"]][name] for name in further}
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.per_image_rows())
+        writer.writerows(rows)
         write_atomic(path, text.getvalue())
 
     def _settle(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
 from trainer.records import Evaluation, Step
@@ -111,7 +111,7 @@ class OutputFiles:
             )
 
     def add_evaluation(
-        self, epoch: int, time_s: float, evaluation: Evaluation, extra: dict[str, float]
+        self, epoch: int, time_s: float, evaluation: Evaluation, extra: Mapping[str, Any]
     ) -> None:
         """Append an evaluation to the metrics, the per-image table and, last, the test log."""
         if self.test is None or self.metrics is None:
@@ -125,7 +125,9 @@ class OutputFiles:
             **extra,
             **evaluation.scores.as_json(),
         }
+        if evaluation.own_scores is not None:
+            entry["own_size"] = evaluation.own_scores.as_json()
         self.metrics.write(json.dumps(entry) + "\n")
-        evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE)
+        evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE, evaluation.own_counts)
         loss = 0.0 if evaluation.loss is None else evaluation.loss
         self.test.write(f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.accuracy:.9f}\n")

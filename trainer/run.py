@@ -15,6 +15,7 @@ from trainer.adapt import (
     load_graph,
     wanted_arrays,
     with_ignored_padding,
+    with_mask_resize,
     with_numeric_weights,
     with_range,
 )
@@ -54,6 +55,7 @@ from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, needs_closure
 from trainer.outputs import OutputFiles, write_network_graph
+from trainer.ownsize import OwnSize
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
 from trainer.records import Evaluation
@@ -83,6 +85,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    config = with_mask_resize(config, resolve, log)
     data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
     config = with_ignored_padding(config, data)
     images = data.train or data.test
@@ -184,6 +187,7 @@ class _Run:
             config.checkpoints,
             num_epochs=num_epochs,
             intensity_range=self.data.train.intensity_range,
+            mask_resize=config.data.mask_resize,
         )
         training = Training(
             network=self.network,
@@ -289,7 +293,14 @@ class _Run:
             new_counts=self._new_counts if test.targets_NHW is not None else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
             free_memory=free_memory,
+            own_size=self._own_size(test),
+            has_both_sizes=config.metrics.at_size == "both",
         )
+
+    def _own_size(self, test: ImageSet) -> OwnSize | None:
+        if self.config.metrics.at_size == "network" or test.targets_NHW is None:
+            return None
+        return OwnSize(test, self.data.coding)
 
     def _new_counts(self) -> SegmentationCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
@@ -310,8 +321,13 @@ class _Run:
         if evaluation.scores is None or evaluation.counts is None:
             return
         time_s = time.monotonic() - self.started
-        files.add_evaluation(epoch, time_s, evaluation, extra)
-        log_scores(self.log, evaluation.scores)
+        files.add_evaluation(
+            epoch, time_s, evaluation, {**extra, "at_size": self.config.metrics.at_size}
+        )
+        at = "the images' own" if self.config.metrics.at_size == "images" else "the network's"
+        log_scores(self.log, evaluation.scores, f"at {at} size")
+        if evaluation.own_scores is not None:
+            log_scores(self.log, evaluation.own_scores, "at the images' own size")
 
     def _destination(self) -> Destination | None:
         data = self.config.data

@@ -40,6 +40,10 @@ def test_both_averages_are_given_and_the_config_says_which(
         assert f"{scores['dice_without_background']:.4f} without it" in result.stdout
     config = json.loads((tmp_path / "best_model/config.json").read_text())["neural_network"]
     assert config["metrics"]["include_background"] is True
+    assert config["data"]["mask_resize"] == "exact"
+    # The images have the network's size here.
+    assert test["dice_dataset_own_size"] == pytest.approx(test["dice_dataset"], abs=1e-6)
+    assert "at the images' own size" in result.stdout
 
 
 def test_settings_that_a_worker_drops_are_named_before_the_first_trial(
@@ -58,12 +62,14 @@ def test_settings_that_a_worker_drops_are_named_before_the_first_trial(
     )
     said = result.stdout.index("warning: metrics.include_background=false changes the score")
     assert said < result.stdout.index("trial 0")
+    assert 'warning: data.mask_resize="exact" changes the score' in result.stdout
     as_contract = run(
         "rml-optimize", *optimize(organs, "--num-trials", 1, "--worker", worker),
-        "--loss", "NLL,Dice", "--study-name", "other",
+        "--loss", "NLL,Dice", "--study-name", "other", "--set", "data.mask_resize=opencv",
     )  # fmt: skip
     assert as_contract.returncode == 0, as_contract.stdout + as_contract.stderr
     assert "changes the score" not in as_contract.stdout
+    assert "--set data.mask_resize: this worker does not know it" in as_contract.stdout
 
 
 def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
