@@ -32,6 +32,7 @@ from hpo.inputs import (
 from hpo.intervals import Grouping
 from hpo.options import Options
 from hpo.rules import SCORING_RULES
+from hpo.samescore import AT_SIZE, settle_score
 from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
@@ -92,12 +93,13 @@ class _Planner:
         base = self._base_config()
         space = self._space(base)
         refuse_other_data(base, space)
+        warnings = settle_score(base, space)
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
         scoring = scoring_of(base, survey.coding)
-        warnings = check_coding(scoring)
+        warnings += check_coding(scoring)
         fraction, group_by, trained = None, None, data
         grouping = Grouping(data.root, None)
         if select_on == "validation":
@@ -120,7 +122,8 @@ class _Planner:
                 split_validation(
                     data, target, fraction=fraction, group_by=pattern, classes_of=classes_of
                 )
-        parts = scored_parts(data, trained, survey, scoring)
+        by_pixels = get_path(base, AT_SIZE) == "images"
+        parts = scored_parts(data, trained, survey, scoring, by_pixels=by_pixels)
         warnings += check_parts(parts, scoring)
         if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
             warnings.append(

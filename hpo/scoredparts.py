@@ -78,8 +78,8 @@ class ScoredPart:
 
     Attributes:
         name: how messages call it.
-        counts: pixels of each class over all its masks, in masks: each has the same weight, as
-            it has once all are resized to one size.
+        counts: what each class covers of all its masks: each has the same weight, as it has once
+            all are resized to one size, or counts by its pixels.
     """
 
     name: str
@@ -94,29 +94,42 @@ def scoring_of(base: Mapping[str, Any], coding: MaskCoding) -> Scoring:
 
 
 def scored_parts(
-    data: DataFolder, trained: DataFolder, survey: DataSurvey, scoring: Scoring
+    data: DataFolder,
+    trained: DataFolder,
+    survey: DataSurvey,
+    scoring: Scoring,
+    *,
+    by_pixels: bool = False,
 ) -> list[ScoredPart]:
-    """Return the parts that trials and their winner are scored on; none if not surveyed."""
+    """Return the parts that trials and their winner are scored on; none if not surveyed.
+
+    Args:
+        data: where the test images are.
+        trained: where the validation images are, if there are any.
+        survey: what their masks hold.
+        scoring: what counts.
+        by_pixels: scores are at the images' own size, where a larger image counts more.
+    """
     parts = []
     train, test = survey.values.get("train", {}), survey.values.get("test", {})
     if train and trained.root != data.root and trained.test is not None:
-        names = [
-            pair.name
-            for pair in list_samples(
-                trained.root / trained.test.inputs, trained.root / trained.test.targets, "split "
-            )
-        ]
-        parts.append(score_part("validation images", [train[n] for n in names], scoring))
+        folders = trained.root / trained.test.inputs, trained.root / trained.test.targets
+        masks = [train[pair.name] for pair in list_samples(*folders, "split ")]
+        parts.append(score_part("validation images", masks, scoring, by_pixels))
     if test:
-        parts.append(score_part("test images", test.values(), scoring))
+        parts.append(score_part("test images", test.values(), scoring, by_pixels))
     return parts
 
 
-def score_part(name: str, masks: Iterable[Values], scoring: Scoring) -> ScoredPart:
-    """Sum up a part's masks."""
-    masks = [*masks]
-    shares = [scoring.class_counts(values) / sum(values.values()) for values in masks]
-    return ScoredPart(name, np.sum(shares, axis=0))
+def score_part(
+    name: str, masks: Iterable[Values], scoring: Scoring, by_pixels: bool = False
+) -> ScoredPart:
+    """Sum up a part's masks, in pixels or in masks of one weight."""
+    counts = [
+        scoring.class_counts(values) / (1 if by_pixels else sum(values.values()))
+        for values in masks
+    ]
+    return ScoredPart(name, np.sum(counts, axis=0))
 
 
 def check_coding(scoring: Scoring) -> list[str]:

@@ -29,13 +29,14 @@ from hpo.options import Options
 from hpo.outcome import FailurePolicy
 from hpo.progress import Reporter, describe_values, make_reporter
 from hpo.results import Results
+from hpo.samescore import AT_SIZE
 from hpo.scorekeys import dropped, scored_by
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
-from trainer.keypath import parse_setting
+from trainer.keypath import get_path, parse_setting
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -90,6 +91,7 @@ def run_session(
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn)
+    _refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(
@@ -164,6 +166,16 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
     except HpoError as error:  # the search says why, if it ended for that
         warn(f"list_acc.json is not complete: {error}")
+
+
+def _refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
+    """Refuse to search sizes with a worker that cannot score all of them at one."""
+    if get_path(spec.base, AT_SIZE) == "images" and dropped([AT_SIZE], launcher.capabilities()):
+        raise UsageError(
+            f"this worker does not know {AT_SIZE}, so it cannot score trials at the images' own "
+            "size, and trials of different sizes cannot be compared; fix the size, or take our "
+            "own worker"
+        )
 
 
 def _warn_of_dropped_settings(

@@ -418,12 +418,11 @@ def test_search_is_repeatable_with_one_slot(discs: Path, run: Run, standin: str)
     assert chosen[0] == chosen[1]
 
 
-def test_search_and_set_reach_the_workers_config(
-    discs: Path, run: Run, tmp_path: Path, standin: str
-) -> None:
+def test_search_and_set_reach_the_workers_config(discs: Path, run: Run, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"capabilities": ["metrics", "metrics.at_size"]})
     result = run(
         "rml-optimize",
-        *optimize(discs, "--num-trials", 4, "--worker", standin, "-o", "adam,sgd"),
+        *optimize(discs, "--num-trials", 4, "--worker", worker, "-o", "adam,sgd"),
         "--search", "data.batch_size=2,4", "--search", "optimizer.momentum=0.1..0.9",
         "--search", "data.transforms[0].resize=[16,16],[32,32]", "--set",
         "optimizer.weight_decay=1e-4",
@@ -433,6 +432,7 @@ def test_search_and_set_reach_the_workers_config(
         network = json.loads(path.read_text())["neural_network"]
         assert network["data"]["batch_size"] in (2, 4)
         assert network["data"]["transforms"][0]["resize"] in ([16, 16], [32, 32])
+        assert network["metrics"]["at_size"] == "images"
         assert network["optimizer"]["weight_decay"] == 1e-4
         assert ("momentum" in network["optimizer"]) == (network["optimizer"]["type"] == "SGD")
 
