@@ -65,7 +65,7 @@ def open_storage(url: str) -> RDBStorage:
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         storage = retry_first_start(
-            lambda: RDBStorage(escaped, engine_kwargs=_engine_settings(parsed))
+            lambda: RDBStorage(escaped, engine_kwargs=engine_settings(parsed))
         )
     except (ImportError, TypeError, SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
@@ -80,7 +80,7 @@ def close_storage(storage: RDBStorage) -> None:
     storage.engine.dispose()
 
 
-def _engine_settings(url: URL) -> dict[str, Any]:
+def engine_settings(url: URL) -> dict[str, Any]:
     backend = url.get_backend_name()
     defaults = _CONNECT_ARGS.get(backend, {})
     # What the URL says holds: TLS settings, another time-out.

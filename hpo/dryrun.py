@@ -7,22 +7,31 @@ import json
 import optuna
 from rich.console import Console
 
+from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
-from hpo.session import pick_launcher, settings_rows, show_settings
+from hpo.session import pick_launcher, refuse_worker_of_other_sizes, settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import make_sampler
+from hpo.storage import check_study, make_sampler
+
+
+def _ignore(text: str) -> None:
+    """Take a warning that the search itself will give."""
 
 
 def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     """Print what a search would do, with the config of a trial that might be its first.
 
-    Data, network and their fit were checked when `spec` was planned.
+    Data, network and their fit were checked when `spec` was planned; what the search refuses
+    after that is refused here, too.
     """
     reservation = reserve_slots(options.worker)
     reservation.close()
     launcher, why = pick_launcher(spec, options)
+    url = choose_url(options.output.storage, options.output.storage_file, _ignore)
+    check_study(spec, url or default_url(spec.folders.output), may_move=options.output.move_here)
+    refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()

@@ -30,7 +30,7 @@ from hpo.inputs import (
     refuse_other_data,
 )
 from hpo.intervals import Grouping
-from hpo.options import Options
+from hpo.options import DataOptions, Options, SearchOptions
 from hpo.rules import SCORING_RULES
 from hpo.samescore import AT_SIZE, settle_score
 from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
@@ -68,9 +68,15 @@ def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
     """Return the study of `--study`, the demo where there is nothing else, or the tutorial's."""
     if options.data.small and options.data.study is None:
         raise UsageError("--small is about a study's settings; add --study NAME")
-    wants_demo = (
+    has_no_data = (
         options.data.data is None and options.data.study is None and not DEFAULT_DATA.exists()
     )
+    wants_demo = has_no_data and (options.search, options.data) == (SearchOptions(), DataOptions())
+    if has_no_data and not wants_demo:
+        raise UsageError(
+            f"no data: there is no folder {DEFAULT_DATA}/ here; name one with --data, or search "
+            "the demo's synthetic images with --study demo"
+        )
     name = DEMO if wants_demo else options.data.study
     if name is None:
         return TUTORIAL, None
@@ -125,6 +131,11 @@ class _Planner:
         by_pixels = get_path(base, AT_SIZE) == "images"
         parts = scored_parts(data, trained, survey, scoring, by_pixels=by_pixels)
         warnings += check_parts(parts, scoring)
+        if select_on == "test":
+            warnings.append(
+                "trials are compared on the test images, so the score of the best one will be "
+                "optimistic; --select-on validation gives one to report"
+            )
         if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
             warnings.append(
                 f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "

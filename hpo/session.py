@@ -91,7 +91,7 @@ def run_session(
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn)
-    _refuse_worker_of_other_sizes(spec, launcher)
+    refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
     office = LeaseOffice(
@@ -168,7 +168,7 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error}")
 
 
-def _refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
+def refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
     """Refuse to search sizes with a worker that cannot score all of them at one."""
     if get_path(spec.base, AT_SIZE) == "images" and dropped([AT_SIZE], launcher.capabilities()):
         raise UsageError(

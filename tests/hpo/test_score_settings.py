@@ -101,3 +101,31 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     assert before == sorted(path.stat().st_ino for path in split.rglob("*.png"))
     replayed = run("rml-study", "replay", "--trial", 0, "--worker", worker, "--no-gpu")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+
+
+def test_dry_run_refuses_what_the_search_refuses(run: Run, organs: Path, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {})
+    command = (*optimize(organs, "--worker", worker, "--loss", "NLL,Dice"), "--num-trials", 1)
+    for options in (("--dry-run",), (), ("--dry-run",)):
+        result = run("rml-optimize", *command, *options)
+        assert result.returncode == 0, result.stdout + result.stderr
+    database = tmp_path / "rml_optimize.db"
+    before = database.read_bytes()
+    other = ("--set", "data.batch_size=3")
+    planned = one_error(run("rml-optimize", *command, *other, "--dry-run"))
+    assert "searches something else" in planned
+    assert planned == one_error(run("rml-optimize", *command, *other))
+    assert database.read_bytes() == before
+    free = run("rml-optimize", *command, *other, "--dry-run", "--study-name", "new")
+    assert free.returncode == 0, free.stdout + free.stderr
+
+
+def test_selecting_on_test_is_warned_of_before_the_first_trial(
+    run: Run, organs: Path, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {})
+    command = (*optimize(organs, "--worker", worker, "--loss", "NLL,Dice"), "--num-trials", 1)
+    text = run("rml-optimize", *command).stdout
+    assert text.index("warning: trials are compared on the test images") < text.index("trial 0")
+    validation = run("rml-optimize", *command, "--select-on", "validation", "--dry-run").stdout
+    assert "compared on the test images" not in validation

@@ -442,12 +442,21 @@ def test_dry_run_trains_nothing(discs: Path, run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "nothing was trained" in result.stdout
     assert '"learning_rate"' in result.stdout
+    assert "warning: trials are compared on the test images" in result.stdout
     assert not (tmp_path / "rml_optimize.db").exists()
     assert not list(tmp_path.glob("runs/*/trial_*"))
 
 
 def test_demo_runs_only_without_data(run: Run, tmp_path: Path, standin: str) -> None:
-    result = run("rml-optimize", "--num-trials", 1, "--num-epochs", 1, "--worker", standin)
+    few = ("--num-trials", 1, "--num-epochs", 1, "--worker", standin)
+    for options in (few, ("--layers", "unet", "--dry-run"), ("--search", "data.batch_size=2,4")):
+        message = one_error(run("rml-optimize", *options))
+        assert "no folder data/ here; name one with --data" in message
+        assert not list(tmp_path.iterdir())  # nobody asked for a demo
+    bare = run("rml-optimize", "--dry-run")
+    assert bare.returncode == 0, bare.stdout + bare.stderr
+    assert "SYNTHETIC" in bare.stdout
+    result = run("rml-optimize", "--study", "demo", *few)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("SYNTHETIC") >= 2
     assert (tmp_path / "runs/demo/data/train/inputs").is_dir()
