@@ -10,7 +10,8 @@ from rich.console import Console
 from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
-from hpo.session import pick_launcher, refuse_worker_of_other_sizes, settings_rows, show_settings
+from hpo.scorekeys import refuse_worker_of_other_sizes
+from hpo.session import pick_launcher, settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import check_study, make_sampler

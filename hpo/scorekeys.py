@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hpo.errors import UsageError
+from hpo.launchers import Launcher
+from hpo.options import Options
+from hpo.progress import Reporter
+from hpo.samescore import AT_SIZE
 from hpo.space import SearchSpace
+from hpo.spec import StudySpec
 from trainer.config import EXTENSIONS
-from trainer.keypath import get_path
+from trainer.keypath import get_path, parse_setting
 
 # Ours, with what an engine does that does not know them; None: nothing of the kind.
 SCORE_KEYS: dict[str, Any] = {
@@ -41,3 +48,31 @@ def dropped(keys: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def _covers(entry: str, key: str) -> bool:
     return key == entry or key.startswith(f"{entry}.")
+
+
+def refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
+    """Refuse to search sizes with a worker that cannot score all of them at one."""
+    if get_path(spec.base, AT_SIZE) == "images" and dropped([AT_SIZE], launcher.capabilities()):
+        raise UsageError(
+            f"this worker does not know {AT_SIZE}, so it cannot score trials at the images' own "
+            "size, and trials of different sizes cannot be compared; fix the size, or take our "
+            "own worker"
+        )
+
+
+def warn_of_dropped_settings(
+    spec: StudySpec, options: Options, launcher: Launcher, reporter: Reporter
+) -> None:
+    """Say which settings the worker does not know, so does not get: the user's own, and those
+    without which its scores are others."""
+    known = launcher.capabilities()
+    for text in options.search.set or ():
+        key = parse_setting(text)[0]
+        if dropped([key], known):
+            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
+    for key, value in scored_by(spec.base, spec.space).items():
+        if dropped([key], known):
+            reporter.warn_once(
+                f"{key}={json.dumps(value)} changes the score; this worker does not know it and "
+                "does not get it, so its scores are not what the plan says"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -27,16 +26,14 @@ from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
-from hpo.progress import Reporter, describe_values, make_reporter
+from hpo.progress import describe_values, make_reporter
 from hpo.results import Results
-from hpo.samescore import AT_SIZE
-from hpo.scorekeys import dropped, scored_by
+from hpo.scorekeys import refuse_worker_of_other_sizes, warn_of_dropped_settings
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import DATABASE_ID, finished_trials, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
-from trainer.keypath import get_path, parse_setting
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -108,7 +105,7 @@ def run_session(
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
-    _warn_of_dropped_settings(spec, options, launcher, reporter)
+    warn_of_dropped_settings(spec, options, launcher, reporter)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -166,34 +163,6 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
     except HpoError as error:  # the search says why, if it ended for that
         warn(f"list_acc.json is not complete: {error}")
-
-
-def refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
-    """Refuse to search sizes with a worker that cannot score all of them at one."""
-    if get_path(spec.base, AT_SIZE) == "images" and dropped([AT_SIZE], launcher.capabilities()):
-        raise UsageError(
-            f"this worker does not know {AT_SIZE}, so it cannot score trials at the images' own "
-            "size, and trials of different sizes cannot be compared; fix the size, or take our "
-            "own worker"
-        )
-
-
-def _warn_of_dropped_settings(
-    spec: StudySpec, options: Options, launcher: Launcher, reporter: Reporter
-) -> None:
-    """Say which settings the worker does not know, so does not get: the user's own, and those
-    without which its scores are others."""
-    known = launcher.capabilities()
-    for text in options.search.set or ():
-        key = parse_setting(text)[0]
-        if dropped([key], known):
-            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
-    for key, value in scored_by(spec.base, spec.space).items():
-        if dropped([key], known):
-            reporter.warn_once(
-                f"{key}={json.dumps(value)} changes the score; this worker does not know it and "
-                "does not get it, so its scores are not what the plan says"
-            )
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
