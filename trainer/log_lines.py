@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> N
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "
         f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images, "
-        f"{at})"
+        f"{at}{_lacking(scores)})"
     )
     if scores.dice_with_background is not None and scores.dice_without_background is not None:
         first = next(iter(scores.per_class))
@@ -183,6 +184,12 @@ def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> N
             f"{scores.dice_without_background:.6f}; the accuracy is the one {which} it "
             "(metrics.include_background)"
         )
+
+
+def _lacking(scores: Scores) -> str:
+    """Name the classes that no mask shows: they are in no average."""
+    names = [name for name, of in scores.per_class.items() if math.isnan(of["sensitivity"])]
+    return f"; in no mask: {', '.join(names)}" if names else ""
 
 
 def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:

@@ -15,9 +15,9 @@ from trainer.adapt import (
     load_graph,
     wanted_arrays,
     with_ignored_padding,
-    with_mask_resize,
     with_numeric_weights,
     with_range,
+    with_scoring_rules,
 )
 from trainer.augment import channels_last
 from trainer.batches import Batches
@@ -85,7 +85,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
-    config = with_mask_resize(config, resolve, log)
+    config = with_scoring_rules(config, resolve, log)
     data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
     config = with_ignored_padding(config, data)
     images = data.train or data.test
@@ -308,7 +308,8 @@ class _Run:
         return SegmentationCounts(
             self.facts.output_shape[-1],
             names,
-            include_background=self.config.metrics.include_background or is_classification,
+            include_background=self.config.metrics.include_background is not False
+            or is_classification,
             ignore_index=self.config.loss.ignore_index if self.config.loss else self.data.pad_id,
             with_hd95=self.config.metrics.hd95,
             plugins=self.config.metrics.plugins,

@@ -104,6 +104,7 @@ def test_stored_model_reproduces_its_score_by_the_rule_it_was_trained_with(
     old = evaluation(worker, large, tmp_path / "old.pt")
     assert old.accuracies[-1] == scores["opencv"]
     assert "data.mask_resize opencv" in old.out
+    assert "without the background" in old.out
     assert (
         evaluation(worker, large, tmp_path / "old.pt", data__mask_resize="exact").accuracies[-1]
         != scores["opencv"]

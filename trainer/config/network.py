@@ -55,7 +55,8 @@ def _installed_metrics(value: Any) -> Any:
 class Metrics(Section):
     """How the accuracy is averaged, and what else is measured (ours)."""
 
-    include_background: bool = True
+    # None: true, or what a stored model was scored with.
+    include_background: bool | None = None
     # Where predictions are compared with masks: at the size of the network's input, at the
     # images' own, or at both, where the accuracy is that of the network's.
     at_size: Annotated[

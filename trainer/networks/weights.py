@@ -101,8 +101,14 @@ def load_weights(
     return replace(loader.finish(path, allow_partial), intensity_range=intensity_range)
 
 
+EARLIER = "earlier"
+
+
 def stored_mask_resize(path: Path) -> str | None:
-    """Return what a checkpoint of ours says of its masks; None of another's file, or none."""
+    """Return what a checkpoint of ours says of its masks; None of another's file, or none.
+
+    One that was written before there was a choice is EARLIER.
+    """
     try:
         if not path.is_file() or not is_torch(path):
             return None
@@ -113,7 +119,7 @@ def stored_mask_resize(path: Path) -> str | None:
     if not isinstance(content, dict) or "format" not in content:
         return None
     found = content.get("mask_resize")
-    return found if found in ("exact", "opencv") else "opencv"
+    return found if found in ("exact", "opencv") else EARLIER
 
 
 class _Loader:
