@@ -86,12 +86,11 @@ class TestScore:
             text += f" ({'95 % interval ' if self.interval else ''}{found})"
         if self.dice_per_image is not None:
             text += f", dice_per_image {self.dice_per_image:.4f}"
-        text += f" on the {self.num_images} test images"
-        averages = describe_averages(numbers(asdict(self)))
-        own = self.dice_dataset_own_size
-        notes = [averages, f"{own:.4f} at the images' own size" if own is not None else None]
-        shown = "; ".join(note for note in notes if note)
-        return f"{text} ({shown})" if shown else text
+        if (averages := describe_averages(numbers(asdict(self)))) is not None:
+            text += f" (averaged: {averages})"
+        if self.dice_dataset_own_size is not None:
+            text += f", dice_dataset {self.dice_dataset_own_size:.4f} at the images' own size"
+        return f"{text} on the {self.num_images} test images"
 
 
 def score_winner(

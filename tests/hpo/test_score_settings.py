@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -72,10 +73,28 @@ def test_settings_that_a_worker_drops_are_named_before_the_first_trial(
     assert "--set data.mask_resize: this worker does not know it" in as_contract.stdout
 
 
+def make_earlier(database: Path) -> None:
+    """Take out of a study what was not recorded before there were rules of a version."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for table, key in (
+            ("study_user_attributes", "rml:identity"),
+            ("trial_user_attributes", "rml:provenance"),
+        ):
+            where = f"FROM {table} WHERE key = '{key}'"
+            ((text,),) = connection.execute(f"SELECT value_json {where}")
+            value = json.loads(text)
+            value.pop("scoring rules", None)
+            for section, name in (("metrics", "include_background"), ("data", "mask_resize")):
+                value.get("config", {}).get(section, {}).pop(name, None)
+            connection.execute(
+                f"UPDATE {table} SET value_json = ? WHERE key = '{key}'", (json.dumps(value),)
+            )
+
+
 def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     run: Run, organs: Path, tmp_path: Path
 ) -> None:
-    worker = standin_settings(tmp_path, {})
+    worker = standin_settings(tmp_path, {"capabilities": ["metrics", "data.mask_resize"]})
     command = (
         *optimize(organs, "--num-trials", 1, "--worker", worker, "--loss", "NLL,Dice"),
         "--select-on", "validation",
@@ -83,17 +102,7 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     assert run("rml-optimize", *command).returncode == 0
     (split,) = tmp_path.glob("runs/*/split_*")
     before = sorted(path.stat().st_ino for path in split.rglob("*.png"))
-    with sqlite3.connect(tmp_path / "rml_optimize.db") as database:
-        ((text,),) = database.execute(
-            "SELECT value_json FROM study_user_attributes WHERE key = 'rml:identity'"
-        )
-        identity = json.loads(text)
-        del identity["scoring rules"]  # as before there were any
-        database.execute(
-            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'rml:identity'",
-            (json.dumps(identity),),
-        )
-    database.close()
+    make_earlier(tmp_path / "rml_optimize.db")
     error = one_error(run("rml-optimize", *command))
     assert len(error.splitlines()) == 1
     assert "was scored by other rules (version 1, and this program's are version 2)" in error
@@ -101,6 +110,11 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     assert before == sorted(path.stat().st_ino for path in split.rglob("*.png"))
     replayed = run("rml-study", "replay", "--trial", 0, "--worker", worker, "--no-gpu")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    (path,) = tmp_path.glob("runs/*/replay_of_trial_*/*/config.json")
+    config = json.loads(path.read_text())["neural_network"]
+    assert split.name in config["data"]["input_path"]
+    assert config["data"]["mask_resize"] == "opencv"  # as that trial had it
+    assert config["metrics"]["include_background"] is False
 
 
 def test_dry_run_refuses_what_the_search_refuses(run: Run, organs: Path, tmp_path: Path) -> None:
