@@ -7,6 +7,7 @@ import json
 import optuna
 from rich.console import Console
 
+from hpo.artifacts import open_shelf
 from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
@@ -30,8 +31,14 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     reservation = reserve_slots(options.worker)
     reservation.close()
     launcher, why = pick_launcher(spec, options)
-    url = choose_url(options.output.storage, options.output.storage_file, _ignore)
-    check_study(spec, url or default_url(spec.folders.output), may_move=options.output.move_here)
+    output = options.output
+    url = choose_url(output.storage, output.storage_file, _ignore) or default_url(
+        spec.folders.output
+    )
+    if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
+        check_study(spec, url, may_move=output.move_here)
+    if output.artifacts and "://" in output.artifacts:  # a folder would be made
+        open_shelf(output.artifacts)
     refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     show_settings(spec, rows, console)
