@@ -16,7 +16,7 @@ from trainer.config import NeuralNetwork
 from trainer.errors import DivergedError
 from trainer.evaluation import Evaluator
 from trainer.log import Log
-from trainer.log_lines import log_scores
+from trainer.log_lines import log_evaluation
 from trainer.memory import BatchFitter
 from trainer.outputs import EvaluationRecord, OutputFiles
 from trainer.predictions import Destination
@@ -73,9 +73,10 @@ class EpochLoop:
             for epoch in range(num_done + 1, self.config.num_epochs + 1):
                 train_loss = trainer.run_epoch(epoch)
                 evaluation = self._evaluate(epoch)
-                extra = {
+                extra: dict[str, Any] = {
                     "train_loss": train_loss,
                     "learning_rate": self.training.learning_rate.value,
+                    "at_size": self.config.metrics.at_size,
                 }
                 if self.fitter.piece is not None:
                     extra["samples_at_once"] = self.fitter.piece
@@ -101,8 +102,7 @@ class EpochLoop:
                 f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
                 "try a smaller optimizer.learning_rate"
             )
-        if evaluation.scores is not None:
-            log_scores(self.log, evaluation.scores)
+        log_evaluation(self.log, evaluation, self.config.metrics.at_size)
         return evaluation
 
     def _advance_learning_rate(self) -> None:
@@ -122,6 +122,9 @@ class EpochLoop:
         if path is None:
             return None
         content = weights_content(
-            self.training.network, epoch=epoch, intensity_range=self.training.intensity_range
+            self.training.network,
+            epoch=epoch,
+            intensity_range=self.training.intensity_range,
+            mask_resize=self.config.data.mask_resize,
         )
         return path, content

@@ -27,3 +27,6 @@ class Evaluation:
     loss: float | None
     counts: SegmentationCounts | None
     scores: Scores | None
+    # At the images' own size, where both were asked for.
+    own_counts: SegmentationCounts | None = None
+    own_scores: Scores | None = None
