@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataplan import DataFolder, Part, find_data, group_of
+from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
 from hpo.scoredparts import Scoring, score_part
+from hpo.split import group_of
 from hpo.trivial import trivial_scores
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail

@@ -1,4 +1,4 @@
-"""Finds a data folder's images and masks, checks all of them, and splits off a validation part."""
+"""Finds a data folder's images and masks, and checks all of them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
-import random
-import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import UsageError
-from hpo.splitting import choose_validation
-from studies.prepare.groups import read_groups
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
-SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
 HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
 
@@ -135,8 +129,8 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    train = _pairs(folder, folder.train, "train ")
-    test = _pairs(folder, folder.test, "test ") if folder.test else []
+    train = list_pairs(folder, folder.train, "train ")
+    test = list_pairs(folder, folder.test, "test ") if folder.test else []
     fingerprint = _fingerprint(folder.root, [*train, *test])
     found = _read_cache(cache, fingerprint)
     if found is None:
@@ -173,7 +167,7 @@ class _Found:
     values: list[list[tuple[int, int]]]  # of each mask, in order
 
 
-def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
+def list_pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
     return list_samples(
         folder.root / part.inputs,
         folder.root / part.targets,
@@ -229,103 +223,3 @@ def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
             digest.update(f"{name}\0{size}\0".encode())
             digest.update(hashlib.sha256(head).digest())
     return digest.hexdigest()[:16]
-
-
-# --- validation part ------------------------------------------------------------------------
-
-
-def validation_folder(target: Path) -> DataFolder:
-    """Return where a split in `target` has its parts; its test part is the validation part."""
-    return DataFolder(
-        target,
-        _part("train/inputs", "train/targets"),
-        _part("validation/inputs", "validation/targets"),
-    )
-
-
-def split_validation(
-    folder: DataFolder,
-    target: Path,
-    *,
-    fraction: float,
-    group_by: str | None = None,
-    classes_of: Mapping[str, Set[int]] | None = None,
-) -> DataFolder:
-    """Split the training part into `target`/{train,validation}/{inputs,targets}.
-
-    Files are hard links, or copies where the file system has none; never symbolic links, which
-    lead nowhere inside a container. A finished split is used again.
-
-    Args:
-        folder: the data set.
-        target: where the split goes; its `test` part is the validation part.
-        fraction: share of the training images (of the groups, where given) that is split off.
-        group_by: regular expression on the file's stem; images with the same match (its first
-            group, if it has one) stay together, as slices of one patient must. Without it the
-            groups are those of the data folder's `groups.csv`, if it has one.
-        classes_of: the classes in each image's mask; both parts get all where they can.
-
-    Raises:
-        UsageError: too few images, or a pattern that does not match some of them.
-    """
-    result = validation_folder(target)
-    train, validation = result.train, result.test
-    assert validation is not None
-    if target.is_dir():
-        return result
-    pairs = _pairs(folder, folder.train, "train ")
-    table = read_groups(folder.root) if group_by is None else {}
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        stem = pair.input.stem
-        name = table.get(stem, stem) if group_by is None else group_of(pair, group_by)
-        groups.setdefault(name, []).append(pair)
-    names = sorted(groups)
-    random.Random(SPLIT_SEED).shuffle(names)
-    num_chosen = max(1, round(fraction * len(names)))
-    if num_chosen >= len(names):
-        raise UsageError(
-            f"--validation-fraction {fraction:g} leaves nothing to train on: "
-            f"{len(pairs)} images in {len(names)} groups"
-        )
-    shown = {
-        name: {c for pair in members for c in (classes_of or {}).get(pair.name, ())}
-        for name, members in groups.items()
-    }
-    chosen = choose_validation(names, num_chosen, shown)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    for name, members in groups.items():
-        part = validation if name in chosen else train
-        for pair in members:
-            assert pair.target is not None
-            _link(pair.input, aside / part.inputs / pair.input.name)
-            _link(pair.target, aside / part.targets / pair.target.name)
-    try:
-        aside.rename(target)
-    except OSError:  # another driver on this folder was faster, with the same split
-        shutil.rmtree(aside, ignore_errors=True)
-    return result
-
-
-def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
-    """Return what a pattern, or its first group, matches in an image's name.
-
-    Raises:
-        UsageError: it matches nothing, or is no regular expression.
-    """
-    try:
-        match = re.search(pattern, pair.input.stem)
-    except re.error as error:
-        raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
-    if match is None:
-        raise UsageError(f"{option} {pattern!r} does not match {pair.name}")
-    return str(match[1] if match.re.groups else match[0])
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)

@@ -11,8 +11,9 @@ from hpo.artifacts import open_shelf
 from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
+from hpo.picking import pick_launcher
 from hpo.scorekeys import refuse_worker_of_other_sizes
-from hpo.session import pick_launcher, settings_rows, show_settings
+from hpo.session import settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import check_study, make_sampler
@@ -30,7 +31,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     """
     reservation = reserve_slots(options.worker)
     reservation.close()
-    launcher, why = pick_launcher(spec, options)
+    launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
     output = options.output
     url = choose_url(output.storage, output.storage_file, _ignore) or default_url(
         spec.folders.output
@@ -41,6 +42,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         open_shelf(output.artifacts)
     refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
     config = spec.worker_config(launcher, spec.space.suggest(trial))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hpo.errors import UsageError
 from hpo.launchers import Launcher
-from hpo.options import Options
-from hpo.progress import Reporter
 from hpo.samescore import AT_SIZE
 from hpo.space import SearchSpace
 from hpo.spec import StudySpec
 from trainer.config import EXTENSIONS
-from trainer.keypath import get_path, parse_setting
+from trainer.keypath import get_path
 
 # Ours, with what an engine does that does not know them; None: nothing of the kind.
 SCORE_KEYS: dict[str, Any] = {
@@ -60,19 +58,14 @@ def refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
         )
 
 
-def warn_of_dropped_settings(
-    spec: StudySpec, options: Options, launcher: Launcher, reporter: Reporter
+def warn_of_dropped_scoring(
+    spec: StudySpec, launcher: Launcher, warn: Callable[[str], None]
 ) -> None:
-    """Say which settings the worker does not know, so does not get: the user's own, and those
-    without which its scores are others."""
+    """Say which settings the worker does not get without which its scores are others."""
     known = launcher.capabilities()
-    for text in options.search.set or ():
-        key = parse_setting(text)[0]
-        if dropped([key], known):
-            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
     for key, value in scored_by(spec.base, spec.space).items():
         if dropped([key], known):
-            reporter.warn_once(
+            warn(
                 f"{key}={json.dumps(value)} changes the score; this worker does not know it and "
                 "does not get it, so its scores are not what the plan says"
             )

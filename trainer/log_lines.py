@@ -16,7 +16,7 @@ from trainer.metrics import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
 from trainer.parallel import World
-from trainer.records import Step
+from trainer.records import Evaluation, Step
 
 
 def log_device(
@@ -157,6 +157,15 @@ def log_eval_batch(
     if scores is not None:
         line += f" | Accuracy: {scores.accuracy:.3f}"
     log(line)
+
+
+def log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    """Write the scores of an evaluation, and at which size; nothing where there are no masks."""
+    if evaluation.scores is not None:
+        at = "images' own" if evaluation.at_size == "images" else "network's"
+        log_scores(log, evaluation.scores, f"at the {at} size")
+    if evaluation.own_scores is not None:
+        log_scores(log, evaluation.own_scores, "at the images' own size")
 
 
 def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:

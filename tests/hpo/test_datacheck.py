@@ -12,7 +12,8 @@ import pytest
 from support import write_disc
 
 from hpo.data_cli import main
-from hpo.dataplan import find_data, split_validation
+from hpo.dataplan import find_data
+from hpo.split import split_validation
 
 
 @pytest.fixture

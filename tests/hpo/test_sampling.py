@@ -18,7 +18,7 @@ from sqlalchemy import Engine, event
 
 from hpo.database import close_storage, open_storage
 from hpo.lease import LeaseOffice
-from hpo.sampling import OneLookStorage, draw, should_prune
+from hpo.sampling import OneLookStorage, UnfitValuesError, draw, should_prune
 from hpo.storage import make_pruner
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -177,3 +177,18 @@ def test_trials_are_read_once_for_all_that_sampling_asks(study: optuna.Study) ->
     # old and new parameters.
     assert (num_read, num_stored) == (7, 5), statements
     office.close()
+
+
+def test_sampler_that_fails_by_itself_is_told_from_enqueued_values(study: optuna.Study) -> None:
+    def suggest_badly(trial: optuna.Trial) -> dict[str, Any]:
+        raise ValueError("choices that differ")
+
+    for values in ({}, {"type": "SGD"}):
+        study.enqueue_trial(values)
+        office = LeaseOffice(study._storage._backend, study._study_id, lease_s=30)  # type: ignore
+        lease = office.claim(100, may_reap=False)
+        assert lease is not None
+        with pytest.raises(UnfitValuesError, match="choices that differ") as caught:
+            draw(study, lease.trial_id, make_sampler, suggest_badly)
+        assert caught.value.is_enqueued == bool(values)
+        office.close()

@@ -19,6 +19,7 @@ FULL = {
         "keep": "best",
         "allow_partial": True,
         "resume": True,
+        "resume_when_done": False,
     },
     "data": {
         "type": "images",
