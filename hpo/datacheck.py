@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
+from hpo.scoredparts import Scoring, score_part
 from hpo.split import group_of
+from hpo.trivial import trivial_scores
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
+from trainer.data.doubts import doubts_about
 from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -51,6 +54,7 @@ class DataCheck:
         types: "uint8 gray" and the like -> images.
         histogram: share of pixels in each sixteenth of the full scale, colours averaged.
         levels: (smallest, largest) pixel value.
+        trivial: part -> class -> its Dice if every pixel is taken for it.
         near_duplicates: pairs of names within one part.
     """
 
@@ -62,6 +66,7 @@ class DataCheck:
     levels: tuple[int, int] = (0, 0)
     masks: str = ""
     classes: list[ClassFacts] = field(default_factory=list)
+    trivial: dict[str, dict[str, float]] = field(default_factory=dict)
     near_duplicates: int = 0
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
@@ -246,6 +251,9 @@ def _judge_masks(
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
+    for doubt in doubts_about(coding):
+        (check.problems if doubt.is_wrong else check.advice).append(str(doubt))
+    check.trivial = {part: _trivial(looked, part, coding) for part in check.num_pairs}
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
     for facts in check.classes:
@@ -264,6 +272,13 @@ def _judge_masks(
             f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
         )
     return coding
+
+
+def _trivial(looked: Sequence[Looked], part: str, coding: MaskCoding) -> dict[str, float]:
+    scoring = Scoring(coding)
+    masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
+    scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)
+    return {entry.class_name: round(entry.of_class, 6) for entry in scores}
 
 
 def _judge_leaks(

@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hpo.errors import UsageError
@@ -102,6 +102,7 @@ class DataSurvey:
         coding: what the mask values mean.
         fingerprint: hash of file names, sizes and contents' heads.
         sizes: (H, W) of the smallest and the largest image.
+        values: part -> image -> pixels per stored value of its mask; empty if not surveyed.
     """
 
     num_train: int
@@ -110,6 +111,7 @@ class DataSurvey:
     coding: MaskCoding
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    values: Mapping[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
 
 
 def survey_data(
@@ -147,9 +149,13 @@ def survey_data(
             f"{folder.root / folder.train.targets}: every pixel of every mask is "
             f"{next(iter(found.counts))}; there is nothing to segment"
         )
-    return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, (found.smallest, found.largest)
-    )
+    names = iter(found.values)
+    values = {
+        part: {pair.name: dict(next(names)) for pair in pairs}
+        for part, pairs in (("train", train), ("test", test))
+    }
+    sizes = (found.smallest, found.largest)
+    return DataSurvey(len(train), len(test), found.is_gray, coding, fingerprint, sizes, values)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class _Found:
     counts: Counter[int]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    values: list[list[tuple[int, int]]]  # of each mask, in order
 
 
 def list_pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
@@ -172,14 +179,15 @@ def list_pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
 def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:
     counts: Counter[int] = Counter()
     is_gray = True
-    sizes = []
+    sizes, of_masks = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (gray, values, size) in enumerate(pool.map(_read_pair, pairs), 1):
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
+            of_masks.append(sorted(values.items()))
             progress(done, len(pairs))
-    return _Found(is_gray, counts, min(sizes), max(sizes))
+    return _Found(is_gray, counts, min(sizes), max(sizes), of_masks)
 
 
 def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int]]:
@@ -196,7 +204,8 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
         if entry["fingerprint"] == fingerprint:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest)
+            values = [[(int(v), int(n)) for v, n in mask] for mask in entry["values"]]
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest, values)
     return None
 
 
