@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
+from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.errors import UsageError
+from hpo.folders import replace_folder
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
@@ -25,7 +27,7 @@ from trainer.rundir import write_atomic
 
 SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
-HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
+HASH_LENGTH = 20  # hexadecimal digits; 16 were those of the heads of files, in older studies
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class DataSurvey:
         num_train, num_test: pairs in each part.
         is_gray: every input has equal channels, so one channel holds all there is.
         coding: what the mask values mean.
-        fingerprint: hash of file names, sizes and contents' heads.
+        fingerprint: hash of the files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
     """
 
@@ -134,7 +136,7 @@ def survey_data(
     """
     train = _pairs(folder, folder.train, "train ")
     test = _pairs(folder, folder.test, "test ") if folder.test else []
-    fingerprint = _fingerprint(folder.root, [*train, *test])
+    fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
     found = _read_cache(cache, fingerprint)
     if found is None:
         found = _read_all([*train, *test], progress)
@@ -205,20 +207,48 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
     return None
 
 
-def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        for path in (pair.input, pair.target):
-            assert path is not None
-            try:
-                with path.open("rb") as file:
-                    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-            name = path.relative_to(root).as_posix()
-            digest.update(f"{name}\0{size}\0".encode())
-            digest.update(hashlib.sha256(head).digest())
-    return digest.hexdigest()[:16]
+def _fingerprint(
+    root: Path, pairs: Sequence[Pair], memory: Path, progress: Callable[[int, int], None]
+) -> str:
+    """Return a hash of names and contents, so of what the data are."""
+    files = [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
+    digests = Contents(memory).digests(files, progress)
+    whole = hashlib.sha256()
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        whole.update(f"{name}\0{digests[path]}\0".encode(errors="surrogateescape"))
+    return whole.hexdigest()[:HASH_LENGTH]
+
+
+def data_fingerprint(
+    folder: DataFolder, memory: Path, progress: Callable[[int, int], None]
+) -> str:
+    """Return what `DataSurvey.fingerprint` is of a data folder, without decoding its images.
+
+    Raises:
+        DataError: what pairing or reading the files raises.
+    """
+    pairs = _pairs(folder, folder.train, "train ")
+    pairs += _pairs(folder, folder.test, "test ") if folder.test else []
+    return _fingerprint(folder.root, pairs, memory, progress)
+
+
+def refuse_other_images(root: Path, recorded: str, found: str) -> None:
+    """Refuse images that a study was not made with.
+
+    Raises:
+        UsageError: the hashes differ, perhaps as an older version made another kind of them.
+    """
+    if found != recorded:
+        raise UsageError(
+            f"--data {root}: not the images that the study was made with"
+            + (
+                ", or it was made by an older version, which looked at the heads of files only; "
+                "search again under another --study-name"
+                if len(recorded) < HASH_LENGTH
+                else ""
+            )
+        )
 
 
 # --- validation part ------------------------------------------------------------------------
@@ -239,7 +269,8 @@ def split_validation(
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
 
     Files are hard links, or copies where the file system has none; never symbolic links, which
-    lead nowhere inside a container. A finished split is used again.
+    lead nowhere inside a container. A finished split is used again while it and the data hold
+    the same files; otherwise it is made anew.
 
     Args:
         folder: the data set.
@@ -255,9 +286,14 @@ def split_validation(
     result = validation_folder(target)
     train, validation = result.train, result.test
     assert validation is not None
-    if target.is_dir():
-        return result
     pairs = _pairs(folder, folder.train, "train ")
+    contents = Contents(target.with_name(MEMORY))
+    files = {f"inputs/{pair.input.name}": pair.input for pair in pairs}
+    files |= {f"targets/{pair.target.name}": pair.target for pair in pairs if pair.target}
+    digests = contents.digests([*files.values()])
+    sources = {name: digests[path] for name, path in files.items()}
+    if target.is_dir() and is_split_of(target, sources, contents):
+        return result
     table = read_groups(folder.root) if group_by is None else {}
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -275,16 +311,25 @@ def split_validation(
     chosen = set(names[:num_chosen])
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
+    manifest = {}
     for name, members in groups.items():
         part = validation if name in chosen else train
         for pair in members:
             assert pair.target is not None
-            _link(pair.input, aside / part.inputs / pair.input.name)
-            _link(pair.target, aside / part.targets / pair.target.name)
+            for source, place in ((pair.input, part.inputs), (pair.target, part.targets)):
+                _link(source, aside / place / source.name)
+                manifest[str(place / source.name)] = digests[source]
+    write_manifest(aside, manifest)
+    if target.is_dir() and not is_split_of(target, sources, contents):
+        replace_folder(aside, target)  # linked to files that were changed in place since
+        shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.rename(target)
     except OSError:  # another driver on this folder was faster, with the same split
         shutil.rmtree(aside, ignore_errors=True)
+    for name in manifest:
+        contents.linked(files[name.partition("/")[2]], target / name)
+    contents.save()
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import names, write_discs
 
+from hpo.contents import check_split
 from hpo.dataplan import LAYOUTS, find_data, split_validation, survey_data
 from hpo.errors import UsageError
 from hpo.results import replace_folder
@@ -42,14 +44,15 @@ def test_survey_is_read_again_only_when_a_file_changes(discs: Path, tmp_path: Pa
         calls.clear()
         return survey_data(folder, cache=cache, progress=lambda done, total: calls.append(done))
 
+    age(root)
     first = survey()
-    assert len(calls) == 17
+    assert calls[-17:] == [*range(1, 18)]
     assert survey() == first
     assert not calls
     image = root / "train/inputs/img 00.png"
     cv2.imwrite(str(image), np.zeros((32, 32), np.uint8))
     assert survey().fingerprint != first.fingerprint
-    assert len(calls) == 17
+    assert calls[-17:] == [*range(1, 18)]
 
 
 def test_survey_says_what_the_data_are(discs: Path, tmp_path: Path) -> None:
@@ -122,3 +125,80 @@ def test_folder_is_replaced_where_names_cannot_be_exchanged(
     monkeypatch.setattr("hpo.folders._exchange", lambda first, second: False)
     test_replaced_folder_is_whole_and_the_old_one_is_handed_back(tmp_path)
     assert names(list(tmp_path.iterdir())) == ["new", "old"]
+
+
+# --- what identifies data ----------------------------------------------------------------------
+
+
+def large_mask(value: int) -> np.ndarray:
+    """Return a mask whose file, uncompressed, differs behind its first 64 KiB alone."""
+    mask = np.zeros((600, 600), np.uint8)
+    mask[560:] = 255  # BMP has the last rows first
+    mask[:100, 100:500] = value
+    return mask
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    root = tmp_path / "large"
+    for part, number in (("train", 4), ("test", 1)):
+        for kind in ("inputs", "targets"):
+            (root / part / kind).mkdir(parents=True)
+            for index in range(number):
+                mask = large_mask(255) if kind == "targets" else large_mask(100 + index)
+                cv2.imwrite(str(root / part / kind / f"{index}.bmp"), mask)
+    return root
+
+
+def test_masks_corrected_behind_the_first_64_kib_are_other_data(large, tmp_path: Path) -> None:
+    folder, cache = find_data(large, needs_test=True), tmp_path / "study/survey.json"
+    first = survey_data(folder, cache=cache)
+    path = large / "train/targets/2.bmp"
+    before = path.read_bytes()
+    cv2.imwrite(str(path), large_mask(0))
+    assert path.stat().st_size == len(before)
+    assert path.read_bytes()[:65536] == before[:65536]
+    second = survey_data(folder, cache=cache)
+    assert second.fingerprint != first.fingerprint
+    assert second.coding.counts != first.coding.counts
+    path.write_bytes(before)
+    assert survey_data(folder, cache=cache) == first
+
+
+def test_unchanged_files_are_not_read_again(large: Path, tmp_path: Path, monkeypatch) -> None:
+    age(large)
+    folder, cache = find_data(large, needs_test=True), tmp_path / "study/survey.json"
+    survey_data(folder, cache=cache)
+    split_validation(folder, tmp_path / "study/split", fraction=0.25)
+    monkeypatch.setattr("hpo.contents._read", None)  # is not called
+    survey_data(folder, cache=cache)
+    split_validation(folder, tmp_path / "study/split", fraction=0.25)
+
+
+def age(root: Path) -> None:
+    """Wait until no file is so young that it may change unseen."""
+    newest = max(path.stat().st_ctime for path in root.rglob("*"))
+    time.sleep(max(0, newest + 0.1 - time.time()))
+
+
+def test_split_of_files_that_were_changed_in_place_is_made_anew(large, tmp_path: Path) -> None:
+    folder = find_data(large, needs_test=True)
+    split = split_validation(folder, tmp_path / "study/split", fraction=0.25)
+    path = large / "train/targets/2.bmp"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"\7")  # through the hard link, too
+    path.unlink()
+    path.write_bytes(before)  # the data are the old ones again, the split is not
+    assert split_validation(folder, tmp_path / "study/split", fraction=0.25) == split
+    (link,) = split.root.rglob("targets/2.bmp")
+    assert link.read_bytes() == before
+    assert not list((tmp_path / "study").glob(".*.tmp"))
+
+
+def test_changed_split_is_refused_to_who_repeats_a_trial(large: Path, tmp_path: Path) -> None:
+    split = split_validation(find_data(large, needs_test=True), tmp_path / "split", fraction=0.25)
+    check_split(split.root, lambda done, total: None)
+    (link,) = split.root.rglob("targets/2.bmp")
+    link.write_bytes(b"other")
+    with pytest.raises(UsageError, match=r"1 files are not those .*targets/2\.bmp"):
+        check_split(split.root, lambda done, total: None)

@@ -68,8 +68,13 @@ def _status(parts: Mapping[str, Sequence[Pair]]) -> tuple[list[Any], int]:
                     status = _stat(path)
                     files.append(status)
                     newest = max(newest, *status[-2:])
-    tick = FINE_TICK_NS if newest % 10**9 else COARSE_TICK_NS
+    tick = clock_tick_ns(newest)
     return files, min(newest + tick - time.time_ns(), tick)
+
+
+def clock_tick_ns(time_ns: int) -> int:
+    """Return how coarse a file system's clock may be, by a time that it has given."""
+    return FINE_TICK_NS if time_ns % 10**9 else COARSE_TICK_NS
 
 
 def _stat(path: Path) -> tuple[str, int, int, int, int]:
