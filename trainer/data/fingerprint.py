@@ -23,7 +23,7 @@ from trainer.data.images import Pair
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
 
-FORMAT = 2  # of what an entry holds
+FORMAT = 3  # of what an entry holds
 # A file that is written twice within one tick of its file system's clock shows no difference:
 # so the status counts only when it is older than that. Whole seconds tell a coarse clock.
 FINE_TICK_NS = 50_000_000
