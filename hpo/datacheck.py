@@ -20,6 +20,8 @@ from hpo.errors import UsageError
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
+from trainer.data.findings import Findings, Seen, see
+from trainer.data.headers import read_header
 from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -84,6 +86,7 @@ class Looked:
     values: Counter[int]
     digest: str
     small: Thumbnail
+    seen: Seen
 
 
 def check_data(
@@ -122,6 +125,7 @@ def check_data(
         return check, [], None
     check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in looked)
     check.types = _common(entry.kind for entry in looked)
+    _judge_files(looked, check)
     _judge_intensities(looked, check)
     coding = _judge_masks(looked, folder, check)
     _judge_leaks(looked, root, group, check)
@@ -170,8 +174,10 @@ def _look_at_all(
 
 
 def _look(part: str, pair: Pair) -> Looked:
-    image = read_image(pair.input, gray=False)
-    mask = read_checked_mask(pair, image.shape[:2])
+    assert pair.target is not None
+    headers = read_header(pair.input), read_header(pair.target)
+    image = read_image(pair.input, gray=False, header=headers[0])
+    mask = read_checked_mask(pair, image.shape[:2], headers[1])
     full_scale = int(np.iinfo(image.dtype).max)
     is_gray = bool((image == image[:, :, :1]).all())
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
@@ -186,6 +192,7 @@ def _look(part: str, pair: Pair) -> Looked:
         values=count_values(mask),
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         small=thumbnail(to_gray8(image)),
+        seen=see(pair, *headers, mask),
     )
 
 
@@ -197,6 +204,16 @@ def to_gray8(image: Array) -> NDArray[np.uint8]:
 
 def _common(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
+
+
+def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
+    findings = Findings()
+    for entry in looked:
+        try:
+            findings.add(entry.seen)
+        except DataError as error:
+            check.problems.append(str(error))
+    check.advice += findings.notes()
 
 
 def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:

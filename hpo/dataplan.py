@@ -19,6 +19,9 @@ from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
 from studies.prepare.groups import read_groups
+from trainer.data.findings import Findings, Seen, see
+from trainer.data.fingerprint import FORMAT
+from trainer.data.headers import read_header
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -109,6 +112,7 @@ class DataSurvey:
         coding: what the mask values mean.
         fingerprint: hash of the files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
+        notes: what a user should know of the files, a line each.
     """
 
     num_train: int
@@ -117,6 +121,7 @@ class DataSurvey:
     coding: MaskCoding
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    notes: tuple[str, ...] = ()
 
 
 def survey_data(
@@ -140,7 +145,12 @@ def survey_data(
     found = _read_cache(cache, fingerprint)
     if found is None:
         found = _read_all([*train, *test], progress)
-        entry = {"fingerprint": fingerprint, **asdict(found), "counts": list(found.counts.items())}
+        entry = {
+            "fingerprint": fingerprint,
+            "reading": FORMAT,
+            **asdict(found),
+            "counts": list(found.counts.items()),
+        }
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps(entry))
     coding = decide_coding(
@@ -154,8 +164,9 @@ def survey_data(
             f"{folder.root / folder.train.targets}: every pixel of every mask is "
             f"{next(iter(found.counts))}; there is nothing to segment"
         )
+    sizes = (found.smallest, found.largest)
     return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, (found.smallest, found.largest)
+        len(train), len(test), found.is_gray, coding, fingerprint, sizes, found.notes
     )
 
 
@@ -165,6 +176,7 @@ class _Found:
     counts: Counter[int]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    notes: tuple[str, ...]
 
 
 def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
@@ -180,30 +192,34 @@ def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _F
     counts: Counter[int] = Counter()
     is_gray = True
     sizes = []
+    findings = Findings()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (gray, values, size) in enumerate(pool.map(_read_pair, pairs), 1):
+        for done, (gray, values, size, seen) in enumerate(pool.map(_read_pair, pairs), 1):
+            findings.add(seen)
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
             progress(done, len(pairs))
-    return _Found(is_gray, counts, min(sizes), max(sizes))
+    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()))
 
 
-def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int]]:
-    image = read_image(pair.input, gray=False)
+def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Seen]:
+    assert pair.target is not None
+    headers = read_header(pair.input), read_header(pair.target)
+    image = read_image(pair.input, gray=False, header=headers[0])
     height, width = image.shape[:2]
-    mask = read_checked_mask(pair, (height, width))
+    mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    return is_gray, count_values(mask), (height, width)
+    return is_gray, count_values(mask), (height, width), see(pair, *headers, mask)
 
 
 def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         entry = json.loads(cache.read_text(encoding="utf-8"))
-        if entry["fingerprint"] == fingerprint:
+        if entry["fingerprint"] == fingerprint and entry["reading"] == FORMAT:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest)
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest, tuple(entry["notes"]))
     return None
 
 

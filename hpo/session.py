@@ -181,6 +181,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("study", f"{spec.name} ({spec.title})"),
         ("data", str(spec.data.root)),
         ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
+        *(("files", note) for note in spec.survey.notes),
         ("masks", spec.survey.coding.describe()),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),

@@ -73,7 +73,8 @@ def load_data(
 
     def read(store: Store, num_threads: int) -> dict[str, Counter[int]]:
         with ReadingProgress(log, sum(map(len, parts.values()))) as progress:
-            return Reader(data, steps, num_threads, progress.advance).read(parts, store, decide)
+            reader = Reader(data, steps, num_threads, progress.advance, _noting(log))
+            return reader.read(parts, store, decide)
 
     arrays: Mapping[str, Array]
     counts: Mapping[str, Counter[int]]
@@ -98,6 +99,10 @@ def load_data(
     fitted = fit_range(counts[TRAIN_INPUTS])
     coding = code_labels(classes, [*labelled.values()]) if data.has_labels else decide(counts)
     return LoadedData(sets.get("train"), sets.get("test"), coding, lock, fitted_range=fitted)
+
+
+def _noting(log: Log) -> Callable[[str], None]:
+    return lambda text: log(f"Images: {text}")
 
 
 def _list_images(folder: Path, *, follow_symlinks: bool) -> tuple[list[Pair], list[str]]:

@@ -24,18 +24,25 @@ Array = NDArray[Any]  # uint8 or uint16, as stored in the file
 # What is wrong with a file is said by our own line, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+Colour = tuple[int, int, int]
+
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def read_image(path: Path, *, gray: bool) -> Array:
+def read_image(path: Path, *, gray: bool, header: Header | None = None) -> Array:
     """Read an input as OpenCV does: (H, W, 3) in BGR order, or (H, W, 1); 8 or 16 bits.
 
     Alpha is dropped, the colours are those that are stored.
 
+    Args:
+        path: the file.
+        gray: one channel.
+        header: the file's, where it is known.
+
     Raises:
         DataError: the file is empty, broken or not an image.
     """
-    header = read_header(path)
+    header = header or read_header(path)
     if _decoder(header) == "pillow":
         image = _pillow(path)
         if header.palette:
@@ -48,7 +55,7 @@ def read_image(path: Path, *, gray: bool) -> Array:
     return np.ascontiguousarray(image)
 
 
-def read_mask(path: Path) -> Array:
+def read_mask(path: Path, header: Header | None = None) -> Array:
     """Read a mask as its stored values, (H, W): palette images give their indices.
 
     A palette of black and white alone says more than its indices, whose order is the writer's
@@ -58,7 +65,7 @@ def read_mask(path: Path) -> Array:
         DataError: the file is broken, its channels differ (a mask of colours), or what it shows
             is in its alpha channel.
     """
-    header = read_header(path)
+    header = header or read_header(path)
     if header.palette:
         indices = _turned(_pillow(path), header)
         return np.ascontiguousarray(_black_and_white(indices, header))
@@ -71,9 +78,9 @@ def read_mask(path: Path) -> Array:
     return np.ascontiguousarray(mask)
 
 
-def palette_colours(path: Path, mask: Array) -> dict[int, tuple[int, int, int]] | None:
+def palette_colours(header: Header, mask: Array) -> dict[int, Colour] | None:
     """Return value -> colour of a mask that was read from a palette image, None for others."""
-    palette = read_header(path).palette
+    palette = header.palette
     if not palette:
         return None
     values = np.unique(mask).tolist()
@@ -82,7 +89,7 @@ def palette_colours(path: Path, mask: Array) -> dict[int, tuple[int, int, int]] 
     return {value: palette[value] for value in values if value < len(palette)}
 
 
-def _is_black_and_white(palette: tuple[tuple[int, int, int], ...]) -> bool:
+def _is_black_and_white(palette: tuple[Colour, ...]) -> bool:
     return set(palette) == {BLACK, WHITE}
 
 
