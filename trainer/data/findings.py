@@ -73,8 +73,8 @@ class Findings:
         if self._disagreeing:
             yield (
                 "warning: orientation tag in one file of a pair alone: "
-                f"{_named(self._disagreeing)}; if such a mask was drawn on the image as it is stored, remove the tag "
-                "(exiftool -Orientation= FILE)"
+                f"{_named(self._disagreeing)}; if such a mask was drawn on the image "
+                "as it is stored, remove the tag (exiftool -Orientation= FILE)"
             )
         if self._with_alpha:
             yield f"alpha channel, not read: images {_named(self._with_alpha)}"
