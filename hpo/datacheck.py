@@ -22,7 +22,7 @@ from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.headers import read_header
-from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
+from trainer.data.images import Array, Pair, match_folders, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
@@ -134,22 +134,23 @@ def check_data(
 
 def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
     """Pair images with masks; what has no partner is a problem."""
-    inputs = list_images(folder.root / part.inputs, "inputs")
-    targets = {path.stem: path for path in list_images(folder.root / part.targets, "targets")}
-    pairs, alone, used = [], [], set()
-    for path in inputs:
-        stem = next((path.stem + end for end in MASK_ENDINGS if path.stem + end in targets), None)
-        if stem is None:
-            alone.append(path.name)
-        else:
-            used.add(stem)
-            pairs.append(Pair(path, targets[stem]))
-    if alone:
-        check.problems.append(f"{part.inputs}: {len(alone)} without a mask: {shown(alone)}")
-    unused = [path.name for stem, path in sorted(targets.items()) if stem not in used]
-    if unused:
-        check.problems.append(f"{part.targets}: {len(unused)} without an image: {shown(unused)}")
-    return pairs
+    found = match_folders(
+        folder.root / part.inputs,
+        folder.root / part.targets,
+        "",
+        follow_symlinks=folder.follow_symlinks,
+        notes=check.advice,
+    )
+    if found.alone:
+        names = shown([path.name for path in found.alone])
+        check.problems.append(f"{part.inputs}: {len(found.alone)} without a mask: {names}")
+    for path, masks in found.several:
+        names = shown([mask.name for mask in masks])
+        check.problems.append(f"{part.inputs}: {path.name} has several masks: {names}")
+    if found.unused:
+        names = shown([path.name for path in found.unused])
+        check.problems.append(f"{part.targets}: {len(found.unused)} without an image: {names}")
+    return found.pairs
 
 
 def _look_at_all(
@@ -305,9 +306,7 @@ def _judge_leaks(
     parts_of: dict[str, set[str]] = {}
     for entry in looked:
         patient = (
-            table.get(entry.pair.input.stem)
-            if group is None
-            else group_of(entry.pair, group, "--group")
+            table.get(entry.pair.stem) if group is None else group_of(entry.pair, group, "--group")
         )
         if patient is not None:
             parts_of.setdefault(patient, set()).add(entry.part)

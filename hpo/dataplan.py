@@ -139,8 +139,9 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    train = _pairs(folder, folder.train, "train ")
-    test = _pairs(folder, folder.test, "test ") if folder.test else []
+    notes: list[str] = []
+    train = _pairs(folder, folder.train, "train ", notes)
+    test = _pairs(folder, folder.test, "test ", notes) if folder.test else []
     fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
     found = _read_cache(cache, fingerprint)
     if found is None:
@@ -166,7 +167,7 @@ def survey_data(
         )
     sizes = (found.smallest, found.largest)
     return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, sizes, found.notes
+        len(train), len(test), found.is_gray, coding, fingerprint, sizes, (*notes, *found.notes)
     )
 
 
@@ -179,12 +180,13 @@ class _Found:
     notes: tuple[str, ...]
 
 
-def _pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
+def _pairs(folder: DataFolder, part: Part, key: str, notes: list[str] | None = None) -> list[Pair]:
     return list_samples(
         folder.root / part.inputs,
         folder.root / part.targets,
         key,
         follow_symlinks=folder.follow_symlinks,
+        notes=notes,
     )
 
 
@@ -304,8 +306,8 @@ def split_validation(
     assert validation is not None
     pairs = _pairs(folder, folder.train, "train ")
     contents = Contents(target.with_name(MEMORY))
-    files = {f"inputs/{pair.input.name}": pair.input for pair in pairs}
-    files |= {f"targets/{pair.target.name}": pair.target for pair in pairs if pair.target}
+    files = {f"inputs/{pair.name}": pair.input for pair in pairs}
+    files |= {f"targets/{pair.target_name}": pair.target for pair in pairs if pair.target}
     digests = contents.digests([*files.values()])
     sources = {name: digests[path] for name, path in files.items()}
     if target.is_dir() and is_split_of(target, sources, contents):
@@ -313,7 +315,7 @@ def split_validation(
     table = read_groups(folder.root) if group_by is None else {}
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        stem = pair.input.stem
+        stem = pair.stem
         name = table.get(stem, stem) if group_by is None else group_of(pair, group_by)
         groups.setdefault(name, []).append(pair)
     names = sorted(groups)
@@ -332,9 +334,12 @@ def split_validation(
         part = validation if name in chosen else train
         for pair in members:
             assert pair.target is not None
-            for source, place in ((pair.input, part.inputs), (pair.target, part.targets)):
-                _link(source, aside / place / source.name)
-                manifest[str(place / source.name)] = digests[source]
+            for source, place in (
+                (pair.input, part.inputs / pair.name),
+                (pair.target, part.targets / pair.target_name),
+            ):
+                _link(source, aside / place)
+                manifest[str(place)] = digests[source]
     write_manifest(aside, manifest)
     if target.is_dir() and not is_split_of(target, sources, contents):
         replace_folder(aside, target)  # linked to files that were changed in place since
@@ -356,7 +361,7 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
         UsageError: it matches nothing, or is no regular expression.
     """
     try:
-        match = re.search(pattern, pair.input.stem)
+        match = re.search(pattern, pair.stem)
     except re.error as error:
         raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
     if match is None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.decoding import Array, opencv_reason, read_image, read_mask
+from trainer.data.folders import refuse_foreign_links, walk
 from trainer.data.headers import MAX_PIXELS
+from trainer.data.matching import (
+    MASK_ENDINGS,
+    Matching,
+    Pair,
+    counted_by_suffix,
+    match_masks,
+    named,
+    relative,
+)
 from trainer.errors import DataError
 
 __all__ = [
@@ -18,123 +27,136 @@ __all__ = [
     "Pair",
     "list_images",
     "list_samples",
+    "match_folders",
     "opencv_reason",
     "read_image",
     "read_mask",
     "refuse_foreign_links",
 ]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg", "_gt")
-NUM_NAMES_SHOWN = 10
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp")
+# Images and volumes that other programs know: whoever has put one here meant it to be read.
+OTHER_IMAGES = frozenset({
+    ".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".pbm",
+    ".tga", ".psd", ".svg", ".exr", ".hdr", ".dcm", ".dicom", ".nii", ".gz", ".mha", ".mhd",
+    ".nrrd", ".svs", ".ndpi", ".czi", ".npy", ".npz", ".mat",
+})  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An image and, where it is known, its mask."""
-
-    input: Path
-    target: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The input's file name: how logs and predictions call the sample."""
-        return self.input.name
-
-
-def list_images(folder: Path, key: str, *, follow_symlinks: bool = False) -> list[Path]:
-    """Return the image files of a folder, sorted by name; other files are left alone.
+def list_images(
+    folder: Path, key: str, *, follow_symlinks: bool = False, notes: list[str] | None = None
+) -> list[Path]:
+    """Return the image files of a folder and the folders in it, sorted; others are left alone.
 
     The folder itself may be a link. Links in it to files elsewhere are followed only if asked.
 
+    Args:
+        folder: the folder.
+        key: the config's key for it, for errors.
+        follow_symlinks: follow links that leave the folder.
+        notes: gets a line about images of kinds that are not read.
+
     Raises:
-        DataError: no such folder, no image in it, or a link that leaves it; names `key`, the
-            config's key for it.
+        DataError: no such folder, no image in it, or a link that leaves it.
     """
     if not folder.is_dir():
         raise DataError(f"{key}: no such folder: {folder}")
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    all_files = walk(folder, key, follow_symlinks=follow_symlinks)
+    files = [path for path in all_files if path.suffix.lower() in SUFFIXES]
+    others = [path for path in all_files if path.suffix.lower() in OTHER_IMAGES]
     if not files:
-        raise DataError(f"{key}: no image in {folder}; expected {', '.join(SUFFIXES)}")
+        there = f", only {counted_by_suffix(others)}" if others else ""
+        raise DataError(f"{key}: no image in {folder}{there}; expected {', '.join(SUFFIXES)}")
     if not follow_symlinks:
         refuse_foreign_links(files, folder, key)
+    if others and notes is not None:
+        notes.append(f"images that are not read: {counted_by_suffix(others)} in {folder}")
     return files
 
 
-def refuse_foreign_links(files: Iterable[Path], folder: Path, key: str) -> None:
-    """Refuse symbolic links that leave a folder: a data set from elsewhere could bring them.
-
-    Raises:
-        DataError: names the link, `key` and the remedy.
-    """
-    root = folder.resolve()
-    for path in files:
-        if path.is_symlink():
-            try:
-                target = path.resolve()
-            except (OSError, RuntimeError):  # a circle of links; Python 3.11 says RuntimeError
-                target = path.readlink()
-            if not target.is_relative_to(root):
-                raise DataError(
-                    f"{key}: {path} is a link that leaves the folder, to {target}; put the file "
-                    "itself there, or set data.follow_symlinks to true"
-                )
-
-
 def list_samples(
-    input_dir: Path, target_dir: Path | None, key: str, *, follow_symlinks: bool = False
+    input_dir: Path,
+    target_dir: Path | None,
+    key: str,
+    *,
+    follow_symlinks: bool = False,
+    notes: list[str] | None = None,
 ) -> list[Pair]:
     """Pair each input with the mask of the same name (whatever the suffix, `_mask` allowed).
 
     Masks without an input are left alone, as a set's masks often cover more than one part.
 
+    Args:
+        input_dir, target_dir: where images and masks are; may be one folder.
+        key: the start of the config's keys for them.
+        follow_symlinks: follow links that leave the folders.
+        notes: gets a line about what is not used.
+
     Raises:
         DataError: inputs without a mask, or with several; the first ten are named. Or what
             `list_images` raises.
     """
-    inputs = list_images(input_dir, f"{key}input_path", follow_symlinks=follow_symlinks)
-    _refuse_repeated_names(inputs)
     if target_dir is None:
-        return [Pair(path) for path in inputs]
-    by_stem: dict[str, list[Path]] = {}
-    masks = list_images(target_dir, f"{key}target_path", follow_symlinks=follow_symlinks)
-    for path in masks:
-        by_stem.setdefault(path.stem, []).append(path)
-    pairs, without = [], []
-    for path in inputs:
-        found = next(
-            (by_stem[path.stem + end] for end in MASK_ENDINGS if path.stem + end in by_stem), []
+        inputs = list_images(
+            input_dir, f"{key}input_path", follow_symlinks=follow_symlinks, notes=notes
         )
-        if len(found) > 1:
-            raise DataError(f"{path.name}: several masks: {_names(found)} in {target_dir}")
-        if found:
-            pairs.append(Pair(path, found[0]))
-        else:
-            without.append(path)
-    if without:
+        _refuse_repeated_names(inputs, input_dir)
+        return [Pair(path, folder=input_dir) for path in inputs]
+    found = match_folders(input_dir, target_dir, key, follow_symlinks=follow_symlinks, notes=notes)
+    _refuse_repeated_names([pair.input for pair in found.pairs], input_dir)
+    if found.several:
+        path, masks = found.several[0]
         raise DataError(
-            f"{len(without)} of {len(inputs)} images in {input_dir} have no mask of the same name "
-            f"in {target_dir}: {_names(without)}; add the masks or move the images away"
+            f"{relative(path, input_dir)}: several masks: {named(masks, target_dir)} in "
+            f"{target_dir}; keep one, or join them: rml-data prepare folder --help"
         )
-    return pairs
+    if found.alone:
+        number = len(found.alone) + len(found.pairs)
+        raise DataError(
+            f"{len(found.alone)} of {number} images in {input_dir} have no mask of the same name "
+            f"in {target_dir}: {named(found.alone, input_dir)}; add the masks or move the images "
+            "away"
+        )
+    return found.pairs
 
 
-def _refuse_repeated_names(inputs: Sequence[Path]) -> None:
+def match_folders(
+    input_dir: Path,
+    target_dir: Path,
+    key: str,
+    *,
+    follow_symlinks: bool = False,
+    notes: list[str] | None = None,
+) -> Matching:
+    """Find out which mask belongs to which image; see `list_samples` for the arguments.
+
+    Raises:
+        DataError: what `list_images` raises.
+    """
+    inputs = list_images(
+        input_dir, f"{key}input_path", follow_symlinks=follow_symlinks, notes=notes
+    )
+    is_one = input_dir.resolve() == target_dir.resolve()
+    masks = list_images(
+        target_dir,
+        f"{key}target_path",
+        follow_symlinks=follow_symlinks,
+        notes=None if is_one else notes,
+    )
+    found = match_masks(inputs, masks, input_dir, target_dir)
+    if found.unused and notes is not None:
+        notes.append(
+            f"masks of no image, not used: {named(found.unused, target_dir)} in {target_dir}"
+        )
+    return found
+
+
+def _refuse_repeated_names(inputs: Sequence[Path], folder: Path) -> None:
     seen: dict[str, Path] = {}
     for path in inputs:
-        other = seen.setdefault(path.stem, path)
+        other = seen.setdefault(relative(path, folder).removesuffix(path.suffix), path)
         if other is not path:
             raise DataError(
                 f"{other.name} and {path.name} in {path.parent} differ in their suffix only; "
                 "masks are found by name, so rename one of them"
             )
-
-
-def _names(paths: Iterable[Path]) -> str:
-    names = [path.name for path in paths]
-    more = f", … ({len(names)} in all)" if len(names) > NUM_NAMES_SHOWN else ""
-    return ", ".join(names[:NUM_NAMES_SHOWN]) + more
