@@ -225,7 +225,8 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
     high = max(entry.levels[1] for entry in looked)
     check.levels = (low, high)
     scale = max(entry.full_scale for entry in looked)
-    if high - low < NARROW_SHARE * scale:
+    # 16 bits are scaled by the range of the training images, whatever corner they fill.
+    if scale <= np.iinfo(np.uint8).max and high - low < NARROW_SHARE * scale:
         mean, std = low / scale, max(high - low, 1) / scale
         check.advice.append(
             f"images use {low} to {high} of {scale} levels; spread them with the transform "

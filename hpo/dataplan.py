@@ -195,24 +195,32 @@ def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _F
     is_gray = True
     sizes = []
     findings = Findings()
+    depths: dict[int, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (gray, values, size, seen) in enumerate(pool.map(_read_pair, pairs), 1):
+        for done, (gray, values, size, bits, seen) in enumerate(pool.map(_read_pair, pairs), 1):
             findings.add(seen)
+            depths.setdefault(bits, seen.pair.name)
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
             progress(done, len(pairs))
+    if len(depths) > 1:
+        found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
+        raise DataError(
+            f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
+        )
     return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()))
 
 
-def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Seen]:
+def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], int, Seen]:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
     image = read_image(pair.input, gray=False, header=headers[0])
     height, width = image.shape[:2]
     mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    return is_gray, count_values(mask), (height, width), see(pair, *headers, mask)
+    seen = see(pair, *headers, mask)
+    return is_gray, count_values(mask), (height, width), 8 * image.dtype.itemsize, seen
 
 
 def _read_cache(cache: Path, fingerprint: str) -> _Found | None:

@@ -165,7 +165,9 @@ class _Run:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
         started = self.started - state.time_s
-        return replace(self, started=started, data=self.data.with_range(stored))
+        return replace(
+            self, started=started, data=self.data.with_range(stored, is_full=stored is None)
+        )
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
         config, num_epochs = self.config, self.config.num_epochs
@@ -183,7 +185,7 @@ class _Run:
         keeper = CheckpointKeeper(
             config.checkpoints,
             num_epochs=num_epochs,
-            intensity_range=self.data.train.intensity_range,
+            intensity_range=self.data.train.stored_range,
         )
         training = Training(
             network=self.network,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support import write_disc
+import torch
+from support import data_section, write_disc
 
 from hpo.data_cli import main
 from hpo.dataplan import find_data, split_validation
+from trainer.adapt import with_range
+from trainer.batches import Batches
+from trainer.config import parse_config
+from trainer.data.dataset import load_data
 
 
 @pytest.fixture
@@ -68,12 +74,25 @@ def test_rare_foreground_gets_advice(data: Path, capsys: pytest.CaptureFixture[s
     assert "use Dice, not accuracy" in advice
 
 
-def test_dark_16_bit_images_get_advice(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_advice_on_dark_images_fills_the_scale_when_it_is_followed(
+    data: Path, capsys: pytest.CaptureFixture[str], bits: int
+) -> None:
     for path in data.glob("*/inputs/*"):
-        cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16) * 4)
+        image = cv2.imread(str(path), 0)
+        cv2.imwrite(str(path), image // 8 if bits == 8 else image.astype(np.uint16) * 4)
     _, found = checked(capsys, data)
-    assert found["types"] == {"uint16 gray": 17}
-    assert any("of 65535 levels" in text and "normalize" in text for text in found["advice"])
+    assert found["types"] == {f"uint{bits} gray": 17}
+    transforms = [re.search(r"\{.*\}", text)[0] for text in found["advice"] if "normalize" in text]
+    assert len(transforms) == (1 if bits == 8 else 0)  # the engine fits 16 bits by itself
+    section = data_section(data, transforms=[json.loads(text) for text in transforms])
+    network = parse_config(
+        {"neural_network": {"layers": "unet", "data": section, "loss": {"function": "Dice"}}}, "c"
+    )
+    loaded = with_range(network, load_data(network.data, Path), None)
+    batches = Batches(loaded.train, batch_size=12, device=torch.device("cpu"), continuous=False)
+    inputs = next(batches.in_order()).inputs_NCHW
+    assert (float(inputs.min()), float(inputs.max())) == pytest.approx((0, 1), abs=0.05)
 
 
 def test_same_image_in_both_parts_is_a_problem(

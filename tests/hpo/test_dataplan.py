@@ -17,6 +17,7 @@ from hpo.contents import check_split
 from hpo.dataplan import LAYOUTS, find_data, split_validation, survey_data
 from hpo.errors import UsageError
 from hpo.results import replace_folder
+from trainer.errors import DataError
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -202,3 +203,11 @@ def test_changed_split_is_refused_to_who_repeats_a_trial(large: Path, tmp_path: 
     link.write_bytes(b"other")
     with pytest.raises(UsageError, match=r"1 files are not those .*targets/2\.bmp"):
         check_split(split.root, lambda done, total: None)
+
+
+def test_parts_of_different_bits_are_refused_before_the_first_trial(discs, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(discs, tmp_path / "data"))
+    for path in (root / "test/inputs").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16))
+    with pytest.raises(DataError, match=r"8 bits a channel and some 16 \(img 00\.png 8, "):
+        survey_data(find_data(root, needs_test=True), cache=tmp_path / "survey.json")
