@@ -211,12 +211,22 @@ def _run(
 
 
 @app.command()
-def check(
+def check(  # a command's options
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A data folder")],
     group: Annotated[
         str | None,
         typer.Option("--group", metavar="REGEX", help="The patient in an image's name "
                      "(default: those of groups.csv)"),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Read as this study does: its folder, or a name"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Read as a search with this --set does: "
+                     "data.mask_values, data.mask_threshold, data.follow_symlinks, "
+                     "loss.ignore_index"),
     ] = None,
     sheet: Annotated[
         Path, typer.Option("--sheet", help="Where the sheet of images with outlines goes")
@@ -229,9 +239,11 @@ def check(
     """
     from hpo.contactsheet import draw_sheet
     from hpo.datacheck import check_data
+    from hpo.readingkeys import reading_keys
 
+    keys = reading_keys(study, settings or ())
     with counting("reading images") as progress:
-        found, looked, coding = check_data(data, group=group, progress=progress)
+        found, looked, coding = check_data(data, group=group, keys=keys, progress=progress)
     if looked:
         draw_sheet(sheet, [entry.pair for entry in looked], coding)
     if as_json:

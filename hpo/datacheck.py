@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data, group_of
 from hpo.errors import UsageError
+from hpo.readingkeys import ReadingKeys
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.samples import shown
@@ -31,6 +32,7 @@ NUM_BINS = 16
 RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
 PARTS = ("train", "test")
+DEFAULT_KEYS = ReadingKeys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def check_data(
     root: Path,
     *,
     group: str | None = None,
+    keys: ReadingKeys = DEFAULT_KEYS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[DataCheck, list[Looked], MaskCoding | None]:
     """Read every pair of a data folder and say what is there, what is wrong, what is odd.
@@ -101,6 +104,7 @@ def check_data(
         root: the folder, in any layout that a search reads.
         group: regular expression on a file's name; what it matches is the patient. Without it
             the patients are those of `groups.csv`, where `rml-data prepare` has written one.
+        keys: how the search will read the data.
         progress: called with (done, total).
 
     Raises:
@@ -111,6 +115,7 @@ def check_data(
         folder = find_data(root, needs_test=False)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--data: ")) from None
+    folder = replace(folder, follow_symlinks=keys.follow_symlinks)
     check = DataCheck(root=str(root))
     pairs = [
         (name, pair)
@@ -127,7 +132,7 @@ def check_data(
     check.types = _common(entry.kind for entry in looked)
     _judge_files(looked, check)
     _judge_intensities(looked, check)
-    coding = _judge_masks(looked, folder, check)
+    coding = _judge_masks(looked, folder, keys, check)
     _judge_leaks(looked, root, group, check)
     return check, looked, coding
 
@@ -247,7 +252,7 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
 
 
 def _judge_masks(
-    looked: Sequence[Looked], folder: DataFolder, check: DataCheck
+    looked: Sequence[Looked], folder: DataFolder, keys: ReadingKeys, check: DataCheck
 ) -> MaskCoding | None:
     counts: Counter[int] = Counter()
     for entry in looked:
@@ -259,14 +264,21 @@ def _judge_masks(
             ClassFacts(value=value, pixel_share=counts[value] / total, num_images=dict(images))
         )
     try:
-        coding = decide_coding(counts, where=str(folder.root / folder.train.targets))
+        coding = decide_coding(
+            counts,
+            where=str(folder.root / folder.train.targets),
+            mask_values=keys.mask_values,
+            mask_threshold=keys.mask_threshold,
+        )
     except DataError as error:
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
-    for facts in check.classes:
+    for facts in check.classes if coding.kind != "threshold" else ():
+        if _is_ignored(facts.value, coding, keys):
+            continue
         for part in check.num_pairs:
             if part not in facts.num_images:
                 check.advice.append(f"mask value {facts.value} occurs in no {part} image")
@@ -282,6 +294,11 @@ def _judge_masks(
             f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
         )
     return coding
+
+
+def _is_ignored(value: int, coding: MaskCoding, keys: ReadingKeys) -> bool:
+    index = keys.ignore_index
+    return index is not None and index < len(coding.values) and coding.values[index] == value
 
 
 def _judge_leaks(

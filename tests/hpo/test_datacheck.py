@@ -166,3 +166,61 @@ def test_validation_part_keeps_the_groups_of_the_table(data: Path, tmp_path: Pat
     assert split.test is not None
     chosen = {path.stem for path in (split.root / split.test.inputs).iterdir()}
     assert chosen in ({*stems[::2]}, {*stems[1::2]})
+
+
+# --- read as the search reads ------------------------------------------------------------------
+
+
+def rewrite_masks(data: Path, values: dict[int, int]) -> None:
+    for path in data.glob("*/targets/*"):
+        mask = cv2.imread(str(path), 0)
+        mask[:2] = 9  # a void border
+        cv2.imwrite(str(path), np.vectorize(values.get)(mask).astype(np.uint8))
+
+
+def test_sound_data_of_unusual_values_are_sound_with_the_keys_of_the_search(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite_masks(data, {0: 50, 255: 120, 9: 255})
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert "set data.mask_values" in " ".join(found["problems"])
+    keys = ("--set", "data.mask_values=[50,120,255]", "--set", "loss.ignore_index=2")
+    code, found = checked(capsys, data, *keys)
+    assert (code, found["problems"]) == (0, [])
+    assert "mask value 255" not in " ".join(found["advice"])
+    study = data.parent / "mine"
+    study.mkdir()
+    (study / "study.toml").write_text(
+        'title = "mine"\n[config]\n"data.mask_values" = [50, 120, 255]\n"loss.ignore_index" = 2\n'
+        '[[search]]\nkey = "optimizer.learning_rate"\nrange = [0.001, 0.01]\n'
+    )
+    assert checked(capsys, data, "--study", study) == (code, found)
+
+
+def test_blurred_masks_are_sound_with_a_threshold(data: Path, capsys) -> None:
+    for path in data.glob("*/targets/*"):
+        cv2.imwrite(str(path), cv2.GaussianBlur(cv2.imread(str(path), 0), (0, 0), 2))
+    assert checked(capsys, data)[0] == 1
+    code, found = checked(capsys, data, "--set", "data.mask_threshold=128")
+    assert (code, found["problems"]) == (0, [])
+    assert "128 and above is foreground" in found["masks"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("data.batch_size=3", "no key of reading"), ("data.mask_values=[1,1]", "distinct mask"),
+     ("data.mask_valeus=[0,1]", "did you mean 'data.mask_values'?")],
+)  # fmt: skip
+def test_other_keys_and_values_are_refused(data: Path, capsys, setting: str, words: str) -> None:
+    assert main(["check", str(data), "--set", setting]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_links_are_followed_where_asked(data: Path, capsys, tmp_path: Path) -> None:
+    path = data / "train/inputs/train_p0_0.png"
+    path.rename(tmp_path / "elsewhere.png")
+    path.symlink_to(tmp_path / "elsewhere.png")
+    assert main(["check", str(data)]) == 2
+    assert "is a link that leaves the folder" in capsys.readouterr().err
+    assert checked(capsys, data, "--set", "data.follow_symlinks=true")[0] == 0
