@@ -259,6 +259,8 @@ def check(  # a command's options
 
 def describe_check(found: DataCheck) -> Iterator[str]:
     """Yield what a check has found, line by line."""
+    from hpo.likeness import shown_alike
+
     counts = ", ".join(f"{number} {part}" for part, number in found.num_pairs.items())
     yield f"{found.root}: {counts or 'no usable'} images with masks"
     for name, values in (("sizes (height x width)", found.sizes), ("types", found.types)):
@@ -275,7 +277,10 @@ def describe_check(found: DataCheck) -> Iterator[str]:
         images = ", ".join(f"{number} {part}" for part, number in facts.num_images.items())
         yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} images"
     if found.near_duplicates:
-        yield f"near-duplicates within a part: {found.near_duplicates} pairs"
+        yield (
+            f"near-duplicates within a part, kept together by a split: "
+            f"{shown_alike(found.near_duplicates)}"
+        )
     for text in found.advice:
         yield f"advice: {text}"
     for text in found.problems:

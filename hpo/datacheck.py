@@ -11,19 +11,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataplan import DataFolder, Part, find_data, group_of
+from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
+from hpo.leaks import judge_leaks
+from hpo.likeness import thumbnail_of
 from hpo.readingkeys import ReadingKeys
-from studies.prepare.groups import read_groups
-from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
+from studies.prepare.likeness import Thumbnail
 from studies.prepare.samples import shown
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.headers import read_header
-from trainer.data.images import Array, Pair, match_folders, read_image
+from trainer.data.images import Pair, match_folders, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
@@ -54,7 +54,7 @@ class DataCheck:
         types: "uint8 gray" and the like -> images.
         histogram: share of pixels in each sixteenth of the full scale, colours averaged.
         levels: (smallest, largest) pixel value.
-        near_duplicates: pairs of names within one part.
+        near_duplicates: names within one part that show nearly the same, cluster by cluster.
     """
 
     root: str
@@ -65,7 +65,7 @@ class DataCheck:
     levels: tuple[int, int] = (0, 0)
     masks: str = ""
     classes: list[ClassFacts] = field(default_factory=list)
-    near_duplicates: int = 0
+    near_duplicates: list[list[str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -133,7 +133,7 @@ def check_data(
     _judge_files(looked, check)
     _judge_intensities(looked, check)
     coding = _judge_masks(looked, folder, keys, check)
-    _judge_leaks(looked, root, group, check)
+    judge_leaks(looked, root, group, check)
     return check, looked, coding
 
 
@@ -197,15 +197,9 @@ def _look(part: str, pair: Pair) -> Looked:
         full_scale=full_scale,
         values=count_values(mask),
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
-        small=thumbnail(to_gray8(image)),
+        small=thumbnail_of(image),
         seen=see(pair, *headers, mask),
     )
-
-
-def to_gray8(image: Array) -> NDArray[np.uint8]:
-    """Return (H, W) uint8 for (H, W, C) of 8 or 16 bits."""
-    gray = image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return np.asarray(gray // 257 if gray.dtype == np.uint16 else gray, dtype=np.uint8)
 
 
 def _common(names: Iterable[str]) -> dict[str, int]:
@@ -299,35 +293,3 @@ def _judge_masks(
 def _is_ignored(value: int, coding: MaskCoding, keys: ReadingKeys) -> bool:
     index = keys.ignore_index
     return index is not None and index < len(coding.values) and coding.values[index] == value
-
-
-def _judge_leaks(
-    looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck
-) -> None:
-    """Find what is in the training part and in the test part."""
-    by_digest: dict[str, dict[str, str]] = {}
-    for entry in looked:
-        by_digest.setdefault(entry.digest, {})[entry.part] = entry.pair.name
-    same = [f"{both['train']} = {both['test']}" for both in by_digest.values() if len(both) > 1]
-    if same:
-        check.problems.append(f"{len(same)} images are in both parts: {shown(same)}")
-    alike = similar_pairs([entry.small for entry in looked])
-    torn = [
-        f"{looked[i].pair.name} ~ {looked[j].pair.name}"
-        for i, j in alike
-        if looked[i].part != looked[j].part and looked[i].digest != looked[j].digest
-    ]
-    check.near_duplicates = sum(looked[i].part == looked[j].part for i, j in alike)
-    if torn:
-        check.problems.append(f"{len(torn)} near-duplicates across the parts: {shown(torn)}")
-    table = read_groups(root)
-    parts_of: dict[str, set[str]] = {}
-    for entry in looked:
-        patient = (
-            table.get(entry.pair.stem) if group is None else group_of(entry.pair, group, "--group")
-        )
-        if patient is not None:
-            parts_of.setdefault(patient, set()).add(entry.part)
-    both = sorted(name for name, parts in parts_of.items() if len(parts) > 1)
-    if both:
-        check.problems.append(f"{len(both)} groups are in both parts: {shown(both)}")

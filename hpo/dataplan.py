@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
+from hpo.likeness import find_alike, thumbnail_of
 from studies.prepare.groups import read_groups
+from studies.prepare.likeness import Thumbnail
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.fingerprint import FORMAT
 from trainer.data.headers import read_header
@@ -113,6 +115,7 @@ class DataSurvey:
         fingerprint: hash of the files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
         notes: what a user should know of the files, a line each.
+        alike: stems of training images that show nearly the same, cluster by cluster.
     """
 
     num_train: int
@@ -122,6 +125,7 @@ class DataSurvey:
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
     notes: tuple[str, ...] = ()
+    alike: tuple[tuple[str, ...], ...] = ()
 
 
 def survey_data(
@@ -145,7 +149,7 @@ def survey_data(
     fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
     found = _read_cache(cache, fingerprint)
     if found is None:
-        found = _read_all([*train, *test], progress)
+        found = _read_all([*train, *test], len(train), progress)
         entry = {
             "fingerprint": fingerprint,
             "reading": FORMAT,
@@ -167,7 +171,14 @@ def survey_data(
         )
     sizes = (found.smallest, found.largest)
     return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, sizes, (*notes, *found.notes)
+        len(train),
+        len(test),
+        found.is_gray,
+        coding,
+        fingerprint,
+        sizes,
+        (*notes, *found.notes),
+        tuple(map(tuple, found.alike)),
     )
 
 
@@ -178,6 +189,7 @@ class _Found:
     smallest: tuple[int, int]
     largest: tuple[int, int]
     notes: tuple[str, ...]
+    alike: list[list[str]]
 
 
 def _pairs(folder: DataFolder, part: Part, key: str, notes: list[str] | None = None) -> list[Pair]:
@@ -190,16 +202,21 @@ def _pairs(folder: DataFolder, part: Part, key: str, notes: list[str] | None = N
     )
 
 
-def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:
+def _read_all(
+    pairs: Sequence[Pair], num_train: int, progress: Callable[[int, int], None]
+) -> _Found:
     counts: Counter[int] = Counter()
     is_gray = True
     sizes = []
     findings = Findings()
     depths: dict[int, str] = {}
+    thumbnails: list[Thumbnail] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (gray, values, size, bits, seen) in enumerate(pool.map(_read_pair, pairs), 1):
+        for done, (gray, values, size, small, seen) in enumerate(pool.map(_read_pair, pairs), 1):
+            if done <= num_train:
+                thumbnails.append(small)
             findings.add(seen)
-            depths.setdefault(bits, seen.pair.name)
+            depths.setdefault(seen.bits, seen.pair.name)
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
@@ -209,18 +226,19 @@ def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _F
         raise DataError(
             f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
         )
-    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()))
+    found = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
+    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()), found)
 
 
-def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], int, Seen]:
+def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbnail, Seen]:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
     image = read_image(pair.input, gray=False, header=headers[0])
     height, width = image.shape[:2]
     mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    seen = see(pair, *headers, mask)
-    return is_gray, count_values(mask), (height, width), 8 * image.dtype.itemsize, seen
+    seen = see(pair, *headers, mask, bits=8 * image.dtype.itemsize)
+    return is_gray, count_values(mask), (height, width), thumbnail_of(image), seen
 
 
 def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
@@ -229,7 +247,8 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
         if entry["fingerprint"] == fingerprint and entry["reading"] == FORMAT:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest, tuple(entry["notes"]))
+            notes, clusters = tuple(entry["notes"]), entry["alike"]
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest, notes, clusters)
     return None
 
 
@@ -290,7 +309,12 @@ def validation_folder(target: Path) -> DataFolder:
 
 
 def split_validation(
-    folder: DataFolder, target: Path, *, fraction: float, group_by: str | None = None
+    folder: DataFolder,
+    target: Path,
+    *,
+    fraction: float,
+    group_by: str | None = None,
+    alike: Sequence[Sequence[str]] = (),
 ) -> DataFolder:
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
 
@@ -305,6 +329,7 @@ def split_validation(
         group_by: regular expression on the file's stem; images with the same match (its first
             group, if it has one) stay together, as slices of one patient must. Without it the
             groups are those of the data folder's `groups.csv`, if it has one.
+        alike: stems of images that stay together where nobody says what is of one patient.
 
     Raises:
         UsageError: too few images, or a pattern that does not match some of them.
@@ -321,6 +346,8 @@ def split_validation(
     if target.is_dir() and is_split_of(target, sources, contents):
         return result
     table = read_groups(folder.root) if group_by is None else {}
+    if not table:
+        table = {stem: cluster[0] for cluster in alike for stem in cluster}
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         stem = pair.stem

@@ -102,7 +102,9 @@ class _Planner:
             target = folders.split(hash_text(f"{survey.fingerprint} {fraction} {group_by}"))
             trained = validation_folder(target)
             if survey.fingerprint != NOT_SURVEYED:
-                split_validation(data, target, fraction=fraction, group_by=pattern)
+                split_validation(
+                    data, target, fraction=fraction, group_by=pattern, alike=survey.alike
+                )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None

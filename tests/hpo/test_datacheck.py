@@ -224,3 +224,13 @@ def test_links_are_followed_where_asked(data: Path, capsys, tmp_path: Path) -> N
     assert main(["check", str(data)]) == 2
     assert "is a link that leaves the folder" in capsys.readouterr().err
     assert checked(capsys, data, "--set", "data.follow_symlinks=true")[0] == 0
+
+
+def test_near_duplicates_within_a_part_are_named(data: Path, capsys) -> None:
+    image = cv2.imread(str(data / "train/inputs/train_p0_0.png"), 0)
+    cv2.imwrite(str(data / "train/inputs/copy.jpg"), image)
+    shutil.copy(data / "train/targets/train_p0_0.png", data / "train/targets/copy.png")
+    code, found = checked(capsys, data)
+    assert (code, found["near_duplicates"]) == (0, [["copy.jpg", "train_p0_0.png"]])
+    main(["check", str(data)])
+    assert "2 images in 1 clusters: copy.jpg ~ train_p0_0.png" in capsys.readouterr().out

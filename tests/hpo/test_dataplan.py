@@ -211,3 +211,56 @@ def test_parts_of_different_bits_are_refused_before_the_first_trial(discs, tmp_p
         cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16))
     with pytest.raises(DataError, match=r"8 bits a channel and some 16 \(img 00\.png 8, "):
         survey_data(find_data(root, needs_test=True), cache=tmp_path / "survey.json")
+
+
+# --- near-duplicates ---------------------------------------------------------------------------
+
+
+def write_copies(discs: Path, root: Path) -> Path:
+    """Copy the discs, with three images resaved: nearly the same as the first three."""
+    shutil.copytree(discs, root)
+    for index in range(3):
+        image = cv2.imread(str(root / f"train/inputs/img {index:02d}.png"), 0)
+        cv2.imwrite(str(root / f"train/inputs/copy {index}.jpg"), image)
+        shutil.copy(
+            root / f"train/targets/img {index:02d}.png", root / f"train/targets/copy {index}.png"
+        )
+    return root
+
+
+def test_near_duplicates_are_named_and_stay_on_one_side(discs, tmp_path: Path, run) -> None:
+    root = write_copies(discs, tmp_path / "data")
+    folder = find_data(root, needs_test=True)
+    cache = tmp_path / "survey.json"
+    survey = survey_data(folder, cache=cache)
+    expected = tuple((f"copy {index}", f"img {index:02d}") for index in range(3))
+    assert survey.alike == expected
+    assert survey_data(folder, cache=cache).alike == expected  # from the cache
+    for fraction in (0.2, 0.4, 0.6):
+        split = split_validation(
+            folder, tmp_path / f"split {fraction}", fraction=fraction, alike=survey.alike
+        )
+        assert split.test is not None
+        validation = {path.stem for path in (split.root / split.test.inputs).iterdir()}
+        for cluster in expected:
+            assert len(validation.intersection(cluster)) in (0, 2)
+    result = run(
+        "rml-optimize", "--data", root, "--num-trials", "1", "--layers", "unet:width=4,depth=2",
+        "--resize", "32,32", "--dry-run", "--select-on", "validation",
+    )  # fmt: skip
+    text = " ".join(result.stdout.replace("|", " ").split())
+    assert (
+        "6 images in 3 clusters: copy 0 ~ img 00; copy 1 ~ img 01; copy 2 ~ img 02; kept" in text
+    )
+
+
+def test_set_in_which_everything_looks_alike_is_split_all_the_same(discs, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(discs, tmp_path / "data"))
+    image = cv2.imread(str(root / "train/inputs/img 00.png"), 0)
+    for index, path in enumerate(sorted((root / "train/inputs").iterdir())):
+        cv2.imwrite(str(path), image + index % 2)
+    folder = find_data(root, needs_test=True)
+    survey = survey_data(folder, cache=tmp_path / "survey.json")
+    assert survey.alike == ()
+    split = split_validation(folder, tmp_path / "s", fraction=0.25, alike=survey.alike)
+    assert len(list((split.root / "validation/inputs").iterdir())) == 3

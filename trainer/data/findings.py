@@ -19,20 +19,27 @@ class Seen:
 
     Attributes:
         colours: stored value -> colour of a palette mask, None of others.
+        bits: a channel of the image.
     """
 
     pair: Pair
     image: Header
     mask: Header | None = None
     colours: dict[int, Colour] | None = None
+    bits: int = 8
 
 
 def see(
-    pair: Pair, image: Header, mask: Header | None = None, values: Array | None = None
+    pair: Pair,
+    image: Header,
+    mask: Header | None = None,
+    values: Array | None = None,
+    *,
+    bits: int = 8,
 ) -> Seen:
-    """Note what the headers of a pair say, and the colours of its mask."""
+    """Note what the headers of a pair say, the colours of its mask, and the image's bits."""
     colours = None if mask is None or values is None else palette_colours(mask, values)
-    return Seen(pair, image, mask, colours)
+    return Seen(pair, image, mask, colours, bits)
 
 
 @dataclass
