@@ -226,8 +226,8 @@ def _read_all(
         raise DataError(
             f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
         )
-    found = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
-    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()), found)
+    clusters = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
+    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()), clusters)
 
 
 def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbnail, Seen]:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
+from hpo.choices import (
+    SPELLED,
+    names_among,
+    refuse_owned,
+    refuse_unsearchable,
+    settled,
+    spelled,
+    with_choice,
+)
 from hpo.dataplan import (
     LAYOUTS,
     NOT_SURVEYED,
@@ -87,6 +95,7 @@ class _Planner:
         name, root, folders = self._place()
         base = self._base_config()
         space = self._space(base)
+        refuse_unsearchable(space)
         refuse_other_data(base, space)
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
