@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,14 @@ from trainer.errors import ConfigError, DataError, NetworkError
 from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path
 from trainer.networks import (
+    MODEL_SUFFIXES,
     Graph,
     NetworkFacts,
     check_network,
     is_builtin,
-    load_network,
     network_json,
     parse_network,
+    read_network,
 )
 from trainer.rundir import write_atomic
 
@@ -66,6 +68,13 @@ class NetworkRequest:
     def names(self, space: SearchSpace) -> list[str]:
         """Return every value that `layers` may take."""
         sampled = [str(choice) for choice in space.choices("layers")]
+        for name in sampled:
+            if re.fullmatch(r"\w+=\w+", name):
+                raise UsageError(
+                    f"--search layers: {name!r} is no network; a comma separates networks, so put "
+                    "one with several options into double quotes: "
+                    '--search \'layers="unet:width=8,depth=3","unet:width=4,depth=2"\''
+                )
         default = str(DEFAULT_LAYERS) if DEFAULT_LAYERS.exists() else BUILTIN_LAYERS
         return sampled or [self.layers or default]
 
@@ -101,8 +110,10 @@ def bring_networks(
     for name in request.names(space):
         path = request.file(name)
         if path is not None:
-            graph = load_network(path)
-            text = path.read_text(encoding="utf-8")
+            obj = read_network(path)
+            graph = parse_network(obj, str(path))
+            is_model = path.suffix in MODEL_SUFFIXES
+            text = json.dumps(obj) if is_model else path.read_text(encoding="utf-8-sig")
         else:
             is_gray = survey.is_gray and not name.startswith(COLOUR_NETWORKS)
             network = network_json(

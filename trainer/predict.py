@@ -76,7 +76,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:
     path = model / CONFIG
     try:
-        obj: Any = json.loads(path.read_text(encoding="utf-8"))
+        obj: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         network = obj["neural_network"]
         data = network["data"]
     except OSError as error:
