@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
+from hpo.layouts import unread_parts
 from hpo.leaks import judge_leaks
 from hpo.likeness import thumbnail_of
 from hpo.readingkeys import ReadingKeys
@@ -117,6 +118,7 @@ def check_data(
         raise UsageError(str(error).removeprefix("--data: ")) from None
     folder = replace(folder, follow_symlinks=keys.follow_symlinks)
     check = DataCheck(root=str(root))
+    check.advice += [text for text in (unread_parts(root),) if text]
     pairs = [
         (name, pair)
         for name, part in zip(PARTS, (folder.train, folder.test), strict=True)

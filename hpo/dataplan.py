@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
+from hpo.layouts import suggest, unread_parts
 from hpo.likeness import find_alike, thumbnail_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail
@@ -101,6 +102,7 @@ def find_data(root: Path, *, needs_test: bool) -> DataFolder:
     raise UsageError(
         f"--data: {root} has neither {first.inputs}/ nor {first.targets}/; expected "
         "{train,test}/{inputs,targets}/ (images/masks, or train_image/train_mask, are fine too)"
+        + (f"; this makes such a folder: {command}" if (command := suggest(root)) else "")
     )
 
 
@@ -143,7 +145,7 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    notes: list[str] = []
+    notes = [text for text in (unread_parts(folder.root),) if text]
     train = _pairs(folder, folder.train, "train ", notes)
     test = _pairs(folder, folder.test, "test ", notes) if folder.test else []
     fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
