@@ -76,7 +76,7 @@ def _write(path: Path, image: np.ndarray) -> None:
     ("part", "content", "expected"),
     [
         ("inputs", b"", "the file is empty"),
-        ("inputs", b"not an image", "no PNG, JPEG, TIFF or BMP"),
+        ("inputs", b"not an image", "no PNG, JPEG, TIFF, BMP or GIF"),
         ("targets", b"", "not a readable image"),
         ("targets", b"\x89PNG\r\n\x1a\nrest", "not a readable image"),
     ],

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import one_error
 
 from hpo.data_cli import main
@@ -20,7 +21,7 @@ LAYOUTS = {
     "one folder, prefixes": ("img_{0:03d}.png", "seg_{0:03d}.png"),
     "one folder, endings": ("{0:03d}_image.png", "{0:03d}_annotation.png"),
     "odd letters": ("im[a]ges/x {0:d}.png", "im[a]ges/x {0:d} (mask).png"),
-    "DRIVE": ("images/{0:d}_training.tif", "1st_manual/{0:d}_manual1.png"),
+    "DRIVE": ("images/{0:d}_training.tif", "1st_manual/{0:d}_manual1.gif"),
 }
 
 
@@ -34,7 +35,8 @@ def test_proposed_command_prepares_the_folder(
         for pattern, kind in zip(LAYOUTS[name], ("inputs", "targets"), strict=True):
             target = root / pattern.format(index + 7, words[index])
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(discs / "train" / kind / path.name, target)
+            with Image.open(discs / "train" / kind / path.name) as image:
+                image.save(target)
     error = one_error(run("rml-optimize", "--data", root, "--num-trials", "1", "--dry-run"))
     command = error.partition("this makes such a folder: ")[2].splitlines()[0]
     monkeypatch.chdir(tmp_path)

@@ -159,6 +159,18 @@ def test_pages_after_the_first_are_refused_unless_they_are_smaller_copies(tmp_pa
     assert (read_mask(path) == 7).all()
 
 
+def test_gif_of_one_frame_is_read_and_an_animation_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    frame = Image.fromarray(noise).quantize(64)
+    frame.save(tmp_path / "a.gif")
+    expected = np.asarray(frame.convert("RGB"))[..., ::-1]
+    assert (read_image(tmp_path / "a.gif", gray=False) == expected).all()
+    frame.save(tmp_path / "a.gif", save_all=True, append_images=[frame.rotate(90)])
+    for read in (lambda path: read_image(path, gray=True), read_mask):
+        with pytest.raises(DataError, match=r"a\.gif: holds 2 images"):
+            read(tmp_path / "a.gif")
+
+
 # --- which way up ------------------------------------------------------------------------------
 
 
@@ -221,14 +233,15 @@ WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
 DISC = np.indices((16, 16)).sum(0) > 20
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
 @pytest.mark.parametrize("first", ["white", "black"])
 def test_black_and_white_palette_gives_black_as_0_whatever_its_order(tmp_path, suffix, first):
     order = (BLACK, WHITE) if first == "black" else (WHITE, BLACK)
     indices = DISC if first == "black" else ~DISC
     path = palette_mask(tmp_path / f"m{suffix}", indices, *order)
     if suffix != ".bmp":  # of which Pillow reads two colours wrong
-        assert (np.asarray(Image.open(path).convert("L")) == DISC * 255).all()
+        with Image.open(path) as image:
+            assert (np.asarray(image.convert("L")) == DISC * 255).all()
     assert (read_mask(path) == DISC * 255).all()
 
 

@@ -105,7 +105,7 @@ def test_names_that_end_like_masks_are_the_masks_of_their_own_images(tmp_path: P
 
 def test_files_that_no_pair_uses_are_counted(discs, tmp_path, worker, run, capsys) -> None:
     data = Path(shutil.copytree(discs, tmp_path / "data"))
-    for name in ("p.webp", "q.webp", "r.gif"):
+    for name in ("p.webp", "q.webp", "r.jp2"):
         (data / "train/inputs" / name).write_bytes(b"-")
     (data / "train/inputs/notes.txt").write_text("-")
     write(data / "train/targets", "of nothing.png")
@@ -116,7 +116,7 @@ def test_files_that_no_pair_uses_are_counted(discs, tmp_path, worker, run, capsy
         run("rml-optimize", "--data", str(data), *DRY).stdout,
     ]
     for text in (" ".join(text.split()) for text in said):
-        assert "1 .gif, 2 .webp" in text
+        assert "1 .jp2, 2 .webp" in text
         assert "1 .txt" not in text
         assert "of nothing.png" in text
 

@@ -130,6 +130,8 @@ def _one_channel(path: Path, mask: Array, header: Header) -> Array:
 
 
 def _decoder(header: Header) -> str:
+    if header.is_gif:
+        return "pillow"
     return "opencv" if header.tiff is None else decoder_of(header.tiff)
 
 

@@ -16,7 +16,7 @@ from trainer.errors import DataError
 MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
 # Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
 Image.MAX_IMAGE_PIXELS = None
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -31,6 +31,8 @@ class Header:
         has_alpha: there is a channel, or a colour, that says what is transparent.
         num_unread: bands beyond gray or colours (and alpha) that are not read.
         tiff: how a TIFF's pixels are stored.
+        is_gif: it is a GIF, which Pillow reads.
+        num_frames: of an animation.
     """
 
     width: int
@@ -40,6 +42,8 @@ class Header:
     has_alpha: bool = False
     num_unread: int = 0
     tiff: TiffLayout | None = None
+    is_gif: bool = False
+    num_frames: int = 1
 
 
 def read_header(path: Path) -> Header:
@@ -62,10 +66,14 @@ def read_header(path: Path) -> Header:
         layout = read_layout(path)
         header = _of_tiff(path, layout) if layout is not None else _of_others(path)
     except Exception:  # noqa: BLE001  (whatever the bytes lead to)
-        raise broken(path, "no PNG, JPEG, TIFF or BMP, whatever its name") from None
+        raise broken(path, "no PNG, JPEG, TIFF, BMP or GIF, whatever its name") from None
     num_pixels = header.width * header.height
     if num_pixels > MAX_PIXELS:
         raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
+    if header.num_frames > 1:
+        raise DataError(
+            f"{path}: holds {header.num_frames} images (an animation); one file is one image"
+        )
     if layout is not None:
         _refuse_unread(path, layout)
     return header
@@ -80,6 +88,8 @@ def _of_others(path: Path) -> Header:
             _orientation(image.info.get("exif", b"")),
             _palette(image) if image.mode in ("P", "PA") else (),
             image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
+            is_gif=image.format == "GIF",
+            num_frames=getattr(image, "n_frames", 1) if image.format == "GIF" else 1,
         )
 
 

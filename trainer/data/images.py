@@ -34,10 +34,10 @@ __all__ = [
     "refuse_foreign_links",
 ]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".gif")
 # Images and volumes that other programs know: whoever has put one here meant it to be read.
 OTHER_IMAGES = frozenset({
-    ".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".pbm",
+    ".webp", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".pbm",
     ".tga", ".psd", ".svg", ".exr", ".hdr", ".dcm", ".dicom", ".nii", ".gz", ".mha", ".mhd",
     ".nrrd", ".svs", ".ndpi", ".czi", ".npy", ".npz", ".mat",
 })  # fmt: skip
