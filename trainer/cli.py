@@ -19,7 +19,7 @@ from trainer.config import EXTENSIONS, load_config
 from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
 from trainer.keypath import parse_setting
 from trainer.launch import Launch, find_launch
-from trainer.log import Log
+from trainer.log import Log, escape_unprintable
 
 INTERRUPTED = 130
 SERVE = "--serve"  # what `--capabilities` says of a worker that can stay, see trainer.serve
@@ -28,6 +28,7 @@ ECHO_S = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker and return its exit code (see `trainer.errors`)."""
+    escape_unprintable()
     argv = sys.argv[1:] if argv is None else argv
     return _guarded(argv, _serve if list(argv) == [SERVE] else _carry_out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def list_images(
     if not files:
         there = f", only {counted_by_suffix(others)}" if others else ""
         raise DataError(f"{key}: no image in {folder}{there}; expected {', '.join(SUFFIXES)}")
+    for path in files:
+        _refuse_undecodable(path, folder, key)
     if not follow_symlinks:
         refuse_foreign_links(files, folder, key)
     if others and notes is not None:
@@ -149,6 +152,19 @@ def match_folders(
             f"masks of no image, not used: {named(found.unused, target_dir)} in {target_dir}"
         )
     return found
+
+
+def _refuse_undecodable(path: Path, folder: Path, key: str) -> None:
+    """Refuse a name that is no UTF-8, which neither HDF5 nor JSON can hold."""
+    name = os.fsencode(relative(path, folder))
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        shown = name.decode(errors="backslashreplace")
+        raise DataError(
+            f"{key}: {shown} in {folder}: its name is not UTF-8; rename it (convmv -f latin1 -t "
+            "utf8 --notest does so for a folder)"
+        ) from None
 
 
 def _refuse_repeated_names(inputs: Sequence[Path], folder: Path) -> None:
