@@ -92,7 +92,9 @@ class NeuralNetwork(Section):
 
     @classmethod
     def _unknown_key(cls, key: str) -> PydanticCustomError:
-        sections = {"data": Data, "loss": Loss, "checkpoints": Checkpoints, "metrics": Metrics}
+        sections: dict[str, type[Section]] = {
+            "data": Data, "loss": Loss, "checkpoints": Checkpoints, "metrics": Metrics,
+        }  # fmt: skip
         inside = [f"{name}.{key}" for name, model in sections.items() if key in model.model_fields]
         if any(key in model.model_fields for model in OPTIMIZERS.values()):
             inside.append(f"optimizer.{key}")
