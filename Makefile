@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format install image
+.PHONY: demo test test-gpu test-slow lint format install image
 
 # A stamp, so that a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,10 @@ lint: install
 
 test: install lint
 	$(BIN)/pytest -m "not slow"
+
+# Compares an NVIDIA GPU with the CPU, in about a minute; without one all of it is skipped.
+test-gpu: install
+	$(BIN)/pytest tests/gpu
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.orm import sessionmaker
 
 from hpo.database import locking_engine
-from hpo.errors import UsageError
+from hpo.errors import StorageError, UsageError
 
 IDENTITY = "rml:identity"
 NUM_TRIALS = "rml:num_trials"
 _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
+
+@contextlib.contextmanager
+def noticing_deletion(study_name: str) -> Iterator[None]:
+    """Say clearly that somebody has deleted the study that is used in the block.
+
+    Raises:
+        StorageError: somebody has.
+    """
+    try:
+        yield
+    except KeyError as error:
+        if error.args != (models.NOT_FOUND_MSG,):
+            raise
+        raise StorageError(
+            f"study {study_name!r} was deleted from the database while it was searched; the same "
+            "command starts it anew"
+        ) from None
 
 
 def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -51,8 +70,8 @@ def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict
 def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) -> bool:
     """Make a study another search, unless a trial of it counts or runs; say whether it is.
 
-    What was given back was sampled from the old space, so it has failed. Drivers of the old
-    search find out at their next claim.
+    What was given back was sampled from the old space, so it has failed, and how many trials the
+    old search wanted is forgotten. Drivers of the old search find out at their next claim.
     """
     engine = locking_engine(storage)
     trial, attribute = models.TrialModel, models.StudyUserAttributeModel
@@ -73,6 +92,11 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
                 update(attribute)
                 .where(attribute.study_id == study_id, attribute.key == IDENTITY)
                 .values(value_json=json.dumps(identity))
+                .execution_options(synchronize_session=False)
+            )
+            session.execute(
+                delete(attribute)
+                .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
                 .execution_options(synchronize_session=False)
             )
     if engine is not storage.engine:
@@ -106,8 +130,8 @@ def check_identity(agreed: Mapping[str, Any], identity: Mapping[str, str]) -> No
 
 def agree_on_total(
     connection: Connection, study_id: int, agreed: Mapping[str, Any], num_trials: int
-) -> int:
-    """Return the largest number of trials that any driver has asked for, this one's included."""
+) -> None:
+    """Store the number of trials that a driver asks for, if none has asked for as many."""
     attribute = models.StudyUserAttributeModel
     known = agreed.get(NUM_TRIALS)
     if known is None:
@@ -122,4 +146,3 @@ def agree_on_total(
             .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
             .values(value_json=json.dumps(num_trials))
         )
-    return max(num_trials, int(known or 0))

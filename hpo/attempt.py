@@ -7,7 +7,7 @@ import shutil
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ class AttemptFolder:
     """Where a worker runs.
 
     Attributes:
+        log: its test log, read as far as the earlier attempt has written it.
         resumed: the attempt that it goes on from, None if it starts anew.
-        epochs: those that the earlier attempt has evaluated.
+        evaluated: accuracy by epoch of that attempt.
     """
 
     run_dir: Path
-    resumed: int | None
-    epochs: frozenset[int] = frozenset()
+    log: rundir.TestLogReader
+    resumed: int | None = None
+    evaluated: Mapping[int, float] = field(default_factory=dict)
 
 
 def prepare_attempt(
@@ -56,21 +58,31 @@ def prepare_attempt(
     run_dir.mkdir(parents=True)
     text = rundir.dump_config(config)
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
+    log = rundir.TestLogReader(run_dir / rundir.TEST_LOG)
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):
             if _carry_over(folders.attempt(number, earlier), run_dir, text):
-                entries = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
-                return AttemptFolder(run_dir, earlier, frozenset(entry.epoch for entry in entries))
-    return AttemptFolder(run_dir, None)
+                evaluated = {entry.epoch: entry.accuracy for entry in log.read_new()}
+                return AttemptFolder(run_dir, log, earlier, evaluated)
+    return AttemptFolder(run_dir, log)
 
 
-def remove_checkpoints(folders: WorkFolders, number: int) -> None:
-    """Delete the checkpoints of all attempts at a trial that is finished.
+def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None = None) -> None:
+    """Delete the checkpoints of all attempts at a trial that is finished, but for one file.
 
     The best model is stored; the rest would fill the disk at 130 MB a trial.
     """
-    for attempt in folders.attempt(number, 1).parent.glob("attempt_*"):
-        shutil.rmtree(attempt / rundir.CHECKPOINTS, ignore_errors=True)
+    trial = folders.attempt(number, 1).parent
+    for half in trial.glob(".model.*.tmp"):  # of a driver that was killed
+        shutil.rmtree(half, ignore_errors=True)
+    for attempt in trial.glob("attempt_*"):
+        folder = attempt / rundir.CHECKPOINTS
+        if keep is None or keep.parent != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        for file in folder.iterdir():
+            if file != keep and not file.is_dir():
+                file.unlink(missing_ok=True)
 
 
 def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:

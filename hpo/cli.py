@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 
 import typer
 
 from hpo.console import console, run_app
-from hpo.options import Options, as_options
+from hpo.errors import StorageError
+from hpo.flat import as_options
+from hpo.options import Options
+from hpo.stopping import StopRequest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -45,39 +45,21 @@ def optimize(options: Options) -> None:
         return
     from hpo.session import run_session
 
-    stopping = threading.Event()
-    with _stop_on_signals(stopping) as received:
-        run_session(spec, options, console, stopping)
-    if received:
-        raise typer.Exit(128 + received[0])
+    stopping = StopRequest(lambda text: console.print(text, markup=False))
+    with stopping.on_signals():
+        try:
+            run_session(spec, options, console, stopping)
+        except StorageError as error:  # a database that is away keeps nobody from leaving
+            if stopping.signal is None:
+                raise
+            console.print(f"warning: {error}", markup=False)
+    if stopping.signal is not None:
+        raise typer.Exit(128 + stopping.signal)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; every mistake ends in one clear line."""
     return run_app(app, arguments)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(stopping: threading.Event) -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM stop the search in order; a second one ends it at once.
-
-    Yields the list of signals that were received.
-    """
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        console.print("stopping: workers are ended and their trials given back …")
-        stopping.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

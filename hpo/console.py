@@ -20,7 +20,13 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
     escape_unprintable()
     try:
         command(args=arguments, standalone_mode=True)
-    except (HpoError, TrainerError) as error:
+    except HpoError as error:
+        text, *details = str(error).splitlines() or [""]
+        errors.print(f"error: {text}", markup=False)
+        for line in details:  # the end of a worker's log, say, which is no error as a whole
+            errors.print(f"    | {line}", markup=False)
+        return error.exit_code
+    except TrainerError as error:  # each line is a mistake in a config
         for line in str(error).splitlines():
             errors.print(f"error: {line}", markup=False)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import (
+    DataError,
     DBAPIError,
     IntegrityError,
-    InterfaceError,
+    NotSupportedError,
     OperationalError,
     PendingRollbackError,
     ProgrammingError,
@@ -22,9 +24,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from hpo.connections import DEFAULT_LEASE_S, abandon, engine_settings
 from hpo.databaseurl import (
     Warn,
-    count_time_in_utc,
     describe_error,
     parse_url,
     show_url,
@@ -35,24 +37,45 @@ from hpo.errors import StorageError
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
 PATIENCE_S = 3600.0  # a server's restart or fail-over takes minutes
-# A server that vanishes without a word must not hang a driver for the kernel's two hours.
-_CONNECT_ARGS: dict[str, dict[str, Any]] = {
-    "postgresql": {
-        "connect_timeout": 10,
-        "keepalives_idle": 20,
-        "keepalives_interval": 5,
-        "tcp_user_timeout": 30_000,  # ms
-    },
-    "mysql": {"connect_timeout": 10, "read_timeout": 60},
-    "mariadb": {"connect_timeout": 10, "read_timeout": 60},
-    "sqlite": {"timeout": 60},
-}
+
+START_PATIENCE_S = 60.0  # it may be restarting, or all its connections are taken
+_INSUFFICIENT_PRIVILEGE = "42501"
+# Not: a wrong password, name of a host or of a database, a certificate. What cannot be connected
+# to has no code that tells them apart.
+_ON_ITS_WAY = (
+    "connection refused",
+    "connection reset",
+    "connection timed out",
+    "timeout expired",
+    "timed out",
+    "server closed the connection",
+    "lost connection",
+    "no route to host",
+    "network is unreachable",
+    "temporary failure in name resolution",
+    "starting up",
+    "shutting down",
+    "recovery",
+    "too many c",  # clients, connections, connections for role
+    "connection slots",
+    "max_user_connections",
+    "no answer for",
+    "lock wait timeout",
+    "deadlock",
+    "database is locked",
+    "read-only",
+    "read_only",
+)
 
 T = TypeVar("T")
 
 
-def open_storage(url: str) -> RDBStorage:
+def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     """Connect to a database and make Optuna's tables where they are missing.
+
+    Args:
+        url: SQLAlchemy's.
+        lease_s: of the study's trials; nobody waits as long for an answer or a lock.
 
     Raises:
         StorageError: bad URL, missing driver, or no answer; the password is never shown.
@@ -63,36 +86,53 @@ def open_storage(url: str) -> RDBStorage:
         _make_folder(parsed, shown)
     # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    settings = engine_settings(parsed, lease_s)
+
+    def open_one() -> RDBStorage:
+        try:
+            return RDBStorage(escaped, engine_kwargs=settings)
+        except BaseException:
+            abandon(settings)
+            raise
+
     try:
-        storage = retry_first_start(
-            lambda: RDBStorage(escaped, engine_kwargs=_engine_settings(parsed))
-        )
+        return retry_first_start(open_one)
     except (ImportError, TypeError, SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
-    if count_time_in_utc(storage.engine):
-        close_storage(storage)  # connections that were opened before
-    return storage
+        kind = DatabaseAwayError if _may_start_soon(error) else StorageError
+        raise kind(f"--storage {shown}: {why_unreachable(error, parsed)}") from None
+
+
+class DatabaseAwayError(StorageError):
+    """The database cannot be reached now, and may be later."""
+
+
+def wait_for_storage(
+    url: str, lease_s: float, stopping: threading.Event, warn: Warn
+) -> RDBStorage:
+    """Open a storage, and wait for up to START_PATIENCE_S for a database that is on its way.
+
+    Raises:
+        StorageError: as `open_storage`; or the search was stopped meanwhile.
+    """
+    deadline = time.monotonic() + START_PATIENCE_S
+    delay_s = 0.5
+    while True:
+        try:
+            return open_storage(url, lease_s)
+        except DatabaseAwayError as error:
+            if time.monotonic() > deadline:
+                raise
+            if delay_s < 1:
+                warn(f"{error}; tries again for {START_PATIENCE_S:g} s")
+            if stopping.wait(delay_s * random.uniform(0.5, 1)):  # not all nodes at once
+                raise
+            delay_s = min(2 * delay_s, 5.0)
 
 
 def close_storage(storage: RDBStorage) -> None:
     """Close all connections: this thread's session, then the pool."""
     storage.remove_session()
     storage.engine.dispose()
-
-
-def _engine_settings(url: URL) -> dict[str, Any]:
-    backend = url.get_backend_name()
-    defaults = _CONNECT_ARGS.get(backend, {})
-    # What the URL says holds: TLS settings, another time-out.
-    arguments = {key: value for key, value in defaults.items() if key not in url.query}
-    settings: dict[str, Any] = {"connect_args": arguments}
-    if backend != "sqlite":
-        # Each slot has a thread, and there may be many.
-        settings |= {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 64}
-    if backend in ("mysql", "mariadb"):
-        # Its default takes locks on gaps, and drivers that insert at once deadlock.
-        settings["isolation_level"] = "READ COMMITTED"
-    return settings
 
 
 def _make_folder(url: URL, shown: str) -> None:
@@ -123,14 +163,36 @@ def retry_first_start(action: Callable[[], T]) -> T:
 
 
 def is_away(error: BaseException) -> bool:
-    """Say whether the database may answer again: it was restarted, say, or is busy."""
+    """Say whether the database may do what it is asked later on.
+
+    It was restarted, say, is busy or full, lets nobody write for a while, or a right was revoked.
+    """
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, OperationalError):
-        return "no such table" not in str(cause)  # SQLite's, of a file that was removed
     # Pending: the connection broke while Optuna read trials, and it asked once more on the same.
-    return isinstance(cause, InterfaceError | PoolTimeoutError | PendingRollbackError) or (
-        isinstance(cause, DBAPIError) and cause.connection_invalidated
-    )
+    if isinstance(cause, PoolTimeoutError | PendingRollbackError):
+        return True
+    if not isinstance(cause, DBAPIError):
+        return False
+    if cause.connection_invalidated:
+        return True
+    if isinstance(cause, ProgrammingError):  # a table is missing; or a right
+        return getattr(cause.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
+    if isinstance(cause, DataError | IntegrityError | NotSupportedError):
+        return False
+    return "no such table" not in str(cause)  # SQLite's, of a file that was removed
+
+
+def _may_start_soon(error: BaseException) -> bool:
+    """Say whether a database that cannot be reached may be on its way."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if not isinstance(cause, DBAPIError):
+        return False
+    # With a code there was a session, so nothing is wrong with the URL.
+    code = getattr(cause.orig, "sqlstate", None)
+    if cause.connection_invalidated or (code and code != _INSUFFICIENT_PRIVILEGE):
+        return is_away(error)
+    text = str(cause).lower()
+    return any(sign in text for sign in _ON_ITS_WAY)
 
 
 class Patience:

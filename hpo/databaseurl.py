@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import URL, Engine, event, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError, UsageError
+from trainer.data.locks import NO_LOCKS
 
 DATABASE_FILE = "rml_optimize.db"
 URL_VARIABLE = "RML_STORAGE"
@@ -18,13 +19,6 @@ FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 FILE_KEYS = {"ssl_ca", "ssl_cert", "ssl_key"}  # PyMySQL's errors don't name the file
-# PostgreSQL also ends a session that sits in a transaction: the machine of a client that lost its
-# power there would hold the study's row until the server notices, which takes hours.
-_SESSION_IN_UTC = {
-    "postgresql": "SET TIME ZONE 'UTC'; SET idle_in_transaction_session_timeout = '60s'",
-    "mysql": "SET time_zone = '+00:00'",
-    "mariadb": "SET time_zone = '+00:00'",
-}
 
 Warn = Callable[[str], None]
 
@@ -115,31 +109,28 @@ def show_url(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def count_time_in_utc(engine: Engine) -> bool:
-    """Let a database's time mean the same on every node; False where it always does.
-
-    Else it would be in the time zone that a node's client announces. Affects new connections.
-    """
-    statement = _SESSION_IN_UTC.get(engine.name)
-    if statement is None:  # SQLite's clock is UTC always
-        return False
-
-    def announce(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-        connection.commit()
-
-    event.listen(engine, "connect", announce)
-    return True
-
-
 def why_unreachable(error: Exception, url: URL) -> str:
     """Return why a database cannot be reached, with the remedy for a missing driver."""
     if isinstance(error, ImportError):
         extra = EXTRAS.get(url.get_backend_name())
         remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
         return f"its driver is not installed ({error}){remedy}"
+    if url.get_backend_name() == "sqlite" and url.database and _lacks_locks(Path(url.database)):
+        return (
+            "is on a file system without locks, which SQLite needs; name a local disk "
+            "(--storage sqlite:////PATH/study.db), or a database server"
+        )
     return f"cannot be reached ({describe_error(error, url)})"
+
+
+def _lacks_locks(path: Path) -> bool:
+    """Say whether a file's file system refuses the locks that SQLite takes."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    return False
 
 
 def describe_error(error: BaseException, url: URL) -> str:

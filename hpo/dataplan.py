@@ -1,4 +1,4 @@
-"""Finds a data folder's images and masks, checks all of them, and splits off a validation part."""
+"""Finds a data folder's images and masks, and checks all of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
-import random
-import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
+from hpo.contents import MEMORY, Contents
 from hpo.errors import UsageError
-from hpo.folders import replace_folder
 from hpo.layouts import suggest, unread_parts
 from hpo.likeness import find_alike, thumbnail_of
-from studies.prepare.groups import read_groups
 from studies.prepare.likeness import Thumbnail
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.fingerprint import FORMAT
@@ -31,7 +26,6 @@ from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
-SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
 HASH_LENGTH = 20  # hexadecimal digits; 16 were those of the heads of files, in older studies
 
@@ -146,8 +140,8 @@ def survey_data(
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
     notes = [text for text in (unread_parts(folder.root),) if text]
-    train = _pairs(folder, folder.train, "train ", notes)
-    test = _pairs(folder, folder.test, "test ", notes) if folder.test else []
+    train = list_pairs(folder, folder.train, "train ", notes)
+    test = list_pairs(folder, folder.test, "test ", notes) if folder.test else []
     fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
     found = _read_cache(cache, fingerprint)
     if found is None:
@@ -194,7 +188,9 @@ class _Found:
     alike: list[list[str]]
 
 
-def _pairs(folder: DataFolder, part: Part, key: str, notes: list[str] | None = None) -> list[Pair]:
+def list_pairs(
+    folder: DataFolder, part: Part, key: str, notes: list[str] | None = None
+) -> list[Pair]:
     return list_samples(
         folder.root / part.inputs,
         folder.root / part.targets,
@@ -275,8 +271,8 @@ def data_fingerprint(
     Raises:
         DataError: what pairing or reading the files raises.
     """
-    pairs = _pairs(folder, folder.train, "train ")
-    pairs += _pairs(folder, folder.test, "test ") if folder.test else []
+    pairs = list_pairs(folder, folder.train, "train ")
+    pairs += list_pairs(folder, folder.test, "test ") if folder.test else []
     return _fingerprint(folder.root, pairs, memory, progress)
 
 
@@ -296,119 +292,3 @@ def refuse_other_images(root: Path, recorded: str, found: str) -> None:
                 else ""
             )
         )
-
-
-# --- validation part ------------------------------------------------------------------------
-
-
-def validation_folder(target: Path) -> DataFolder:
-    """Return where a split in `target` has its parts; its test part is the validation part."""
-    return DataFolder(
-        target,
-        _part("train/inputs", "train/targets"),
-        _part("validation/inputs", "validation/targets"),
-    )
-
-
-def split_validation(
-    folder: DataFolder,
-    target: Path,
-    *,
-    fraction: float,
-    group_by: str | None = None,
-    alike: Sequence[Sequence[str]] = (),
-) -> DataFolder:
-    """Split the training part into `target`/{train,validation}/{inputs,targets}.
-
-    Files are hard links, or copies where the file system has none; never symbolic links, which
-    lead nowhere inside a container. A finished split is used again while it and the data hold
-    the same files; otherwise it is made anew.
-
-    Args:
-        folder: the data set.
-        target: where the split goes; its `test` part is the validation part.
-        fraction: share of the training images (of the groups, where given) that is split off.
-        group_by: regular expression on the file's stem; images with the same match (its first
-            group, if it has one) stay together, as slices of one patient must. Without it the
-            groups are those of the data folder's `groups.csv`, if it has one.
-        alike: stems of images that stay together where nobody says what is of one patient.
-
-    Raises:
-        UsageError: too few images, or a pattern that does not match some of them.
-    """
-    result = validation_folder(target)
-    train, validation = result.train, result.test
-    assert validation is not None
-    pairs = _pairs(folder, folder.train, "train ")
-    contents = Contents(target.with_name(MEMORY))
-    files = {f"inputs/{pair.name}": pair.input for pair in pairs}
-    files |= {f"targets/{pair.target_name}": pair.target for pair in pairs if pair.target}
-    digests = contents.digests([*files.values()])
-    sources = {name: digests[path] for name, path in files.items()}
-    if target.is_dir() and is_split_of(target, sources, contents):
-        return result
-    table = read_groups(folder.root) if group_by is None else {}
-    if not table:
-        table = {stem: cluster[0] for cluster in alike for stem in cluster}
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        stem = pair.stem
-        name = table.get(stem, stem) if group_by is None else group_of(pair, group_by)
-        groups.setdefault(name, []).append(pair)
-    names = sorted(groups)
-    random.Random(SPLIT_SEED).shuffle(names)
-    num_chosen = max(1, round(fraction * len(names)))
-    if num_chosen >= len(names):
-        raise UsageError(
-            f"--validation-fraction {fraction:g} leaves nothing to train on: "
-            f"{len(pairs)} images in {len(names)} groups"
-        )
-    chosen = set(names[:num_chosen])
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    manifest = {}
-    for name, members in groups.items():
-        part = validation if name in chosen else train
-        for pair in members:
-            assert pair.target is not None
-            for source, place in (
-                (pair.input, part.inputs / pair.name),
-                (pair.target, part.targets / pair.target_name),
-            ):
-                _link(source, aside / place)
-                manifest[str(place)] = digests[source]
-    write_manifest(aside, manifest)
-    if target.is_dir() and not is_split_of(target, sources, contents):
-        replace_folder(aside, target)  # linked to files that were changed in place since
-        shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.rename(target)
-    except OSError:  # another driver on this folder was faster, with the same split
-        shutil.rmtree(aside, ignore_errors=True)
-    for name in manifest:
-        contents.linked(files[name.partition("/")[2]], target / name)
-    contents.save()
-    return result
-
-
-def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
-    """Return what a pattern, or its first group, matches in an image's name.
-
-    Raises:
-        UsageError: it matches nothing, or is no regular expression.
-    """
-    try:
-        match = re.search(pattern, pair.stem)
-    except re.error as error:
-        raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
-    if match is None:
-        raise UsageError(f"{option} {pattern!r} does not match {pair.name}")
-    return str(match[1] if match.re.groups else match[0])
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)

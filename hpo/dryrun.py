@@ -9,7 +9,8 @@ from rich.console import Console
 
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
-from hpo.session import pick_launcher, settings_rows, show_settings
+from hpo.picking import pick_launcher
+from hpo.session import settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.storage import make_sampler
@@ -22,8 +23,9 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     """
     reservation = reserve_slots(options.worker)
     reservation.close()
-    launcher, why = pick_launcher(spec, options)
+    launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
     config = spec.worker_config(launcher, spec.space.suggest(trial))

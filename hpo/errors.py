@@ -3,6 +3,8 @@
 HpoError               1   the search could not be finished
 ├── UsageError         2   an option, a study, a data folder: the user can mend it
 ├── LauncherError      2   a worker cannot be started here at all
+│   ├── EndingError        none is started any more
+│   └── SlotError          none of one slot: its GPU cannot be used
 └── StorageError       2   the database cannot be reached or refuses us
 """
 
@@ -27,6 +29,14 @@ class LauncherError(HpoError):
     """No worker can be started: no engine, no image, no such command."""
 
     exit_code = 2
+
+
+class EndingError(LauncherError):
+    """No worker is started any more, because the search is ending: a failure of nobody's."""
+
+
+class SlotError(LauncherError):
+    """The GPU of one slot cannot be used; the others may be."""
 
 
 class StorageError(HpoError):

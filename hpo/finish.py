@@ -6,22 +6,26 @@ import csv
 import json
 import shutil
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from hpo.dataplan import Part
 from hpo.errors import HpoError
-from hpo.folders import locked, read_json
+from hpo.folders import locked
 from hpo.launchers import Launcher, Mount, Slot
+from hpo.lease import ATTEMPT
 from hpo.models import LAYERS_FILE, MODEL_FILE
 from hpo.oneshot import run_config
 from hpo.results import Results
 from hpo.spec import StudySpec
+from hpo.storage import best_trial
+from hpo.turn import Turn
 from trainer import rundir
 from trainer.bootstrap import bootstrap_scores, interval, rows_of_csv
 from trainer.errors import DataError
@@ -29,6 +33,8 @@ from trainer.keypath import set_path
 
 TEST_FILE = "test.json"
 TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
+TEST_TURN = "rml:testing"
+WAIT_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +52,12 @@ class TestScore:
     dice_per_image: float | None
     interval: tuple[float, float] | None
     num_images: int
-
-    @classmethod
-    def read(cls, model: Path) -> TestScore | None:
-        """Return the score that `best_model/` carries, if it was tested."""
-        return cls._from_json(read_json(model / TEST_FILE))
+    attempt: int | None = None
 
     @classmethod
     def recorded(cls, study: optuna.Study, trial: int) -> TestScore | None:
         """Return the score of a trial's model that some node has recorded in the study."""
-        return cls._from_json(study.user_attrs.get(TESTED.format(trial)))
-
-    @classmethod
-    def _from_json(cls, stored: dict[str, Any] | None) -> TestScore | None:
+        stored = study.user_attrs.get(TESTED.format(trial))
         if not stored:
             return None
         return cls(**{**stored, "interval": tuple(stored["interval"] or ()) or None})
@@ -76,46 +75,85 @@ class TestScore:
         return f"{text} on the {self.num_images} test images"
 
 
-def score_winner(
-    spec: StudySpec,
-    results: Results,
-    study: optuna.Study,
-    launcher: Launcher,
-    slot: Slot,
-    stopping: threading.Event,
-) -> TestScore | None:
-    """Evaluate `best_model/` on the test set; None where there is no test set or no model.
+@dataclass(frozen=True, kw_only=True)
+class FinalTest:
+    """What is needed to score the winner on the test set.
 
-    A model that has its score already, from whatever node, is not evaluated again, and of several
-    drivers in one folder one does it.
-
-    Raises:
-        HpoError: the worker failed; its log's tail is in the message.
+    Attributes:
+        turn: held by the one driver of the study that does it.
+        warn: takes a line for the user.
     """
-    if spec.data.test is None or spec.select_on == "test":
+
+    spec: StudySpec
+    results: Results
+    study: optuna.Study
+    launcher: Launcher
+    slot: Slot
+    turn: Turn
+    warn: Callable[[str], None]
+    stopping: threading.Event
+
+    def run(self) -> TestScore | None:
+        """Score the winner's model, unless that is done; None where nothing can be scored here.
+
+        There is no test set, or `best_model/` is not the winner's: no other model may see the test
+        images. Of several drivers one does it, and the others wait for what it records.
+
+        Raises:
+            HpoError: the worker failed; its log's tail is in the message.
+        """
+        if self.spec.data.test is None or self.spec.select_on == "test":
+            return None
+        has_waited = False
+        while (best := best_trial(self.study)) is not None:
+            if score := self._known(best):
+                return score
+            stored = self.results.stored_trial(self.study)
+            if stored is None or stored.number != best.number:
+                return None
+            if (owner := self.turn.take()) is None:
+                with self.turn.kept():
+                    # another may have ended just before
+                    return self._known(best) or self._record(best)
+            if not has_waited:
+                self.warn(f"waits for the final test, which {owner.split('/')[0]} makes")
+                has_waited = True
+            if self.stopping.wait(WAIT_INTERVAL_S):
+                break
         return None
-    with locked(spec.folders.study / "test"):
-        best, trial = spec.folders.best_model, results.owner(study)
-        if trial is None:
-            return None
-        recorded = TestScore.recorded(study, trial)
-        result = TestScore.read(best) or recorded
-        if result is None:
-            result = _evaluate(spec, launcher, slot, trial, stopping)
-        if result is None:
-            return None
-        with locked(best):
-            if results.owner(study) == trial:
-                result.write(best)
-        if recorded is None:
-            study.set_user_attr(TESTED.format(trial), asdict(result))
-        return result
+
+    def _known(self, best: FrozenTrial) -> TestScore | None:
+        """Return the score that some node has recorded, and put it beside the model, if here."""
+        score = TestScore.recorded(self.study, best.number)
+        if score is not None:
+            self._put(score, best)
+        return score
+
+    def _record(self, best: FrozenTrial) -> TestScore | None:
+        score = _evaluate(self, best)
+        if score is not None:
+            self.study.set_user_attr(TESTED.format(best.number), asdict(score))
+            self._put(score, best)
+        return score
+
+    def _put(self, score: TestScore, best: FrozenTrial) -> None:
+        folder = self.spec.folders.best_model
+        with locked(folder):
+            stored = self.results.stored_trial(self.study)
+            if stored is not None and stored.number == best.number:
+                score.write(folder)
 
 
-def _evaluate(
-    spec: StudySpec, launcher: Launcher, slot: Slot, trial: int, stopping: threading.Event
-) -> TestScore | None:
-    best = spec.folders.best_model
+def tested_before(study: optuna.Study, number: int) -> list[int]:
+    """Return the other trials whose models have been scored on the test set."""
+    prefix = TESTED.format("")
+    numbers = (key.removeprefix(prefix) for key in study.user_attrs if key.startswith(prefix))
+    return sorted({int(each) for each in numbers} - {number})
+
+
+def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
+    spec, launcher = test.spec, test.launcher
+    best, trial = spec.folders.best_model, winner.number
     run_dir = spec.folders.study / f"test_of_trial_{trial:05d}"
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
@@ -127,7 +165,7 @@ def _evaluate(
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
     place_test(network, launcher, mount, spec.data.test)
-    ended = run_config(launcher, slot, run_dir, network, stopping)
+    ended = run_config(launcher, test.slot, run_dir, network, test.stopping)
     if ended is None:
         return None
     if ended.exit_code != 0 or not ended.evaluations:
@@ -135,9 +173,10 @@ def _evaluate(
             f"the best model could not be scored on the test set (exit code {ended.exit_code}):\n"
             f"{ended.log_tail}"
         )
-    return read_test_score(
+    score = read_test_score(
         run_dir, trial, ended.evaluations[-1].accuracy, num_images=spec.survey.num_test
     )
+    return replace(score, attempt=winner.user_attrs.get(ATTEMPT))
 
 
 def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: Part) -> None:

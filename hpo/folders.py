@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hpo.heldfile import held
+from trainer.data.locks import NO_LOCKS
+
 TRIAL_FILE = "trial.json"  # says whose model a folder holds
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: <fcntl.h>, <linux/fs.h>
@@ -34,11 +37,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
+def ignores_case(folder: Path) -> bool:
+    """Say whether the folder's file system takes `a` and `A` for one name."""
+    probe = folder / f".rml-Case-{os.getpid()}"
+    probe.touch()
+    try:
+        return probe.with_name(probe.name.lower()).exists()
+    finally:
+        probe.unlink()
+
+
+def other_spelling(path: Path) -> str | None:
+    """Return the name that a path is there under, if that differs from its own by case only."""
+    if not path.exists():
+        return None
+    names = os.listdir(path.parent)  # noqa: PTH208  # the names as they were given
+    if path.name in names:
+        return None
+    return next((name for name in names if name.casefold() == path.name.casefold()), None)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep the other drivers of this output folder away from a file or folder in it."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
+    path = folder.with_name(f".{folder.name}.lock")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            stack.enter_context(held(path.with_suffix(".held")))
         yield
 
 

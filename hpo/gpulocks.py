@@ -1,7 +1,10 @@
 """Keeps the drivers of one machine off each other's GPUs, whatever their users and databases.
 
-One lock file per GPU in a folder that every user can write. The kernel gives a lock back when its
-driver ends, however it ends. Workers do not inherit it.
+A GPU is held in two ways, and is taken only if both are free. One is a lock file in a folder that
+every user can write, which drivers in containers may share as well. Such a file can be unlinked
+under its holder (tmp cleaners, logind at a logout), so the other is a name in the kernel: an
+abstract socket's, which nobody can remove. The kernel gives both back when the driver ends,
+however it ends. Workers do not inherit them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import errno
 import fcntl
 import os
 import re
+import socket
 import stat
+import sys
 from pathlib import Path
 
 from hpo.errors import UsageError
@@ -24,7 +29,7 @@ class GpuLocks:
     """The GPUs that this driver holds."""
 
     def __init__(self) -> None:
-        self._descriptors: list[int] = []
+        self._held: dict[str, tuple[int, socket.socket | None]] = {}
 
     def take(self, uuid: str) -> bool:
         """Take a GPU, or return False if another driver holds it.
@@ -32,23 +37,33 @@ class GpuLocks:
         Raises:
             UsageError: something that is no lock file is in its place.
         """
-        path = lock_folder() / f"rml-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
-        descriptor = _open(path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        lock = f"rml-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
+        descriptor = _lock(lock_folder() / lock)
+        if descriptor is None:
+            return False
+        name = None
+        if sys.platform == "linux":
+            name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                name.bind(f"\0{lock}")
+            except OSError:
+                name.close()
+                os.close(descriptor)
                 return False
-            raise
-        self._descriptors.append(descriptor)
+        self._held[uuid] = descriptor, name
         return True
+
+    def release(self, uuid: str) -> None:
+        """Give one GPU back."""
+        descriptor, name = self._held.pop(uuid)
+        os.close(descriptor)
+        if name is not None:
+            name.close()
 
     def close(self) -> None:
         """Give all GPUs back."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors.clear()
+        for uuid in list(self._held):
+            self.release(uuid)
 
 
 def lock_folder() -> Path:
@@ -66,6 +81,30 @@ def lock_folder() -> Path:
             return folder
     names = ", ".join(map(str, LOCK_FOLDERS))
     raise UsageError(f"GPUs cannot be locked: none of {names} is a folder that all users share")
+
+
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a lock file that is ours now, None if it is another driver's."""
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            raise _not_ours(path, error.strerror) from None
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # unlinked before it was locked: the next driver would not meet it
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def _open(path: Path) -> int:

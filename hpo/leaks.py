@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.dataplan import group_of
 from hpo.likeness import find_alike
+from hpo.split import group_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import shown

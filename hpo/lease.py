@@ -12,8 +12,8 @@ not its own. All that it writes replaces what is there, so that it can be writte
 connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
-either: the tables are written directly, by SQLAlchemy's Core. This module, `rows` and
-`agreement` write Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
+either: the tables are written directly, by SQLAlchemy's Core. This module, `rows`, `taken` and
+`agreement` know Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
 names and `study.queries` reads its tables, which is why that version is pinned.
 """
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -30,13 +29,15 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
-from hpo.agreement import agree_on_total, check_identity, read_agreed
+from hpo import clock
+from hpo.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
+from hpo.connections import close_idle
 from hpo.database import locking_engine
 from hpo.rows import TrialRows
+from hpo.taken import TOKEN, count_finished, count_trials, find_free, is_dead
 
-TOKEN = "lease"
 ATTEMPT = "attempt"
 CRASHES = "crashes"
 DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
@@ -84,38 +85,55 @@ class LeaseOffice:
         self._owner = owner
         self._study_id = study_id
         self._identity = identity
+        self.total = 0  # what the drivers had agreed on at the last claim
         self._engine = locking_engine(storage)
         self._owns_engine = self._engine is not storage.engine
 
-    def claim(self, num_trials: int, *, may_reap: bool = True) -> Lease | None:
+    def claim(
+        self, num_trials: int, *, may_reap: bool = True, held: Collection[str] = ()
+    ) -> Lease | None:
         """Take over a trial without an owner, else start a new one; None if N are taken.
 
-        N is the largest that any driver of the study has asked for. Without `may_reap` only
-        trials are taken over that were given back.
+        N is the largest that any driver of the study has asked for. Trials that a plain Optuna
+        script runs are its own: they are never taken over, nor waited for.
+
+        Args:
+            num_trials: N of this driver.
+            may_reap: whether trials of silent drivers may be taken, or only what waits.
+            held: the tokens of this driver's own leases, which it never takes from itself,
+                however late they are.
 
         Raises:
             UsageError: the study has become another search than ours.
         """
         token = f"{self._owner}/{uuid.uuid4().hex}"
-        began = time.monotonic()
+        began = clock.seconds()
         with self._engine.begin() as connection:
             now = self._lock_study(connection)
             # A database that hung until now has let everybody's lease expire.
-            is_prompt = time.monotonic() - began < self.lease_s / 4
+            is_prompt = clock.seconds() - began < self.lease_s / 4
             agreed = read_agreed(connection, self._study_id)
-            if self._identity is not None:
-                check_identity(agreed, self._identity)
-            trial_id, has_died = self._take_over(connection, now, may_reap=may_reap and is_prompt)
+            self.total = self._total(agreed, num_trials)
+            spared = held if may_reap and is_prompt else None
+            trial_id, has_died = self._take_over(connection, now, spared)
             if trial_id is None:
-                total = agree_on_total(connection, self._study_id, agreed, num_trials)
-                return self._start_new(connection, token, total)
+                agree_on_total(connection, self._study_id, agreed, num_trials)
+                return self._start_new(connection, token, self.total)
             return self._continue(TrialRows(connection, trial_id), token, has_died=has_died)
 
     def num_trials(self, num_trials: int) -> int:
-        """Return the total that the drivers of this study have agreed on, at least this one's."""
+        """Return the total that the drivers of this study have agreed on, at least this one's.
+
+        Raises:
+            UsageError: the study has become another search than ours.
+        """
+        with self._engine.connect() as connection:
+            return self._total(read_agreed(connection, self._study_id), num_trials)
+
+    def num_finished(self) -> int:
+        """Return how many trials count towards the total."""
         with self._engine.begin() as connection:
-            agreed = read_agreed(connection, self._study_id)
-            return agree_on_total(connection, self._study_id, agreed, num_trials)
+            return count_finished(connection, self._study_id)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
@@ -178,13 +196,30 @@ class LeaseOffice:
         return self._as_owner(lease, write) or self._is_finished_by(lease)
 
     def give_back(self, lease: Lease) -> None:
-        """Put a trial back for anyone to take over, if it is still ours."""
-        self._as_owner(lease, lambda rows: rows.set_state(TrialState.WAITING))
+        """Put a trial back for anyone to take over, if it is still ours.
+
+        Without the token: a plain Optuna script may take it, and it is the script's then.
+        """
+
+        def write(rows: TrialRows) -> None:
+            rows.set_state(TrialState.WAITING)
+            rows.forget(TOKEN)
+
+        self._as_owner(lease, write)
+
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        close_idle(self._engine)
 
     def close(self) -> None:
         """Close the connections."""
         if self._owns_engine:
             self._engine.dispose()
+
+    def _total(self, agreed: Mapping[str, Any], num_trials: int) -> int:
+        if self._identity is not None:
+            check_identity(agreed, self._identity)
+        return max(num_trials, int(agreed.get(NUM_TRIALS) or 0))
 
     def _lock_study(self, connection: Connection) -> dt.datetime:
         """Wait for the study's lock; return the database's clock as it was before that."""
@@ -232,11 +267,7 @@ class LeaseOffice:
 
     def _start_new(self, connection: Connection, token: str, total: int) -> Lease | None:
         """Insert a trial unless so many are not failed; its number is how many there are."""
-        number, num_taken = connection.execute(
-            select(func.count(), func.count(case((_Trial.state != TrialState.FAIL, 1)))).where(
-                _Trial.study_id == self._study_id
-            )
-        ).one()
+        number, num_taken = count_trials(connection, self._study_id)
         if num_taken >= total:
             return None
         trial = insert(_Trial).values(
@@ -261,31 +292,23 @@ class LeaseOffice:
             epoch = rows.last_step()
             num_deaths = 1 if epoch > last_epoch else before + 1
             written[DEATHS] = [num_deaths, max(epoch, last_epoch)]
+        if ATTEMPT not in known:  # a script has enqueued it, with whatever values
+            rows.keep_steps(())
         rows.annotate(written)
         return Lease(rows.trial_id, token, written[ATTEMPT], known.get(CRASHES, 0), num_deaths)
 
     def _take_over(
-        self, connection: Connection, now: dt.datetime, *, may_reap: bool
+        self, connection: Connection, now: dt.datetime, spared: Collection[str] | None
     ) -> tuple[int | None, bool]:
         """Return the trial that is ours now, and whether its owner fell silent with it."""
-        expired = now - dt.timedelta(seconds=self.lease_s)
-        is_dead = _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
-        is_free = _Trial.state == TrialState.WAITING
-        if may_reap:
-            is_free |= (_Trial.state == TrialState.RUNNING) & is_dead
-        found = connection.execute(
-            select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
-            .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
-            .where(_Trial.study_id == self._study_id, is_free)
-            .order_by(_Trial.trial_id)
-            .limit(1)
-        ).first()
+        is_late = is_dead(now, self.lease_s)
+        found = find_free(connection, self._study_id, is_late, spared)
         if found is None:
             return None, False
         trial_id, state, heartbeat = found
         beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
         if state == TrialState.RUNNING:
-            beat = beat.where(is_dead)
+            beat = beat.where(is_late)
         if heartbeat is None:
             connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
         elif connection.execute(beat.values(heartbeat=func.current_timestamp())).rowcount != 1:

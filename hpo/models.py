@@ -1,14 +1,19 @@
 """Finds the study's best model wherever it is, and brings it to where it is wanted.
 
-A trial whose model was stored says where in the attribute MODEL. Which of them is the best
-follows from the scores in the database: no pointer that two nodes could overwrite.
+A trial whose model was the best at its end says in the attribute MODEL how to make that model from
+its checkpoint, and where else it is. Which of them is the best follows from the scores in the
+database: no pointer that two nodes could overwrite. A model is of one attempt at a trial: another
+attempt's is another model.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +29,12 @@ from hpo.folders import (
     read_json,
     replace_folder,
 )
-from hpo.storage import STUDY_ID, best_trial, score
+from hpo.lease import ATTEMPT
+from hpo.provenance import MAX_BYTES
+from hpo.spec import WorkFolders
+from hpo.storage import STUDY_ID, best_trial
 from trainer import rundir
+from trainer.errors import DataError
 
 MODEL = "rml:model"
 MODEL_FILE = "best_model_file.pt"
@@ -34,31 +43,85 @@ MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
 
 
 def describe_model(
-    study_id: str | None, number: int, *, attempt: int, folder: Path, has_shelf: bool
+    folders: WorkFolders,
+    study_id: str | None,
+    entry: Mapping[str, Any],
+    *,
+    network: str,
+    config: Mapping[str, Any],
+    has_shelf: bool,
 ) -> dict[str, Any]:
-    """Return the attribute MODEL of a trial: host and folder, and its archive on the shelf.
+    """Return the attribute MODEL of a trial whose checkpoint is there.
 
     The archive's name is known before it is written, and those of earlier attempts, whose drivers
     may have been killed, with it: so all can be removed.
+
+    Args:
+        entry: what `trial.json` will say.
+        network: the network's file in the inputs folder.
+        config: evaluates the model, from the folder that it will be in.
+
+    Raises:
+        OSError: the config is too long for a database, and the disk is full.
     """
+    number, attempt = entry["trial"], entry["attempt"]
+    is_long = len(json.dumps(config)) > MAX_BYTES
+    if is_long:
+        _write_json(_long_config(folders, entry), config)
     names = [f"{study_id}-trial-{number}-attempt-{each}.tar" for each in range(1, attempt + 1)]
     return {
         "host": socket.gethostname(),
-        "folder": str(folder),
+        "folder": str(folders.best_model),
+        "runs": str(folders.study),
         "attempt": attempt,
         "artifact": names[-1] if has_shelf else None,
         "older": names[:-1] if has_shelf else [],
+        "checkpoint": _identity(checkpoint_file(folders, entry)),
+        "network": network,
+        "config": None if is_long else dict(config),
+        "entry": dict(entry),
     }
 
 
+def checkpoint_file(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+    """Return the checkpoint of which a model is made, whose `trial.json` is `entry`."""
+    run_dir = folders.attempt(int(entry["trial"]), int(entry["attempt"]))
+    return run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(int(entry["epoch"]))
+
+
+def model_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the attribute MODEL of a trial, an empty one if it is of an attempt that died."""
+    model = trial.user_attrs.get(MODEL)
+    is_current = isinstance(model, dict) and model.get("attempt") in (None, _attempt(trial))
+    return model if isinstance(model, dict) and is_current else {}
+
+
+def make_model(model: Mapping[str, Any], aside: Path) -> None:
+    """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
+
+    Raises:
+        OSError: the disk is full, say.
+        DataError: the checkpoint is none.
+    """
+    folders = _folders(model)
+    rundir.copy_untrusted(checkpoint_file(folders, model["entry"]), aside / MODEL_FILE)
+    network = folders.inputs / Path(model["network"]).name
+    shutil.copyfile(network, aside / LAYERS_FILE, follow_symlinks=False)
+    config = model["config"] or read_json(_long_config(folders, model["entry"]))
+    _write_json(aside / rundir.CONFIG, {"neural_network": config})
+    _write_json(aside / TRIAL_FILE, model["entry"])
+
+
 def drop_older(study: optuna.Study, shelf: Shelf) -> None:
-    """Remove from the shelf what is not the best trial's.
+    """Remove from the shelf what is not the best trial's, once the best trial's is there.
 
     Only models of ended trials go, and the best of these can only be followed by a better one: so
     no lock is needed, in whatever order the drivers come here.
     """
     best = best_trial(study)
-    keep = best.user_attrs.get(MODEL, {}).get("artifact") if best is not None else None
+    keep = model_of(best).get("artifact") if best is not None else None
+    if keep is None:
+        return
     for trial in study.get_trials(deepcopy=False):
         model = trial.user_attrs.get(MODEL, {})
         for name in (*model.get("older", ()), model.get("artifact")):
@@ -67,7 +130,7 @@ def drop_older(study: optuna.Study, shelf: Shelf) -> None:
 
 
 def fetch_best(study: optuna.Study, target: Path, shelf: Shelf | None) -> str | None:
-    """Put the study's best model into the folder `target`, unless it, or a better one, is there.
+    """Put the study's best model into the folder `target`, unless it is there.
 
     What is there of another study is kept under another name. Returns a line that says why
     nothing was put there, if so: it names who has the model.
@@ -75,55 +138,111 @@ def fetch_best(study: optuna.Study, target: Path, shelf: Shelf | None) -> str | 
     Raises:
         ArtifactError: the shelf does not answer, or holds something else.
     """
-    best = best_trial(study)
-    if best is None:
-        return "no trial has a score yet"
-    study_id = study.user_attrs.get(STUDY_ID)
     with locked(target):
-        stored = read_json(target / TRIAL_FILE)
-        value = score(best)
-        assert value is not None
-        is_ours = stored.get("study_id") == study_id and "trial" in stored
-        # Ours may be a better one, whose trial was stored here and is not told yet.
-        if is_ours and (stored["dice_dataset"], -stored["trial"]) >= (value, -best.number):
+        # Asked inside: who waited for the lock may have been overtaken.
+        best = best_trial(study)
+        if best is None:
+            return "no trial has a score yet"
+        study_id = study.user_attrs.get(STUDY_ID)
+        if is_model_of(target, best, study_id):
             return None
+        place = target
         if target.is_symlink():  # to a larger disk, say: replace what it leads to
-            target = target.resolve()
-        aside = Path(tempfile.mkdtemp(prefix=".best_model.", suffix=".tmp", dir=target.parent))
-        aside.chmod(0o755)
+            place = target.resolve()
         try:
-            if not _bring(best, study_id, aside, shelf):
-                return _who_has(best, shelf)
-            keep_foreign(target, study_id)
-            replace_folder(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
+                shutil.rmtree(half, ignore_errors=True)
+            with new_folder(place.parent, place.name) as aside:
+                if not _bring(best, study_id, aside, shelf):
+                    return _who_has(best, shelf)
+                keep_foreign(place, study_id)
+                replace_folder(aside, place)
+        except (OSError, DataError) as error:
+            return (
+                f"the model of trial {best.number} cannot be stored ({reason(error)}); mend that "
+                "and run rml-study export, or the same search again"
+            )
     return None
 
 
+@contextlib.contextmanager
+def new_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Make a folder to fill aside, which others may read, and remove what is left of it."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=parent))
+    try:
+        aside.chmod(0o755)
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_model_of(folder: Path, trial: FrozenTrial, study_id: str | None) -> bool:
+    """Say whether a folder holds the model of the attempt by which a trial was told."""
+    entry = read_json(folder / TRIAL_FILE)
+    is_same = entry.get("study_id") == study_id and entry.get("trial") == trial.number
+    if not is_same or entry.get("attempt", _attempt(trial)) != _attempt(trial):
+        return False
+    return all(is_regular_file(folder.resolve() / file) for file in MODEL_FILES)
+
+
+def reason(error: Exception) -> str:
+    """Return an error in a few words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def has_checkpoint(trial: FrozenTrial) -> bool:
+    """Say whether the checkpoint of which a trial's model is made is here, as it was then."""
+    model = model_of(trial)
+    if not isinstance(model.get("checkpoint"), list):
+        return False
+    # Another study's may be at the same place: of that name, in a database that was deleted.
+    return _identity(checkpoint_file(_folders(model), model["entry"])) == list(model["checkpoint"])
+
+
 def _bring(best: FrozenTrial, study_id: str | None, aside: Path, shelf: Shelf | None) -> bool:
-    """Fill a folder from the shelf, else from the folder that the trial's driver kept."""
-    model = best.user_attrs.get(MODEL, {})
+    """Fill a folder from the checkpoint, from the shelf, or from its driver's `best_model/`."""
+    if has_checkpoint(best):
+        make_model(model_of(best), aside)
+        return True
+    model = model_of(best)
     name = model.get("artifact")
     if shelf is not None and isinstance(name, str) and shelf.get(name, aside, MODEL_FILES):
-        return _is_of(aside, best, study_id)
+        return is_model_of(aside, best, study_id)
     source = Path(str(model.get("folder", "")))
-    if not model or not _is_of(source, best, study_id):
+    if not model or not is_model_of(source, best, study_id):
         return False
     for file in MODEL_FILES:
         shutil.copyfile(source / file, aside / file, follow_symlinks=False)
-    return _is_of(aside, best, study_id)  # still: its driver may have replaced it meanwhile
+    return is_model_of(aside, best, study_id)  # still: its driver may have replaced it meanwhile
 
 
-def _is_of(folder: Path, trial: FrozenTrial, study_id: str | None) -> bool:
-    entry = read_json(folder / TRIAL_FILE)
-    is_same = entry.get("study_id") == study_id and entry.get("trial") == trial.number
-    return is_same and all(is_regular_file(folder / file) for file in MODEL_FILES)
+def _attempt(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get(ATTEMPT, 1))
+
+
+def _long_config(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+    return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
+
+
+def _folders(model: Mapping[str, Any]) -> WorkFolders:
+    return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
+
+
+def _identity(file: Path) -> list[int] | None:
+    """Return size and time of a regular file; None if there is none."""
+    if not is_regular_file(file):
+        return None
+    status = file.lstat()
+    return [status.st_size, int(status.st_mtime)]
+
+
+def _write_json(path: Path, obj: Any) -> None:
+    path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
 def _who_has(best: FrozenTrial, shelf: Shelf | None) -> str:
-    model = best.user_attrs.get(MODEL)
-    if not isinstance(model, dict):
+    model = model_of(best)
+    if not model:
         return f"trial {best.number} is the best, but left no checkpoint"
     where = f"on host {model.get('host')} in {model.get('folder')}"
     if shelf is not None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.launchers.base import CONFIG_ARGS
+from hpo.launchers.base import CONFIG_ARGS, KEEP_STATE_GRACE_S
 from trainer import rundir
+from trainer.keypath import get_path
 
 POLL_INTERVAL_S = 0.1
 
@@ -38,7 +39,8 @@ def run_config(
     known = launcher.capabilities()
     text = rundir.dump_config(without_extensions(network, known=known))
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
-    return run_worker(launcher, slot, run_dir, stopping=stopping)
+    keeps_state = get_path(network, "checkpoints.resume") is True
+    return run_worker(launcher, slot, run_dir, stopping=stopping, keeps_state=keeps_state)
 
 
 def run_worker(
@@ -48,8 +50,12 @@ def run_worker(
     *,
     args: tuple[str, ...] = CONFIG_ARGS,
     stopping: threading.Event | None = None,
+    keeps_state: bool = False,
 ) -> Finished | None:
-    """Start a worker in its folder and wait for its end; None if it was stopped before."""
+    """Start a worker in its folder and wait for its end; None if it was stopped before.
+
+    `keeps_state`: it has a state to write then, from which the next call goes on.
+    """
     handle = launcher.start(WorkerJob(run_dir=run_dir, slot=slot, args=args))
     try:
         while (code := handle.poll()) is None:
@@ -58,6 +64,9 @@ def run_worker(
             elif stopping.wait(POLL_INTERVAL_S):
                 return None
     finally:
-        handle.stop()
+        if keeps_state:
+            handle.stop(KEEP_STATE_GRACE_S, keep_state=True)
+        else:
+            handle.stop()
     evaluations = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
     return Finished(code, handle.log_tail(), evaluations)

@@ -1,18 +1,14 @@
 """The options of `rml-optimize`, grouped by what they are about.
 
-Each group is a dataclass; `as_options` turns the groups into one Typer command, so that no
-function has a wall of parameters and the help shows the groups as panels. An option of None was
-not given: the study's own value holds.
+Each group is a dataclass; `hpo.flat` turns the groups into one Typer command. An option of None
+was not given: the study's own value holds.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -154,6 +150,11 @@ class WorkerOptions:
         str | None,
         option("--worker", help="Command of local workers (default: our rmldnn)"),
     ] = None
+    plain_worker: Annotated[
+        bool,
+        option("--plain-worker", help="The worker knows the contract only, and is not asked what "
+               "else it can do (for an engine that hangs when asked)"),
+    ] = False  # fmt: skip
     warm: Annotated[
         bool,
         option("--warm/--no-warm", help="Keep a worker for the slot's next trial, if it can"),
@@ -166,6 +167,19 @@ class WorkerOptions:
         option("--docker-cap-add", metavar="NAME", help="Capability of containers, for an image "
                "whose MPI needs SYS_PTRACE (default: none)"),
     ] = None  # fmt: skip
+    docker_memory: Annotated[
+        str | None,
+        option("--docker-memory", metavar="SIZE", help="Memory of each container, such as 24g "
+               "(default: an equal share of 90 % of the machine's)"),
+    ] = None  # fmt: skip
+    docker_shm_size: Annotated[
+        str | None,
+        option("--docker-shm-size", metavar="SIZE", help="Its /dev/shm (default: 1g)"),
+    ] = None
+    docker_pids: Annotated[
+        int | None,
+        option("--docker-pids", min=16, help="Its processes and threads (default: 4096)"),
+    ] = None
     singularity_image: Annotated[
         str | None,
         option("--singularity-image", "-singularity", help="Image file of Apptainer/Singularity"),
@@ -270,32 +284,3 @@ GROUPS: dict[str, type] = {
     "worker": WorkerOptions,
     "output": OutputOptions,
 }
-
-
-def as_options(command: Callable[[Options], None]) -> Callable[..., None]:
-    """Give a command that takes `Options` the flat signature that Typer reads."""
-    parameters, owner = [], {}
-    for group, model in GROUPS.items():
-        hints = get_type_hints(model, include_extras=True)
-        for field in dataclasses.fields(model):
-            kind = hints[field.name]
-            kind.__metadata__[0].rich_help_panel = model.__doc__
-            owner[field.name] = group
-            parameters.append(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
-                    annotation=kind,
-                )
-            )
-
-    def flat(**values: Any) -> None:
-        grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-        for name, value in values.items():
-            grouped[owner[name]][name] = value
-        command(Options(**{group: GROUPS[group](**given) for group, given in grouped.items()}))
-
-    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    flat.__doc__ = command.__doc__
-    return flat

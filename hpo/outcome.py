@@ -14,6 +14,7 @@ from trainer.keypath import get_path
 
 BATCH_SIZE = "data.batch_size"
 LOG_TAIL_LINES = 12
+MIN_MAX_FAILED = 5
 
 End = Literal[
     "complete",
@@ -23,6 +24,7 @@ End = Literal[
     "out of time",
     "failed",
     "refused",
+    "unfit",
     "given back",
     "lost",
 ]
@@ -35,9 +37,14 @@ STATES: dict[End, TrialState] = {
     "out of time": TrialState.PRUNED,  # with a score; without one it has failed
     "failed": TrialState.FAIL,
     "refused": TrialState.FAIL,  # the worker said that config or data cannot work
+    "unfit": TrialState.FAIL,  # somebody enqueued values that are not in the space
 }
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+HOST_MEMORY = (
+    "the kernel killed the worker for want of the machine's memory, not the GPU's; run fewer at a "
+    "time (--jobs), or give each container more (--docker-memory)"
+)
 LOST = "another driver has taken the trial over"
 
 
@@ -47,13 +54,18 @@ class FailurePolicy:
 
     Attributes:
         max_retries: new starts of a trial whose worker crashed, before the trial has failed.
-        max_failed: failed trials in the study since this driver began, before the search stops.
+        max_failed: failed trials in the study since this driver began, before the search stops;
+            None for a quarter of the study's trials.
         trial_timeout_s: how long this driver lets a trial run, new starts included.
     """
 
     max_retries: int
-    max_failed: int
+    max_failed: int | None = None
     trial_timeout_s: float | None = None
+
+    def failures_of(self, num_trials: int) -> int:
+        """Return how many failed trials stop a study of that many."""
+        return self.max_failed or max(MIN_MAX_FAILED, num_trials // 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,7 @@ class Outcome:
     seconds: float = 0.0
     message: str = ""
     log_tail: str = ""
+    cause: str = ""
 
     @property
     def counts(self) -> bool:
@@ -82,6 +95,8 @@ class Watched:
     Attributes:
         curve: accuracy by epoch.
         is_crash: another attempt may work.
+        exit_code: of a crash.
+        why: the message without what is of this trial alone, if it has such; see `cause`.
     """
 
     end: End
@@ -89,16 +104,18 @@ class Watched:
     message: str = ""
     log_tail: str = ""
     is_crash: bool = False
+    exit_code: int | None = None
+    why: str = ""
+
+    @property
+    def cause(self) -> str:
+        """What two failures have in common that are alike."""
+        return self.why or self.message
 
     @property
     def score(self) -> float | None:
         """The best accuracy, None before the first."""
         return max(self.curve.values()) if self.curve else None
-
-    @property
-    def last(self) -> float | None:
-        """The last accuracy, which is what Optuna keeps of a trial that is not complete."""
-        return self.curve[max(self.curve)] if self.curve else None
 
     @property
     def epoch(self) -> int | None:
@@ -107,8 +124,13 @@ class Watched:
         return min(e for e, value in self.curve.items() if value == best) if self.curve else None
 
 
-def classify(code: int, curve: Mapping[int, float], handle: Handle) -> Watched:
-    """Decide from the exit code what a worker's end means (see `trainer.errors`)."""
+def classify(
+    code: int, curve: Mapping[int, float], handle: Handle, *, on_gpu: bool = False
+) -> Watched:
+    """Decide from the exit code what a worker's end means (see `trainer.errors`).
+
+    The machine's memory is not a GPU's: what a batch needs there says nothing of the batch.
+    """
     tail = handle.log_tail(LOG_TAIL_LINES)
     if code == 0 and curve:
         return Watched("complete", curve)
@@ -118,12 +140,12 @@ def classify(code: int, curve: Mapping[int, float], handle: Handle) -> Watched:
         return Watched("refused", curve, "the worker refused its config or data", tail)
     if code == DivergedError.exit_code:
         return Watched("diverged", curve, "the loss became NaN or infinite")
+    if handle.oom_killed and on_gpu:
+        return Watched("failed", curve, HOST_MEMORY, tail, is_crash=True)
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
         return Watched("out of memory", curve, "the batch does not fit the memory", tail)
     message = f"the worker ended with exit code {code}"
-    if "No space left on device" in tail:
-        message += ": the disk is full"
-    return Watched("failed", curve, message, tail, is_crash=True)
+    return Watched("failed", curve, message, tail, is_crash=True, exit_code=code)
 
 
 def memory_advice(

@@ -24,11 +24,10 @@ from hpo.dataplan import (
     DataFolder,
     DataSurvey,
     find_data,
-    split_validation,
     survey_data,
-    validation_folder,
 )
 from hpo.errors import UsageError
+from hpo.folders import other_spelling
 from hpo.inputs import (
     NetworkRequest,
     bring_networks,
@@ -40,6 +39,7 @@ from hpo.inputs import (
 from hpo.options import Options
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
+from hpo.split import split_validation, validation_folder
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.weights import find_weights
 from studies.prepare.groups import GROUPS, read_groups
@@ -65,6 +65,19 @@ def make_plan(options: Options, progress: Progress = lambda done, total: None) -
     """
     file, study_dir = _choose_study(options)
     return _Planner(options, file, study_dir, progress).plan()
+
+
+def restore_inputs(spec: StudySpec, options: Options) -> None:
+    """Write a study's inputs again, which somebody has removed.
+
+    Raises:
+        UsageError, ConfigError, DataError, NetworkError: what they were made from has changed.
+    """
+    if make_plan(options).identity() != spec.identity():
+        raise UsageError(
+            f"{spec.folders.study} was removed while the search ran, and networks, weights or "
+            "data have changed since; bring them back, or give the search another --study-name"
+        )
 
 
 def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
@@ -185,7 +198,13 @@ class _Planner:
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
-        return name, root, WorkFolders(output=output, study=output / "runs" / name)
+        folders = WorkFolders(output=output, study=output / "runs" / name)
+        if other := other_spelling(folders.study):
+            raise UsageError(
+                f"--study-name {name}: on this file system its folder would be that of study "
+                f"{other!r}; choose another name, or another --output-dir"
+            )
+        return name, root, folders
 
     def _survey(
         self, root: Path, folders: WorkFolders, base: dict[str, Any], *, needs_test: bool

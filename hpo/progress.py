@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 if TYPE_CHECKING:
     from hpo.outcome import Outcome, Watched
 
+UNFINISHED = ("given back", "lost")
 SILENCE_S = 120  # a log of trials that take hours shows that they go on
 
 
@@ -105,10 +106,17 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def optuna_means(number: int, value: float) -> str:
+    """Return what Optuna calls the best trial, where that is another one."""
+    return f"trial {number} with {value:.4f}, of complete trials only"
+
+
 def describe_outcome(outcome: Outcome) -> str:
     """Return one line on a finished trial."""
     text = f"trial {outcome.number:3d} {outcome.end:<9}"
-    if outcome.score is not None:
+    if outcome.end in UNFINISHED:  # its score is none of the study's
+        text += f" after {outcome.num_epochs} epoch{'s' * (outcome.num_epochs != 1)}"
+    elif outcome.score is not None:
         text += f" Dice {outcome.score:.4f} (epoch {outcome.epoch} of {outcome.num_epochs})"
     text += f" in {format_seconds(outcome.seconds)}"
     return f"{text}: {outcome.message}" if outcome.message else text
@@ -212,7 +220,12 @@ class LiveReporter(PlainReporter):
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)
-        self._progress.update(self._search, completed=tally.num_finished, note=tally.describe())
+        self._progress.update(
+            self._search,
+            total=tally.num_trials,
+            completed=tally.num_finished,
+            note=tally.describe(),
+        )
 
     def close(self) -> None:
         """Remove the bars."""

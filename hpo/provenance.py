@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.gpus import visible_gpus
+from hpo.gpus import survey_gpus
 
 if TYPE_CHECKING:
     from hpo.launchers import Launcher, Slot
@@ -57,7 +57,7 @@ def describe_run(
     A config that is too long for a database loses its largest sections: each leaves its hash, and
     the whole is in the run folder.
     """
-    names = {gpu.uuid: gpu.name for gpu in visible_gpus()} if slot.gpu_uuids else {}
+    names = _gpu_names() if slot.gpu_uuids else {}
     entry: dict[str, Any] = {
         "config": dict(config),
         "config_hash": config_hash(config),
@@ -173,6 +173,11 @@ def _cpu_name() -> str:
             if key.strip() == "model name" and value.strip():
                 return f"{value.strip()} ({platform.machine()})"
     return platform.machine()
+
+
+@functools.cache
+def _gpu_names() -> Mapping[str, str]:
+    return {gpu.uuid: gpu.name for gpu in survey_gpus().gpus}
 
 
 def _user() -> str | None:

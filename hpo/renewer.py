@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
+from hpo import clock
 from hpo.database import DATABASE_ERRORS
 from hpo.lease import Lease, LeaseOffice
 
 ROUNDS_PER_LEASE = 4
+TICK_S = 1.0
 
 
 class Renewer:
@@ -25,14 +26,14 @@ class Renewer:
         self._lost: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._steady_since = self._last_round = time.monotonic()
+        self._steady_since = self._last_round = clock.seconds()
         self._thread = threading.Thread(target=self._run, name="lease-renewer", daemon=True)
         self._thread.start()
 
     @property
     def is_steady(self) -> bool:
         """Whether trials of silent drivers may be taken over."""
-        now, lease_s = time.monotonic(), self._office.lease_s
+        now, lease_s = clock.seconds(), self._office.lease_s
         # The last round too, or a round that hangs would look like peace.
         is_up_to_date = now - self._last_round < 2 * lease_s / ROUNDS_PER_LEASE
         return is_up_to_date and now - self._steady_since >= lease_s
@@ -48,6 +49,12 @@ class Renewer:
             self._held.pop(lease.token, None)
             self._lost.discard(lease.token)
 
+    @property
+    def tokens(self) -> list[str]:
+        """What the trials are held by that this driver runs."""
+        with self._lock:
+            return list(self._held)
+
     def is_lost(self, lease: Lease) -> bool:
         """Say whether somebody else has taken the trial over."""
         return lease.token in self._lost
@@ -59,14 +66,20 @@ class Renewer:
 
     def _run(self) -> None:
         interval_s = self._office.lease_s / ROUNDS_PER_LEASE
-        while not self._stopping.wait(interval_s):
-            began = time.monotonic()
+        due = self._last_round + interval_s
+        while not self._stopping.wait(min(interval_s, TICK_S)):
+            self._office.close_idle()
+            began = clock.seconds()
+            if began < due:
+                continue
             is_calm = began - self._last_round < 2 * interval_s  # else we were paused
+            due = began + interval_s
             try:
                 self._renew_all()
             except DATABASE_ERRORS:
-                is_calm = False  # unreachable for the moment: the next round tries again
-            now = time.monotonic()
+                is_calm = False  # unreachable for the moment
+                due = 0.0  # a connection was lost: over a new one there is time yet
+            now = clock.seconds()
             if not is_calm or now - began > interval_s:
                 self._steady_since = now
             self._last_round = now

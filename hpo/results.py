@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
-import textwrap
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.artifacts import Shelf
+from hpo.artifacts import ArtifactError, Shelf
+from hpo.attempt import remove_checkpoints
 from hpo.errors import HpoError
-from hpo.folders import (
-    TRIAL_FILE,
-    is_regular_file,
-    keep_foreign,
-    locked,
-    read_json,
-    replace_folder,
-)
+from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
 from hpo.models import (
     LAYERS_FILE,
-    MODEL,
     MODEL_FILE,
     MODEL_FILES,
+    checkpoint_file,
     describe_model,
     drop_older,
     fetch_best,
+    has_checkpoint,
+    is_model_of,
+    make_model,
+    model_of,
+    new_folder,
+    reason,
 )
-from hpo.provenance import PROVENANCE
+from hpo.outcome import COUNTED
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
-from hpo.storage import STUDY_ID, best_epoch, finished_trials, score
+from hpo.storage import STUDY_ID, best_trial, finished_trials, score
+from hpo.triallist import TrialList
 from trainer import rundir
 from trainer.errors import DataError
-from trainer.keypath import get_path, set_path
+from trainer.keypath import set_path
 
 _NOTHING = (-math.inf, 0)  # score and negative number of no trial
-REWRITE_SHARE = 20  # `list_acc.json` is rewritten for at most a 20th of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +55,6 @@ class Candidate:
     score: float
     epoch: int
     dice_per_image: float | None
-    run_dir: Path
     config: Mapping[str, Any]
     params: Mapping[str, Any]
     known_extensions: frozenset[str]
@@ -74,6 +68,8 @@ class Results:
         self._shelf = shelf
         self._lock = threading.Lock()
         self._best = _NOTHING  # of the finished trials that were seen, which change no more
+        self._announced: set[int] = set()  # trials that may be the best when they are told
+        self._spared: set[int] = set()  # trials whose checkpoint waits to become `best_model/`
         self._list = TrialList(spec.folders.list_acc)
 
     def offer(
@@ -82,73 +78,118 @@ class Results:
         study: optuna.Study,
         announce: Callable[[Mapping[str, Any]], bool],
     ) -> str | None:
-        """Store a trial's model if it beats every trial of the study; return a warning, if any.
+        """Describe a trial's model if it beats every trial of the study; return a warning, if any.
 
         Of equals the earlier trial is the better. To be called before the trial is told as
         finished, so that who sees it finished finds its model. `announce` records with the trial
-        where its model will be, or returns False if the trial is no longer ours. It comes first:
-        a driver that is killed here leaves no archive that nobody knows of.
+        how and where, or returns False if the trial is no longer ours. It comes first: a driver
+        that is killed here leaves no archive that nobody knows of.
         """
         rank = (candidate.score, -candidate.number)
         with self._lock:
             if self._best > rank:  # nor need the database be asked
                 return None
-        with self._lock, locked(self._spec.folders.best_model):
-            study_id = study.user_attrs.get(STUDY_ID)
-            ranks = (
-                (value, -trial.number)
-                for trial in finished_trials(study)
-                if (value := score(trial)) is not None
-            )
-            best = self._best = max(ranks, default=_NOTHING)
-            # Another driver's trial may have stored its model and not be told yet.
-            stored = read_json(self._spec.folders.best_model / TRIAL_FILE)
-            if stored.get("study_id") == study_id and stored.get("trial") != candidate.number:
-                best = max(best, (stored["dice_dataset"], -stored["trial"]))
-            if best > rank:
+            best = best_trial(study)
+            self._best = _NOTHING if best is None else _rank(best)
+            if self._best > rank:
                 return None
-            checkpoint = (
-                candidate.run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(candidate.epoch)
+        entry = self._entry(candidate, study.user_attrs.get(STUDY_ID))
+        folders = self._spec.folders
+        checkpoint = checkpoint_file(folders, entry)
+        if not is_regular_file(checkpoint):
+            return (
+                f"trial {candidate.number} is the best so far, but left no checkpoint "
+                f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
             )
-            if not is_regular_file(checkpoint):
-                return (
-                    f"trial {candidate.number} is the best so far, but left no checkpoint "
-                    f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
-                )
+        try:
             model = describe_model(
-                study_id,
-                candidate.number,
-                attempt=candidate.attempt,
-                folder=self._spec.folders.best_model,
+                folders,
+                entry["study_id"],
+                entry,
+                network=self._spec.networks[str(candidate.config["layers"])].file,
+                config=without_extensions(
+                    evaluation_config(candidate.config, self._spec),
+                    known=candidate.known_extensions,
+                ),
                 has_shelf=self._shelf is not None,
             )
-            if not announce(model):
-                return None
-            try:
-                self._store(candidate, checkpoint, study_id)
-            except DataError as error:
-                return f"trial {candidate.number} is the best so far, but {error}"
-            return self._put(model["artifact"])
+        except OSError as error:
+            return f"the model of trial {candidate.number} cannot be stored ({reason(error)})"
+        if not announce(model):
+            return None
+        with self._lock:
+            self._announced.add(candidate.number)
+        if warning := self._put(model):
+            lost = {"artifact": None, "older": [*model["older"], model["artifact"]]}
+            announce(model | lost)
+        return warning
 
-    def drop_older_models(self, study: optuna.Study, number: int) -> None:
-        """Remove all models but the best one's from the shelf, after trial `number` was told."""
-        if self._shelf is None:
-            return
-        trial = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
-        if MODEL in trial.user_attrs:
+    def settle(self, study: optuna.Study, number: int) -> str | None:
+        """Bring `best_model/` up to date after trial `number` was told; return a warning, if any.
+
+        Checkpoints of finished trials go, but that of a winner that could not be stored stays.
+        """
+        with self._lock:
+            if number not in self._announced and not self._spared:
+                remove_checkpoints(self._spec.folders, number)  # nor need the database be asked
+                return None
+            warning = self.fetch(study)
+            if self._shelf is not None:
+                drop_older(study, self._shelf)
+            self._clear_checkpoints(study, {number, *self._spared})
+            best = best_trial(study)
+            self._announced.discard(number)  # last: all of it is done again if the database fails
+        # That another node has it is said at the end.
+        return warning if best is not None and has_checkpoint(best) else None
+
+    def sweep(self, study: optuna.Study) -> None:
+        """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
+        folders = (path.name for path in self._spec.folders.study.glob("trial_*"))
+        numbers = {int(name[6:]) for name in folders if name[6:].isdecimal()}
+        if self._shelf is not None:
             drop_older(study, self._shelf)
+        with self._lock:
+            self._clear_checkpoints(study, numbers)
 
     def fetch(self, study: optuna.Study) -> str | None:
-        """Bring the study's best model here if another node has it; return a warning, if any."""
-        return fetch_best(study, self._spec.folders.best_model, self._shelf)
-
-    def _put(self, name: str | None) -> str | None:
-        if self._shelf is None or name is None:
-            return None
+        """Put the study's best model into `best_model/`; return a line that says why not."""
         try:
-            self._shelf.put(name, self._spec.folders.best_model.resolve(), MODEL_FILES)
-        except HpoError as error:
-            return f"{error}; the best model is on this host only"
+            return fetch_best(study, self._spec.folders.best_model, self._shelf)
+        except ArtifactError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename}: {reason(error)}"
+
+    def _clear_checkpoints(self, study: optuna.Study, numbers: Collection[int]) -> None:
+        folders = self._spec.folders
+        with locked(folders.best_model):  # nobody makes a model of them now
+            ended = [
+                trial
+                for trial in study.get_trials(deepcopy=False)
+                if trial.number in numbers and trial.state.is_finished()
+            ]
+            stored = self.stored_trial(study)
+            least = _NOTHING if stored is None else _rank(stored)
+            better = [trial for trial in ended if trial.state in COUNTED and _rank(trial) > least]
+            better.sort(key=_rank, reverse=True)
+            spared = next(filter(has_checkpoint, better), None)
+            self._spared = set() if spared is None else {spared.number}
+            for trial in ended:
+                keep = None
+                if trial is spared:
+                    keep = checkpoint_file(folders, model_of(trial)["entry"])
+                remove_checkpoints(folders, trial.number, keep=keep)
+
+    def _put(self, model: Mapping[str, Any]) -> str | None:
+        if self._shelf is None:
+            return None
+        folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
+        try:
+            with new_folder(folder, "model") as aside:
+                make_model(model, aside)
+                self._shelf.put(model["artifact"], aside, MODEL_FILES)
+        except (HpoError, OSError, DataError) as error:
+            return f"{reason(error)}; the best model is on this host only"
         return None
 
     def write_list_acc(self, study: optuna.Study) -> None:
@@ -165,37 +206,19 @@ class Results:
         if self._list.is_due():
             self.write_list_acc(study)
 
-    def _store(self, candidate: Candidate, checkpoint: Path, study_id: str | None) -> None:
-        target = self._spec.folders.best_model
-        if target.is_symlink():  # to a larger disk, say: replace what it leads to
-            target = target.resolve()
-        aside = Path(tempfile.mkdtemp(prefix=".best_model.", suffix=".tmp", dir=target.parent))
-        aside.chmod(0o755)
-        try:
-            rundir.copy_untrusted(checkpoint, aside / MODEL_FILE)
-            network = self._spec.networks[str(candidate.config["layers"])]
-            shutil.copyfile(self._spec.folders.inputs / network.file, aside / LAYERS_FILE)
-            config = without_extensions(
-                evaluation_config(candidate.config, self._spec), known=candidate.known_extensions
-            )
-            _write_json(aside / rundir.CONFIG, {"neural_network": config})
-            _write_json(
-                aside / TRIAL_FILE,
-                {
-                    "study": self._spec.name,
-                    "study_id": study_id,
-                    "trial": candidate.number,
-                    "epoch": candidate.epoch,
-                    "selected_on": self._spec.select_on,
-                    "dice_dataset": candidate.score,
-                    "dice_per_image": candidate.dice_per_image,
-                    "params": dict(candidate.params),
-                },
-            )
-            keep_foreign(target, study_id)
-            replace_folder(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    def _entry(self, candidate: Candidate, study_id: str | None) -> dict[str, Any]:
+        """Return what `trial.json` says of the model."""
+        return {
+            "study": self._spec.name,
+            "study_id": study_id,
+            "trial": candidate.number,
+            "attempt": candidate.attempt,
+            "epoch": candidate.epoch,
+            "selected_on": self._spec.select_on,
+            "dice_dataset": candidate.score,
+            "dice_per_image": candidate.dice_per_image,
+            "params": dict(candidate.params),
+        }
 
     def bring_back(self, study: optuna.Study) -> None:
         """Put this study's best model back in its place, if another study's is there."""
@@ -209,42 +232,21 @@ class Results:
                     kept.rename(target)
                     return
 
-    def owner(self, study: optuna.Study) -> int | None:
-        """Return the trial whose model is in `best_model/`, None if it is not this study's."""
-        entry = read_json(self._spec.folders.best_model / TRIAL_FILE)
-        is_ours = entry.get("study_id") == study.user_attrs.get(STUDY_ID)
-        return int(entry["trial"]) if is_ours and "trial" in entry else None
+    def stored_trial(self, study: optuna.Study) -> FrozenTrial | None:
+        """Return the finished trial whose model is in `best_model/`.
 
-
-class TrialList:
-    """Writes `list_acc.json`, again and again: a finished trial changes no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._texts: dict[int, str] = {}
-        self._due = 0.0  # `time.monotonic()`
-
-    def is_due(self) -> bool:
-        """Say whether writing has taken less than 1 / REWRITE_SHARE of the time since."""
-        return time.monotonic() >= self._due
-
-    def write(self, study: optuna.Study) -> None:
-        """Write one entry for each finished trial, as `json.dumps(…, indent=2)` would."""
-        began = time.monotonic()
-        trials = finished_trials(study)
-        for trial in trials:
-            if trial.number not in self._texts:
-                entry = json.dumps(list_entry(trial), indent=2)
-                self._texts[trial.number] = textwrap.indent(entry, "  ")
-        entries = ",\n".join(self._texts[trial.number] for trial in trials)
-        rundir.write_atomic(self._path, f"[\n{entries}\n]\n" if trials else "[]\n")
-        now = time.monotonic()
-        self._due = now + REWRITE_SHARE * (now - began)
-
-
-def write_list_acc(study: optuna.Study, path: Path) -> None:
-    """Write `list_acc.json` from the database: one entry for each finished trial."""
-    TrialList(path).write(study)
+        None if the model is not this study's, or of an attempt that was never told.
+        """
+        folder, study_id = self._spec.folders.best_model, study.user_attrs.get(STUDY_ID)
+        number = read_json(folder / TRIAL_FILE).get("trial")
+        return next(
+            (
+                trial
+                for trial in finished_trials(study)
+                if trial.number == number and is_model_of(folder, trial, study_id)
+            ),
+            None,
+        )
 
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
@@ -261,25 +263,6 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     return result
 
 
-def list_entry(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
-    provenance = trial.user_attrs.get(PROVENANCE, {})
-    config = provenance.get("config", {})
-    return {
-        "max_acc": score(trial),
-        "optimizer": get_path(config, "optimizer.type"),
-        "lr": get_path(config, "optimizer.learning_rate"),
-        "loss": get_path(config, "loss.function"),
-        "epoch_max_acc": best_epoch(trial),
-        "number": trial.number,
-        "state": trial.state.name,
-        "seconds": trial.duration.total_seconds() if trial.duration else None,
-        "epochs": max(trial.intermediate_values, default=0),
-        "params": trial.params,
-        "seed": config.get("seed"),
-        "host": provenance.get("host"),
-    }
-
-
-def _write_json(path: Path, obj: Any) -> None:
-    path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
+def _rank(trial: FrozenTrial) -> tuple[float, int]:
+    value = score(trial)
+    return _NOTHING if value is None else (value, -trial.number)

@@ -43,6 +43,12 @@ class TrialRows:
         rows = [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
         self._put(_Attribute.key, rows)
 
+    def forget(self, key: str) -> None:
+        """Delete a user attribute."""
+        self.connection.execute(
+            delete(_Attribute).where(_Attribute.trial_id == self.trial_id, _Attribute.key == key)
+        )
+
     def set_params(self, trial: FrozenTrial) -> None:
         """Set the parameters that `trial` has."""
         rows = [

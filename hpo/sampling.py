@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -20,12 +20,23 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from trainer.errors import ConfigError
+
 
 class OneLookStorage(_CachedStorage):
     """Optuna's storage with its cache, which can take one look for all that a step asks."""
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
+        self._own = _Look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        del state["_own"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
         self._own = _Look()
 
     @contextlib.contextmanager
@@ -98,11 +109,24 @@ class _Look(threading.local):
     draft: FrozenTrial | None = None
 
 
+class UnfitValuesError(Exception):
+    """A trial brings values along that are not in the space.
+
+    Attributes:
+        number: the trial's.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def draw(
     study: optuna.Study,
     trial_id: int,
     make_sampler: Callable[[int], BaseSampler],
     suggest: Callable[[optuna.Trial], dict[str, Any]],
+    check: Callable[[Mapping[str, object]], None] = lambda fixed: None,
 ) -> tuple[FrozenTrial, dict[str, Any]]:
     """Sample the parameters that a trial lacks, and store nothing.
 
@@ -111,16 +135,24 @@ def draw(
         trial_id: of a trial that is ours.
         make_sampler: returns the sampler of a trial's number.
         suggest: samples all dimensions that apply.
+        check: raises ConfigError for values that are not in the space.
 
     Returns:
         The trial with its parameters, and what `suggest` returned.
+
+    Raises:
+        UnfitValuesError: somebody has enqueued what is not in the space.
     """
     storage = study._storage
     assert isinstance(storage, OneLookStorage)
     study._thread_local.cached_all_trials = None  # of the look before
     with storage.draft(study._study_id, trial_id) as trial:
         study.sampler = make_sampler(trial.number)
-        chosen = suggest(optuna.Trial(study, trial_id))
+        try:
+            check({**trial.params, **trial.system_attrs.get("fixed_params", {})})
+            chosen = suggest(optuna.Trial(study, trial_id))
+        except (ConfigError, ValueError) as error:  # Optuna's own, of distributions that differ
+            raise UnfitValuesError(trial.number, str(error)) from None
     return trial, chosen
 
 

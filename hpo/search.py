@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.database import Patience
-from hpo.errors import HpoError, LauncherError, UsageError
+from hpo.claims import Claims
+from hpo.database import PATIENCE_S, Patience
+from hpo.disk import DiskFullError, FolderGoneError
+from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
-from hpo.lease import LeaseOffice
+from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
 from hpo.progress import Reporter, Tally
 from hpo.renewer import Renewer
 from hpo.results import Results
 from hpo.spec import StudySpec
-from hpo.storage import finished_trials, make_pruner, score
+from hpo.storage import make_pruner, score
 from hpo.trial import TrialRunner
 
-IDLE_INTERVAL_S = 0.2
+ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
 FAILED = ("failed", "refused")
@@ -38,6 +41,7 @@ class Search:
     Attributes:
         num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
+        restore: makes again what workers read, below the run folder.
     """
 
     spec: StudySpec
@@ -53,22 +57,29 @@ class Search:
     tally: Tally
     num_failed_before: int
     stopping: threading.Event
+    restore: Callable[[], None]
     _failures: _Failures = field(default_factory=lambda: _Failures())
+    _lost: list[str] = field(default_factory=list)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
+    _restoring: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
         """Run until the study has N finished trials or `stopping` is set.
 
         Raises:
             FailureLimitError: too many trials failed, or several in a row alike.
+            DiskFullError: the disk is full, and waiting has not helped.
             LauncherError: no worker can be started, and waiting has not helped.
             StorageError: the database went away.
         """
         self._sweep()
         renewer = Renewer(self.office)
+        claims = self._claims(renewer)
         errors: list[BaseException] = []
         threads = [
-            threading.Thread(target=self._run_slot, args=(slot, renewer, errors), name=f"slot-{i}")
+            threading.Thread(
+                target=self._run_slot, args=(slot, renewer, claims, errors), name=f"slot-{i}"
+            )
             for i, slot in enumerate(self.slots)
         ]
         try:
@@ -87,14 +98,16 @@ class Search:
         if errors:
             raise errors[0]
 
-    def _run_slot(self, slot: Slot, renewer: Renewer, errors: list[BaseException]) -> None:
+    def _run_slot(
+        self, slot: Slot, renewer: Renewer, claims: Claims, errors: list[BaseException]
+    ) -> None:
         try:
-            self._take_trials(slot, renewer)
+            self._take_trials(slot, renewer, claims)
         except BaseException as error:  # noqa: BLE001  # reported by run(), in the main thread
             errors.append(error)
             self.stopping.set()
 
-    def _take_trials(self, slot: Slot, renewer: Renewer) -> None:
+    def _take_trials(self, slot: Slot, renewer: Renewer, claims: Claims) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
         study = self.patience.call(
             lambda: optuna.load_study(
@@ -117,22 +130,33 @@ class Search:
             reporter=self.reporter,
             stopping=self.stopping,
         )
-        num_refused = 0  # in a row
-        while not self.stopping.is_set():
-            lease = self.patience.call(
-                lambda: self.office.claim(self.spec.num_trials, may_reap=renewer.is_steady)
-            )
-            if lease is None:
-                # All N are taken, but one that still runs elsewhere may yet fail or be given back.
-                if self.patience.call(lambda: self._is_done(study)):
-                    return
-                self.stopping.wait(IDLE_INTERVAL_S)
-                continue
+        num_refused = num_gone = 0  # in a row
+        full_since: float | None = None
+        num_trials = self.spec.num_trials
+        while lease := claims.next():
+            if (total := self.office.total) != num_trials:  # another driver has asked for more
+                self.tally.num_trials = num_trials = total
+                spec = replace(self.spec, num_trials=total)
+                study.pruner = make_pruner(spec)
+                runner = replace(runner, spec=spec)
             if lease.attempt > 1:
                 self._sweep()  # somebody may have died
             try:
                 outcome = runner.run(lease)
-            except LauncherError as error:  # the trial was given back
+            except SlotError as error:  # the trial was given back, and another slot takes it
+                self._leave_out(slot, error)
+                return
+            except FolderGoneError as error:  # the trial was given back
+                if num_gone == NUM_SAME_FAILURES:
+                    raise
+                num_gone += 1
+                self._restore(error)
+                continue
+            except DiskFullError as error:  # the trial was given back
+                full_since = full_since or time.monotonic()
+                self._wait_for_room(error, full_since)
+                continue
+            except LauncherError as error:  # so it was here
                 # What has never worked will not by waiting.
                 is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
                 if is_hopeless or num_refused == len(LAUNCH_DELAYS_S):
@@ -142,17 +166,56 @@ class Search:
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
-            num_refused = 0
+            finally:
+                claims.trial_ended()
+            num_refused, num_gone, full_since = 0, 0, None
             self._has_launched.set()
             self._account(slot, study, outcome)
+
+    def _leave_out(self, slot: Slot, error: SlotError) -> None:
+        """Go on without a slot, whose GPU cannot be used, as long as there are others."""
+        self._lost.append(f"{', '.join(slot.gpu_uuids)}: {error}")
+        if len(self._lost) == len(self.slots):
+            raise LauncherError(
+                f"no GPU can be used here ({'; '.join(self._lost)}); say --no-gpu to use the CPU"
+            )
+        self.reporter.warn(f"left out from now on: {self._lost[-1]}")
+
+    def _restore(self, error: FolderGoneError) -> None:
+        """Make again what workers read, if that is gone too."""
+        self.reporter.warn(f"{error}; it is made again, and its trial is given back")
+        with self._restoring:
+            if not self.spec.has_inputs():
+                self.restore()
+
+    def _wait_for_room(self, error: DiskFullError, full_since: float) -> None:
+        """Let other nodes go on while the disk of this one is full."""
+        self.reporter.warn(f"{error}; until then this slot waits, and its trial is given back")
+        while not self.stopping.wait(ROOM_INTERVAL_S):
+            if time.monotonic() - full_since > PATIENCE_S:
+                raise error
+            if error.has_room():
+                return
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
             self.reporter.warn(f"ended {num_ended} worker(s) that a dead driver had left here")
 
-    def _is_done(self, study: optuna.Study) -> bool:
-        self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
-        return len(finished_trials(study)) >= self.tally.num_trials
+    def _claims(self, renewer: Renewer) -> Claims:
+        def claim() -> Lease | None:
+            return self.office.claim(
+                self.spec.num_trials, may_reap=renewer.is_steady, held=renewer.tokens
+            )
+
+        def is_done() -> bool:
+            self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
+            return self.office.num_finished() >= self.tally.num_trials
+
+        return Claims(
+            claim=lambda: self.patience.call(claim),
+            is_done=lambda: self.patience.call(is_done),
+            stopping=self.stopping,
+        )
 
     def _account(self, slot: Slot, study: optuna.Study, outcome: Outcome) -> None:
         with self._failures.lock:
@@ -167,7 +230,8 @@ class Search:
             num_failed = 0
             if outcome.end in FAILED:
                 num_failed = self.patience.call(lambda: count_failed(study))
-            self._failures.add(outcome, num_failed - self.num_failed_before, self.policy)
+            max_failed = self.policy.failures_of(self.tally.num_trials)
+            self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
 
 class _Failures:
@@ -175,25 +239,25 @@ class _Failures:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._last_message = ""
+        self._last_cause = ""
         self._num_alike = 0
 
-    def add(self, outcome: Outcome, num_failed: int, policy: FailurePolicy) -> None:
+    def add(self, outcome: Outcome, num_failed: int, max_failed: int) -> None:
         if outcome.end not in FAILED:
             if outcome.counts:
                 self._num_alike = 0
             return
-        alike = outcome.message == self._last_message
+        alike = outcome.cause == self._last_cause
         self._num_alike = self._num_alike + 1 if alike else 1
-        self._last_message = outcome.message
+        self._last_cause = outcome.cause
         if self._num_alike >= NUM_SAME_FAILURES:
             raise FailureLimitError(
                 f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
-        if num_failed >= policy.max_failed:
+        if num_failed >= max_failed:
             raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {policy.max_failed}), "
+                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
                 f"the last one: {outcome.message}; see its worker.log"
             )
 

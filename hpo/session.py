@@ -5,90 +5,70 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 from tabulate import tabulate
 
+from hpo.agreement import noticing_deletion
 from hpo.artifacts import open_shelf
-from hpo.database import Patience, close_storage, open_storage
+from hpo.database import Patience, close_storage, wait_for_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
-from hpo.errors import HpoError, UsageError
-from hpo.finish import TestScore, score_winner
-from hpo.launchers import Launcher, choose_launcher
+from hpo.errors import EndingError, HpoError
+from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.likeness import shown_alike
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
-from hpo.progress import Reporter, describe_values, make_reporter
+from hpo.picking import check_known, pick_launcher
+from hpo.plan import restore_inputs
+from hpo.progress import describe_values, make_reporter, optuna_means
 from hpo.results import Results
 from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import DATABASE_ID, finished_trials, open_study, score
-from trainer.config import EXTENSIONS
-from trainer.keypath import parse_setting
+from hpo.stopping import StopRequest
+from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.turn import Turn
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
 
 
-def pick_launcher(
-    spec: StudySpec,
-    options: Options,
-    labels: Mapping[str, str] | None = None,
-    warn: Callable[[str], None] = lambda text: None,
-) -> tuple[Launcher, str]:
-    """Build the launcher that the options ask for, and say which it is and why.
-
-    `labels` say whose the workers are (`hpo.launchers.driver`); `warn` takes a line for the user.
-    """
-    try:
-        worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
-    except ValueError as error:
-        raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
-    return choose_launcher(
-        options.worker.launcher,
-        worker=worker,
-        warm=options.worker.warm,
-        image=options.worker.docker_image,
-        singularity_image=options.worker.singularity_image,
-        cap_add=tuple(options.worker.docker_cap_add or ()),
-        mounts=spec.mounts,
-        cache=spec.folders.cache,
-        pools=spec.folders.study,
-        warn=warn,
-        labels={"rml.study": spec.name, **(labels or {})},
-    )
-
-
 def run_session(
-    spec: StudySpec, options: Options, console: Console, stopping: threading.Event
+    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
 ) -> None:
     """Run the search to its end, or until `stopping` is set, and say what came out.
 
     The summary is printed even where the search or the final test fails.
     """
-    reservation = reserve_slots(options.worker)
-    slots = reservation.slots
+    with noticing_deletion(spec.name):
+        _run_session(spec, options, console, stopping)
+
+
+def _run_session(
+    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
+) -> None:
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
 
+    reservation = reserve_slots(options.worker, warn)
+    slots = reservation.slots
     url = choose_url(options.output.storage, options.output.storage_file, warn)
-    rdb = open_storage(url or default_url(spec.folders.output))
+    rdb = wait_for_storage(
+        url or default_url(spec.folders.output), options.output.lease_s, stopping, warn
+    )
     patience = Patience(rdb.engine.url, stopping, warn)
     study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels, warn)
-    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
-    show_settings(spec, rows, console)
+    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
+    stopping.before_leaving(launcher.close)
     office = LeaseOffice(
         rdb,
         study._study_id,
@@ -96,6 +76,13 @@ def run_session(
         owner=owner,
         identity=spec.identity(),
     )
+    # Another driver may have asked for more.
+    total = patience.call(lambda: office.num_trials(spec.num_trials))
+    spec = replace(spec, num_trials=total)
+    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+    rows.append(("limits of each", launcher.limits()))
+    show_settings(spec, rows, console)
+    turn = Turn(rdb, study._study_id, TEST_TURN, owner=owner, lease_s=options.output.lease_s)
     artifacts = options.output.artifacts
     results = Results(spec, open_shelf(artifacts) if artifacts else None)
     patience.call(lambda: results.bring_back(study))
@@ -103,12 +90,11 @@ def run_session(
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
-    _warn_of_dropped_settings(options, launcher, reporter)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
             max_retries=options.output.max_retries,
-            max_failed=options.output.max_failed or max(5, spec.num_trials // 4),
+            max_failed=options.output.max_failed,
             trial_timeout_s=options.output.trial_timeout_s,
         ),
         study=study,
@@ -122,11 +108,13 @@ def run_session(
         tally=tally,
         num_failed_before=patience.call(lambda: count_failed(study)),
         stopping=stopping,
+        restore=lambda: restore_inputs(spec, options),
     )
     failure: HpoError | None = None
     tested: TestScore | None = None
     try:
         try:
+            check_known(spec, options, launcher, reporter.warn_once)
             search.run()
         finally:
             reporter.close()
@@ -134,18 +122,34 @@ def run_session(
         if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
             console.print(f"best_model/ is not the best: {missing}", markup=False)
         if not stopping.is_set():
-            tested = patience.call(
-                lambda: score_winner(spec, results, study, launcher, slots[0], stopping)
+            patience.call(lambda: results.sweep(study))
+            test = FinalTest(
+                spec=spec,
+                results=results,
+                study=study,
+                launcher=launcher,
+                slot=slots[0],
+                turn=turn,
+                warn=warn,
+                stopping=stopping,
             )
+            tested = patience.call(test.run)
+    except EndingError:
+        pass  # it was stopped
     except HpoError as error:
         failure = error
+    except OSError as error:  # the disk is full, the output folder was removed, …
+        failure = HpoError(f"{error.filename}: {error.strerror}")
     finally:
         launcher.close()
         reservation.close()
         office.close()
+        turn.close()
     is_interrupted = stopping.is_set() and failure is None
-    ending = Ending(tested, patience.call(lambda: results.owner(study)), is_interrupted)
-    patience.call(lambda: show_summary(spec, study, ending, console))
+    stored = patience.call(lambda: results.stored_trial(study))
+    ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
+    known = replace(spec, num_trials=tally.num_trials)
+    patience.call(lambda: show_summary(known, study, ending, console))
     close_storage(rdb)
     if failure is not None:
         raise failure
@@ -161,15 +165,6 @@ def _complete_list(
         warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
     except HpoError as error:  # the search says why, if it ended for that
         warn(f"list_acc.json is not complete: {error}")
-
-
-def _warn_of_dropped_settings(options: Options, launcher: Launcher, reporter: Reporter) -> None:
-    """Say which of the user's own settings the worker does not know, so does not get."""
-    known = launcher.capabilities()
-    for text in options.search.set or ():
-        key = parse_setting(text)[0]
-        if key in EXTENSIONS and key not in known:
-            reporter.warn_once(f"--set {key}: this worker does not know it and does not get it")
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
@@ -255,7 +250,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.was_stopped:
         say(f"stopped: {tally.describe()}; the same command goes on from here")
     if tally.best is None:
-        say("no trial has a score yet")
+        say("no trial is finished and has a score yet")
         return
     value, number = tally.best
     best = next(trial for trial in finished if trial.number == number)
@@ -268,10 +263,15 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    other = best_of_optuna(study)
+    if other is not None and other.value is not None and other.number != number:
+        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
-        say(f"  {ending.tested}, used for this only")
+        others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
+        use = f"used before, for the model of trial {others}" if others else "used for this only"
+        say(f"  {ending.tested}, {use}")
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hpo.console import errors
 from hpo.errors import UsageError
 from hpo.gpulocks import GpuLocks
-from hpo.gpus import VISIBLE_DEVICES, Gpu, select_gpus, visible_gpus
+from hpo.gpus import (
+    NO_DEVICES,
+    VISIBLE_DEVICES,
+    Gpu,
+    Survey,
+    find_traces,
+    select_gpus,
+    survey_gpus,
+)
 from hpo.launchers import Slot
 from hpo.options import WorkerOptions
 
 MAX_DEFAULT_CPU_JOBS = 4
+
+
+def _warn(text: str) -> None:
+    errors.print(f"warning: {text}", markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +47,25 @@ class Reservation:
         self.locks.close()
 
 
-def reserve_slots(worker: WorkerOptions) -> Reservation:
+def reserve_slots(worker: WorkerOptions, warn: Callable[[str], None] = _warn) -> Reservation:
     """Take the free GPUs, or the cores where there are none, and divide them.
 
+    Args:
+        worker: what the command line says.
+        warn: takes a line for the user on a GPU that is there and not used.
+
     Raises:
-        UsageError: the GPUs that are demanded are not there, or others use them.
+        UsageError: the GPUs that are demanded are not there, or others use them; or the machine
+            has GPUs of which none can be used, and nobody has said that the CPU will do.
     """
     locks = GpuLocks()
     try:
-        gpus, left_out = _take_gpus(worker, locks)
+        gpus, left_out = _take_gpus(worker, locks, warn)
     except BaseException:
         locks.close()
         raise
     per_trial = worker.gpus_per_trial
-    if per_trial > 1 and len(gpus) < per_trial:
-        locks.close()
-        raise UsageError(f"--gpus-per-trial {per_trial}: {len(gpus)} GPU(s) are free here")
-    groups = [gpus[i : i + per_trial] for i in range(0, len(gpus) - per_trial + 1, per_trial)]
+    groups = [gpus[i : i + per_trial] for i in range(0, len(gpus), per_trial)]
     cores = _cores()
     natural = len(groups) * worker.trials_per_gpu if groups else _default_cpu_jobs(cores)
     num_slots = worker.jobs or natural
@@ -76,31 +91,28 @@ def reserve_slots(worker: WorkerOptions) -> Reservation:
     )
 
 
-def _take_gpus(worker: WorkerOptions, locks: GpuLocks) -> tuple[list[Gpu], str]:
+def _take_gpus(
+    worker: WorkerOptions, locks: GpuLocks, warn: Callable[[str], None]
+) -> tuple[list[Gpu], str]:
     """Return the GPUs that are locked now, and which were left out and why."""
     _check(worker)
-    gpus = () if worker.gpu is False else visible_gpus()
-    demand = "--gpus" if worker.gpus else "--gpu" if worker.gpu else None
+    gpus = usable_gpus(worker, warn)
     if not gpus:
-        if demand or worker.gpus_per_trial > 1:
-            raise UsageError(
-                f"{demand or '--gpus-per-trial'}: no NVIDIA GPU is visible here (see nvidia-smi "
-                "and CUDA_VISIBLE_DEVICES); leave it out to use the CPU"
-            )
         return [], ""
     # what a scheduler or the user names is his, whoever else computes there
     is_named = bool(worker.gpus) or VISIBLE_DEVICES in os.environ
-    wanted = select_gpus(gpus, worker.gpus) if worker.gpus else gpus
-    num_wanted = len(wanted)
+    num_wanted = len(gpus)
     if worker.jobs:
         num_wanted = -(-worker.jobs // worker.trials_per_gpu) * worker.gpus_per_trial
     taken: list[Gpu] = []
     left_out: list[str] = []
-    for gpu in wanted:
+    for gpu in gpus:
         if len(taken) >= num_wanted:
             break
         if gpu.num_processes and not is_named:
             left_out.append(f"{gpu.uuid} (another program computes on it)")
+        elif gpu.is_instance and worker.gpus_per_trial > 1:
+            left_out.append(f"{gpu.uuid} (a process uses one MIG instance, and cannot join two)")
         elif not locks.take(gpu.uuid):
             left_out.append(f"{gpu.uuid} (another search has it)")
         else:
@@ -110,10 +122,67 @@ def _take_gpus(worker: WorkerOptions, locks: GpuLocks) -> tuple[list[Gpu], str]:
         raise UsageError(
             f"no GPU is free here{text}; wait, name free ones with --gpus, or use --no-gpu"
         )
-    return taken, text
+    per_trial = worker.gpus_per_trial
+    if len(taken) < per_trial:
+        raise UsageError(f"--gpus-per-trial {per_trial}: {len(taken)} GPU(s) are free here{text}")
+    while len(taken) % per_trial:
+        spare = taken.pop()
+        locks.release(spare.uuid)  # others may have it
+        left_out.append(f"{spare.uuid} (too few for another {per_trial})")
+    return taken, f"; left out: {', '.join(left_out)}" if left_out else ""
+
+
+def usable_gpus(worker: WorkerOptions, warn: Callable[[str], None]) -> tuple[Gpu, ...]:
+    """Return the GPUs that are asked for, with a warning for each that cannot be used."""
+    if worker.gpu is False:
+        return ()
+    survey = survey_gpus()
+    visible = survey.visible()
+    demand = "--gpus" if worker.gpus else "--gpu" if worker.gpu else None
+    if worker.gpus_per_trial > 1:
+        demand = demand or "--gpus-per-trial"
+    if worker.gpus and visible:
+        visible = select_gpus(visible, worker.gpus)
+    usable = tuple(gpu for gpu in visible if not gpu.problem)
+    why_none = _why_none(survey, visible, warn) if not usable else ""
+    if not usable and (demand or why_none):
+        why = why_none or "see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        text = "no NVIDIA GPU is visible here" if demand else "no GPU can be used here"
+        remedy = "leave it out" if demand and not why_none else "say --no-gpu"
+        raise UsageError(
+            f"{demand + ': ' if demand else ''}{text} ({why}); {remedy} to use the CPU"
+        )
+    for gpu in visible:
+        if gpu.problem and usable:
+            warn(f"{gpu} is left out: {gpu.problem}")
+    return usable
+
+
+def _why_none(survey: Survey, visible: Sequence[Gpu], warn: Callable[[str], None]) -> str:
+    """Say why a machine that should have GPUs has none for us; empty if it should not."""
+    selection = os.environ.get(VISIBLE_DEVICES)
+    if selection is not None and selection.split(",")[0].strip() in NO_DEVICES:
+        return ""  # somebody has decided that
+    if visible:
+        return ", ".join(f"{gpu}: {gpu.problem}" for gpu in visible)
+    if survey.gpus:
+        known = ", ".join(f"{gpu.card} = {gpu.uuid}" for gpu in survey.gpus)
+        return f"{VISIBLE_DEVICES}={selection} names none of {known}"
+    trace, is_loaded = find_traces()
+    failure = survey.failure or "NVML lists none"
+    if survey.is_loaded or is_loaded or (trace and survey.has_library):
+        return f"{trace} is there, but {failure}" if trace else failure
+    if trace:
+        warn(
+            f"trials run on the CPU: {trace} is an NVIDIA GPU, but its driver is not installed "
+            f"({failure})"
+        )
+    return ""
 
 
 def _check(worker: WorkerOptions) -> None:
+    if worker.gpus is not None and not worker.gpus.strip():
+        raise UsageError("--gpus: names no GPU; --no-gpu uses the CPU")
     if worker.gpus_per_trial > 1 and worker.trials_per_gpu > 1:
         raise UsageError("--gpus-per-trial and --trials-per-gpu exclude each other; drop one")
     if worker.gpu is False:

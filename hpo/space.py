@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import UsageError
 from trainer.config import EXTENSIONS, OPTIMIZERS
 from trainer.errors import ConfigError
-from trainer.keypath import parse_value, set_path, split_path
+from trainer.keypath import get_path, parse_value, set_path, split_path
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +30,9 @@ class Categorical:
         value = trial.suggest_categorical(name, self.choices)
         assert value is not None
         return value
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.choices
 
     def __str__(self) -> str:
         return ", ".join(str(choice) for choice in self.choices)
@@ -51,6 +54,10 @@ class Range:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=step)
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def __contains__(self, value: object) -> bool:
+        # The step is Optuna's to check, which knows of rounding.
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
     def __str__(self) -> str:
         text = f"{self.low:g} .. {self.high:g}"
@@ -101,6 +108,20 @@ class SearchSpace:
             value = dimension.values.suggest(trial, dimension.name)
             chosen[dimension.key] = unpack(value)
         return chosen
+
+    def check(self, fixed: Mapping[str, object]) -> None:
+        """Check values that a trial brings along, by their names in the study.
+
+        Raises:
+            ConfigError: one is not in the space.
+        """
+        values = {dimension.name: dimension.values for dimension in self.dimensions}
+        for name, value in fixed.items():
+            if name not in values:
+                known = ", ".join(values)
+                raise ConfigError(f"{name}: no such parameter in the search space ({known})")
+            if value not in values[name]:
+                raise ConfigError(f"{name}: {value!r} is not in the search space ({values[name]})")
 
     def is_sampled(self, key: str) -> bool:
         """Say whether a config field is a dimension."""
@@ -167,6 +188,11 @@ def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> d
             node = node.get(parent, {})
         node.pop(last, None)
     return result
+
+
+def dropped_keys(config: Mapping[str, Any], *, known: frozenset[str]) -> list[str]:
+    """Return what `without_extensions` leaves out of a config."""
+    return [key for key in EXTENSIONS if key not in known and get_path(config, key) is not None]
 
 
 # --- reading a space from text --------------------------------------------------------------

@@ -123,6 +123,13 @@ class StudySpec:
         }
         return {key: launcher.worker_path(mount, part) for key, part in parts.items()}
 
+    def has_inputs(self) -> bool:
+        """Say whether what workers read is there."""
+        files = [network.file for network in self.networks.values()]
+        files += [self.weights.file] if self.weights is not None else []
+        are_files = all((self.folders.inputs / file).is_file() for file in files)
+        return are_files and (self.trained.root / self.trained.train.inputs).is_dir()
+
     def describe_data(self) -> dict[str, Any]:
         """Return what trials read: hash of the data set, and the parts of which folder."""
         trained = self.trained

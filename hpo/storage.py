@@ -139,10 +139,16 @@ def derived_seed(seed: int, trial_number: int, purpose: str) -> int:
 def score(trial: FrozenTrial) -> float | None:
     """Return a trial's score, whatever its state: the best accuracy over its epochs.
 
-    Optuna keeps the last value of a pruned trial, which is not its best.
+    It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
     """
     values = trial.intermediate_values.values()
     return max(values) if values else None
+
+
+def last_value(trial: FrozenTrial) -> float | None:
+    """Return the accuracy of a trial's last epoch."""
+    values = trial.intermediate_values
+    return values[max(values)] if values else None
 
 
 def best_epoch(trial: FrozenTrial) -> int | None:
@@ -154,6 +160,12 @@ def best_epoch(trial: FrozenTrial) -> int | None:
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that count towards the total: complete or pruned, by number."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
+    """Return what Optuna's `best_trial` is: of the complete trials only, None without one."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from typing import Any
 
 import optuna
 
-from hpo.attempt import prepare_attempt, remove_checkpoints
+from hpo.attempt import AttemptFolder, prepare_attempt
 from hpo.database import Patience
+from hpo.disk import DiskFullError, FolderGoneError, is_full, is_full_error
+from hpo.errors import LauncherError, SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -31,16 +34,18 @@ from hpo.progress import Reporter
 from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
 from hpo.renewer import Renewer
 from hpo.results import Candidate, Results
-from hpo.sampling import draw
+from hpo.sampling import UnfitValuesError, draw
 from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
-from hpo.watch import STOP_GRACE_S, Watch
+from hpo.watch import Watch
 from trainer import rundir
 from trainer.config import parse_config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceError
+from trainer.keypath import get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
+_NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
@@ -66,7 +71,11 @@ class TrialRunner:
         clock = Stopwatch()
         self.renewer.hold(lease)
         try:
-            number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+            try:
+                number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+            except UnfitValuesError as error:
+                job = _Job(error.number, {}, clock)
+                return self._finish(job, lease, Watched("unfit", message=str(error)))
             job = _Job(number, chosen, clock)
             if not is_ours:
                 return self._finish(job, lease, Watched("lost", message=LOST))
@@ -84,7 +93,8 @@ class TrialRunner:
         may_resume = True
         if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
             message = f"{lease.num_deaths} drivers in a row died with this trial"
-            return self._finish(job, lease, Watched("failed", message=message))
+            watched = Watched("failed", message=message, why="drivers died with the trial")
+            return self._finish(job, lease, watched)
         while True:
             watched, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
@@ -106,6 +116,7 @@ class TrialRunner:
             lease.trial_id,
             lambda number: make_sampler(self.spec, number),
             self.spec.space.suggest,
+            self.spec.space.check,
         )
         return trial.number, chosen, self.office.set_params(lease, trial)
 
@@ -117,13 +128,25 @@ class TrialRunner:
         """
         config = self.spec.worker_config(self.launcher, chosen)
         config["seed"] = derived_seed(self.spec.seed, number, "training")
+        if get_path(
+            config, "checkpoints.resume"
+        ):  # a trial that is done is gone on with by nobody
+            set_path(config, "checkpoints.resume_when_done", False)
         parse_config({"neural_network": config}, f"trial {number}")
         return config
 
     def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
-        """Run the worker once; return what became of it, and whether it went on from a state."""
+        """Run the worker once; return what became of it, and whether it went on from a state.
+
+        Raises:
+            DiskFullError: nobody can write to the run folders any more.
+            FolderGoneError: somebody has removed them.
+            LauncherError: no worker can be started.
+        """
         number = job.number
         was_resumed = False
+        if not self.spec.has_inputs():
+            raise FolderGoneError(self.spec.folders.study)
         try:
             config = self._config(number, job.chosen)
             written = without_extensions(config, known=self.launcher.capabilities())
@@ -132,27 +155,41 @@ class TrialRunner:
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
-            provenance = self._provenance(job, lease, config, folder.run_dir)
+            provenance = self._provenance(job, lease, written, folder.run_dir)
             run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
             if not self.patience.call(
-                lambda: self.office.begin(lease, keep=folder.epochs, attributes=run)
+                lambda: self.office.begin(lease, keep=folder.evaluated, attributes=run)
             ):
                 return Watched("lost", message=LOST), was_resumed
-            watched = self._watch(job, lease, folder.run_dir)
+            keeps_state = get_path(written, "checkpoints.resume") is True
+            watched = self._watch(job, lease, folder, keeps_state=keeps_state)
             if watched.score is not None and STATES.get(watched.end) in COUNTED:
                 self.patience.call(
                     lambda: self._offer(job, lease, watched, folder.run_dir, config)
                 )
         except ConfigError as error:
             # These values don't go together; others may.
-            return Watched("failed", message=str(error)), was_resumed
-        except OSError as error:  # a full disk, say
+            why = _NUMBERS.sub("#", str(error))
+            return Watched("failed", message=str(error), why=why), was_resumed
+        except (OSError, LauncherError) as error:
+            if is_full_error(error) or is_full_error(error.__cause__):
+                raise DiskFullError(self.spec.folders.study) from None
+            if isinstance(error, LauncherError):
+                raise
             where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror or error}"
-            return Watched("failed", message=message, is_crash=True), was_resumed
+            why = error.strerror or str(error)
+            return Watched("failed", message=where + why, is_crash=True, why=why), was_resumed
+        is_whole = self.spec.num_epochs in watched.curve
+        is_told = watched.end in ("complete", "failed", "refused") and not is_whole
+        if is_told and not folder.run_dir.exists():
+            raise FolderGoneError(self.spec.folders.study)
+        if watched.is_crash and is_full(folder.run_dir, watched.log_tail):
+            raise DiskFullError(self.spec.folders.study)
         return watched, was_resumed
 
-    def _watch(self, job: _Job, lease: Lease, run_dir: Path) -> Watched:
+    def _watch(
+        self, job: _Job, lease: Lease, folder: AttemptFolder, *, keeps_state: bool
+    ) -> Watched:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
         def tell_epoch(epoch: int, best: float) -> None:
@@ -160,25 +197,29 @@ class TrialRunner:
             self.reporter.epoch_done(number, slot.index, epoch, best)
 
         handle = self.launcher.start(
-            WorkerJob(run_dir=run_dir, slot=slot, num_procs=self.num_procs)
+            WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
         )
         job.clock.launch()
-        try:
-            return Watch(
-                study=self.study,
-                lease=lease,
-                handle=handle,
-                run_dir=run_dir,
-                num_epochs=self.spec.num_epochs,
-                office=self.office,
-                renewer=self.renewer,
-                patience=self.patience,
-                stopping=self.stopping,
-                tell_epoch=tell_epoch,
-                deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
-            ).follow()
-        finally:
-            handle.stop(STOP_GRACE_S)
+        watched = Watch(
+            study=self.study,
+            lease=lease,
+            handle=handle,
+            log=folder.log,
+            inherited=folder.evaluated,
+            num_epochs=self.spec.num_epochs,
+            office=self.office,
+            renewer=self.renewer,
+            patience=self.patience,
+            stopping=self.stopping,
+            tell_epoch=tell_epoch,
+            keeps_state=keeps_state,
+            on_gpu=bool(slot.gpu_uuids),
+            deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
+        ).follow()
+        # An engine that takes `device` says by its exit code that it is the GPU's fault.
+        if watched.exit_code == DeviceError.exit_code and "device" in self.launcher.capabilities():
+            raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
+        return watched
 
     def _provenance(
         self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path
@@ -217,7 +258,6 @@ class TrialRunner:
                 score=watched.score,
                 epoch=watched.epoch,
                 dice_per_image=read_dice_per_image(run_dir, watched.epoch),
-                run_dir=run_dir,
                 config=host_config,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -237,7 +277,7 @@ class TrialRunner:
             self.patience.call(lambda: self.office.give_back(lease))
         elif watched.end != "lost":
             state = STATES[watched.end]
-            value = watched.score if watched.end == "complete" else watched.last
+            value = watched.score if state in COUNTED else None
             attributes = {
                 END: describe_end(
                     end=watched.end,
@@ -262,6 +302,7 @@ class TrialRunner:
             seconds=job.clock.total,
             message=watched.message,
             log_tail=watched.log_tail,
+            cause=watched.cause,
         )
 
     def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
@@ -275,13 +316,12 @@ class TrialRunner:
         return replace(watched, message=advice)
 
     def _record(self, job: _Job) -> None:
-        number = job.number
-        self.patience.call(lambda: self.results.drop_older_models(self.study, number))
         try:
+            if warning := self.patience.call(lambda: self.results.settle(self.study, job.number)):
+                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
             self.patience.call(lambda: self.results.refresh_list_acc(self.study))
         except OSError as error:  # the trial is in the database; the next one writes the list
-            self.reporter.warn_once(f"{self.spec.folders.list_acc.name}: {error.strerror}")
-        remove_checkpoints(self.spec.folders, number)
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
 import optuna
 
 from hpo.database import DATABASE_ERRORS, Patience
 from hpo.launchers import Handle
+from hpo.launchers.base import KEEP_STATE_GRACE_S
 from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import LOST, Watched, classify
 from hpo.renewer import Renewer
@@ -22,7 +23,7 @@ from trainer import rundir
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
-STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
+END_GRACE_S = 120.0  # after its last epoch a worker has nothing more to tell us
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
 
@@ -31,60 +32,89 @@ class Watch:
     """One worker that is followed.
 
     Attributes:
+        log: the worker's test log, read as far as an earlier attempt has written it.
+        inherited: what it says so far. The worker may go on from before that, and then it
+            replaces the log; no decision rests on this.
+        keeps_state: whether the worker has a state to write, for who goes on with the trial.
         deadline: `time.monotonic()` after which the worker is stopped.
+        on_gpu: whether it computes on one.
         tell_epoch: called with each epoch and the best accuracy so far.
     """
 
     study: optuna.Study
     lease: Lease
     handle: Handle
-    run_dir: Path
+    log: rundir.TestLogReader
+    inherited: Mapping[int, float]
     num_epochs: int
     office: LeaseOffice
     renewer: Renewer
     patience: Patience
     stopping: threading.Event
     tell_epoch: Callable[[int, float], None]
+    keeps_state: bool = False
     deadline: float | None = None
+    on_gpu: bool = False
     _curve: dict[int, float] = field(default_factory=dict)
     _unreported: dict[int, float] = field(default_factory=dict)
     _is_replaced: bool = False
     _next_try: float = 0.0
 
     def follow(self) -> Watched:
-        """Report each epoch until there is nothing more to come.
+        """Report each epoch until there is nothing more to come; leave no worker behind.
 
         While the database is away the worker goes on, and what it reaches is reported late.
         """
-        reader = rundir.TestLogReader(self.run_dir / rundir.TEST_LOG)
-        is_out_of_time = False
+        watched: Watched | None = None
+        try:
+            watched = self._follow()
+            return watched
+        finally:
+            # Given back, or cut off by an error of ours: somebody goes on with it.
+            if self.keeps_state and (watched is None or watched.end == "given back"):
+                self.handle.stop(KEEP_STATE_GRACE_S, keep_state=True)
+            else:
+                self.handle.stop()
+
+    def _follow(self) -> Watched:
+        self._curve.update(self.inherited)
+        why: Literal["pruned", "out of time"] | None = None  # of our stopping the worker
         began = time.monotonic()
+        has_to_end: float | None = None  # a worker that hangs or is frozen after its last epoch
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
-            self._read(reader)
+            self._read()
             was_pending = bool(self._unreported)
             is_ours = self._report()
             if not is_ours or self.renewer.is_lost(self.lease):
                 return Watched("lost", self._curve, LOST)
             if not self._unreported:
-                if is_out_of_time:
-                    return self._out_of_time()
+                if why is not None:
+                    return self._stopped(why)
                 if code is not None:
-                    return classify(code, self._curve, self.handle)
+                    return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
                 if was_pending and self._should_prune():
-                    self.handle.stop(STOP_GRACE_S)
-                    return Watched("pruned", self._curve)
-            if code is None and self.deadline is not None and time.monotonic() > self.deadline:
-                self.handle.stop(STOP_GRACE_S)
-                is_out_of_time = True
+                    why = "pruned"
+            is_late = self.deadline is not None and time.monotonic() > self.deadline
+            if is_late and code is None:
+                why = why or "out of time"
+            if why is not None and code is None:
+                self.handle.stop()
+                # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
+            if has_to_end is None and self.num_epochs in self._curve and not self._unreported:
+                has_to_end = time.monotonic() + END_GRACE_S
+            elif has_to_end is not None and time.monotonic() > has_to_end:
+                self.handle.stop()
+                text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
+                return Watched("complete", self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return Watched("given back", self._curve)
 
-    def _read(self, reader: rundir.TestLogReader) -> None:
-        entries = reader.read_new()
-        if reader.was_replaced:  # the worker goes on from an earlier epoch than its log said
+    def _read(self) -> None:
+        entries = self.log.read_new()
+        if self.log.was_replaced:  # the worker goes on from an earlier epoch than its log said
             self._curve.clear()
             self._unreported.clear()
             self._is_replaced = True
@@ -121,7 +151,9 @@ class Watch:
             self.patience.failed(error)
             return False
 
-    def _out_of_time(self) -> Watched:
+    def _stopped(self, why: Literal["pruned", "out of time"]) -> Watched:
+        if why == "pruned":
+            return Watched("pruned", self._curve)
         if self._curve:
             return Watched("out of time", self._curve, "stopped by --trial-timeout")
         return Watched("failed", message="no epoch was evaluated within --trial-timeout")

@@ -7,9 +7,12 @@ Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the
 times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by
 attempt}; `epochs` instead of the config's; `crash_at` {trial number: epochs by attempt};
 `capabilities` what it announces: with "checkpoints.resume" it keeps a state and goes on from it,
-with "--serve" it stays for further runs; `checkpoints` whether to write any; `ignore_sigterm`;
-`say` a line for the log; `environment` whether to print it; `strict` refuses keys outside the
-contract; `write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
+with "--serve" it stays for further runs; `state_every` epochs between two states; `drift` what an
+accuracy gains with each attempt; `last_words` {trial number: accuracy} of one more epoch, which
+replaces the checkpoint of the best before, when it is told to stop; `checkpoints` whether to
+write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it; `freezes`
+trials that stop for good after their last epoch; `strict` refuses keys outside the contract;
+`write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
 """
 
 import json
@@ -32,6 +35,11 @@ def replace(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def write_line(epoch: int, accuracy: float) -> None:
+    with Path("out_test.txt").open("a") as file:
+        file.write(f"{epoch} {epoch * 0.5} 0.1 {accuracy:.9f}\n")
+
+
 def train(settings: dict, network: dict, number: int, attempt: int) -> int:
     folder = Path(network.get("checkpoints", {}).get("save", "temp_model/"))
     folder.mkdir(exist_ok=True)
@@ -46,18 +54,24 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
     last = settings.get("epochs", network.get("num_epochs", 1))
     for epoch in range(done + 1, last + 1):
         if stopping.wait(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0))):
+            if (accuracy := settings.get("last_words", {}).get(str(number))) is not None:
+                (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
+                write_line(epoch, accuracy)
+                for other in range(1, epoch):
+                    (folder / f"model_checkpoint_{other}.pt").unlink()
             return STOPPED
         curve = settings.get("curve", {}).get(str(number))
         accuracy = curve[epoch - 1] if curve else 1 - abs(math.log10(rate) + 2.5) / 4 - 0.1 / epoch
         accuracy *= settings.get("scale", 1)
         if settings.get("checkpoints", True):
             (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
-        with Path("out_test.txt").open("a") as file:
-            file.write(f"{epoch} {epoch * 0.5} 0.1 {accuracy:.9f}\n")
-        if resumes:
+        write_line(epoch, accuracy + settings.get("drift", 0) * attempt)
+        if resumes and epoch % settings.get("state_every", 1) == 0:
             replace(state, str(epoch))
         if attempt <= len(crashes) and crashes[attempt - 1] == epoch:
             return 99
+    if number in settings.get("freezes", ()):
+        os.kill(os.getpid(), signal.SIGSTOP)
     return 0
 
 

@@ -17,6 +17,9 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STANDIN = Path(__file__).parent / "standin_worker.py"
+# In a folder of their own: beside tests/trainer, Python would find that for our package.
+SLOW = Path(__file__).parent / "workers/slow.py"
+HASTY = Path(__file__).parent / "workers/hasty.py"
 BIN = Path(sys.executable).parent
 # The real images, which are in no repository.
 REAL = Path(os.environ.get("RML_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -88,12 +91,16 @@ def data_section(data: Path, **changes: object) -> dict[str, object]:
 
 
 def one_error(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """Check that a command ended with one clear error, and return it."""
+    """Check that a command ended with one clear error, and return it with its details."""
     output = result.stdout + result.stderr
     assert result.returncode == code, output
     assert "Traceback" not in output
-    lines = [line for line in result.stderr.splitlines() if "error:" in line]
-    assert lines, output
+    lines = [
+        line
+        for line in result.stderr.splitlines()
+        if "error:" in line or line.startswith("    | ")
+    ]
+    assert any("error:" in line for line in lines), output
     return "\n".join(lines)
 
 

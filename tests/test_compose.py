@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -149,7 +150,9 @@ def test_database_dashboard_and_two_drivers_come_up(
     try:
         compose("up", "-d", "--scale", "driver=2")
         wait_for(lambda: num_complete() == 6, 400)
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/api/studies") as answer:
+        (query,) = set(re.findall(r"\?token=\S+", compose("logs", "dashboard")))
+        address = f"http://127.0.0.1:{ports[1]}/api/studies{query}"
+        with urllib.request.urlopen(address) as answer:
             assert "shared" in answer.read().decode()
         users = compose("exec", "-T", "dashboard", "id", "-u").split()
         assert users == [str(USER)]

@@ -111,7 +111,8 @@ class CapturedSteps:
         else:
             self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
             return
-        # Short of memory, say: what is captured by now stays.
+        # Short of memory, say: what is captured by now stays. Only here: in the except clause the
+        # error's traceback held what the step had allocated.
         self._log(f"Training step: not as a CUDA graph for batches of {len(picked)}: {reason}")
         size.is_eager, size.picked = True, None
         self._free()
@@ -174,9 +175,10 @@ class CudaRecorder:
 
     def watched(self, step: Callable[[], Tensor]) -> tuple[Tensor, str | None]:
         """Carry a step out; a capture fails where the host waits for the device."""
-        with warnings.catch_warnings(record=True) as caught, _waits_warned_of():
-            warnings.simplefilter("always")
-            figures = step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")  # first: torch warns of the mode, too
+            with _waits_warned_of():
+                figures = step()
         waits = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
         if not waits:
             return figures, None

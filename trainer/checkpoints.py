@@ -1,4 +1,4 @@
-"""Saves the network's weights, atomically, and keeps as many files as the config asks for."""
+"""Decides which weights are kept, and writes checkpoints: each file whole, or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,36 @@ from torch import nn
 from trainer.config import Checkpoints
 from trainer.data.intensity import IntensityRange
 from trainer.errors import TrainerError
-from trainer.rundir import checkpoint_file
+from trainer.rundir import RESUME, checkpoint_file
 
 FORMAT = 1
 FULL_BYTES = 2**16  # less is free on a disk that is full: a few blocks may remain
 
 
-def save_weights(
-    module: nn.Module, path: Path, *, epoch: int, intensity_range: IntensityRange | None = None
-) -> None:
-    """Write the weights as a checkpoint, with the range that the images were scaled by.
-
-    Raises:
-        TrainerError: the disk is full or the folder cannot be written.
-    """
-    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    content: dict[str, Any] = {"format": FORMAT, "epoch": epoch, "state_dict": state}
+def weights_content(
+    module: nn.Module, *, epoch: int, intensity_range: IntensityRange | None = None
+) -> dict[str, Any]:
+    """Return what a checkpoint holds: the weights, and the range that images were scaled by."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "epoch": epoch,
+        "state_dict": dict(module.state_dict()),
+    }
     if intensity_range is not None:
         content["intensity_range"] = intensity_range.as_json()
-    write_checkpoint(content, path)
+    return content
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write aside and rename, so that a reader never sees half a file.
+    """Write tensors of host memory aside and rename, so that a reader never sees half a file.
+
+    Without fsync: after a power failure a run goes on from what the disk has, or anew.
 
     Raises:
         TrainerError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # a name that nobody can foresee: torch would follow a link in its place
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, temporary)
@@ -61,54 +64,74 @@ def _explain(error: RuntimeError, folder: Path) -> str:
     return os.strerror(errno.ENOSPC) if is_full else str(error).splitlines()[0]
 
 
+@dataclass
 class CheckpointKeeper:
-    """Decides after each epoch whether to save, and removes what is not kept."""
+    """Decides after each epoch whether its weights are kept.
 
-    def __init__(
-        self,
-        settings: Checkpoints,
-        *,
-        num_epochs: int,
-        intensity_range: IntensityRange | None = None,
-    ) -> None:
-        self._settings = settings
-        self._intensity_range = intensity_range
-        self._num_epochs = num_epochs
-        self._best: float | None = None
-        self._kept: Path | None = None
+    Attributes:
+        best: the best accuracy so far, where only the best checkpoint is kept.
+        kept: the file of that one.
+        replaced: files that a killed run would have removed next.
+    """
+
+    settings: Checkpoints
+    num_epochs: int
+    best: float | None = None
+    kept: Path | None = None
+    replaced: list[Path] = field(default_factory=list)
+
+    @property
+    def keeps_one(self) -> bool:
+        """Whether each file that is kept replaces the one before."""
+        return self.settings.keep == "best"
 
     @property
     def state(self) -> tuple[float | None, str | None]:
         """The best accuracy so far and the file that is kept for it."""
-        return self._best, None if self._kept is None else str(self._kept)
+        return self.best, None if self.kept is None else str(self.kept)
 
     @state.setter
     def state(self, state: tuple[float | None, str | None]) -> None:
-        self._best = state[0]
-        self._kept = None if state[1] is None else Path(state[1])
+        self.best = state[0]
+        self.kept = None if state[1] is None else Path(state[1])
 
-    def after_epoch(self, module: nn.Module, *, epoch: int, accuracy: float | None) -> Path | None:
-        """Save the weights of this epoch if the config wants them; return the file.
+    def after_epoch(self, epoch: int, accuracy: float | None) -> Path | None:
+        """Return the file that this epoch's weights are to be written to, None for none.
 
         `keep: all` saves every `interval` epochs and the last one. `keep: best` saves whenever
-        the accuracy is the best so far (each epoch, where nothing is evaluated) and removes the
-        file that it replaces.
+        the accuracy is the best so far (each epoch, where nothing is evaluated).
         """
-        if self._settings.save is None:
+        if self.settings.save is None:
             return None
-        path = Path(self._settings.save) / checkpoint_file(epoch)
-        if self._settings.keep == "all":
-            if epoch % self._settings.interval == 0 or epoch == self._num_epochs:
-                self._save(module, path, epoch)
-                return path
+        path = Path(self.settings.save) / checkpoint_file(epoch)
+        if not self.keeps_one:
+            is_kept = epoch % self.settings.interval == 0 or epoch == self.num_epochs
+            return path if is_kept else None
+        if accuracy is not None and self.best is not None and accuracy <= self.best:
             return None
-        if accuracy is not None and self._best is not None and accuracy <= self._best:
-            return None
-        self._save(module, path, epoch)
-        if self._kept is not None:
-            self._kept.unlink(missing_ok=True)
-        self._best, self._kept = accuracy, path
+        self.best, self.kept = accuracy, path
         return path
 
-    def _save(self, module: nn.Module, path: Path, epoch: int) -> None:
-        save_weights(module, path, epoch=epoch, intensity_range=self._intensity_range)
+    def remove_leftovers(self, epoch: int) -> None:
+        """Remove what a killed run has left in the folder that no run goes on with.
+
+        That is the file that it was writing, and, with `keep: best`, checkpoints that others had
+        replaced, and those of epochs after the one that this run goes on from. Those are done
+        anew, and another may be the best then: on a GPU sums are not always added in the same
+        order.
+        """
+        if self.settings.save is None:
+            return
+        folder = Path(self.settings.save)
+        names = (checkpoint_file("*"), RESUME)
+        found = [path for name in names for path in folder.glob(f".{name}.*.tmp")] + self.replaced
+        if epoch and self.keeps_one:
+            found += [path for path in folder.glob(names[0]) if _epoch_of(path) > epoch]
+        for path in found:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _epoch_of(path: Path) -> int:
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from trainer import __version__
 from trainer.config import EXTENSIONS, load_config
@@ -20,6 +19,7 @@ from trainer.errors import ConfigError, ReportedError, StopRequestedError, Train
 from trainer.keypath import parse_setting
 from trainer.launch import Launch, find_launch
 from trainer.log import Log, escape_unprintable
+from trainer.stopping import stop_on_sigterm
 
 INTERRUPTED = 130
 SERVE = "--serve"  # what `--capabilities` says of a worker that can stay, see trainer.serve
@@ -45,15 +45,18 @@ def _carry_out(argv: Sequence[str], launch: Launch) -> None:
 
 def _guarded(argv: Sequence[str], work: Callable[[Sequence[str], Launch], None]) -> int:
     """Do the work; whatever ends it becomes one line and an exit code."""
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_sigterm()
     launch = Launch()
     try:
         launch = find_launch(os.environ)
         work(argv, launch)
     except ReportedError as error:
         return error.run_exit_code
-    except (TrainerError, StopRequestedError) as error:
+    except TrainerError as error:
         _report(str(error), launch)
+        return error.exit_code
+    except StopRequestedError as error:
+        _report(str(error), launch, kind="")
         return error.exit_code
     except KeyboardInterrupt:
         _report("interrupted", launch)
@@ -68,13 +71,13 @@ def _guarded(argv: Sequence[str], work: Callable[[Sequence[str], Launch], None])
     return 0
 
 
-def _report(message: str, launch: Launch) -> None:
+def _report(message: str, launch: Launch, kind: str = "error: ") -> None:
     if launch.rank > 0:
         # The first process most likely says the same now, and then the launcher ends us.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(ECHO_S)
     for line in message.splitlines():
-        sys.stderr.write(f"rmldnn: error: {line}\n")
+        sys.stderr.write(f"rmldnn: {kind}{line}\n")
     sys.stderr.flush()
 
 
@@ -85,11 +88,6 @@ def _forget_output() -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    # Raised where the main thread is: the folder holds what was finished, files are renamed whole.
-    raise StopRequestedError("stopped on request (SIGTERM)")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

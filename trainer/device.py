@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceError
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -22,13 +24,27 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
 
     Raises:
         ConfigError: `device` is "cuda" and torch sees no GPU.
+        DeviceError: CUDA_VISIBLE_DEVICES names a GPU, and it cannot be used.
     """
     has_gpu = torch.cuda.is_available()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if wanted != "cpu" and not has_gpu and given not in ("", "-1", "NoDevFiles"):
+        raise DeviceError(
+            f"device: CUDA_VISIBLE_DEVICES gives {given}, but {_why_no_gpu()}; "
+            "set device to cpu (rml-optimize: --no-gpu) if that is meant"
+        )
     if wanted == "cuda" and not has_gpu:
-        raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU here")
+        raise ConfigError(f"device: 'cuda' is asked for, but {_why_no_gpu()}")
     if wanted == "cpu" or not has_gpu:
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    try:
+        torch.empty(1, device=device)  # a card that is lost, or kept by one process, says so here
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"device: {device} cannot be used: {_first_line(error)}") from None
+    return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -60,11 +76,18 @@ def compute_stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _own_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # what the run leaves behind is free for the next one when its last kernel is done
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@functools.cache  # cuBLAS keeps memory for each stream that it was used on
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -80,3 +103,15 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def _why_no_gpu() -> str:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:
+        return f"torch sees no GPU here ({_first_line(error)})"
+    return "torch sees no GPU here"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

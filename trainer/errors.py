@@ -8,6 +8,8 @@ TrainerError             1   (base; never raised itself)
 │   └── WeightsError         a checkpoint to load
 ├── DivergedError        3   the loss is NaN or infinite
 ├── OutOfMemoryError     4   the batch does not fit the device
+├── DeviceError          5   the GPU that was given cannot be used; another may
+├── HostMemoryError      1   the machine's own memory is used up, not its GPU's
 ├── LostProcessError     1   another process of the run was killed
 └── ReportedError            another process has said it; the exit code is that one's
 StopRequestedError     143   SIGTERM, as a shell reports it; no Exception, like KeyboardInterrupt
@@ -58,6 +60,16 @@ class OutOfMemoryError(TrainerError):
     exit_code = 4
 
 
+class DeviceError(TrainerError):
+    """The GPU that this process was given cannot be used: no fault of config or data."""
+
+    exit_code = 5
+
+
+class HostMemoryError(TrainerError):
+    """A run on a GPU has found no memory of the machine's: no fault of the batch."""
+
+
 class LostProcessError(TrainerError):
     """Another process of this run is gone, or does not answer."""
 
@@ -74,6 +86,13 @@ class StopRequestedError(BaseException):
     """Somebody asked the worker to stop.
 
     Raised wherever the main thread is, in libraries too, whose `except Exception` must not eat it.
+
+    Attributes:
+        keep_state: somebody may go on with the run.
     """
 
     exit_code: ClassVar[int] = 143
+
+    def __init__(self, message: str, *, keep_state: bool = True) -> None:
+        super().__init__(message)
+        self.keep_state = keep_state

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import NeuralNetwork
-from trainer.errors import OutOfMemoryError
+from trainer.errors import HostMemoryError, OutOfMemoryError
 
 T = TypeVar("T")
 
@@ -20,16 +20,33 @@ T = TypeVar("T")
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 # oneDNN, where it has no memory for the code that it generates ("… descriptor" is another matter).
 _ONEDNN_ALLOCATION = "could not create a primitive"
+# What CUDA and its libraries allocate besides torch's own memory, where other programs have the
+# rest: kernels, workspaces, pinned memory.
+_CUDA_ALLOCATIONS = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 @contextlib.contextmanager
 def memory_errors_named(config: NeuralNetwork) -> Iterator[None]:
-    """Turn every kind of memory error into an OutOfMemoryError that names the batch size."""
+    """Turn every kind of memory error into an OutOfMemoryError that names the batch size.
+
+    On a GPU, a lack of the machine's own memory says nothing of the batch.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_shortage(error):
             raise
+        is_on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if is_on_gpu and not isinstance(error, torch.OutOfMemoryError):
+            raise HostMemoryError(
+                f"the machine has no memory left, its GPU has: {_first_line(error)}"
+            ) from None
         raise OutOfMemoryError(
             f"out of memory with data.batch_size={config.data.batch_size} "
             f"(test_batch_size={config.data.test_batch_size}): {_first_line(error)}; "
@@ -130,7 +147,12 @@ def _try(
 def _is_shortage(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return _CPU_ALLOCATOR in str(error) or str(error).strip() == _ONEDNN_ALLOCATION
+    text = str(error)
+    return (
+        _CPU_ALLOCATOR in text
+        or text.strip() == _ONEDNN_ALLOCATION
+        or any(words in text for words in _CUDA_ALLOCATIONS)
+    )
 
 
 def _first_line(error: BaseException) -> str:

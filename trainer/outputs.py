@@ -7,11 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
 from trainer.records import Evaluation, Step
 from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
+
+if TYPE_CHECKING:
+    from trainer.metrics import SegmentationCounts
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:
@@ -56,6 +59,36 @@ def write_network_graph(outfile: str | None, text: str) -> Path:
     except OSError as error:
         raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
     return path
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What the files say of one evaluation."""
+
+    metrics_line: str
+    test_line: str
+    counts: SegmentationCounts
+
+    @classmethod
+    def of(
+        cls, epoch: int, time_s: float, evaluation: Evaluation | None, extra: dict[str, float]
+    ) -> EvaluationRecord | None:
+        """Return the record of an evaluation; None where nothing was compared with masks."""
+        if evaluation is None or evaluation.scores is None or evaluation.counts is None:
+            return None
+        entry = {
+            "epoch": epoch,
+            "time_s": round(time_s, 3),
+            "loss": evaluation.loss,
+            **extra,
+            **evaluation.scores.as_json(),
+        }
+        loss = 0.0 if evaluation.loss is None else evaluation.loss
+        return cls(
+            json.dumps(entry) + "\n",
+            f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.accuracy:.9f}\n",
+            evaluation.counts,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,22 +143,13 @@ class OutputFiles:
                 for step in steps
             )
 
-    def add_evaluation(
-        self, epoch: int, time_s: float, evaluation: Evaluation, extra: dict[str, float]
-    ) -> None:
-        """Append an evaluation to the metrics, the per-image table and, last, the test log."""
-        if self.test is None or self.metrics is None:
+    def add_evaluations(self, records: Sequence[EvaluationRecord]) -> None:
+        """Append evaluations to the metrics, the last one's per-image table, then the test log.
+
+        Each file gets all lines in one piece: a reader that finds an epoch finds the others too.
+        """
+        if self.test is None or self.metrics is None or not records:
             return
-        assert evaluation.scores is not None
-        assert evaluation.counts is not None
-        entry = {
-            "epoch": epoch,
-            "time_s": round(time_s, 3),
-            "loss": evaluation.loss,
-            **extra,
-            **evaluation.scores.as_json(),
-        }
-        self.metrics.write(json.dumps(entry) + "\n")
-        evaluation.counts.write_per_image_csv(self.folder / PER_IMAGE)
-        loss = 0.0 if evaluation.loss is None else evaluation.loss
-        self.test.write(f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.accuracy:.9f}\n")
+        self.metrics.write("".join(record.metrics_line for record in records))
+        records[-1].counts.write_per_image_csv(self.folder / PER_IMAGE)
+        self.test.write("".join(record.test_line for record in records))

@@ -71,6 +71,8 @@ class World:
             TrainerError: the others do not come.
         """
         device = choose_device(wanted, self._launch.local_rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what calls without a device's number mean
         if self.size == 1:
             return device
         _share_cores(self._launch)
@@ -87,8 +89,6 @@ class World:
             devices = {store.get(f"device {rank}") for rank in range(self.size)}
             # NCCL refuses two processes on one GPU.
             self._uses_nccl = len(devices) == self.size and b"cpu" not in devices
-            if self._uses_nccl:
-                torch.cuda.set_device(device)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if self._uses_nccl else "gloo",
                 store=store,

@@ -1,17 +1,18 @@
-"""Keeps, after each epoch, all that a killed run needs to go on to the same final numbers."""
+"""Keeps all that a killed run needs to go on to the same final numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainer.checkpoints import CheckpointKeeper, write_checkpoint
+from trainer.checkpoints import CheckpointKeeper
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
@@ -19,6 +20,9 @@ from trainer.networks.module import KerasModule
 from trainer.optimizers import load_state
 from trainer.rundir import RESUME
 from trainer.schedule import LearningRate
+
+RESUME_INTERVAL_S = 30.0
+MAX_SHARE = 0.03
 
 # What may differ between the run that was killed and the one that goes on.
 _FREE = {
@@ -44,7 +48,11 @@ class Training:
 
 @dataclass(frozen=True)
 class State:
-    """What `resume.pt` holds: training as it was after `epoch`."""
+    """What `resume.pt` holds: training as it was after `epoch`.
+
+    Attributes:
+        replaced: checkpoints that were to be removed once it was written.
+    """
 
     epoch: int
     time_s: float
@@ -56,27 +64,75 @@ class State:
     rng: torch.Tensor
     cuda_rng: torch.Tensor | None
     intensity_range: dict[str, Any] | None = None
+    replaced: list[str] = field(default_factory=list)
 
 
-def save_state(training: Training, config: NeuralNetwork, *, epoch: int, started: float) -> None:
-    """Write the state after an epoch, if the config asks for it: three times the weights."""
-    if not config.checkpoints.resume:
-        return
-    on_cuda = next(training.network.parameters()).is_cuda
-    state = State(
-        epoch=epoch,
-        time_s=time.monotonic() - started,
-        config=_comparable(config),
-        network=training.network.state_dict(),
-        optimizer=training.optimizer.state_dict(),
-        scheduler=training.learning_rate.state_dict(),
-        keeper=training.keeper.state,
-        rng=torch.get_rng_state(),  # of dropout
-        cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
-        intensity_range=training.intensity_range.as_json() if training.intensity_range else None,
-    )
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(State)}
-    write_checkpoint(fields, _path(config))
+class Pace:
+    """Says after each epoch whether its state is written.
+
+    A run that is killed loses RESUME_INTERVAL_S at most, or one epoch if that takes longer: so a
+    state is written early rather than late. A large one, which takes a core for long, is written
+    less often, for no more than MAX_SHARE of the time.
+    """
+
+    def __init__(self) -> None:
+        self._written = self._epoch_ended = time.monotonic()
+
+    def is_due(self, cost_s: float) -> bool:
+        """Say it; what is due counts as written.
+
+        Args:
+            cost_s: seconds of a core that the last one has taken. Waiting for a slow disk takes
+                none, and training goes on meanwhile.
+        """
+        now = time.monotonic()
+        epoch_s, self._epoch_ended = now - self._epoch_ended, now
+        since_s = now - self._written
+        is_due = since_s + epoch_s >= RESUME_INTERVAL_S and since_s >= cost_s / MAX_SHARE
+        if is_due:
+            self._written = now
+        return is_due
+
+
+@dataclass(frozen=True)
+class StateKeeper:
+    """Puts together what `resume.pt` holds.
+
+    Attributes:
+        started: `time.monotonic()` at the run's start.
+    """
+
+    training: Training
+    config: NeuralNetwork
+    started: float
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return _comparable(self.config)
+
+    def content(self, epoch: int) -> dict[str, Any] | None:
+        """Return the fields of a `State`, with the tensors that training goes on changing.
+
+        None if the config wants no state.
+        """
+        if not self.config.checkpoints.resume:
+            return None
+        training = self.training
+        on_cuda = next(training.network.parameters()).is_cuda
+        scaled_by = training.intensity_range
+        state = State(
+            epoch=epoch,
+            time_s=time.monotonic() - self.started,
+            config=self._settings,
+            network=dict(training.network.state_dict()),
+            optimizer=training.optimizer.state_dict(),
+            scheduler=training.learning_rate.state_dict(),
+            keeper=training.keeper.state,
+            rng=torch.get_rng_state(),  # of dropout
+            cuda_rng=torch.cuda.get_rng_state() if on_cuda else None,
+            intensity_range=scaled_by.as_json() if scaled_by else None,
+        )
+        return {each.name: getattr(state, each.name) for each in dataclasses.fields(State)}
 
 
 def read_state(config: NeuralNetwork) -> State | None:
@@ -85,9 +141,9 @@ def read_state(config: NeuralNetwork) -> State | None:
     Raises:
         WeightsError: the file is broken, or was written by a run with another config.
     """
-    if not config.checkpoints.resume or not _path(config).exists():
+    path = state_path(config)
+    if path is None or not path.exists():
         return None
-    path = _path(config)
     try:
         state = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
@@ -108,12 +164,16 @@ def restore(training: Training, state: State) -> None:
     load_state(training.optimizer, state.optimizer)
     training.learning_rate.load_state_dict(state.scheduler)
     training.keeper.state = state.keeper
+    training.keeper.replaced = [Path(path) for path in state.replaced]
     torch.set_rng_state(state.rng)
     if state.cuda_rng is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state.cuda_rng)
 
 
-def _path(config: NeuralNetwork) -> Path:
+def state_path(config: NeuralNetwork) -> Path | None:
+    """Return where the state is kept; None if the config wants none."""
+    if not config.checkpoints.resume:
+        return None
     assert config.checkpoints.save is not None  # checked with the config
     return Path(config.checkpoints.save) / RESUME
 

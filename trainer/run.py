@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
 from trainer.device import choose_precision, compute_stream
-from trainer.errors import ConfigError, DataError, DivergedError
+from trainer.errors import ConfigError, DataError
 from trainer.evaluation import Evaluator
 from trainer.fit import check_fit, resolve_activation
 from trainer.log import Log
@@ -41,6 +40,7 @@ from trainer.log_lines import (
     log_train_batch,
     log_training,
 )
+from trainer.loop import EpochLoop
 from trainer.losses import build_loss
 from trainer.memory import BatchFitter, nothing_to_free
 from trainer.metrics import SegmentationCounts
@@ -53,11 +53,10 @@ from trainer.networks.module import KerasModule, build_module
 from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, needs_closure
-from trainer.outputs import OutputFiles, write_network_graph
+from trainer.outputs import EvaluationRecord, OutputFiles, write_network_graph
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
-from trainer.records import Evaluation
-from trainer.resume import State, Training, read_state, restore, save_state
+from trainer.resume import State, Training, read_state, restore
 from trainer.schedule import LearningRate
 from trainer.step import TrainingStep
 from trainer.training import Trainer
@@ -106,7 +105,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
         stored = IntensityRange.of_checkpoint(report.intensity_range)
     data = with_range(config, data, stored)
     config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
-    network.to(device, memory_format=_memory_format(config, len(images.input_shape) - 1))  # type: ignore[call-overload]
+    network.place(device, _memory_format(config, len(images.input_shape) - 1))
     log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
@@ -157,20 +156,26 @@ class _Run:
                 evaluator = self._evaluator()
                 assert evaluator is not None
                 evaluation = evaluator.run(self.network, 1, self._destination())
-                self._record(files, 1, evaluation, {})
+                time_s = time.monotonic() - self.started
+                if record := EvaluationRecord.of(1, time_s, evaluation, {}):
+                    files.add_evaluations([record])
+                    assert evaluation.scores is not None
+                    log_scores(self.log, evaluation.scores)
 
     def _as_before(self, state: State | None) -> _Run:
         """Count the time, and scale the images, as the run did that this one goes on with."""
         if state is None:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
+        if stored is not None and stored.is_full_scale:
+            stored = None
         started = self.started - state.time_s
         return replace(
             self, started=started, data=self.data.with_range(stored, is_full=stored is None)
         )
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
-        config, num_epochs = self.config, self.config.num_epochs
+        config = self.config
         assert self.data.train is not None
         assert config.loss is not None
         recorder = recorder_on(self.device)
@@ -182,17 +187,12 @@ class _Run:
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
         log_training(self.log, config)
-        keeper = CheckpointKeeper(
-            config.checkpoints,
-            num_epochs=num_epochs,
-            intensity_range=self.data.train.stored_range,
-        )
         training = Training(
             network=self.network,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            keeper=keeper,
-            intensity_range=self.data.train.intensity_range,
+            keeper=CheckpointKeeper(config.checkpoints, config.num_epochs),
+            intensity_range=self.data.train.stored_range,
         )
         num_done = 0
         if state is not None:
@@ -209,7 +209,8 @@ class _Run:
             world=self.world,
             fitter=fitter,
         )
-        trainer = Trainer(
+        make_trainer = partial(
+            Trainer,
             network=self.network,
             batches=step.batches,
             step=captured(step, recorder, self.log, wanted=config.cuda_graph),
@@ -217,40 +218,20 @@ class _Run:
             world=self.world,
             seed=config.seed,
             started=self.started,
-            record=files.add_steps,
             log_batch=partial(log_train_batch, self.log, config.num_epochs),
         )
-        evaluator = self._evaluator(lambda: fitter.free())
-        for epoch in range(num_done + 1, num_epochs + 1):
-            train_loss = trainer.run_epoch(epoch)
-            accuracy = None
-            if evaluator:
-                is_last = epoch == num_epochs
-                destination = self._destination() if is_last else None
-                evaluation = evaluator.run(self.network, epoch, destination)
-                if evaluation.loss is not None and not math.isfinite(evaluation.loss):
-                    raise DivergedError(
-                        f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
-                        "try a smaller optimizer.learning_rate"
-                    )
-                # As the test log writes it: a driver must not want an epoch that a difference in
-                # a later digit has replaced.
-                accuracy = round(evaluation.scores.accuracy, 9) if evaluation.scores else None
-            # Before the line in the test log: who reads of an epoch there finds its checkpoint.
-            if self.world.is_first:
-                keeper.after_epoch(self.network, epoch=epoch, accuracy=accuracy)
-            if evaluator:
-                extra = {"train_loss": train_loss, "learning_rate": learning_rate.value}
-                if fitter.piece is not None:
-                    extra["samples_at_once"] = fitter.piece
-                self._record(files, epoch, evaluation, extra)
-            learning_rate.advance()
-            settings = config.optimizer.lr_scheduler
-            if settings and settings.verbose:
-                self.log(f"Learning rate: {learning_rate.value:.6g}")
-            # Last: what is killed before has lines that the next start drops, and is done anew.
-            if self.world.is_first:
-                save_state(training, config, epoch=epoch, started=self.started)
+        EpochLoop(
+            config=config,
+            log=self.log,
+            training=training,
+            make_trainer=lambda record: make_trainer(record=record),
+            fitter=fitter,
+            evaluator=self._evaluator(lambda: fitter.free()),
+            destination=self._destination(),
+            device=self.device,
+            is_first=self.world.is_first,
+            started=self.started,
+        ).run(files, num_done)
 
     def _fitter(self, optimizer: torch.optim.Optimizer) -> BatchFitter:
         def reserve() -> list[torch.Tensor]:
@@ -305,15 +286,6 @@ class _Run:
             plugins=self.config.metrics.plugins,
             is_classification=is_classification,
         )
-
-    def _record(
-        self, files: OutputFiles, epoch: int, evaluation: Evaluation, extra: dict[str, float]
-    ) -> None:
-        if evaluation.scores is None or evaluation.counts is None:
-            return
-        time_s = time.monotonic() - self.started
-        files.add_evaluation(epoch, time_s, evaluation, extra)
-        log_scores(self.log, evaluation.scores)
 
     def _destination(self) -> Destination | None:
         data = self.config.data

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import DataError
 
@@ -48,8 +48,8 @@ def log_files(outfile: str) -> tuple[str, str]:
     )
 
 
-def checkpoint_file(epoch: int) -> str:
-    """Return the contract's name of the checkpoint of an epoch."""
+def checkpoint_file(epoch: int | Literal["*"]) -> str:
+    """Return the contract's name of the checkpoint of an epoch, or the pattern of all names."""
     return f"model_checkpoint_{epoch}.pt"
 
 

@@ -6,6 +6,7 @@ A new launcher is one module with a class of this shape and one line in `LAUNCHE
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +14,15 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Protocol
 
-from hpo.errors import LauncherError
+from hpo.errors import EndingError
 from hpo.launchers.image import DEFAULT_IMAGE
 from trainer import rundir
 
 CONFIG_ARGS = (f"--config={rundir.CONFIG}",)
 STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
+# For one that writes the state that somebody goes on from, 390 MB of a RESUNET. A scheduler kills
+# the driver too, some 30 s after it has asked it to end (Slurm's KillWait, Kubernetes).
+KEEP_STATE_GRACE_S = 10.0
 
 _MOUNT_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -65,8 +69,12 @@ class Handle(Protocol):
         """Return the exit code once it has ended, 128+n if signal n ended it."""
         ...
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Ask it to end, end it after `grace_s`, and return when it and its children are gone."""
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
+        """Ask it to end, end it after `grace_s`, and return when it and its children are gone.
+
+        With `keep_state`, somebody will go on with what it does: it is asked to write what it
+        has, if that takes asking.
+        """
         ...
 
     @property
@@ -101,6 +109,10 @@ class Launcher(Protocol):
         """Return one line for the table of settings."""
         ...
 
+    def limits(self) -> str:
+        """Return what each worker may take at most, for the table of settings."""
+        ...
+
     def sweep(self) -> int:
         """End what dead drivers of the same database, host and user left; say how many."""
         ...
@@ -115,6 +127,7 @@ class LaunchSettings:
     """What the launchers are built from; each takes the part that concerns it."""
 
     worker: tuple[str, ...] | None = None  # local: None runs our own engine
+    plain: bool = False  # the worker knows the contract only, so it is not asked
     warm: bool = True  # keep a process or container for the slot's next run, where it can
     mounts: tuple[Mount, ...] = ()
     # containers: a folder of decoded images that they share and write; local workers use the
@@ -124,14 +137,16 @@ class LaunchSettings:
     # without it each run gets a container
     pools: Path | None = None
     warn: Callable[[str], None] = lambda text: None  # takes a line for the user
+    stopping: threading.Event = field(default_factory=threading.Event)  # nobody waits any more
     image: str = DEFAULT_IMAGE
     singularity_image: str | None = None  # a file, or a folder with a root file system
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cap_add: tuple[str, ...] = ()
     shm_size: str = "1g"  # the engine's own default, 64 MB, is too small for data loaders
     tmp_size: str = "4g"  # /tmp: home folder and compile caches
-    memory: str | None = None
+    memory: str | None = None  # None is a share of the machine's: see num_slots
     max_pids: int = 4096
+    num_slots: int = 1  # workers at a time
 
 
 def stop_all(handles: Sequence[Handle]) -> None:
@@ -141,9 +156,9 @@ def stop_all(handles: Sequence[Handle]) -> None:
             list(pool.map(lambda handle: handle.stop(), handles))
 
 
-def closed_error() -> LauncherError:
+def closed_error() -> EndingError:
     """Return what a slot gets that starts a worker while the search is being stopped."""
-    return LauncherError("no worker is started any more: the search is ending")
+    return EndingError("no worker is started any more: the search is ending")
 
 
 def worker_environment(slot: Slot, num_procs: int = 1) -> dict[str, str]:

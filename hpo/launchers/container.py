@@ -84,7 +84,7 @@ class DockerHandle:
         """Return the exit code once the container has ended and is removed."""
         return self._exit_code if self._ended.is_set() else None
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
         """Send SIGTERM, SIGKILL after `grace_s`; return when the container is removed."""
         with self._stop_lock:
             if self._ended.is_set():

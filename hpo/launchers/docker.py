@@ -35,7 +35,8 @@ from hpo.launchers.base import (
 from hpo.launchers.berths import BerthError, Berths, remove_dead
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
 from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
-from hpo.launchers.engine import connect, image_id, start_error
+from hpo.launchers.engine import connect, engine_host, image_id, start_error
+from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
     RUNS_DIR,
@@ -44,10 +45,18 @@ from hpo.launchers.inside import (
     container_environment,
     mounted_path,
 )
-from hpo.launchers.log import open_log
+from hpo.launchers.log import MAX_LOG_BYTES, open_log
 from hpo.launchers.probe import AskedOnce
-from hpo.launchers.users import container_user, make_cache, owner_of
+from hpo.launchers.users import (
+    container_user,
+    make_cache,
+    owner_of,
+    supplementary_groups,
+)
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
+
+SHARE_OF_MEMORY = 0.9  # the rest is for the driver, and what else runs
+MIN_MEMORY_BYTES = 2**30  # less holds no worker at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +88,18 @@ class DockerLauncher:
             self._client.close()
             raise
         self._engine = str(info.get("ServerVersion", "?"))
+        self._where = engine_host()
+        self._memory = _memory_share(settings, info)
         self._rootless = "name=rootless" in (info.get("SecurityOptions") or [])
         # only an engine on this very kernel follows a folder that is renamed here
-        can_rename = info.get("KernelVersion") == os.uname().release
+        is_here = self._where.startswith("unix://")
+        can_rename = is_here and info.get("KernelVersion") == os.uname().release
         is_warm = settings.warm and settings.pools is not None and can_rename
         self._pool = WarmPool() if is_warm else None
         self._handles: list[DockerHandle] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=settings.image == DEFAULT_IMAGE)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
@@ -162,7 +174,17 @@ class DockerLauncher:
     def describe(self) -> str:
         """Return image and engine."""
         short = str(self.image_id).removeprefix("sha256:")[:12]
-        return f"containers of {self._settings.image} ({short}), Docker {self._engine}"
+        where = "" if self._where.startswith("unix://") else f" at {self._where}"
+        return f"containers of {self._settings.image} ({short}), Docker {self._engine}{where}"
+
+    def limits(self) -> str:
+        """Return the containers' limits."""
+        settings = self._settings
+        memory = self._memory or "all of the machine's"
+        return (
+            f"{memory} memory, {settings.shm_size} of it as shared memory, {settings.tmp_size} as "
+            f"/tmp; {settings.max_pids} processes; {MAX_LOG_BYTES >> 20} MiB of log"
+        )
 
     def sweep(self) -> int:
         """Remove the containers that dead drivers of the same database, host and user left."""
@@ -222,6 +244,7 @@ class DockerLauncher:
             "working_dir": start.working_dir,
             "mounts": binds,
             "user": start.user,
+            "group_add": supplementary_groups(start.user, rootless=self._rootless),
             "environment": container_environment(
                 job.slot, job.num_procs, has_cache=settings.cache is not None
             ),
@@ -236,13 +259,25 @@ class DockerLauncher:
             "security_opt": ["no-new-privileges"],
             "pids_limit": settings.max_pids,
             "shm_size": settings.shm_size,
-            "mem_limit": settings.memory,
-            "memswap_limit": settings.memory,  # the same: no swap on top
+            "mem_limit": self._memory,
+            "memswap_limit": self._memory,  # the same: no swap on top
             "ulimits": [Ulimit(name="core", soft=0, hard=0)],  # no dumps in run folders
             "init": True,  # as process 1 a worker would ignore SIGTERM
             # we follow the output ourselves; the engine's own copy would have no bound
             "log_config": LogConfig(type="none"),
         }
+
+
+def _memory_share(settings: LaunchSettings, info: Mapping[str, Any]) -> str | None:
+    """Return each container's memory: what was asked for, else an equal share of most of it.
+
+    Without a limit, one that needs too much makes the kernel kill any program of the machine.
+    """
+    total = int(info.get("MemTotal") or 0)
+    if settings.memory is not None or not total or not info.get("MemoryLimit", True):
+        return settings.memory
+    share = int(total * SHARE_OF_MEMORY / settings.num_slots)
+    return f"{max(share, MIN_MEMORY_BYTES) >> 20}m"
 
 
 def _device_requests(slot: Slot) -> list[DeviceRequest]:

@@ -17,9 +17,14 @@ _ENGINE_TIMEOUT_S = 60
 _MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
 
 
+def engine_host() -> str:
+    """Return the engine's address."""
+    return os.environ.get("DOCKER_HOST", DEFAULT_HOST)
+
+
 def connect() -> docker.DockerClient:
     """Connect to the engine of DOCKER_HOST, or raise LauncherError with the remedy."""
-    host = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
+    host = engine_host()
     try:
         if host.startswith("unix://"):
             # the SDK leaves its socket open when nobody answers, so ask first
@@ -59,6 +64,12 @@ def start_error(image: str, error: Exception) -> LauncherError:
         return LauncherError(
             "Docker has no NVIDIA runtime, so containers get no GPU: install the NVIDIA "
             "Container Toolkit, or use --launcher local, or --no-gpu"
+        )
+    if "bind source path does not exist" in text or "does not exist on the host" in text:
+        return LauncherError(
+            f"the Docker engine at {engine_host()} does not see this machine's folders "
+            f"({text}): it runs on another machine, or this is a container. Run rml-optimize "
+            "where the engine runs, or use --launcher local"
         )
     if "executable file not found" in text or "no such file or directory: unknown" in text:
         return LauncherError(f"image {image!r} has no such command: {text}")

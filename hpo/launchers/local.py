@@ -16,6 +16,7 @@ from hpo.launchers.base import (
     with_mpirun,
     worker_environment,
 )
+from hpo.launchers.log import MAX_LOG_BYTES
 from hpo.launchers.probe import AskedOnce
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
@@ -35,7 +36,7 @@ class LocalLauncher:
         self._shown = settings.worker or DEFAULT_WORKER
         self._processes = WorkerProcesses(settings.labels)
         self._pool = WarmPool() if settings.warm else None
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=settings.worker is None)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the host's own path."""
@@ -68,6 +69,10 @@ class LocalLauncher:
     def describe(self) -> str:
         """Return the command."""
         return f"local processes: {subprocess.list2cmdline(self._shown)}"
+
+    def limits(self) -> str:
+        """Say that they are ours."""
+        return f"those of this user or job; {MAX_LOG_BYTES >> 20} MiB of log"
 
     def sweep(self) -> int:
         """End what dead drivers left."""

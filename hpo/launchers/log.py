@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,8 @@ from hpo.errors import LauncherError
 from trainer import rundir
 
 MAX_LOG_BYTES = 64 * 2**20
+_LOOK_INTERVAL_S = 0.5
+_SLACK_BYTES = 4096  # for the line that says so
 _TAIL_BYTES = 64 * 1024
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
@@ -55,11 +58,47 @@ class BoundedLog:
     def note(self, text: str) -> None:
         """Append a line of our own, whatever the size."""
         with contextlib.suppress(OSError):
-            self._file.write(f"\n[rml-optimize: {text}]\n".encode())
+            self._file.write(_note(text))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class LogLimit:
+    """Keeps the size of a log down that its worker writes itself, and goes on writing at its end.
+
+    What comes after the limit is dropped each time, with one line that says so.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / rundir.WORKER_LOG
+        self._next_look = 0.0
+
+    def keep(self, *, is_last: bool = False) -> None:
+        """Look at the log now and then, and at its end."""
+        now = time.monotonic()
+        if now >= self._next_look or is_last:
+            self._next_look = now + _LOOK_INTERVAL_S
+            self._cut()
+
+    def _cut(self) -> None:
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self._path, flags)
+        except OSError:
+            return
+        with os.fdopen(descriptor, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            # a second link is somebody's file
+            is_own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+            if is_own and status.st_size > MAX_LOG_BYTES + _SLACK_BYTES:
+                os.ftruncate(descriptor, MAX_LOG_BYTES)
+                file.write(_note(f"log cut after {MAX_LOG_BYTES} bytes"))
+
+
+def _note(text: str) -> bytes:
+    return f"\n[rml-optimize: {text}]\n".encode()
 
 
 def read_tail(run_dir: Path, num_lines: int) -> str:

@@ -20,7 +20,7 @@ from typing import IO
 from hpo.launchers import guard
 from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
 from hpo.launchers.driver import DATABASE, SESSION, is_dead
-from hpo.launchers.log import open_log, read_tail
+from hpo.launchers.log import LogLimit, open_log, read_tail
 
 _KILL_TIMEOUT_S = 5.0
 # What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):
@@ -54,6 +54,7 @@ class ProcessHandle:
     ) -> None:
         self._process = process
         self._run_dir = run_dir
+        self._log_limit = LogLimit(run_dir)
         self._stops_group = stops_group
         self._on_end = on_end
         self._lock = threading.RLock()
@@ -65,11 +66,13 @@ class ProcessHandle:
     def poll(self) -> int | None:
         """Return the exit code once it has ended."""
         with self._lock:
-            if self._exit_code is None and self._process.poll() is not None:
-                self._finish()
+            if self._exit_code is None:
+                self._log_limit.keep()
+                if self._process.poll() is not None:
+                    self._finish()
             return self._exit_code
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
         """Send SIGTERM, and SIGKILL to the whole session after `grace_s`."""
         with self._lock:
             if self.poll() is not None:
@@ -104,6 +107,7 @@ class ProcessHandle:
     def _finish(self) -> None:
         # what a dead worker leaves running would hold on to its GPU
         _kill_session(self._process.pid)
+        self._log_limit.keep(is_last=True)
         self._on_end()
         code = self._process.returncode
         self._exit_code = code if code >= 0 else 128 - code

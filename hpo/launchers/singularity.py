@@ -21,6 +21,7 @@ from hpo.launchers.inside import (
     container_environment,
     mounted_path,
 )
+from hpo.launchers.log import MAX_LOG_BYTES
 from hpo.launchers.probe import AskedOnce
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 
@@ -49,7 +50,7 @@ class SingularityLauncher:
         self.image_id = _image_id(self._image)
         self._settings = settings
         self._processes = WorkerProcesses(settings.labels)
-        self._asked = AskedOnce(self)
+        self._asked = AskedOnce(self, settings, is_own=False)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
@@ -90,6 +91,10 @@ class SingularityLauncher:
     def describe(self) -> str:
         """Return image and program."""
         return f"containers of {self._image}, {self._program}"
+
+    def limits(self) -> str:
+        """Say that they are ours: a cluster's job has its own cgroup."""
+        return f"those of this user or job; {MAX_LOG_BYTES >> 20} MiB of log"
 
     def sweep(self) -> int:
         """End what dead drivers left."""

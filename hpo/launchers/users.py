@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -28,6 +29,24 @@ def container_user(run_dir: Path, *, rootless: bool = False) -> str:
         return f"{owner.st_uid}:{owner.st_gid}"
     _give_to_nobody(run_dir)
     return f"{NOBODY}:{NOBODY}"
+
+
+def supplementary_groups(user: str, *, rootless: bool) -> list[str]:
+    """Return the further groups of a container's user, by which he may read a project's data.
+
+    Never root's group. A rootless engine cannot give any: it has no right to them.
+    """
+    if rootless:
+        return []
+    uid, gid = map(int, user.split(":"))
+    if os.geteuid() == uid:
+        groups = os.getgroups()
+    else:  # a driver that runs as root
+        try:
+            groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        except KeyError:  # a uid without a name is in no group
+            return []
+    return [str(group) for group in sorted({*groups} - {0, gid})]
 
 
 def owner_of(user: str, *, rootless: bool) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from hpo.launchers.base import CONFIG_ARGS, STOP_GRACE_S, Handle, Slot, WorkerJob
-from hpo.launchers.log import read_tail
+from hpo.launchers.log import LogLimit, read_tail
 
 SERVE = "--serve"
 # A worker hears of a stop after its present step, which takes longest on a CPU. Starting another
@@ -131,6 +131,7 @@ class WarmHandle:
         """Let a worker that is idle begin a run, whose folder it sees at `path`."""
         self._worker = worker
         self._run_dir = run_dir
+        self._log_limit = LogLimit(run_dir)
         self._keep = keep
         self._lock = threading.RLock()
         self._exit_code: int | None = None
@@ -142,21 +143,22 @@ class WarmHandle:
         """Return the exit code once the run has ended, or its process has."""
         with self._lock:
             if self._exit_code is None:
+                self._log_limit.keep()
                 # first: what ends after it has answered has answered
                 process_code = self._worker.process.poll()
                 self._take(self._worker.answer(), process_code)
             return self._exit_code
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S, *, keep_state: bool = False) -> None:
         """Ask for the run's end at its next step; end the process if that takes too long."""
         with self._lock:
             if self.poll() is not None:
                 return
             self._was_stopped = True
-            self._worker.send({"stop": True})
+            self._worker.send({"stop": True, "keep_state": keep_state})
             self._take(self._worker.answer(max(grace_s, STEP_GRACE_S)), None)
             if self._exit_code is None:
-                self._worker.end(grace_s)
+                self._worker.end(min(grace_s, STOP_GRACE_S))
                 self._take(self._worker.answer(), self._worker.process.poll())
 
     @property
@@ -171,6 +173,7 @@ class WarmHandle:
     def _take(self, answer: dict[str, Any] | None, process_code: int | None) -> None:
         if answer is None and process_code is None:
             return
+        self._log_limit.keep(is_last=True)
         self._exit_code = process_code if answer is None else int(answer["exit_code"])
         is_well = self._exit_code == 0 or self._was_stopped
         is_reusable = answer is not None and answer.get("reusable") is True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError
+from hpo.folders import TRIAL_FILE, read_json
 from hpo.launchers.berths import PREFIX
 from hpo.launchers.driver import driver_labels, own_filter
 from hpo.provenance import PROVENANCE
@@ -29,7 +30,7 @@ from hpo.study.common import (
 )
 from trainer import rundir
 
-DATABASE_ID = "rml:database"  # as in hpo.storage, which loads Optuna
+DATABASE_ID, STUDY_ID = "rml:database", "rml:id"  # as in hpo.storage, which loads Optuna
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader
@@ -63,7 +64,8 @@ def clean(
         busy = {trial.number for trial in reader.running(PROVENANCE)}
         # given back: to be resumed
         waiting = reader.numbers("WAITING")
-        found = list(_find_files(folder, busy | waiting, is_busy=bool(busy)))
+        needed = busy | waiting | _not_stored(output_dir.absolute() / "best_model", reader)
+        found = list(_find_files(folder, needed, is_busy=bool(busy)))
         found += _find_containers(name, reader)
     if not found:
         say(f"nothing to clean in {folder}, and no orphan containers")
@@ -79,6 +81,14 @@ def clean(
     for leftover in found:
         _remove(leftover)
     say(f"removed {len(found)}")
+
+
+def _not_stored(model: Path, reader: StudyReader) -> set[int]:
+    """Return the best trial, whose checkpoint is all that there is of it, if that is so."""
+    best, entry = reader.best(), read_json(model / TRIAL_FILE)
+    is_ours = entry.get("study_id") == reader.attribute(STUDY_ID)
+    is_stored = best is not None and is_ours and entry.get("trial") == best.number
+    return set() if best is None or is_stored else {best.number}
 
 
 def _find_files(folder: Path, needed: set[int], *, is_busy: bool) -> Iterator[Leftover]:

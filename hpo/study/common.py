@@ -12,12 +12,12 @@ import typer
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from hpo.connections import engine_settings
 from hpo.console import console, errors
 from hpo.databaseurl import (
     FILE_VARIABLE,
     URL_VARIABLE,
     choose_url,
-    count_time_in_utc,
     default_url,
     parse_url,
     show_url,
@@ -82,8 +82,7 @@ def reading(url: str) -> Iterator[Engine]:
     """
     parsed = parse_url(url)
     try:
-        engine = create_engine(parsed)
-        count_time_in_utc(engine)
+        engine = create_engine(parsed, **engine_settings(parsed))
         try:
             yield engine
         finally:

@@ -35,6 +35,7 @@ from hpo.study.workers import (
     DockerImage,
     Gpu,
     LauncherKind,
+    PlainWorker,
     SingularityImage,
     Worker,
     WorkerChoice,
@@ -63,6 +64,7 @@ def confirm(  # noqa: PLR0913  # a command's options
     ] = None,
     launcher: LauncherKind = "auto",
     worker: Worker = None,
+    plain_worker: PlainWorker = False,
     docker_image: DockerImage = DEFAULT_IMAGE,
     singularity_image: SingularityImage = None,
     gpu: Gpu = None,
@@ -90,7 +92,8 @@ def confirm(  # noqa: PLR0913  # a command's options
     if done:
         say(f"{done} of {len(runs)} trainings are finished already")
     choice = WorkerChoice(
-        launcher=launcher, worker=worker, docker_image=docker_image,
+        launcher=launcher, worker=worker, plain=plain_worker,
+        docker_image=docker_image,
         singularity_image=singularity_image, gpu=gpu, jobs=jobs,
     )  # fmt: skip
     failed: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import signal
 import socket
 from pathlib import Path
@@ -17,7 +18,8 @@ import typer
 from hpo.errors import UsageError
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, say
 
-# The pages have no login, and buttons that delete: nobody else may reach them unasked.
+# The pages have no login, and buttons that delete: nobody else may reach them unasked, and on a
+# login node everybody reaches this machine's own address.
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8080
 
@@ -43,10 +45,17 @@ def dashboard(
         str,
         typer.Option("--host", help="Address to listen on; in a container 0.0.0.0"),
     ] = LOOPBACK,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Let the pages change and delete studies")
+    ] = False,
+    needs_token: Annotated[
+        bool,
+        typer.Option("--token/--no-token", help="Ask for the token that is in the address"),
+    ] = True,
 ) -> None:
-    """Serve Optuna's dashboard until Ctrl-C, for this machine only.
+    """Serve Optuna's dashboard until Ctrl-C, to read in, for this machine only.
 
-    There is no login: with another --host, whoever reaches it can delete studies.
+    The address carries a random token, so that no other user of the machine can look in.
     """
     try:
         import optuna_dashboard
@@ -55,19 +64,24 @@ def dashboard(
             "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
         ) from None
     from hpo.database import close_storage, open_storage
+    from hpo.study.gate import Gate
 
+    port = _free_port(host, port)
+    token = secrets.token_urlsafe(16) if needs_token else None
     rdb = open_storage(database_url(storage, storage_file, output_dir))
     try:
+        app = optuna_dashboard.wsgi(rdb)
         with make_server(
             host,
-            _free_port(host, port),
-            optuna_dashboard.wsgi(rdb),
+            port,
+            Gate(app, token=token, port=port, writable=writable),
             server_class=_Server,
             handler_class=_Quiet,
         ) as server:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _interrupt)
-            say(f"dashboard: http://{host}:{server.server_port}/ (Ctrl-C ends it)")
+            query = f"?token={token}" if token else ""
+            say(f"dashboard: http://{host}:{server.server_port}/{query} (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
     finally:
@@ -95,5 +109,5 @@ def _free_port(host: str, wanted: int | None) -> int:
                 if wanted is not None:
                     raise UsageError(f"--port {wanted}: {error.strerror}; try another") from None
                 continue
-            return port
-    return 0
+            return int(probe.getsockname()[1])
+    raise UsageError("no port is free here; name one with --port")

@@ -8,37 +8,28 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from sqlalchemy import Engine, select
 
 from hpo.databaseurl import FILE_VARIABLE, URL_VARIABLE
 from hpo.errors import HpoError
-from hpo.gpus import visible_gpus
 from hpo.launchers import DEFAULT_IMAGE
+from hpo.options import WorkerOptions
+from hpo.slots import usable_gpus
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
+from hpo.study.enginecheck import check_engine
 from hpo.study.export import Artifacts
+from hpo.study.finding import Finding
 from hpo.study.queries import StudyReader, study_names
 from trainer.errors import TrainerError
 
 MAX_LATENCY_S = 0.05  # each report waits for it
 MAX_SKEW_S = 2.0
 LOW_DISK_GB, FULL_DISK_GB = 10, 1
-
-Verdict = Literal["OK", "WARN", "FAIL"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, the verdict, what was found and, if need be, the remedy."""
-
-    topic: str
-    verdict: Verdict
-    text: str
 
 
 def doctor(
@@ -60,7 +51,7 @@ def doctor(
     """
     findings = [
         *_check_database(storage, storage_file, output_dir),
-        *_check_containers(docker_image),
+        *_check_workers(docker_image, [data or Path("data"), output_dir]),
         _check_local_worker(),
         _check_data(data),
         _check_disk(output_dir),
@@ -139,43 +130,28 @@ def _check_clock(engine: Engine) -> Finding:
     )
 
 
-def _check_containers(image: str) -> Iterator[Finding]:
-    gpus = visible_gpus()
-    names = ", ".join(sorted({gpu.name for gpu in gpus}))
-    gpu_line = Finding("GPUs", "OK", f"{len(gpus)}: {names}") if gpus else Finding(
-        "GPUs", "WARN", "none visible: trials run on the CPU; see nvidia-smi, CUDA_VISIBLE_DEVICES"
-    )  # fmt: skip
-    yield gpu_line
-    from hpo.launchers.container import ENGINE_ERRORS
-    from hpo.launchers.engine import connect, image_id
+def _check_gpus() -> Generator[Finding, None, bool]:
+    """Yield one line on all that can be used, and one on each that cannot; return if any can."""
+    lines: list[str] = []
+    try:
+        usable = usable_gpus(WorkerOptions(), lines.append)
+    except HpoError as error:
+        yield Finding("GPUs", "FAIL", str(error))
+        return False
+    names = ", ".join(sorted({gpu.name for gpu in usable}))
+    if usable:
+        yield Finding("GPUs", "OK", f"{len(usable)}: {names}")
+    elif not lines:
+        yield Finding("GPUs", "WARN", "none here: trials run on the CPU")
+    for line in lines:
+        yield Finding("GPUs", "WARN", line)
+    return bool(usable)
 
-    try:
-        client = connect()
-    except HpoError as error:
-        yield Finding("engine", "WARN", f"{error}; local workers need none")
-        return
-    try:
-        info = client.info()
-        runtimes = info.get("Runtimes") or {}
-        has_no_runtime = bool(gpus) and "nvidia" not in runtimes
-        yield Finding(
-            "engine",
-            "WARN" if has_no_runtime else "OK",
-            f"Docker {info.get('ServerVersion', '?')}"
-            + (
-                ", without NVIDIA's runtime: install the NVIDIA Container Toolkit"
-                if has_no_runtime
-                else ""
-            ),
-        )
-        found = image_id(client, image).removeprefix("sha256:")[:12]
-        yield Finding("image", "OK", f"{image} ({found})")
-    except HpoError as error:
-        yield Finding("image", "WARN", f"{error}; local workers need none")
-    except ENGINE_ERRORS as error:
-        yield Finding("engine", "WARN", f"does not answer ({error}); restart it")
-    finally:
-        client.close()
+
+def _check_workers(image: str, folders: list[Path]) -> Iterator[Finding]:
+    has_gpus = yield from _check_gpus()
+    there = [folder.absolute() for folder in folders if folder.exists()]
+    yield from check_engine(image, there, has_gpus=has_gpus)
 
 
 def _check_local_worker() -> Finding:

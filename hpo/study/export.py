@@ -43,8 +43,8 @@ def export(
     from hpo.finish import TestScore
     from hpo.folders import TRIAL_FILE, read_json
     from hpo.models import fetch_best
-    from hpo.results import write_list_acc
     from hpo.storage import STUDY_ID
+    from hpo.triallist import write_list_acc
 
     target = (to or output_dir).absolute()
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:

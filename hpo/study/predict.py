@@ -99,16 +99,13 @@ def predict(  # noqa: PLR0913  # a command's options
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.artifacts import open_shelf
-    from hpo.folders import TRIAL_FILE, read_json
-    from hpo.models import fetch_best
+    from hpo.models import fetch_best, is_model_of
     from hpo.storage import STUDY_ID, best_trial
 
     best, here = best_trial(study), output / "best_model"
     if best is None:
         raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-    entry = read_json(here / TRIAL_FILE)
-    is_ours = entry.get("study_id") == study.user_attrs.get(STUDY_ID)
-    if not (is_ours and entry.get("trial") == best.number):
+    if not is_model_of(here, best, study.user_attrs.get(STUDY_ID)):
         aside.chmod(0o755)  # a container's user is not us
         here = aside / "best_model"
         missing = fetch_best(study, here, open_shelf(artifacts) if artifacts else None)

@@ -135,13 +135,13 @@ class StudyReader:
         )
         return {int(number) for (number,) in self._rows(query)}
 
-    def best(self) -> Best | None:
-        """Return the best trial: a trial's score is the best over its epochs."""
+    def best(self, states: Sequence[str] = COUNTED) -> Best | None:
+        """Return the best trial in those states: a trial's score is the best over its epochs."""
         value = _VALUES.c.intermediate_value
         query = (
             select(_TRIALS.c.trial_id, _TRIALS.c.number, value, _VALUES.c.step)
             .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
-            .where(self._is_counted(), value.is_not(None))
+            .where(self._is_counted(states), value.is_not(None))
             .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)
             .limit(1)
         )
@@ -230,8 +230,8 @@ class StudyReader:
         assert isinstance(value, dt.datetime)
         return value.replace(tzinfo=None)
 
-    def _is_counted(self) -> ColumnElement[bool]:
-        return (_TRIALS.c.study_id == self._study_id) & _STATE.in_(COUNTED)
+    def _is_counted(self, states: Sequence[str] = COUNTED) -> ColumnElement[bool]:
+        return (_TRIALS.c.study_id == self._study_id) & _STATE.in_(states)
 
     def _rows(self, query: Any) -> Sequence[Any]:
         with self._engine.connect() as connection:

@@ -30,6 +30,7 @@ from hpo.study.workers import (
     DockerImage,
     Gpu,
     LauncherKind,
+    PlainWorker,
     SingularityImage,
     Worker,
     WorkerChoice,
@@ -56,6 +57,7 @@ def replay(  # noqa: PLR0913  # a command's options
     ] = None,
     launcher: LauncherKind = "auto",
     worker: Worker = None,
+    plain_worker: PlainWorker = False,
     docker_image: DockerImage = DEFAULT_IMAGE,
     singularity_image: SingularityImage = None,
     gpu: Gpu = None,
@@ -79,7 +81,8 @@ def replay(  # noqa: PLR0913  # a command's options
     mounts = recorded_mounts(provenance, folder, data)
     check_images(provenance, mounts[0].path, folder)
     choice = WorkerChoice(
-        launcher=launcher, worker=worker, docker_image=docker_image,
+        launcher=launcher, worker=worker, plain=plain_worker,
+        docker_image=docker_image,
         singularity_image=singularity_image, gpu=gpu,
     )  # fmt: skip
     run_dir = folder / f"replay_of_trial_{trial:05d}" / time.strftime("%Y%m%d-%H%M%S")
@@ -90,6 +93,10 @@ def replay(  # noqa: PLR0913  # a command's options
 
 
 def _run(workers: Workers, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
+    from hpo.space import dropped_keys  # pydantic, which most commands do without
+
+    if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
+        say(f"warning: this worker does not know, so does not get, {', '.join(dropped)}")
     run_dir.mkdir(parents=True)
     ended = run_config(workers.launcher, workers.slots[0], run_dir, config)
     assert ended is not None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo.console import console
-from hpo.progress import describe_values, format_seconds
+from hpo.progress import describe_values, format_seconds, optuna_means
 from hpo.provenance import END, PROVENANCE
 from hpo.study.common import (
     AsJson,
@@ -101,6 +101,10 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     running = reader.running(PROVENANCE)
     ends = reader.notes(END)
     best = _best(ends, num_finished) or reader.best()
+    whole = None
+    if num_complete := states.get("COMPLETE"):
+        complete = [end for end in ends if end.state == "COMPLETE"]
+        whole = _best(complete, num_complete) or reader.best(("COMPLETE",))
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     is_done = num_finished >= total if total else not running and not states.get("WAITING")
@@ -122,6 +126,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         }
         if best
         else None,
+        "best_of_optuna": {"trial": whole.number, "dice_dataset": whole.score} if whole else None,
         "running": [_describe_running(trial) for trial in running],
         "hosts": _hosts(ends, running),
         "failures": _failures(ends),
@@ -240,6 +245,9 @@ def _show(entry: dict[str, Any]) -> None:
             f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
+        other = entry["best_of_optuna"]
+        if other is not None and other["trial"] != best["trial"]:
+            say(f"  Optuna's best: {optuna_means(other['trial'], other['dice_dataset'])}")
     for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
         if rows:
             say(f"\n{heading}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
+from hpo.progress import optuna_means
 from hpo.provenance import END, PROVENANCE
 from hpo.study.common import (
     AsJson,
@@ -45,7 +46,7 @@ def best(
 ) -> None:
     """Show the best trial with its parameters and its score on the test images."""
     from hpo.finish import TestScore
-    from hpo.storage import best_trial
+    from hpo.storage import best_of_optuna, best_trial
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trial = best_trial(study)
@@ -54,6 +55,9 @@ def best(
         entry = describe_trial(trial)
         if tested := TestScore.recorded(study, trial.number):
             entry["test"] = asdict(tested)
+        other = best_of_optuna(study)
+        if other is not None and other.number != trial.number:
+            entry["best_of_optuna"] = {"trial": other.number, "dice_dataset": other.value}
         if as_json:
             show_json(entry)
         else:
@@ -118,7 +122,7 @@ def _make_room(study: optuna.Study) -> None:
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.storage import best_epoch, score
+    from hpo.storage import best_epoch, last_value, score
 
     provenance, end = trial.user_attrs.get(PROVENANCE, {}), trial.user_attrs.get(END, {})
     values = trial.intermediate_values
@@ -127,6 +131,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         "dice_dataset": score(trial),
         "epoch": best_epoch(trial),
+        "last_dice_dataset": last_value(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
         "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
@@ -194,9 +199,11 @@ def _text(key: str, value: Any) -> str:
         return str(TestScore(**value))
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
+    if key == "best_of_optuna":
+        return optuna_means(value["trial"], value["dice_dataset"])
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items() if part)
-    return f"{value:.4f}" if key == "dice_dataset" else str(value)
+    return f"{value:.4f}" if key.endswith("dice_dataset") else str(value)
 
 
 def _show_log(entry: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hpo.console import errors
 from hpo.errors import UsageError
 from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
 from hpo.launchers.driver import driver_labels
@@ -22,6 +23,9 @@ LauncherKind = Annotated[
     typer.Option("--launcher", help="As of rml-optimize"),
 ]
 Worker = Annotated[str | None, typer.Option("--worker", help="Command of a local worker")]
+PlainWorker = Annotated[
+    bool, typer.Option("--plain-worker", help="As of rml-optimize: the worker is not asked")
+]
 DockerImage = Annotated[str, typer.Option("--docker-image", help="Image of a container")]
 SingularityImage = Annotated[
     str | None, typer.Option("--singularity-image", help="Image file of a container")
@@ -35,6 +39,7 @@ class WorkerChoice:
 
     launcher: Literal["auto", "local", "docker", "singularity"] = "auto"
     worker: str | None = None
+    plain: bool = False
     docker_image: str = DEFAULT_IMAGE
     singularity_image: str | None = None
     gpu: bool | None = None
@@ -48,6 +53,10 @@ class Workers:
     launcher: Launcher
     slots: Sequence[Slot]
     text: str
+
+
+def _warn(text: str) -> None:
+    errors.print(f"warning: {text}", markup=False)
 
 
 @contextlib.contextmanager
@@ -84,11 +93,13 @@ def open_workers(
         launcher, why = choose_launcher(
             choice.launcher,
             worker=worker,
+            plain=choice.plain,
+            num_slots=len(reservation.slots),
             image=choice.docker_image,
             singularity_image=choice.singularity_image,
             mounts=mounts,
             labels={"rml.study": study, **labels},
-            **options,
+            **{"warn": _warn, **options},
         )
         try:
             yield Workers(launcher, reservation.slots, f"{reservation.text}; launcher: {why}")

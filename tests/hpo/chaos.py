@@ -29,6 +29,7 @@ MOMENTS = ("in claim", "claimed")
 LEASE_S = 5
 PAUSE_S = 8
 VICTIMS_AT_ONCE = 2
+ENDS = (0, 2, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 _HELD = text(
     "SELECT t.number, k.value_json, a.value_json FROM trials t "
     "JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
@@ -55,6 +56,12 @@ class Server:
         # The old pid may look alive where nobody reaps zombies.
         for lock in (pid_file, *(self.folder / "sock").glob(".s.*.lock")):
             lock.unlink(missing_ok=True)
+        assert self._start(PORT=self._port) == self.url
+
+    def restart(self) -> None:
+        """End all sessions at once, and start again on the same port after a while."""
+        subprocess.run([POSTGRES, "stop", self.folder], check=True)
+        time.sleep(1)
         assert self._start(PORT=self._port) == self.url
 
     def close(self) -> None:
@@ -177,6 +184,10 @@ class Chaos:
         found = {pid: self._trial(folder) for pid, folder in current_folders()}
         return {pid: trial for pid, trial in found.items() if trial is not None}
 
+    def url_of(self, kind: str) -> str:
+        """Return the database's URL for a kind of drivers."""
+        return self.server.url
+
     def _start(self, kind: str, moment: str | None = None) -> None:
         command = [str(BIN / "rml-optimize")]
         if moment is not None:
@@ -186,7 +197,7 @@ class Chaos:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *self.arguments[kind], "--num-trials", str(self.num_trials)],
-                cwd=self.folder, env=clean_environment() | {"RML_STORAGE": self.server.url},
+                cwd=self.folder, env=clean_environment() | {"RML_STORAGE": self.url_of(kind)},
                 stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self._drivers.append(Driver(process, kind, log, moment))
@@ -201,8 +212,8 @@ class Chaos:
             if code is None:
                 continue
             text = driver.log.read_text()
-            assert code in (0, 2, -signal.SIGKILL), f"exit code {code}:\n{text[-6000:]}"
-            # 2: it was started while the database was away.
+            assert code in ENDS, f"exit code {code}:\n{text[-6000:]}"
+            # 2: the database was away for longer than a driver that starts waits.
             assert code != 2 or "cannot be reached" in text, text[-6000:]
             assert "Traceback" not in text, text[-6000:]
             self._drivers.remove(driver)

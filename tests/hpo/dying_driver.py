@@ -1,7 +1,9 @@
 """Runs `rml-optimize` as a driver that kills itself at a moment that no clock would hit.
 
 `dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
-between the claim and the first report. FILE is made just before. It dies at its second claim.
+between the claim and the first report; `stopped in claim` stops it there instead. FILE is made
+just before. It happens at its second claim. `before told` and `after told` are those of its first
+trial, whose model is the best by then; `testing` is at the start of the final test.
 """
 
 import os
@@ -9,11 +11,17 @@ import signal
 import sys
 from pathlib import Path
 
-from hpo import lease, trial
+from hpo import finish, lease, trial
 from hpo.cli import main
 
 MOMENT, FILE = sys.argv[1:3]
+SIGNAL = signal.SIGSTOP if MOMENT.startswith("stopped") else signal.SIGKILL
 calls = 0
+
+
+def die(*_arguments, **_named):
+    Path(FILE).touch()
+    os.kill(os.getpid(), SIGNAL)
 
 
 def die_at_the_second_call(method):
@@ -21,16 +29,21 @@ def die_at_the_second_call(method):
         global calls
         calls += 1
         if calls == 2:
-            Path(FILE).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return method(*arguments, **named)
 
     return wrapped
 
 
-if MOMENT == "in claim":
-    office = lease.LeaseOffice
+office = lease.LeaseOffice
+if MOMENT.endswith("in claim"):
     office._start_new = die_at_the_second_call(office._start_new)
+elif MOMENT == "before told":
+    office.finish = die
+elif MOMENT == "after told":
+    trial.TrialRunner._record = die
+elif MOMENT == "testing":
+    finish._evaluate = die
 else:
     runner = trial.TrialRunner
     runner._watch = die_at_the_second_call(runner._watch)

@@ -48,7 +48,7 @@ def test_state_that_its_worker_replaces_is_copied_again_but_not_for_ever(
     taken = found.run_dir / rundir.CHECKPOINTS / rundir.RESUME
     if num_replaced < MAX_COPIES:
         assert found.resumed == 1
-        assert found.epochs == {1}
+        assert found.evaluated == {1: 0.7}
         assert taken.read_bytes() == state.read_bytes()
     else:
         assert found.resumed is None

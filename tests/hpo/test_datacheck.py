@@ -14,7 +14,8 @@ import torch
 from support import data_section, write_disc
 
 from hpo.data_cli import main
-from hpo.dataplan import find_data, split_validation
+from hpo.dataplan import find_data
+from hpo.split import split_validation
 from trainer.adapt import with_range
 from trainer.batches import Batches
 from trainer.config import parse_config

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from support import names, write_discs
 
 from hpo.contents import check_split
-from hpo.dataplan import LAYOUTS, find_data, split_validation, survey_data
+from hpo.dataplan import LAYOUTS, find_data, survey_data
 from hpo.errors import UsageError
-from hpo.results import replace_folder
+from hpo.folders import replace_folder
+from hpo.split import split_validation
 from trainer.errors import DataError
 
 

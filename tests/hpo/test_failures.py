@@ -74,6 +74,22 @@ def test_killed_worker_goes_on_from_its_last_epoch(discs: Path, tmp_path: Path) 
     assert [int(line.split()[0]) for line in lines.splitlines()] == list(range(1, 9))
 
 
+@pytest.mark.parametrize("epoch_s", [0, 0.3])
+def test_curve_is_that_of_the_attempt_that_goes_back_several_epochs(
+    discs: Path, run: Run, tmp_path: Path, epoch_s: float
+) -> None:
+    """What is done anew need not be the same, on a GPU: the score is one that has a checkpoint."""
+    settings = {"crash_at": {"0": [5]}, "state_every": 3, "drift": -0.01, "epoch_s": epoch_s}
+    worker = standin_settings(tmp_path, settings | {"curve": {"0": [0.9] * 8}, **RESUMES})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 1, "--worker", worker),
+        "--num-epochs", 8,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    expected = {epoch: 0.89 if epoch <= 3 else 0.88 for epoch in range(1, 9)}
+    assert intermediate(tmp_path, 0) == pytest.approx(expected)
+
+
 def test_preempted_driver_leaves_a_trial_that_the_next_goes_on_with(
     discs: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
+import signal
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import Run, optimize, standin_settings, start, wait_for
 
 from hpo.progress import SILENCE_S, PlainReporter
 
@@ -24,3 +29,28 @@ def test_long_trial_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPat
     assert others == [
         "trial   7 epoch 4, Dice 0.5400 so far", "trial   7 epoch 8, Dice 0.5800 so far",
     ]  # fmt: skip
+
+
+def test_a_trial_that_is_given_back_is_not_shown_with_a_score(discs: Path, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.2, "epochs": 200})
+    process = start(
+        tmp_path, *optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 200)
+    )
+    wait_for(lambda: any(tmp_path.glob("runs/*/*/attempt_1/out_test.txt")))
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    (line,) = [line for line in output.splitlines() if "trial   0 given back" in line]
+    assert re.search(r"given back after \d+ epochs? in \d+ s \| 0/50 trials", line), output
+    assert "Dice" not in line
+    assert "no trial is finished and has a score yet" in output
+
+
+def test_only_the_reason_is_called_an_error_and_the_log_is_shown_as_a_log(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"end": {"all": 2}, "say": "device : cpu"})
+    result = run("rml-optimize", *optimize(discs, "--worker", worker, "--jobs", 1))
+    reason, *log = result.stderr.splitlines()
+    assert reason.startswith("error: trial 0: the worker refused its config or data")
+    assert log == ["    | device : cpu"]

@@ -86,6 +86,26 @@ def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) ->
     assert [entry["state"] for entry in list_acc(tmp_path)][-2:] == ["PRUNED", "PRUNED"]
 
 
+def test_best_model_is_that_of_the_last_line_a_pruned_worker_wrote(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    """Its checkpoint has replaced that of the line by which the trial was pruned."""
+    curves = {str(number): [0.8] * 10 for number in range(5)} | {"5": [0.1] * 10}
+    settings = {"curve": curves, "delay": {"5": 0.6}, "last_words": {"5": 0.95}}
+    worker = standin_settings(tmp_path, settings | {"capabilities": ["--serve"]})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 6, "--worker", worker, "--jobs", 1),
+        "--num-epochs", "10",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path)[5] == "PRUNED"
+    stored = json.loads((tmp_path / "best_model/trial.json").read_text())
+    assert (stored["trial"], stored["dice_dataset"]) == (5, 0.95)
+    model = (tmp_path / "best_model/best_model_file.pt").read_text()
+    assert model == f"5 {stored['epoch']}"
+    assert list_acc(tmp_path)[5]["max_acc"] == 0.95
+
+
 def test_pruned_worker_that_ignores_sigterm_is_gone_within_a_second(
     discs: Path, tmp_path: Path
 ) -> None:
@@ -203,6 +223,24 @@ def test_search_gives_up_when_every_trial_fails_alike(
     message = one_error(result, code=1)
     assert "3 trials in a row failed alike" in message
     assert "no such device" in message
+
+
+@pytest.mark.parametrize("kind", ["paths", "values"])
+def test_failures_of_one_cause_are_alike_whatever_their_trial(
+    discs: Path, run: Run, tmp_path: Path, standin: str, kind: str
+) -> None:
+    arguments = optimize(discs, "--num-trials", 30, "--worker", standin, "--jobs", 1)
+    if kind == "paths":
+        (tmp_path / "runs/s").mkdir(parents=True)
+        for number in range(15):
+            (tmp_path / f"runs/s/trial_{number:05d}").touch()  # where a folder has to be
+    else:
+        arguments += ["--search", "data.batch_size=4,-1,-2,-3,-4,-5,-6,-7,-8,-9"]
+    result = run("rml-optimize", *arguments, "--study-name", "s", "--max-retries", 0)
+    assert "3 trials in a row failed alike" in one_error(result, code=1)
+    found = list(states(tmp_path).values())
+    assert found[-3:] == ["FAIL"] * 3
+    assert found.count("FAIL") < 7  # others may have come before one that works
 
 
 def test_search_stops_at_once_when_the_first_worker_refuses(

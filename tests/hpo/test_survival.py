@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from support import (
     BIN,
+    HASTY,
     Run,
     clean_environment,
     list_acc,
@@ -44,6 +46,22 @@ def script(path: Path, content: str) -> str:
     return str(path)
 
 
+def lines_of(folder: Path, attempt: int) -> int:
+    logs = list(folder.glob(f"runs/*/trial_00000/attempt_{attempt}/out_test.txt"))
+    return logs[0].read_text().count("\n") if logs else 0
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """Return what a driver prints until a line has these words."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(seen)
+
+
 def curve(folder: Path) -> dict[int, float]:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/rml_optimize.db")
     return study.trials[0].intermediate_values
@@ -53,8 +71,9 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
     arguments = optimize(
-        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2, "--launcher", "local"
-    )
+        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2,
+        "--worker", f"{sys.executable} {HASTY}",
+    )  # fmt: skip
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     for folder in (alone, killed):
         folder.mkdir()
@@ -73,6 +92,23 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     assert states(killed) == {0: "COMPLETE"}
     assert curve(killed) == curve(alone)
     assert len(curve(killed)) == NUM_EPOCHS
+
+
+def test_stopped_driver_s_training_loses_no_epoch(discs: Path, run: Run, tmp_path: Path) -> None:
+    arguments = optimize(discs, "--num-trials", 1, "--num-epochs", 100, "--launcher", "local")
+    process = start(tmp_path, *arguments)
+    wait_for(lambda: lines_of(tmp_path, 1) >= 3, 120)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    reached = lines_of(tmp_path, 1)
+    assert reached < 100
+    result = run("rml-optimize", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (log,) = tmp_path.glob("runs/*/trial_00000/attempt_2/worker.log")
+    assert f"Resuming after epoch {reached}\n" in log.read_text()
+    assert lines_of(tmp_path, 2) == len(curve(tmp_path)) == 100
+    assert not list(tmp_path.glob("runs/*/trial_00000/attempt_2/temp_model"))
 
 
 def test_trial_that_kills_every_driver_fails(discs: Path, run: Run, tmp_path: Path) -> None:
@@ -128,7 +164,7 @@ def test_worker_that_stays_away_ends_the_search(discs: Path, run: Run, tmp_path:
     assert states(tmp_path) == {0: "COMPLETE", 1: "WAITING"}
 
 
-def test_full_disk_fails_the_trial_and_leaves_the_best_model_whole(
+def test_full_disk_is_waited_for_and_leaves_the_best_model_whole(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
@@ -138,7 +174,17 @@ def test_full_disk_fails_the_trial_and_leaves_the_best_model_whole(
         require("mount", "only root may mount a small disk")
     try:
         arguments = optimize(
-            discs, "--num-epochs", 1, "--max-retries", 0, "--max-failed", 1, "--launcher", "local"
+            discs,
+            "--num-epochs",
+            1,
+            "--max-retries",
+            0,
+            "--max-failed",
+            1,
+            "--launcher",
+            "local",
+            "--jobs",
+            1,
         )
         first = run("rml-optimize", *arguments, "--num-trials", 1)
         assert first.returncode == 0, first.stdout + first.stderr
@@ -147,14 +193,23 @@ def test_full_disk_fails_the_trial_and_leaves_the_best_model_whole(
             while True:
                 filler.write(bytes(4096))
         os.truncate(runs / "filler", (runs / "filler").stat().st_size - 24 * 1024)
-        second = run("rml-optimize", *arguments, "--num-trials", 2)
-        assert second.returncode == 1, second.stdout + second.stderr
-        assert "the disk is full" in second.stdout
-        assert "Traceback" not in second.stdout + second.stderr
+        second = start(tmp_path, *arguments, "--num-trials", "2")
+        seen = read_until(second, "is full")
+        wait_for(lambda: states(tmp_path) == {0: "COMPLETE", 1: "WAITING"})
+        second.terminate()  # as it waits, it ends at once
+        seen += second.communicate(timeout=60)[0]
+        assert second.returncode == 143, seen
+        assert (tmp_path / "best_model/trial.json").read_text() == before
+        third = start(tmp_path, *arguments, "--num-trials", "2")
+        seen += read_until(third, "is full")
+        (runs / "filler").unlink()
+        seen += third.communicate(timeout=120)[0]
+        assert third.returncode == 0, seen
+        assert "Traceback" not in seen
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
-    assert (tmp_path / "best_model/trial.json").read_text() == before
-    assert len(list_acc(tmp_path)) == 1
+    assert states(tmp_path) == {0: "COMPLETE", 1: "COMPLETE"}
+    assert len(list_acc(tmp_path)) == 2
     again = run("rmldnn", "--config=best_model/config.json")
     assert again.returncode == 0, again.stderr
 

@@ -1,27 +1,27 @@
 /* Stands in for libnvidia-ml.so.1: the GPUs of $FAKE_GPUS, for the real Python binding.
  *
- * FAKE_GPUS="GPU-a:0 GPU-b:2 GPU-c:0=MIG-x:0,MIG-y:1": UUID:processes, after "=" a card's MIG
- * instances. Build: cc -shared -fPIC -o libnvidia-ml.so.1 fake_nvml.c
+ * FAKE_GPUS="GPU-a:0 GPU-b:2 GPU-c:0=MIG-x:0,MIG-y:1 GPU-d:0:lost": UUID:processes, after "=" a
+ * card's MIG instances; a third word makes it one that is "lost", or that knows no "name" or no
+ * "uuid". FAKE_NVML_ERROR is what starting NVML returns. The memory is told of none. Build: cc -shared -fPIC -o libnvidia-ml.so.1 fake_nvml.c
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
+enum { OK = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOST = 15 };
 
 struct device {
-    char uuid[96];
+    char uuid[96], trouble[8];
     unsigned processes, instances;
     struct device *instance;
 };
-struct memory { unsigned long long total, free, used; };
 struct process { unsigned pid; unsigned long long memory; unsigned gpu, compute; };
 
 static struct device cards[16];
 static unsigned num_cards;
 
 static void read_device(struct device *device, const char *text) {
-    sscanf(text, "%95[^:]:%u", device->uuid, &device->processes);
+    sscanf(text, "%95[^:]:%u:%7s", device->uuid, &device->processes, device->trouble);
 }
 
 int nvmlInitWithFlags(unsigned flags) {
@@ -40,14 +40,19 @@ int nvmlInitWithFlags(unsigned flags) {
             read_device(&card->instance[card->instances++], text);
     }
     free(list);
-    return OK;
+    return getenv("FAKE_NVML_ERROR") ? atoi(getenv("FAKE_NVML_ERROR")) : OK;
 }
 int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { return "an error of the stand-in"; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = num_cards; return OK; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device) {
     *device = &cards[index];
-    return index < num_cards ? OK : NOT_FOUND;
+    if (index >= num_cards) return NOT_FOUND;
+    return strcmp(cards[index].trouble, "lost") ? OK : LOST;
+}
+int nvmlDeviceGetMinorNumber(struct device *device, unsigned *number) {
+    *number = device - cards;
+    return OK;
 }
 int nvmlDeviceGetMigMode(struct device *device, unsigned *now, unsigned *later) {
     *now = *later = 1;
@@ -63,17 +68,13 @@ int nvmlDeviceGetMigDeviceHandleByIndex(struct device *d, unsigned index, struct
 }
 int nvmlDeviceGetUUID(struct device *device, char *text, unsigned size) {
     snprintf(text, size, "%s", device->uuid);
-    return OK;
+    return strcmp(device->trouble, "uuid") ? OK : NOT_SUPPORTED;
 }
 int nvmlDeviceGetName(struct device *device, char *text, unsigned size) {
     snprintf(text, size, "Fake GPU");
-    return OK;
+    return strcmp(device->trouble, "name") ? OK : NOT_SUPPORTED;
 }
-int nvmlDeviceGetMemoryInfo(struct device *device, struct memory *memory) {
-    memory->total = memory->free = 80ULL << 30;
-    memory->used = 0;
-    return OK;
-}
+int nvmlDeviceGetMemoryInfo(struct device *device, void *memory) { return NOT_SUPPORTED; }
 int nvmlDeviceGetComputeRunningProcesses_v3(struct device *d, unsigned *count, struct process *p) {
     unsigned room = *count;
     *count = d->processes;

@@ -1,13 +1,13 @@
-"""Which GPUs a driver may use; NVML is a fake here, and absent in the first test."""
+"""How CUDA_VISIBLE_DEVICES is read; NVML is a fake here (see tests/hpo/test_gpu_slots.py)."""
 
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from hpo.gpus import visible_gpus
+from hpo.errors import UsageError
+from hpo.gpus import survey_gpus
 
 
 class FakeNvmlError(Exception):
@@ -59,8 +59,8 @@ class FakeNvml:
     def nvmlDeviceGetName(self, handle):  # noqa: N802
         return f"card {handle}"
 
-    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
-        return SimpleNamespace(total=80 * 2**30)
+    def nvmlDeviceGetMinorNumber(self, handle):  # noqa: N802
+        raise FakeNvmlError("not supported")
 
 
 @pytest.fixture
@@ -69,26 +69,6 @@ def nvml(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return fake
-
-
-@pytest.mark.parametrize("missing", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetUUID"])
-def test_an_error_of_nvml_means_no_gpu(nvml, monkeypatch, missing):
-    def fail(*_):
-        raise FakeNvmlError("library not found")
-
-    monkeypatch.setattr(nvml, missing, fail)
-    assert visible_gpus() == ()
-    assert nvml.num_open == 0
-
-
-def test_gpus_come_with_name_and_memory(nvml):
-    first = visible_gpus()[0]
-    assert (first.uuid, first.name, first.memory_bytes) == (
-        "GPU-aa11",
-        "card GPU-aa11",
-        80 * 2**30,
-    )
-    assert nvml.num_open == 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +83,6 @@ def test_gpus_come_with_name_and_memory(nvml):
         (" 0 , 1 ", "GPU-aa11 GPU-ab22"),
         ("0,7,1", "GPU-aa11"),  # CUDA stops at the first that does not exist
         ("0,0", "GPU-aa11"),
-        ("2", "MIG-11 MIG-22"),
         ("GPU-ab22,MIG-22", "GPU-ab22 MIG-22"),
         ("GPU-aa", "GPU-aa11"),
         ("GPU-a", ""),  # ambiguous
@@ -112,4 +91,10 @@ def test_gpus_come_with_name_and_memory(nvml):
 def test_cuda_visible_devices_is_read_as_cuda_does(nvml, monkeypatch, selection, expected):
     if selection is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", selection)
-    assert [gpu.uuid for gpu in visible_gpus()] == expected.split()
+    assert [gpu.uuid for gpu in survey_gpus().visible()] == expected.split()
+
+
+def test_an_index_that_means_several_instances_is_refused_with_their_uuids(nvml, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    with pytest.raises(UsageError, match=r"CUDA_VISIBLE_DEVICES: '2' .* MIG-11, MIG-22"):
+        survey_gpus().visible()

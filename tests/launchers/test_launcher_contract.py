@@ -160,6 +160,17 @@ def test_output_goes_to_the_run_folders_log_and_is_appended_to(launcher, tmp_pat
     assert sorted(words) == ["once", "once", "twice", "twice"]
 
 
+def test_endless_output_is_cut_and_does_not_block_the_worker(launcher, tmp_path, monkeypatch):
+    for place in ("log", "container"):
+        monkeypatch.setattr(f"hpo.launchers.{place}.MAX_LOG_BYTES", 10_000)
+    script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done; touch done"
+    handle = launcher.start(write_job(tmp_path / "run", script))
+    assert wait(handle) == 0
+    assert "log cut after 10000 bytes" in handle.log_tail()
+    assert (tmp_path / "run" / "done").exists()
+    assert (tmp_path / "run" / "worker.log").stat().st_size < 10_100
+
+
 def test_a_log_that_is_a_link_is_not_written_through(launcher, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("password")

@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from stand_in import ANSWER, until, wait, write_job
 from test_launcher_contract import is_alive
 
-from hpo.errors import LauncherError
+from hpo.errors import EndingError, LauncherError
 from hpo.launchers import Slot, choose_launcher
-from hpo.launchers.probe import ask_capabilities, parse_capabilities
+from hpo.launchers.probe import parse_capabilities
 
 DRIVER = """
 import sys, time
@@ -136,16 +135,45 @@ def test_missing_mpirun_is_said(tmp_path, monkeypatch, make_launcher):
     [
         (ANSWER, {"a.b", "c"}),
         ("exit 1", set()),
+        ("exit 255", set()),  # -1 of a C program, and no signal
         ("echo rmldnn: unknown option --capabilities", set()),
         (f"{ANSWER}; exit 1", set()),
-        ("echo '[1]'", set()),
-        ("""echo '{"capabilities": "all"}'""", set()),
-        ("kill -9 $$", set()),
     ],
 )
 def test_capabilities_are_what_the_worker_answers(make_launcher, monkeypatch, answer, expected):
     monkeypatch.setenv("STAND_IN_ANSWER", answer)
-    assert make_launcher("local").capabilities() == expected
+    said = []
+    assert make_launcher("local", warn=said.append).capabilities() == expected
+    assert len(said) == (not expected)
+    assert all("knows the contract only: asked what it can do, it ended" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        ("kill -9 $$", "was ended by signal 9"),
+        ("kill -15 $$", "was ended by signal 15"),
+        ("exit 137", "was ended by signal 9"),  # a wrapper's word for what it ran
+        ("exit 125", "was lost"),
+        ("""echo '{"engine": "e", "capab'""", "gave half an answer"),
+        ("true", "gave half an answer"),
+    ],
+)
+def test_a_worker_that_dies_of_the_question_is_asked_again(
+    make_launcher, monkeypatch, tmp_path, first, words
+):
+    mark = tmp_path / "asked"
+    monkeypatch.setattr("hpo.launchers.probe.DELAYS_S", (0, 0.01))
+    again = f"if [ -e {mark} ]; then {ANSWER}; else touch {mark}; {first}; fi"
+    monkeypatch.setenv("STAND_IN_ANSWER", again)
+    said = []
+    launcher = make_launcher("local", warn=said.append)
+    assert launcher.capabilities() == {"a.b", "c"}
+    [warning] = said
+    assert words in warning
+    monkeypatch.setenv("STAND_IN_ANSWER", first)
+    with pytest.raises(LauncherError, match=rf"asked 2 times .*{words}.*--plain-worker"):
+        make_launcher("local").capabilities()
 
 
 def test_capabilities_are_asked_once(make_launcher, monkeypatch):
@@ -156,11 +184,41 @@ def test_capabilities_are_asked_once(make_launcher, monkeypatch):
     assert launcher.capabilities() == {"a.b", "c"}
 
 
-def test_a_worker_that_hangs_at_the_question_is_stopped(make_launcher, monkeypatch):
+def test_a_slow_answer_is_waited_for_with_a_word_about_it(make_launcher, monkeypatch):
+    monkeypatch.setattr("hpo.launchers.probe.WORD_AFTER_S", 0.1)
+    monkeypatch.setenv("STAND_IN_ANSWER", f"sleep 0.5; {ANSWER}")
+    said = []
+    assert make_launcher("local", warn=said.append).capabilities() == {"a.b", "c"}
+    [word] = said
+    assert "has not said yet what it can do; it gets up to 120 s" in word
+
+
+def test_a_worker_that_hangs_at_the_question_is_an_error_unless_it_is_said_to_be_plain(
+    make_launcher, monkeypatch
+):
+    monkeypatch.setattr("hpo.launchers.probe.PATIENCE_S", 0.3)
     monkeypatch.setenv("STAND_IN_ANSWER", "sleep 60")
-    start = time.monotonic()
-    assert ask_capabilities(make_launcher("local"), timeout_s=0.3) == frozenset()
-    assert time.monotonic() - start < 5
+    with pytest.raises(LauncherError, match=r"has not said within .*--plain-worker"):
+        make_launcher("local").capabilities()
+    assert make_launcher("local", plain=True).capabilities() == frozenset()
+
+
+def test_waiting_for_an_answer_ends_with_the_search(make_launcher, monkeypatch):
+    monkeypatch.setenv("STAND_IN_ANSWER", "sleep 60")
+    stopping = threading.Event()
+    launcher = make_launcher("local", stopping=stopping)
+    threading.Timer(0.3, stopping.set).start()
+    with pytest.raises(EndingError):
+        launcher.capabilities()
+
+
+def test_our_own_worker_is_never_taken_for_one_that_knows_nothing(
+    make_launcher, monkeypatch, tmp_path
+):
+    (tmp_path / "trainer.py").write_text("raise ImportError('a broken installation')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(LauncherError, match=r"our own worker cannot run here: .*a broken inst"):
+        make_launcher("local", worker=None).capabilities()
 
 
 def test_a_worker_that_cannot_run_at_all_is_an_error(make_launcher, monkeypatch):
@@ -172,6 +230,7 @@ def test_a_worker_that_cannot_run_at_all_is_an_error(make_launcher, monkeypatch)
 def test_answer_is_found_among_warnings():
     answer = json.dumps({"engine": "x", "capabilities": ["a", 1]})
     assert parse_capabilities(f"warning\n{answer}\nbye") == {"a"}
+    assert parse_capabilities('[1]\n{"capabilities": "all"}') is None
 
 
 def test_kill_by_the_kernel_for_memory_is_told_from_another_kill(

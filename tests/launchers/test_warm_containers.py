@@ -169,6 +169,16 @@ def test_a_failed_run_gives_the_next_one_a_new_container(make, living, tmp_path)
 
 
 @docker_only
+def test_a_log_that_the_worker_writes_itself_is_cut(make, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hpo.launchers.log.MAX_LOG_BYTES", 10_000)
+    script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done"
+    handle = make().start(write_job(tmp_path / "run", script))
+    assert wait(handle) == 0
+    assert "log cut after 10000 bytes" in handle.log_tail()
+    assert (tmp_path / "run" / "worker.log").stat().st_size < 10_100
+
+
+@docker_only
 def test_memory_limit_is_told_from_another_failure(make, tmp_path) -> None:
     launcher = make(memory="32m")
     assert wait(launcher.start(write_job(tmp_path / "good", "true"))) == 0

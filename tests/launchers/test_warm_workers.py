@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from stand_in import until, wait
-from support import write_config
+from support import SLOW, write_config
 from test_launcher_contract import is_alive
 
 from hpo.launchers import Launcher, Slot, WorkerJob, choose_launcher
+from hpo.launchers.base import KEEP_STATE_GRACE_S
 
 Start = Callable[..., tuple]
 
@@ -92,6 +94,27 @@ def test_a_pruned_run_ends_at_its_step_and_leaves_its_process(launcher, job) -> 
     assert worker_processes() == before
 
 
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("keep_state", [True, False], ids=["given back", "pruned"])
+def test_a_run_that_is_given_back_has_time_to_write_its_state_on_a_slow_disk(
+    job, warm, keep_state
+) -> None:
+    command = (sys.executable, "-P", str(SLOW))
+    launcher, _ = choose_launcher("local", worker=command, image="", mounts=(), warm=warm)
+    checkpoints = {"save": "ck", "keep": "best", "resume": True}
+    long = job("long", num_epochs=10_000, checkpoints=checkpoints)
+    handle = launcher.start(long)
+    until(lambda: ((long.run_dir / "out_test.txt").exists() and curve(long.run_dir)) or None, 60)
+    assert not (long.run_dir / "ck/resume.pt").exists()  # half a minute has not passed
+    if keep_state:
+        handle.stop(KEEP_STATE_GRACE_S, keep_state=True)
+    else:
+        handle.stop()
+    assert handle.poll() in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+    assert (long.run_dir / "ck/resume.pt").exists() == keep_state
+    launcher.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -154,7 +177,6 @@ def test_a_worker_that_cannot_stay_is_started_anew(tmp_path, job) -> None:
 
 def test_the_answers_are_all_that_serve_writes(job, tmp_path) -> None:
     import subprocess
-    import sys
 
     folder = job("run").run_dir
     process = subprocess.Popen(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import cv2
 import pytest
@@ -63,6 +68,59 @@ def test_dashboard_shows_the_study_and_no_password(run: Run, discs: Path, tmp_pa
         screenshot = cv2.imread(str(tmp_path / "study.png"))
         assert screenshot.shape[:2] == (900, 1280)
         assert screenshot.std() > 5  # not a blank page
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str) -> Iterator[str]:
+    """Serve the study of a folder; yield the address that is printed."""
+    process = subprocess.Popen(
+        [BIN / "rml-study", "dashboard", *arguments], text=True, stdout=subprocess.PIPE,
+        cwd=folder, env=clean_environment() | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def ask(address: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    """Return the status of an answer and its text; redirections are followed, with cookies."""
+    browser = build_opener(HTTPCookieProcessor())
+    try:
+        with browser.open(Request(address, method=method, headers=headers), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_another_user_of_the_machine_sees_and_changes_nothing(searched: Path) -> None:
+    with served(searched) as address:
+        root, _, token = address.partition("?token=")
+        assert len(token) > 16
+        for path in ("", "dashboard", "api/studies", "csv/1", "api/studies?token=guess"):
+            assert ask(root + path)[0] == 403, path
+        assert ask(root, Cookie="rml_dashboard_80=x")[0] == 403
+        assert ask(address) == ask(f"{root}dashboard?token={token}")
+        assert ask(address)[0] == 200
+        status, studies = ask(f"{root}api/studies?token={token}")
+        number = json.loads(studies)["study_summaries"][0]["study_id"]
+        one = f"{root}api/studies/{number}?token={token}"
+        assert (status, ask(one)[0]) == (200, 200)
+        assert ask(one, "DELETE") == (403, '{"reason": "read-only; see --writable"}')
+        assert ask(one)[0] == 200
+
+
+def test_the_pages_change_a_study_only_where_that_was_asked_for(
+    searched: Path, tmp_path: Path
+) -> None:
+    shutil.copy(searched / "rml_optimize.db", tmp_path)
+    with served(tmp_path, "--writable", "--no-token") as address:
+        assert "token" not in address
+        number = json.loads(ask(f"{address}api/studies")[1])["study_summaries"][0]["study_id"]
+        assert ask(f"{address}api/studies/{number}", "DELETE")[0] == 204
+        assert json.loads(ask(f"{address}api/studies")[1])["study_summaries"] == []
 
 
 def test_a_port_that_is_taken_is_one_clear_line(run: Run, searched: Path) -> None:

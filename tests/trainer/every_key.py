@@ -19,6 +19,7 @@ FULL = {
         "keep": "best",
         "allow_partial": True,
         "resume": True,
+        "resume_when_done": False,
     },
     "data": {
         "type": "images",
@@ -77,6 +78,7 @@ FULL = {
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",
+    "cuda_graph": False,
 }
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from support import names
-from torch import nn
 from worker import Worker
 
-from trainer.checkpoints import CheckpointKeeper, save_weights
+from trainer.checkpoints import CheckpointKeeper, write_checkpoint
 from trainer.config import Checkpoints
 from trainer.errors import TrainerError
 
@@ -37,13 +36,13 @@ def test_keep_best_leaves_one_file_of_the_best_epoch(worker: Worker) -> None:
 
 @pytest.mark.parametrize(
     ("accuracies", "kept"),
-    [([0.1, 0.3, 0.2], [[1], [2], [2]]), ([0.5, 0.5], [[1], [1]]), ([None, None], [[1], [2]])],
+    [([0.1, 0.3, 0.2], [1, 2, 2]), ([0.5, 0.5], [1, 1]), ([None, None], [1, 2])],
 )
-def test_best_is_the_first_of_the_highest(tmp_path: Path, accuracies, kept) -> None:
-    keeper = CheckpointKeeper(Checkpoints(save=str(tmp_path), keep="best"), num_epochs=9)
+def test_best_is_the_first_of_the_highest(accuracies, kept) -> None:
+    keeper = CheckpointKeeper(Checkpoints(save="ck", keep="best"), num_epochs=9)
     for epoch, (accuracy, expected) in enumerate(zip(accuracies, kept, strict=True), 1):
-        keeper.after_epoch(nn.Linear(1, 1), epoch=epoch, accuracy=accuracy)
-        assert saved(tmp_path) == expected
+        keeper.after_epoch(epoch, accuracy)
+        assert keeper.kept == Path(f"ck/model_checkpoint_{expected}.pt")
 
 
 def test_loaded_weights_score_as_they_did_when_saved(worker: Worker) -> None:
@@ -92,11 +91,11 @@ def test_stop_in_the_middle_of_a_save_leaves_no_half_file(tmp_path: Path, monkey
 
     monkeypatch.setattr(torch, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        save_weights(nn.Linear(1, 1), tmp_path / "a.pt", epoch=1)
+        write_checkpoint({}, tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainerError, match=r"file/a\.pt: the checkpoint cannot be written \("):
-        save_weights(nn.Linear(1, 1), tmp_path / "file/a.pt", epoch=1)
+        write_checkpoint({}, tmp_path / "file/a.pt")

@@ -270,7 +270,7 @@ def test_stop_ends_all(discs: Path, tmp_path: Path) -> None:
         process.terminate()
     codes, errors = ends(processes)
     assert codes == [143, 143], errors
-    assert errors == ["rmldnn: error: stopped on request (SIGTERM)"]
+    assert errors == ["rmldnn: stopped on request (SIGTERM)"]
     assert not list(folder.glob("rmldnn-*")), "the file of the meeting is left"
 
 

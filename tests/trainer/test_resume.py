@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from support import BIN, clean_environment
+from support import BIN, HASTY, clean_environment
 from worker import Result, Worker, base_config, write_json
 
 from trainer.cli import main
@@ -121,34 +124,99 @@ def test_lines_of_an_unfinished_epoch_are_done_anew(worker: Worker) -> None:
     assert times == sorted(times)
 
 
-def test_killed_process_goes_on_to_the_same_numbers(
-    discs: Path, tmp_path: Path, monkeypatch
-) -> None:
+def start(folder: Path, *command: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*map(str, command), "--config=config.json"], cwd=folder, env=clean_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def num_lines(folder: Path) -> int:
+    log = folder / "out_test.txt"
+    return log.read_text().count("\n") if log.exists() else 0
+
+
+def make_folders(tmp_path: Path, discs: Path, **changes: object) -> tuple[Path, Path]:
+    """Make a folder for a run that nothing disturbs, and one for a run that is."""
     config = base_config(discs)
-    config["neural_network"] |= {"num_epochs": 25, "checkpoints": RESUME}
-    folders = [tmp_path / "whole", tmp_path / "killed"]
+    config["neural_network"] |= changes
+    folders = tmp_path / "whole", tmp_path / "cut off"
     for folder in folders:
         folder.mkdir()
         write_json(folder / "config.json", config)
-    process = subprocess.Popen(
-        [str(BIN / "rmldnn"), "--config=config.json"], cwd=folders[1], env=clean_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    log = folders[1] / "out_test.txt"
-    while not log.exists() or log.read_text().count("\n") < 3:
+    return folders
+
+
+def run_in(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Result:
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    code = main(["--config=config.json"])
+    return Result.of(code, *capsys.readouterr(), folder).succeeded()
+
+
+@pytest.mark.parametrize("keep", ["all", "best"])
+def test_run_killed_at_any_moment_goes_on_to_the_same_numbers(
+    discs: Path, tmp_path: Path, monkeypatch, capsys, keep: str
+) -> None:
+    checkpoints = RESUME | {"keep": keep}
+    folders = make_folders(tmp_path, discs, num_epochs=80, checkpoints=checkpoints)
+    whole, killed = folders
+    rng = random.Random(keep)
+    for _ in range(2):
+        before = num_lines(killed)
+        process = start(killed, sys.executable, HASTY)
+        # as soon as the first try has a line more; at a moment that is different each time
+        while num_lines(killed) in (0, before):
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+    assert num_lines(killed) < 80
+    (killed / "ck/.resume.pt.0123.tmp").write_bytes(b"half")
+    results = [run_in(folder, monkeypatch, capsys) for folder in folders]
+    assert "Resuming after epoch" in results[1].out
+    assert numbers(results[0]) == numbers(results[1])
+    names = [sorted(path.name for path in (folder / "ck").iterdir()) for folder in folders]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name != "resume.pt":
+            assert same_weights(whole / "ck" / name, killed / "ck" / name)
+
+
+def test_sigterm_loses_no_epoch(discs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The state is written then: not half a minute has passed."""
+    folders = make_folders(tmp_path, discs, num_epochs=60, checkpoints=RESUME | {"keep": "best"})
+    process = start(folders[1], BIN / "rmldnn")
+    while num_lines(folders[1]) < 3:
         assert process.poll() is None
         time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    assert log.read_text().count("\n") < 25
-    results = []
-    for folder in folders:
-        monkeypatch.chdir(folder)
-        assert main(["--config=config.json"]) == 0
-        results.append(Result.of(0, "", "", folder))
+    assert not (folders[1] / "ck/resume.pt").exists()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # as a scheduler and a driver may do
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (143, b"rmldnn: stopped on request (SIGTERM)\n")
+    reached = num_lines(folders[1])
+    assert 3 <= reached < 60
+    results = [run_in(folder, monkeypatch, capsys) for folder in folders]
+    assert f"Resuming after epoch {reached}\n" in results[1].out
     assert numbers(results[0]) == numbers(results[1])
-    last = "ck/model_checkpoint_25.pt"
-    assert same_weights(folders[0] / last, folders[1] / last)
+
+
+def test_checkpoints_that_a_killed_run_no_longer_wants_are_removed(worker: Worker) -> None:
+    # a GPU may find another best epoch the second time
+    checkpoints = RESUME | {"keep": "best"}
+    first = worker(num_epochs=2, checkpoints=checkpoints).succeeded()
+    for epoch in (0, 3, 9):
+        (first.folder / f"ck/model_checkpoint_{epoch}.pt").write_bytes(b"of the killed run")
+    state = torch.load(first.folder / "ck/resume.pt", weights_only=True)
+    state["replaced"] = ["ck/model_checkpoint_0.pt"]  # when it was written; then came the kill
+    torch.save(state, first.folder / "ck/resume.pt")
+    resumed = worker(num_epochs=4, checkpoints=checkpoints).succeeded()
+    best = resumed.accuracies.index(max(resumed.accuracies)) + 1
+    assert sorted(path.name for path in (first.folder / "ck").iterdir()) == [
+        f"model_checkpoint_{best}.pt", "resume.pt"
+    ]  # fmt: skip
 
 
 def test_other_settings_are_refused_by_name(worker: Worker) -> None:

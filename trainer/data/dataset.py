@@ -24,6 +24,7 @@ from trainer.data.images import Array, Pair, list_images, list_samples
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import fit_range
 from trainer.data.labels import Labelled, code_labels
+from trainer.data.locks import NO_LOCKS
 from trainer.data.reading import TRAIN_INPUTS, Reader, num_threads_of_worker
 from trainer.data.reporting import ReadingProgress
 from trainer.data.stores import MemoryStore, Store
@@ -208,7 +209,10 @@ def _from_cache(
         log(f"Image cache: not used, images stay in memory: {error}")
         return None
     except OSError as error:
-        log(f"Image cache: not used, images stay in memory: {error.strerror or error}")
+        reason = error.strerror or str(error)
+        if error.errno in NO_LOCKS:
+            reason = f"its file system has no locks ({reason}); name another in $RML_CACHE_DIR"
+        log(f"Image cache: not used, images stay in memory: {reason}")
         return None
     num_mb = sum(array.nbytes for array in entry.arrays.values()) / 1e6
     verb = "decoded into" if is_new else "found in"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from trainer.networks.graph import Graph
@@ -26,6 +27,7 @@ from trainer.networks.torch_layers.functions import TensorFunction, make_functio
 from trainer.networks.torch_layers.normalization import RunningVariances, TorchBatchNorm
 
 _PROBABILITIES = ("sigmoid", "softmax", "log_softmax")
+_NUM_AXES = {torch.channels_last: 4, torch.channels_last_3d: 5}  # of what has such a format
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ class KerasModule(nn.Module):
         self._steps = _with_lifetimes(steps, graph.output)
         self._input, self._output = graph.input, graph.output
         self._probabilities = make_function(last.layer.spec.activation) if split else None
+
+    def place(self, device: torch.device, memory_format: torch.memory_format) -> None:
+        """Move to the device, kernels in that format: torch's `to` would want a format of 5-D
+        tensors of the 4-D ones as well, which a 3-D network may have for scales or slopes."""
+        self.to(device)
+        for values in (*self.parameters(), *self.buffers()):
+            if values.ndim == _NUM_AXES.get(memory_format):
+                values.data = values.data.contiguous(memory_format=memory_format)
 
     def running_variances(self) -> RunningVariances:
         """Return those of the BatchNormalizations that are used once."""
@@ -106,6 +116,7 @@ def module_names(graph: Graph) -> dict[str, str]:
         "layer_weights",
         "shapes",
         "logits",
+        "place",
         "running_variances",
     }
     for layer in graph.layers():

@@ -70,9 +70,13 @@ class TorchResizing(TorchLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.interpolation == "nearest":  # of half-pixel centres, as TensorFlow's
             return F.interpolate(x, size=self.size, mode="nearest-exact")
-        return F.interpolate(
-            x, size=self.size, mode="bilinear", align_corners=False, antialias=self.antialias
+        if not self.antialias:
+            return F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        # not every device averages in bfloat16
+        y = F.interpolate(
+            x.float(), size=self.size, mode="bilinear", align_corners=False, antialias=True
         )
+        return y.to(x.dtype)
 
 
 class TorchPadding(TorchLayer):

@@ -1,0 +1,42 @@
+"""Turns groups of options into one Typer command.
+
+So no function has a wall of parameters, and the help shows the groups as panels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from hpo.options import GROUPS, Options
+
+
+def as_options(command: Callable[[Options], None]) -> Callable[..., None]:
+    """Give a command that takes `Options` the flat signature that Typer reads."""
+    parameters, owner = [], {}
+    for group, model in GROUPS.items():
+        hints = get_type_hints(model, include_extras=True)
+        for field in dataclasses.fields(model):
+            kind = hints[field.name]
+            kind.__metadata__[0].rich_help_panel = model.__doc__
+            owner[field.name] = group
+            parameters.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=kind,
+                )
+            )
+
+    def flat(**values: Any) -> None:
+        grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for name, value in values.items():
+            grouped[owner[name]][name] = value
+        command(Options(**{group: GROUPS[group](**given) for group, given in grouped.items()}))
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__doc__ = command.__doc__
+    return flat

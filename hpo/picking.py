@@ -1,0 +1,101 @@
+"""Chooses the workers of a search, and says what they will not get."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hpo.errors import UsageError
+from hpo.launchers import Launcher, choose_launcher
+from hpo.options import Options
+from hpo.space import dropped_keys
+from hpo.spec import StudySpec
+from trainer.config import EXTENSIONS
+from trainer.keypath import parse_setting
+
+
+def pick_launcher(
+    spec: StudySpec,
+    options: Options,
+    labels: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+    stopping: threading.Event | None = None,
+    num_slots: int = 1,
+) -> tuple[Launcher, str]:
+    """Build the launcher that the options ask for, and say which it is and why.
+
+    Args:
+        spec: the study's.
+        options: the command line's.
+        labels: whose the workers are (`hpo.launchers.driver`).
+        warn: takes a line for the user.
+        stopping: set when nobody wants a worker any more.
+        num_slots: workers at a time, which share the machine's memory.
+
+    Raises:
+        UsageError: an option of containers, where there are none.
+    """
+    limits = _limits(options)
+    try:
+        worker = tuple(shlex.split(options.worker.worker)) if options.worker.worker else None
+    except ValueError as error:
+        raise UsageError(f"--worker: {options.worker.worker!r} is no command ({error})") from None
+    launcher, why = choose_launcher(
+        options.worker.launcher,
+        worker=worker,
+        plain=options.worker.plain_worker,
+        warm=options.worker.warm,
+        image=options.worker.docker_image,
+        singularity_image=options.worker.singularity_image,
+        cap_add=tuple(options.worker.docker_cap_add or ()),
+        mounts=spec.mounts,
+        cache=spec.folders.cache,
+        pools=spec.folders.study,
+        warn=warn,
+        stopping=stopping or threading.Event(),
+        labels={"rml.study": spec.name, **(labels or {})},
+        num_slots=num_slots,
+        **{field: value for field, (_, value) in limits.items()},
+    )
+    if limits and launcher.name != "docker":
+        launcher.close()
+        name = next(iter(limits.values()))[0]
+        raise UsageError(f"{name} has no effect on {launcher.name} workers ({why}); drop it")
+    return launcher, why
+
+
+def _limits(options: Options) -> dict[str, tuple[str, Any]]:
+    """Return the limits that are given: field of LaunchSettings -> option and value."""
+    worker = options.worker
+    given = {
+        "memory": ("--docker-memory", worker.docker_memory),
+        "shm_size": ("--docker-shm-size", worker.docker_shm_size),
+        "max_pids": ("--docker-pids", worker.docker_pids),
+    }
+    for name, size in (given["memory"], given["shm_size"]):
+        if size is not None and not re.fullmatch(r"[1-9]\d*[bkmg]?", str(size)):
+            raise UsageError(f"{name}: expected a size such as 24g or 512m, not {size!r}")
+    return {field: entry for field, entry in given.items() if entry[1] is not None}
+
+
+def check_known(
+    spec: StudySpec, options: Options, launcher: Launcher, warn: Callable[[str], None]
+) -> None:
+    """Say which settings the worker does not know, so does not get.
+
+    Raises:
+        UsageError: one of them is searched, so that trials would differ in nothing.
+    """
+    known = launcher.capabilities()
+    searched = [key for key in EXTENSIONS if key not in known and spec.space.is_sampled(key)]
+    if searched:
+        raise UsageError(f"--search {searched[0]}: this worker does not know it")
+    for text in options.search.set or ():
+        key = parse_setting(text)[0]
+        if key in EXTENSIONS and key not in known:
+            warn(f"--set {key}: this worker does not know it and does not get it")
+    if dropped := dropped_keys({**spec.base, "seed": spec.seed}, known=known):
+        warn(f"this worker does not get what it does not know: {', '.join(dropped)}")

@@ -1,0 +1,81 @@
+"""Which trials of a study are taken, and which may be, as one transaction sees them.
+
+A trial that runs without a token is a plain Optuna script's: never taken, and not waited for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Collection
+from typing import Any
+
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, case, func, select
+
+TOKEN = "lease"  # a trial's attribute
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+_Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
+_Attribute = models.TrialUserAttributeModel
+
+
+def is_dead(now: dt.datetime, lease_s: float) -> ColumnElement[bool]:
+    """Say of a heartbeat whether the lease is over."""
+    expired = now - dt.timedelta(seconds=lease_s)
+    return _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
+
+
+def find_free(
+    connection: Connection,
+    study_id: int,
+    is_dead: ColumnElement[bool],
+    spared: Collection[str] | None,
+) -> tuple[int, TrialState, dt.datetime | None] | None:
+    """Return the first trial that may be taken: its id, state and heartbeat.
+
+    What runs is only taken if a driver of ours has it that fell silent, under none of the spared
+    tokens; with None it is never taken.
+    """
+    is_free = _Trial.state == TrialState.WAITING
+    if spared is not None:
+        tokens = [json.dumps(token) for token in spared]
+        is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
+        is_free |= (_Trial.state == TrialState.RUNNING) & is_dead & is_anothers
+    found: Any = connection.execute(
+        select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
+        .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
+        .outerjoin(_Attribute, _has_token())
+        .where(_Trial.study_id == study_id, is_free)
+        .order_by(_Trial.trial_id)
+        .limit(1)
+    ).first()
+    return found and tuple(found)
+
+
+def count_trials(connection: Connection, study_id: int) -> tuple[int, int]:
+    """Return how many trials a study has, and how many of them are taken."""
+    is_open = _Trial.state.in_((TrialState.FAIL, TrialState.RUNNING))
+    num_running = (
+        select(func.count())
+        .select_from(_Trial)
+        .join(_Attribute, _has_token())
+        .where(_Trial.study_id == study_id, _Trial.state == TrialState.RUNNING)
+    )
+    num_all, num_other, num_ours = connection.execute(
+        select(func.count(), func.count(case((~is_open, 1))), num_running.scalar_subquery()).where(
+            _Trial.study_id == study_id
+        )
+    ).one()
+    return num_all, num_other + num_ours
+
+
+def count_finished(connection: Connection, study_id: int) -> int:
+    """Return how many trials count towards the total."""
+    query = select(func.count()).where(_Trial.study_id == study_id, _Trial.state.in_(_FINISHED))
+    return connection.scalar(query) or 0
+
+
+def _has_token() -> ColumnElement[bool]:
+    return (_Attribute.trial_id == _Trial.trial_id) & (_Attribute.key == TOKEN)

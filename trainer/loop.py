@@ -1,0 +1,127 @@
+"""Goes through the epochs of a training: train, evaluate, leave what there is to write."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoints import weights_content
+from trainer.config import NeuralNetwork
+from trainer.errors import DivergedError
+from trainer.evaluation import Evaluator
+from trainer.log import Log
+from trainer.log_lines import log_scores
+from trainer.memory import BatchFitter
+from trainer.outputs import EvaluationRecord, OutputFiles
+from trainer.predictions import Destination
+from trainer.records import Evaluation, Step
+from trainer.resume import Pace, StateKeeper, Training, state_path
+from trainer.training import Trainer
+from trainer.writer import EpochOutput, Writer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochLoop:
+    """What goes through epochs.
+
+    Attributes:
+        make_trainer: makes the trainer, given what its steps are told to.
+        destination: where the last evaluation's predictions go.
+        is_first: whether this process is the one that writes.
+        started: `time.monotonic()` at the run's start.
+    """
+
+    config: NeuralNetwork
+    log: Log
+    training: Training
+    make_trainer: Callable[[Callable[[list[Step]], None]], Trainer]
+    fitter: BatchFitter
+    evaluator: Evaluator | None
+    destination: Destination | None
+    device: torch.device
+    is_first: bool
+    started: float
+
+    def run(self, files: OutputFiles, num_done: int) -> None:
+        """Do the epochs that are left; return when all that they leave is on the disk."""
+        keeper = self.training.keeper
+        if self.is_first:
+            keeper.remove_leftovers(num_done)
+        with Writer(
+            files,
+            state_path(self.config),
+            self.device,
+            keeps_one=keeper.keeps_one,
+            kept=keeper.kept,
+            writes_last_state=self.config.checkpoints.resume_when_done,
+        ) as writer:
+
+            def record(steps: list[Step]) -> None:
+                writer.raise_failure()  # to be heard of before the epoch ends
+                files.add_steps(steps)
+
+            trainer = self.make_trainer(record)
+            free_others = self.fitter.free
+            self.fitter.free = lambda: any([writer.free_device_memory(), free_others()])
+            states, pace = StateKeeper(self.training, self.config, self.started), Pace()
+            for epoch in range(num_done + 1, self.config.num_epochs + 1):
+                train_loss = trainer.run_epoch(epoch)
+                evaluation = self._evaluate(epoch)
+                extra = {
+                    "train_loss": train_loss,
+                    "learning_rate": self.training.learning_rate.value,
+                }
+                if self.fitter.piece is not None:
+                    extra["samples_at_once"] = self.fitter.piece
+                self._advance_learning_rate()
+                if self.is_first:
+                    time_s = time.monotonic() - self.started
+                    checkpoint = self._checkpoint(epoch, evaluation)  # the state names it
+                    output = EpochOutput(
+                        checkpoint=checkpoint,
+                        record=EvaluationRecord.of(epoch, time_s, evaluation, extra),
+                        state=states.content(epoch),
+                        is_state_due=pace.is_due(writer.state_cost_s),
+                    )
+                    writer.put(output)
+
+    def _evaluate(self, epoch: int) -> Evaluation | None:
+        if self.evaluator is None:
+            return None
+        destination = self.destination if epoch == self.config.num_epochs else None
+        evaluation = self.evaluator.run(self.training.network, epoch, destination)
+        if evaluation.loss is not None and not math.isfinite(evaluation.loss):
+            raise DivergedError(
+                f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
+                "try a smaller optimizer.learning_rate"
+            )
+        if evaluation.scores is not None:
+            log_scores(self.log, evaluation.scores)
+        return evaluation
+
+    def _advance_learning_rate(self) -> None:
+        learning_rate, settings = self.training.learning_rate, self.config.optimizer.lr_scheduler
+        learning_rate.advance()
+        if settings and settings.verbose:
+            self.log(f"Learning rate: {learning_rate.value:.6g}")
+
+    def _checkpoint(
+        self, epoch: int, evaluation: Evaluation | None
+    ) -> tuple[Path, dict[str, Any]] | None:
+        scores = evaluation.scores if evaluation else None
+        # As the test log writes it: a driver must not want an epoch that a difference in a later
+        # digit has replaced.
+        accuracy = round(scores.accuracy, 9) if scores else None
+        path = self.training.keeper.after_epoch(epoch, accuracy)
+        if path is None:
+            return None
+        content = weights_content(
+            self.training.network, epoch=epoch, intensity_range=self.training.intensity_range
+        )
+        return path, content
