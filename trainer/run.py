@@ -169,8 +169,12 @@ class _Run:
         if state is None:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
+        if stored is not None and stored.is_full_scale:
+            stored = None
         started = self.started - state.time_s
-        return replace(self, started=started, data=self.data.with_range(stored))
+        return replace(
+            self, started=started, data=self.data.with_range(stored, is_full=stored is None)
+        )
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
         config = self.config
@@ -190,7 +194,7 @@ class _Run:
             optimizer=optimizer,
             learning_rate=learning_rate,
             keeper=CheckpointKeeper(config.checkpoints, config.num_epochs),
-            intensity_range=self.data.train.intensity_range,
+            intensity_range=self.data.train.stored_range,
         )
         num_done = 0
         if state is not None:
