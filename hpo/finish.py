@@ -59,13 +59,13 @@ class TestScore:
     dice_per_image: float | None
     interval: tuple[float, float] | None
     num_images: int
-    attempt: int | None = None
     num_drawn: int | None = None
     drawn: str | None = None
     dice_with_background: float | None = None
     dice_without_background: float | None = None
     dice_dataset_own_size: float | None = None
     dice_per_image_own_size: float | None = None
+    attempt: int | None = None
 
     @classmethod
     def recorded(cls, study: optuna.Study, trial: int) -> TestScore | None:

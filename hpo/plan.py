@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
+from hpo.choices import (
+    SPELLED,
+    names_among,
+    refuse_owned,
+    refuse_unsearchable,
+    settled,
+    spelled,
+    with_choice,
+)
 from hpo.dataplan import (
     LAYOUTS,
     NOT_SURVEYED,
@@ -111,6 +119,7 @@ class _Planner:
         name, root, folders = self._place()
         base = self._base_config()
         space = self._space(base)
+        refuse_unsearchable(space)
         refuse_other_data(base, space)
         warnings = settle_score(base, space)
         weights = find_weights(
@@ -139,7 +148,12 @@ class _Planner:
             trained = validation_folder(target)
             if survey.fingerprint != NOT_SURVEYED:
                 split_validation(
-                    data, target, fraction=fraction, group_by=pattern, classes_of=classes_of
+                    data,
+                    target,
+                    fraction=fraction,
+                    group_by=pattern,
+                    classes_of=classes_of,
+                    alike=survey.alike,
                 )
         by_pixels = get_path(base, AT_SIZE) == "images"
         parts = scored_parts(data, trained, survey, scoring, by_pixels=by_pixels)

@@ -58,8 +58,10 @@ def refuse_worker_of_other_sizes(spec: StudySpec, launcher: Launcher) -> None:
         )
 
 
-def warn_of_other_scores(spec: StudySpec, launcher: Launcher, warn: Callable[[str], None]) -> None:
-    """Say without which settings, as it does not know them, the worker's scores are others."""
+def warn_of_dropped_scoring(
+    spec: StudySpec, launcher: Launcher, warn: Callable[[str], None]
+) -> None:
+    """Say which settings the worker does not get without which its scores are others."""
     known = launcher.capabilities()
     for key, value in scored_by(spec.base, spec.space).items():
         if dropped([key], known):

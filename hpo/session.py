@@ -23,6 +23,7 @@ from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
+from hpo.likeness import shown_alike
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
 from hpo.picking import check_known, pick_launcher
@@ -179,6 +180,8 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("study", f"{spec.name} ({spec.title})"),
         ("data", str(spec.data.root)),
         ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
+        *(("files", note) for note in spec.survey.notes),
+        *_alike_rows(spec),
         ("masks", spec.survey.coding.describe()),
         *(
             (f"one answer everywhere, {part}", f"dice_dataset {describe_trivial(scores)}")
@@ -195,6 +198,15 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         rows.append(("published result", spec.published))
     rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
     return rows
+
+
+def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:
+    """Return which training images a validation part may not separate."""
+    if spec.group_by is not None or not spec.survey.alike:
+        return []
+    text = shown_alike([list(cluster) for cluster in spec.survey.alike])
+    is_split = spec.select_on == "validation"
+    return [("near-duplicates", text + ("; kept on one side of the split" if is_split else ""))]
 
 
 def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console) -> None:
@@ -261,28 +273,25 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
         say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
-    model = read_json(spec.folders.best_model / TRIAL_FILE) if ending.model_of == number else {}
-    if averages := describe_averages(numbers(model)):
-        say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
-    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
-        _show_test(spec, study, ending.tested, say)
+        others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
+        use = f"used before, for the model of trial {others}" if others else "used for this only"
+        say(f"  {ending.tested}, {use}")
+        _compare_with_trivial(ending.tested.dice_dataset, spec.trivial_on("test"), say)
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "
             "optimistic; --select-on validation gives an honest one"
         )
     say(f"all trials: {_short(spec.folders.list_acc)}")
-    if ending.model_of is not None:
-        _show_next(spec, ending, say)
-
-
-def _show_next(spec: StudySpec, ending: Ending, say: Callable[[str], None]) -> None:
+    if ending.model_of is None:
+        return
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
     say()
@@ -299,13 +308,13 @@ def _show_next(spec: StudySpec, ending: Ending, say: Callable[[str], None]) -> N
         say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
 
 
-def _show_test(
-    spec: StudySpec, study: optuna.Study, tested: TestScore, say: Callable[[str], None]
+def _explain_score(
+    spec: StudySpec, value: float, *, has_model: bool, say: Callable[[str], None]
 ) -> None:
-    others = ", ".join(map(str, tested_before(study, tested.trial)))
-    use = f"used before, for the model of trial {others}" if others else "used for this only"
-    say(f"  {tested}, {use}")
-    _compare_with_trivial(tested.dice_dataset, spec.trivial_on("test"), say)
+    model = read_json(spec.folders.best_model / TRIAL_FILE) if has_model else {}
+    if averages := describe_averages(numbers(model)):
+        say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
+    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
 
 
 def _compare_with_trivial(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class Evaluator:
     free_memory: Callable[[], bool] = nothing_to_free
     # Compares at the images' own size, in place of the network's, or beside it.
     own_size: OwnSize | None = None
-    has_both_sizes: bool = False
+    at_size: str = "network"
 
     def run(
         self, network: KerasModule, epoch: int, destination: Destination | None = None
@@ -127,14 +127,14 @@ class Evaluator:
         first, *others = self.world.gather(tally)
         for other in others:
             first.add(other)
-        evaluation = first.result()
+        evaluation = replace(first.result(), at_size=self.at_size)
         self._log(epoch, num_batches, evaluation)
         return evaluation
 
     def _new_tally(self) -> _Tally:
         if self.new_counts is None:
             return _Tally(None)
-        return _Tally(self.new_counts(), self.new_counts() if self.has_both_sizes else None)
+        return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
 
     def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
         logits = self._logits(network, batch.inputs_NCHW)

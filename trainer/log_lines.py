@@ -159,17 +159,16 @@ def log_eval_batch(
     log(line)
 
 
-def log_evaluation(log: Log, evaluation: Evaluation, at_size: str) -> None:
-    """Write the scores of an evaluation, where it has any, and at which size they are."""
-    if evaluation.scores is None:
-        return
-    at = "the images' own" if at_size == "images" else "the network's"
-    _log_scores(log, evaluation.scores, f"at {at} size")
+def log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    """Write the scores of an evaluation, and at which size; nothing where there are no masks."""
+    if evaluation.scores is not None:
+        at = "images' own" if evaluation.at_size == "images" else "network's"
+        log_scores(log, evaluation.scores, f"at the {at} size")
     if evaluation.own_scores is not None:
-        _log_scores(log, evaluation.own_scores, "at the images' own size")
+        log_scores(log, evaluation.own_scores, "at the images' own size")
 
 
-def _log_scores(log: Log, scores: Scores, at: str) -> None:
+def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:
     """Write both Dice figures, and of what; of a classification the share of right answers."""
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")

@@ -73,10 +73,9 @@ class EpochLoop:
             for epoch in range(num_done + 1, self.config.num_epochs + 1):
                 train_loss = trainer.run_epoch(epoch)
                 evaluation = self._evaluate(epoch)
-                extra: dict[str, Any] = {
+                extra = {
                     "train_loss": train_loss,
                     "learning_rate": self.training.learning_rate.value,
-                    "at_size": self.config.metrics.at_size,
                 }
                 if self.fitter.piece is not None:
                     extra["samples_at_once"] = self.fitter.piece
@@ -102,7 +101,7 @@ class EpochLoop:
                 f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
                 "try a smaller optimizer.learning_rate"
             )
-        log_evaluation(self.log, evaluation, self.config.metrics.at_size)
+        log_evaluation(self.log, evaluation)
         return evaluation
 
     def _advance_learning_rate(self) -> None:

@@ -68,7 +68,7 @@ class EvaluationRecord:
     metrics_line: str
     test_line: str
     counts: SegmentationCounts
-    own_counts: SegmentationCounts | None = None
+    own_counts: SegmentationCounts | None
 
     @classmethod
     def of(
@@ -82,6 +82,7 @@ class EvaluationRecord:
             "time_s": round(time_s, 3),
             "loss": evaluation.loss,
             **extra,
+            "at_size": evaluation.at_size,
             **evaluation.scores.as_json(),
         }
         if evaluation.own_scores is not None:

@@ -160,18 +160,21 @@ class _Run:
                 assert evaluator is not None
                 evaluation = evaluator.run(self.network, 1, self._destination())
                 time_s = time.monotonic() - self.started
-                extra = {"at_size": self.config.metrics.at_size}
-                if record := EvaluationRecord.of(1, time_s, evaluation, extra):
+                if record := EvaluationRecord.of(1, time_s, evaluation, {}):
                     files.add_evaluations([record])
-                    log_evaluation(self.log, evaluation, self.config.metrics.at_size)
+                    log_evaluation(self.log, evaluation)
 
     def _as_before(self, state: State | None) -> _Run:
         """Count the time, and scale the images, as the run did that this one goes on with."""
         if state is None:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
+        if stored is not None and stored.is_full_scale:
+            stored = None
         started = self.started - state.time_s
-        return replace(self, started=started, data=self.data.with_range(stored))
+        return replace(
+            self, started=started, data=self.data.with_range(stored, is_full=stored is None)
+        )
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
         config = self.config
@@ -191,7 +194,7 @@ class _Run:
             optimizer=optimizer,
             learning_rate=learning_rate,
             keeper=CheckpointKeeper(config.checkpoints, config.num_epochs),
-            intensity_range=self.data.train.intensity_range,
+            intensity_range=self.data.train.stored_range,
         )
         num_done = 0
         if state is not None:
@@ -272,7 +275,7 @@ class _Run:
             log_batch=partial(log_eval_batch, self.log, num_epochs),
             free_memory=free_memory,
             own_size=self._own_size(test),
-            has_both_sizes=config.metrics.at_size == "both",
+            at_size=config.metrics.at_size,
         )
 
     def _own_size(self, test: ImageSet) -> OwnSize | None:

@@ -23,7 +23,7 @@ def test_trials_of_different_sizes_are_scored_on_one_grid(
 ) -> None:
     result = run(
         "rml-optimize", *optimize(data, "--num-trials", 4, "--search", SIZES, "--seed", 1),
-        "--num-epochs", 2,
+        "--num-epochs", 2, "--launcher", "local",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "so all trials are scored at the images' own size" in result.stdout

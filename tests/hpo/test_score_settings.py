@@ -28,7 +28,7 @@ def test_both_averages_are_given_and_the_config_says_which(
 ) -> None:
     result = run(
         "rml-optimize", *optimize(organs, "--num-trials", 1, "--loss", "Dice,NLL"),
-        "--select-on", "validation",
+        "--select-on", "validation", "--launcher", "local",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "averaged over all classes, the background among them" in result.stdout

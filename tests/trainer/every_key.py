@@ -74,12 +74,12 @@ FULL = {
         "eps": 1e-6,
         "gamma": 1.5,
     },
+    "cuda_graph": False,
     "metrics": {"include_background": True, "hd95": True, "at_size": "network"},
     "relative_to": "config",
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",
-    "cuda_graph": False,
 }
 
 
