@@ -11,8 +11,7 @@ from hpo.artifacts import open_shelf
 from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
-from hpo.picking import pick_launcher
-from hpo.scorekeys import refuse_worker_of_other_sizes
+from hpo.picking import check_known, pick_launcher
 from hpo.session import settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
@@ -40,7 +39,9 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         check_study(spec, url, may_move=output.move_here)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
         open_shelf(output.artifacts)
-    refuse_worker_of_other_sizes(spec, launcher)
+    check_known(
+        spec, options, launcher, lambda text: console.print(f"warning: {text}", markup=False)
+    )
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)

@@ -11,10 +11,9 @@ from typing import Any
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
 from hpo.options import Options
-from hpo.scorekeys import refuse_worker_of_other_sizes, warn_of_dropped_scoring
+from hpo.scorekeys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
 from hpo.space import dropped_keys
 from hpo.spec import StudySpec
-from trainer.config import EXTENSIONS
 from trainer.keypath import parse_setting
 
 
@@ -92,13 +91,12 @@ def check_known(
     """
     refuse_worker_of_other_sizes(spec, launcher)
     known = launcher.capabilities()
-    searched = [key for key in EXTENSIONS if key not in known and spec.space.is_sampled(key)]
-    if searched:
+    if searched := dropped([dimension.key for dimension in spec.space.dimensions], known):
         raise UsageError(f"--search {searched[0]}: this worker does not know it")
     for text in options.search.set or ():
         key = parse_setting(text)[0]
-        if key in EXTENSIONS and key not in known:
+        if dropped([key], known):
             warn(f"--set {key}: this worker does not know it and does not get it")
     warn_of_dropped_scoring(spec, launcher, warn)
-    if dropped := dropped_keys({**spec.base, "seed": spec.seed}, known=known):
-        warn(f"this worker does not get what it does not know: {', '.join(dropped)}")
+    if not_given := dropped_keys({**spec.base, "seed": spec.seed}, known=known):
+        warn(f"this worker does not get what it does not know: {', '.join(not_given)}")

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from support import STANDIN, Run, list_acc, one_error, optimize, start, wait_for
 
 # Asked what it can do it is killed the first time, as by a machine that is short of memory.
@@ -32,19 +33,24 @@ def test_a_plain_engine_is_said_to_be_one_and_what_it_got_is_recorded(
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stdout.split())
     assert "knows the contract only: asked what it can do, it ended with exit code 64" in said
-    assert "does not get what it does not know: seed, checkpoints.keep, checkpoints.resume" in said
+    assert "does not get what it does not know: seed, metrics, checkpoints.keep" in said
     assert list_acc(tmp_path)[0]["seed"] is None
     assert "seed" not in json.dumps(recorded(run, tmp_path).get("config", {}))
 
 
+@pytest.mark.parametrize("mode", [(), ("--dry-run",)])
+@pytest.mark.parametrize("searched", ["precision=fp32,bf16", "data.tiles.overlap=0.0,0.5"])
 def test_a_setting_that_the_engine_does_not_know_is_not_searched(
-    discs: Path, run: Run, tmp_path: Path
+    discs: Path, run: Run, searched: str, mode: tuple[str, ...]
 ) -> None:
     worker = f"{sys.executable} {STANDIN}"
+    fixed = ("--set", "data.tiles.size=[32,32]") if "tiles" in searched else ()
     result = run(
-        "rml-optimize", *optimize(discs, "--worker", worker, "--search", "precision=fp32,bf16")
+        "rml-optimize",
+        *optimize(discs, "--worker", worker, "--search", searched, *fixed, *mode),
     )
-    assert "--search precision: this worker does not know it" in one_error(result)
+    key = searched.split("=")[0]
+    assert f"--search {key}: this worker does not know it" in one_error(result)
 
 
 def test_a_worker_that_is_killed_at_the_question_still_gets_its_seed(

@@ -67,10 +67,12 @@ def test_settings_that_a_worker_drops_are_named_before_the_first_trial(
     as_contract = run(
         "rml-optimize", *optimize(organs, "--num-trials", 1, "--worker", worker),
         "--loss", "NLL,Dice", "--study-name", "other", "--set", "data.mask_resize=opencv",
+        "--set", "metrics.hd95=true",
     )  # fmt: skip
     assert as_contract.returncode == 0, as_contract.stdout + as_contract.stderr
     assert "changes the score" not in as_contract.stdout
-    assert "--set data.mask_resize: this worker does not know it" in as_contract.stdout
+    for key in ("data.mask_resize", "metrics.hd95"):
+        assert f"--set {key}: this worker does not know it" in as_contract.stdout
 
 
 def make_earlier(database: Path) -> None:
