@@ -37,6 +37,15 @@ def refuse_owned(key: str, where: str) -> None:
             raise UsageError(f"{where} {key}: decided by the search itself; {remedy}")
 
 
+def refuse_unsearchable(space: SearchSpace) -> None:
+    """Refuse a field whose trials could not be compared."""
+    if space.is_sampled("num_epochs"):
+        raise UsageError(
+            "search num_epochs: trials are compared after the same epochs; fix it with "
+            "--num-epochs, the best epoch of each trial is found anyway"
+        )
+
+
 def spelled(dimension: Dimension) -> Dimension:
     """Write the names of optimizers and losses as the contract does, whatever their case."""
     known = SPELLED.get(dimension.key)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from hpo.errors import HpoError
 from trainer.errors import TrainerError
+from trainer.log import escape_unprintable
 
 INTERRUPTED = 130
 console = Console(highlight=False, soft_wrap=True)
@@ -16,6 +17,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:
     """Run a Typer app, turning our errors into lines and exit codes."""
+    escape_unprintable()
     try:
         command(args=arguments, standalone_mode=True)
     except HpoError as error:

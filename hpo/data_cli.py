@@ -211,12 +211,22 @@ def _run(
 
 
 @app.command()
-def check(
+def check(  # a command's options
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A data folder")],
     group: Annotated[
         str | None,
         typer.Option("--group", metavar="REGEX", help="The patient in an image's name "
                      "(default: those of groups.csv)"),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Read as this study does: its folder, or a name"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Read as a search with this --set does: "
+                     "data.mask_values, data.mask_threshold, data.follow_symlinks, "
+                     "loss.ignore_index"),
     ] = None,
     sheet: Annotated[
         Path, typer.Option("--sheet", help="Where the sheet of images with outlines goes")
@@ -229,9 +239,11 @@ def check(
     """
     from hpo.contactsheet import draw_sheet
     from hpo.datacheck import check_data
+    from hpo.readingkeys import reading_keys
 
+    keys = reading_keys(study, settings or ())
     with counting("reading images") as progress:
-        found, looked, coding = check_data(data, group=group, progress=progress)
+        found, looked, coding = check_data(data, group=group, keys=keys, progress=progress)
     if looked:
         draw_sheet(sheet, [entry.pair for entry in looked], coding)
     if as_json:
@@ -247,6 +259,8 @@ def check(
 
 def describe_check(found: DataCheck) -> Iterator[str]:
     """Yield what a check has found, line by line."""
+    from hpo.likeness import shown_alike
+
     counts = ", ".join(f"{number} {part}" for part, number in found.num_pairs.items())
     yield f"{found.root}: {counts or 'no usable'} images with masks"
     for name, values in (("sizes (height x width)", found.sizes), ("types", found.types)):
@@ -263,7 +277,10 @@ def describe_check(found: DataCheck) -> Iterator[str]:
         images = ", ".join(f"{number} {part}" for part, number in facts.num_images.items())
         yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} images"
     if found.near_duplicates:
-        yield f"near-duplicates within a part: {found.near_duplicates} pairs"
+        yield (
+            f"near-duplicates within a part, kept together by a split: "
+            f"{shown_alike(found.near_duplicates)}"
+        )
     for text in found.advice:
         yield f"advice: {text}"
     for text in found.problems:

@@ -55,7 +55,7 @@ def choose_url(storage: str | None, storage_file: Path | None, warn: Warn) -> st
 
 def _read_url(path: Path, where: str, warn: Warn) -> str:
     try:
-        url = path.read_text(encoding="utf-8").strip()
+        url = path.read_text(encoding="utf-8-sig").strip()
         status = path.stat()
         # A file of root's for our group is a mounted secret, whose group the cluster has chosen.
         readers = status.st_mode & (0o007 if status.st_uid != os.geteuid() else 0o077)

@@ -7,21 +7,24 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
-from hpo.split import group_of
-from studies.prepare.groups import read_groups
-from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
+from hpo.layouts import unread_parts
+from hpo.leaks import judge_leaks
+from hpo.likeness import thumbnail_of
+from hpo.readingkeys import ReadingKeys
+from studies.prepare.likeness import Thumbnail
 from studies.prepare.samples import shown
-from trainer.data.images import MASK_ENDINGS, Array, Pair, list_images, read_image
+from trainer.data.findings import Findings, Seen, see
+from trainer.data.headers import read_header
+from trainer.data.images import Pair, match_folders, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
@@ -30,6 +33,7 @@ NUM_BINS = 16
 RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
 PARTS = ("train", "test")
+DEFAULT_KEYS = ReadingKeys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class DataCheck:
         types: "uint8 gray" and the like -> images.
         histogram: share of pixels in each sixteenth of the full scale, colours averaged.
         levels: (smallest, largest) pixel value.
-        near_duplicates: pairs of names within one part.
+        near_duplicates: names within one part that show nearly the same, cluster by cluster.
     """
 
     root: str
@@ -62,7 +66,7 @@ class DataCheck:
     levels: tuple[int, int] = (0, 0)
     masks: str = ""
     classes: list[ClassFacts] = field(default_factory=list)
-    near_duplicates: int = 0
+    near_duplicates: list[list[str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -85,12 +89,14 @@ class Looked:
     values: Counter[int]
     digest: str
     small: Thumbnail
+    seen: Seen
 
 
 def check_data(
     root: Path,
     *,
     group: str | None = None,
+    keys: ReadingKeys = DEFAULT_KEYS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[DataCheck, list[Looked], MaskCoding | None]:
     """Read every pair of a data folder and say what is there, what is wrong, what is odd.
@@ -99,6 +105,7 @@ def check_data(
         root: the folder, in any layout that a search reads.
         group: regular expression on a file's name; what it matches is the patient. Without it
             the patients are those of `groups.csv`, where `rml-data prepare` has written one.
+        keys: how the search will read the data.
         progress: called with (done, total).
 
     Raises:
@@ -109,7 +116,9 @@ def check_data(
         folder = find_data(root, needs_test=False)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--data: ")) from None
+    folder = replace(folder, follow_symlinks=keys.follow_symlinks)
     check = DataCheck(root=str(root))
+    check.advice += [text for text in (unread_parts(root),) if text]
     pairs = [
         (name, pair)
         for name, part in zip(PARTS, (folder.train, folder.test), strict=True)
@@ -123,30 +132,32 @@ def check_data(
         return check, [], None
     check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in looked)
     check.types = _common(entry.kind for entry in looked)
+    _judge_files(looked, check)
     _judge_intensities(looked, check)
-    coding = _judge_masks(looked, folder, check)
-    _judge_leaks(looked, root, group, check)
+    coding = _judge_masks(looked, folder, keys, check)
+    judge_leaks(looked, root, group, check)
     return check, looked, coding
 
 
 def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
     """Pair images with masks; what has no partner is a problem."""
-    inputs = list_images(folder.root / part.inputs, "inputs")
-    targets = {path.stem: path for path in list_images(folder.root / part.targets, "targets")}
-    pairs, alone, used = [], [], set()
-    for path in inputs:
-        stem = next((path.stem + end for end in MASK_ENDINGS if path.stem + end in targets), None)
-        if stem is None:
-            alone.append(path.name)
-        else:
-            used.add(stem)
-            pairs.append(Pair(path, targets[stem]))
-    if alone:
-        check.problems.append(f"{part.inputs}: {len(alone)} without a mask: {shown(alone)}")
-    unused = [path.name for stem, path in sorted(targets.items()) if stem not in used]
-    if unused:
-        check.problems.append(f"{part.targets}: {len(unused)} without an image: {shown(unused)}")
-    return pairs
+    found = match_folders(
+        folder.root / part.inputs,
+        folder.root / part.targets,
+        "",
+        follow_symlinks=folder.follow_symlinks,
+        notes=check.advice,
+    )
+    if found.alone:
+        names = shown([path.name for path in found.alone])
+        check.problems.append(f"{part.inputs}: {len(found.alone)} without a mask: {names}")
+    for path, masks in found.several:
+        names = shown([mask.name for mask in masks])
+        check.problems.append(f"{part.inputs}: {path.name} has several masks: {names}")
+    if found.unused:
+        names = shown([path.name for path in found.unused])
+        check.problems.append(f"{part.targets}: {len(found.unused)} without an image: {names}")
+    return found.pairs
 
 
 def _look_at_all(
@@ -171,8 +182,10 @@ def _look_at_all(
 
 
 def _look(part: str, pair: Pair) -> Looked:
-    image = read_image(pair.input, gray=False)
-    mask = read_checked_mask(pair, image.shape[:2])
+    assert pair.target is not None
+    headers = read_header(pair.input), read_header(pair.target)
+    image = read_image(pair.input, gray=False, header=headers[0])
+    mask = read_checked_mask(pair, image.shape[:2], headers[1])
     full_scale = int(np.iinfo(image.dtype).max)
     is_gray = bool((image == image[:, :, :1]).all())
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
@@ -186,18 +199,23 @@ def _look(part: str, pair: Pair) -> Looked:
         full_scale=full_scale,
         values=count_values(mask),
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
-        small=thumbnail(to_gray8(image)),
+        small=thumbnail_of(image),
+        seen=see(pair, *headers, mask),
     )
-
-
-def to_gray8(image: Array) -> NDArray[np.uint8]:
-    """Return (H, W) uint8 for (H, W, C) of 8 or 16 bits."""
-    gray = image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return np.asarray(gray // 257 if gray.dtype == np.uint16 else gray, dtype=np.uint8)
 
 
 def _common(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
+
+
+def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
+    findings = Findings()
+    for entry in looked:
+        try:
+            findings.add(entry.seen)
+        except DataError as error:
+            check.problems.append(str(error))
+    check.advice += findings.notes()
 
 
 def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
@@ -208,7 +226,8 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
     high = max(entry.levels[1] for entry in looked)
     check.levels = (low, high)
     scale = max(entry.full_scale for entry in looked)
-    if high - low < NARROW_SHARE * scale:
+    # 16 bits are scaled by the range of the training images, whatever corner they fill.
+    if scale <= np.iinfo(np.uint8).max and high - low < NARROW_SHARE * scale:
         mean, std = low / scale, max(high - low, 1) / scale
         check.advice.append(
             f"images use {low} to {high} of {scale} levels; spread them with the transform "
@@ -229,7 +248,7 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
 
 
 def _judge_masks(
-    looked: Sequence[Looked], folder: DataFolder, check: DataCheck
+    looked: Sequence[Looked], folder: DataFolder, keys: ReadingKeys, check: DataCheck
 ) -> MaskCoding | None:
     counts: Counter[int] = Counter()
     for entry in looked:
@@ -241,14 +260,21 @@ def _judge_masks(
             ClassFacts(value=value, pixel_share=counts[value] / total, num_images=dict(images))
         )
     try:
-        coding = decide_coding(counts, where=str(folder.root / folder.train.targets))
+        coding = decide_coding(
+            counts,
+            where=str(folder.root / folder.train.targets),
+            mask_values=keys.mask_values,
+            mask_threshold=keys.mask_threshold,
+        )
     except DataError as error:
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
-    for facts in check.classes:
+    for facts in check.classes if coding.kind != "threshold" else ():
+        if _is_ignored(facts.value, coding, keys):
+            continue
         for part in check.num_pairs:
             if part not in facts.num_images:
                 check.advice.append(f"mask value {facts.value} occurs in no {part} image")
@@ -266,35 +292,6 @@ def _judge_masks(
     return coding
 
 
-def _judge_leaks(
-    looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck
-) -> None:
-    """Find what is in the training part and in the test part."""
-    by_digest: dict[str, dict[str, str]] = {}
-    for entry in looked:
-        by_digest.setdefault(entry.digest, {})[entry.part] = entry.pair.name
-    same = [f"{both['train']} = {both['test']}" for both in by_digest.values() if len(both) > 1]
-    if same:
-        check.problems.append(f"{len(same)} images are in both parts: {shown(same)}")
-    alike = similar_pairs([entry.small for entry in looked])
-    torn = [
-        f"{looked[i].pair.name} ~ {looked[j].pair.name}"
-        for i, j in alike
-        if looked[i].part != looked[j].part and looked[i].digest != looked[j].digest
-    ]
-    check.near_duplicates = sum(looked[i].part == looked[j].part for i, j in alike)
-    if torn:
-        check.problems.append(f"{len(torn)} near-duplicates across the parts: {shown(torn)}")
-    table = read_groups(root)
-    parts_of: dict[str, set[str]] = {}
-    for entry in looked:
-        patient = (
-            table.get(entry.pair.input.stem)
-            if group is None
-            else group_of(entry.pair, group, "--group")
-        )
-        if patient is not None:
-            parts_of.setdefault(patient, set()).add(entry.part)
-    both = sorted(name for name, parts in parts_of.items() if len(parts) > 1)
-    if both:
-        check.problems.append(f"{len(both)} groups are in both parts: {shown(both)}")
+def _is_ignored(value: int, coding: MaskCoding, keys: ReadingKeys) -> bool:
+    index = keys.ignore_index
+    return index is not None and index < len(coding.values) and coding.values[index] == value

@@ -12,7 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
+from hpo.contents import MEMORY, Contents
 from hpo.errors import UsageError
+from hpo.layouts import suggest, unread_parts
+from hpo.likeness import find_alike, thumbnail_of
+from studies.prepare.likeness import Thumbnail
+from trainer.data.findings import Findings, Seen, see
+from trainer.data.fingerprint import FORMAT
+from trainer.data.headers import read_header
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
 from trainer.data.survey import MaskCoding, count_values, decide_coding
@@ -20,7 +27,7 @@ from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
 NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
-HEAD_BYTES = 65536  # hashed of each file, besides name and size: enough to tell data sets apart
+HASH_LENGTH = 20  # hexadecimal digits; 16 were those of the heads of files, in older studies
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def find_data(root: Path, *, needs_test: bool) -> DataFolder:
     raise UsageError(
         f"--data: {root} has neither {first.inputs}/ nor {first.targets}/; expected "
         "{train,test}/{inputs,targets}/ (images/masks, or train_image/train_mask, are fine too)"
+        + (f"; this makes such a folder: {command}" if (command := suggest(root)) else "")
     )
 
 
@@ -100,8 +108,10 @@ class DataSurvey:
         num_train, num_test: pairs in each part.
         is_gray: every input has equal channels, so one channel holds all there is.
         coding: what the mask values mean.
-        fingerprint: hash of file names, sizes and contents' heads.
+        fingerprint: hash of the files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
+        notes: what a user should know of the files, a line each.
+        alike: stems of training images that show nearly the same, cluster by cluster.
     """
 
     num_train: int
@@ -110,6 +120,8 @@ class DataSurvey:
     coding: MaskCoding
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    notes: tuple[str, ...] = ()
+    alike: tuple[tuple[str, ...], ...] = ()
 
 
 def survey_data(
@@ -127,13 +139,19 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    train = list_pairs(folder, folder.train, "train ")
-    test = list_pairs(folder, folder.test, "test ") if folder.test else []
-    fingerprint = _fingerprint(folder.root, [*train, *test])
+    notes = [text for text in (unread_parts(folder.root),) if text]
+    train = list_pairs(folder, folder.train, "train ", notes)
+    test = list_pairs(folder, folder.test, "test ", notes) if folder.test else []
+    fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
     found = _read_cache(cache, fingerprint)
     if found is None:
-        found = _read_all([*train, *test], progress)
-        entry = {"fingerprint": fingerprint, **asdict(found), "counts": list(found.counts.items())}
+        found = _read_all([*train, *test], len(train), progress)
+        entry = {
+            "fingerprint": fingerprint,
+            "reading": FORMAT,
+            **asdict(found),
+            "counts": list(found.counts.items()),
+        }
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps(entry))
     coding = decide_coding(
@@ -147,8 +165,16 @@ def survey_data(
             f"{folder.root / folder.train.targets}: every pixel of every mask is "
             f"{next(iter(found.counts))}; there is nothing to segment"
         )
+    sizes = (found.smallest, found.largest)
     return DataSurvey(
-        len(train), len(test), found.is_gray, coding, fingerprint, (found.smallest, found.largest)
+        len(train),
+        len(test),
+        found.is_gray,
+        coding,
+        fingerprint,
+        sizes,
+        (*notes, *found.notes),
+        tuple(map(tuple, found.alike)),
     )
 
 
@@ -158,59 +184,122 @@ class _Found:
     counts: Counter[int]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    notes: tuple[str, ...]
+    alike: list[list[str]]
 
 
-def list_pairs(folder: DataFolder, part: Part, key: str) -> list[Pair]:
+def list_pairs(
+    folder: DataFolder, part: Part, key: str, notes: list[str] | None = None
+) -> list[Pair]:
+    """Return the images of a part with their masks.
+
+    Args:
+        folder: the data set.
+        part: one of its parts.
+        key: begins the names of folders in errors.
+        notes: gets a line about each kind of files that no pair uses.
+
+    Raises:
+        DataError: what pairing raises.
+    """
     return list_samples(
         folder.root / part.inputs,
         folder.root / part.targets,
         key,
         follow_symlinks=folder.follow_symlinks,
+        notes=notes,
     )
 
 
-def _read_all(pairs: Sequence[Pair], progress: Callable[[int, int], None]) -> _Found:
+def _read_all(
+    pairs: Sequence[Pair], num_train: int, progress: Callable[[int, int], None]
+) -> _Found:
     counts: Counter[int] = Counter()
     is_gray = True
     sizes = []
+    findings = Findings()
+    depths: dict[int, str] = {}
+    thumbnails: list[Thumbnail] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (gray, values, size) in enumerate(pool.map(_read_pair, pairs), 1):
+        for done, (gray, values, size, small, seen) in enumerate(pool.map(_read_pair, pairs), 1):
+            if done <= num_train:
+                thumbnails.append(small)
+            findings.add(seen)
+            depths.setdefault(seen.bits, seen.pair.name)
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
             progress(done, len(pairs))
-    return _Found(is_gray, counts, min(sizes), max(sizes))
+    if len(depths) > 1:
+        found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
+        raise DataError(
+            f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
+        )
+    clusters = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
+    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()), clusters)
 
 
-def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int]]:
-    image = read_image(pair.input, gray=False)
+def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbnail, Seen]:
+    assert pair.target is not None
+    headers = read_header(pair.input), read_header(pair.target)
+    image = read_image(pair.input, gray=False, header=headers[0])
     height, width = image.shape[:2]
-    mask = read_checked_mask(pair, (height, width))
+    mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    return is_gray, count_values(mask), (height, width)
+    seen = see(pair, *headers, mask, bits=8 * image.dtype.itemsize)
+    return is_gray, count_values(mask), (height, width), thumbnail_of(image), seen
 
 
 def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         entry = json.loads(cache.read_text(encoding="utf-8"))
-        if entry["fingerprint"] == fingerprint:
+        if entry["fingerprint"] == fingerprint and entry["reading"] == FORMAT:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest)
+            notes, clusters = tuple(entry["notes"]), entry["alike"]
+            return _Found(bool(entry["is_gray"]), counts, smallest, largest, notes, clusters)
     return None
 
 
-def _fingerprint(root: Path, pairs: Sequence[Pair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        for path in (pair.input, pair.target):
-            assert path is not None
-            try:
-                with path.open("rb") as file:
-                    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-            name = path.relative_to(root).as_posix()
-            digest.update(f"{name}\0{size}\0".encode())
-            digest.update(hashlib.sha256(head).digest())
-    return digest.hexdigest()[:16]
+def _fingerprint(
+    root: Path, pairs: Sequence[Pair], memory: Path, progress: Callable[[int, int], None]
+) -> str:
+    """Return a hash of names and contents, so of what the data are."""
+    files = [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
+    digests = Contents(memory).digests(files, progress)
+    whole = hashlib.sha256()
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        whole.update(f"{name}\0{digests[path]}\0".encode(errors="surrogateescape"))
+    return whole.hexdigest()[:HASH_LENGTH]
+
+
+def data_fingerprint(
+    folder: DataFolder, memory: Path, progress: Callable[[int, int], None]
+) -> str:
+    """Return what `DataSurvey.fingerprint` is of a data folder, without decoding its images.
+
+    Raises:
+        DataError: what pairing or reading the files raises.
+    """
+    pairs = list_pairs(folder, folder.train, "train ")
+    pairs += list_pairs(folder, folder.test, "test ") if folder.test else []
+    return _fingerprint(folder.root, pairs, memory, progress)
+
+
+def refuse_other_images(root: Path, recorded: str, found: str) -> None:
+    """Refuse images that a study was not made with.
+
+    Raises:
+        UsageError: the hashes differ, perhaps as an older version made another kind of them.
+    """
+    if found != recorded:
+        raise UsageError(
+            f"--data {root}: not the images that the study was made with"
+            + (
+                ", or it was made by an older version, which looked at the heads of files only; "
+                "search again under another --study-name"
+                if len(recorded) < HASH_LENGTH
+                else ""
+            )
+        )

@@ -5,28 +5,30 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpo.dataplan import DataSurvey
 from hpo.errors import UsageError
-from hpo.space import Categorical, Scalar, SearchSpace, build_config, unpack
+from hpo.space import Categorical, Dimension, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
 from trainer.config_errors import hint
 from trainer.data.transforms import num_channels, plan_transforms
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError, NetworkError
 from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path
 from trainer.networks import (
+    MODEL_SUFFIXES,
     Graph,
     NetworkFacts,
     check_network,
     is_builtin,
-    load_network,
     network_json,
     parse_network,
+    read_network,
 )
 from trainer.rundir import write_atomic
 
@@ -66,6 +68,13 @@ class NetworkRequest:
     def names(self, space: SearchSpace) -> list[str]:
         """Return every value that `layers` may take."""
         sampled = [str(choice) for choice in space.choices("layers")]
+        for name in sampled:
+            if re.fullmatch(r"\w+=\w+", name):
+                raise UsageError(
+                    f"--search layers: {name!r} is no network; a comma separates networks, so put "
+                    "one with several options into double quotes: "
+                    '--search \'layers="unet:width=8,depth=3","unet:width=4,depth=2"\''
+                )
         default = str(DEFAULT_LAYERS) if DEFAULT_LAYERS.exists() else BUILTIN_LAYERS
         return sampled or [self.layers or default]
 
@@ -101,8 +110,10 @@ def bring_networks(
     for name in request.names(space):
         path = request.file(name)
         if path is not None:
-            graph = load_network(path)
-            text = path.read_text(encoding="utf-8")
+            obj = read_network(path)
+            graph = parse_network(obj, str(path))
+            is_model = path.suffix in MODEL_SUFFIXES
+            text = json.dumps(obj) if is_model else path.read_text(encoding="utf-8-sig")
         else:
             is_gray = survey.is_gray and not name.startswith(COLOUR_NETWORKS)
             network = network_json(
@@ -160,39 +171,81 @@ def refuse_other_data(base: Mapping[str, Any], space: SearchSpace) -> None:
 def _check(
     base: Mapping[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
 ) -> NetworkFacts:
-    """Check network and masks with every sampled loss and optimizer."""
-    height, width = _input_size(base)
-    data = parse_base(base, space).data
-    plan_transforms(data)  # refuses here what each trial would refuse
-    channels = num_channels(data)
-    facts = check_network(graph, (height, width, channels))
-    for loss, optimizer in itertools.product(
-        space.choices("loss.function") or (None,), space.choices("optimizer.type") or (None,)
-    ):
-        config = parse_base(base, space, loss=loss, optimizer=optimizer)
+    """Check network and masks with every choice of every field that is searched.
+
+    Losses with optimizers in every combination; of the other fields each choice, and the ends of
+    each range, with the first choices of the rest.
+    """
+    known: dict[tuple[int, ...], NetworkFacts] = {}
+
+    def check(chosen: Mapping[str, Any]) -> NetworkFacts:
+        config = parse_base(base, space, chosen)
+        plan_transforms(config.data)  # refuses here what each trial would refuse
+        height, width = _input_size(build_config(base, {**first_choices(space), **chosen}))
+        shape = (height, width, num_channels(config.data))
+        facts = known.get(shape) or known.setdefault(shape, check_network(graph, shape))
         resolve_activation(config, facts)
         check_fit(facts, survey.coding, config, (height, width))
+        return facts
+
+    facts = check({})
+    losses, optimizers = space.choices("loss.function"), space.choices("optimizer.type")
+    for loss, optimizer in itertools.product(losses or (None,), optimizers or (None,)):
+        pair = {"loss.function": loss, "optimizer.type": optimizer}
+        check({key: value for key, value in pair.items() if value is not None})
+    for dimension in space.dimensions:
+        for value in _extremes(dimension):
+            try:
+                check(_with_what_it_needs(dimension, value, optimizers))
+            except (ConfigError, NetworkError, DataError) as error:
+                reason = str(error).removeprefix("config: ")
+                raise ConfigError(f"search {dimension.key}={value}: {reason}") from None
     return facts
 
 
-def parse_base(
-    base: Mapping[str, Any],
-    space: SearchSpace,
-    *,
-    loss: Scalar | None = None,
-    optimizer: Scalar | None = None,
-) -> NeuralNetwork:
-    """Check the base config as the worker will, with the first value of what else is sampled."""
-    chosen: dict[str, Any] = {
+def _extremes(dimension: Dimension) -> tuple[Scalar, ...]:
+    """Return the choices of a field, or the ends of its range."""
+    if dimension.key in ("layers", "loss.function", "optimizer.type"):
+        return ()  # checked together
+    values = dimension.values
+    if isinstance(values, Categorical):
+        return values.choices
+    ends = (values.low, values.high)
+    return tuple(int(end) for end in ends) if values.is_integer else ends
+
+
+def _with_what_it_needs(
+    dimension: Dimension, value: Scalar, optimizers: Sequence[Scalar]
+) -> dict[str, Any]:
+    """Return a choice with what else has to be chosen for it to be made."""
+    chosen: dict[str, Any] = {dimension.key: unpack(value)}
+    if dimension.when is not None:
+        chosen[dimension.when[0]] = unpack(dimension.when[1])
+    section, _, field = dimension.key.partition(".")
+    if section == "optimizer" and optimizers and "optimizer.type" not in chosen:
+        having = (str(o) for o in optimizers if field.partition(".")[0] in _fields_of(str(o)))
+        chosen["optimizer.type"] = next(having, optimizers[0])
+    return chosen
+
+
+def _fields_of(optimizer: str) -> Collection[str]:
+    return OPTIMIZERS[optimizer].model_fields.keys()
+
+
+def first_choices(space: SearchSpace) -> dict[str, Any]:
+    """Return the first value of every field that is searched without a condition."""
+    return {
         d.key: unpack(d.values.choices[0]) if isinstance(d.values, Categorical) else d.values.low
         for d in space.dimensions
         if d.when is None
     }
-    if loss is not None:
-        chosen["loss.function"] = loss
-    if optimizer is not None:
-        chosen["optimizer.type"] = optimizer
-    config = build_config(base, chosen)
+
+
+def parse_base(
+    base: Mapping[str, Any], space: SearchSpace, chosen: Mapping[str, Any]
+) -> NeuralNetwork:
+    """Check the base config as the worker will, with the first value of what is not chosen."""
+    config = build_config(base, {**first_choices(space), **chosen})
     config.setdefault("layers", DEFAULT_LAYERS.name)
     for key in ("input_path", "target_path", "test_input_path", "test_target_path"):
         config["data"].setdefault(key, key)

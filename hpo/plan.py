@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
+from hpo.choices import (
+    SPELLED,
+    names_among,
+    refuse_owned,
+    refuse_unsearchable,
+    settled,
+    spelled,
+    with_choice,
+)
 from hpo.dataplan import (
     LAYOUTS,
     NOT_SURVEYED,
@@ -100,6 +108,7 @@ class _Planner:
         name, root, folders = self._place()
         base = self._base_config()
         space = self._space(base)
+        refuse_unsearchable(space)
         refuse_other_data(base, space)
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
@@ -115,7 +124,9 @@ class _Planner:
             target = folders.split(hash_text(f"{survey.fingerprint} {fraction} {group_by}"))
             trained = validation_folder(target)
             if survey.fingerprint != NOT_SURVEYED:
-                split_validation(data, target, fraction=fraction, group_by=pattern)
+                split_validation(
+                    data, target, fraction=fraction, group_by=pattern, alike=survey.alike
+                )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None

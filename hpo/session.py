@@ -21,6 +21,7 @@ from hpo.errors import EndingError, HpoError
 from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
+from hpo.likeness import shown_alike
 from hpo.options import Options
 from hpo.outcome import FailurePolicy
 from hpo.picking import check_known, pick_launcher
@@ -176,6 +177,8 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("study", f"{spec.name} ({spec.title})"),
         ("data", str(spec.data.root)),
         ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
+        *(("files", note) for note in spec.survey.notes),
+        *_alike_rows(spec),
         ("masks", spec.survey.coding.describe()),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
@@ -187,6 +190,15 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         rows.append(("published result", spec.published))
     rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
     return rows
+
+
+def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:
+    """Return which training images a validation part may not separate."""
+    if spec.group_by is not None or not spec.survey.alike:
+        return []
+    text = shown_alike([list(cluster) for cluster in spec.survey.alike])
+    is_split = spec.select_on == "validation"
+    return [("near-duplicates", text + ("; kept on one side of the split" if is_split else ""))]
 
 
 def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console) -> None:

@@ -274,10 +274,11 @@ def pack(value: Any) -> Scalar:
 
 
 def _split_list(spec: str) -> list[str]:
-    """Split at commas outside brackets: `[1,2],[3,4]` has two parts."""
-    parts, depth, current = [], 0, ""
+    """Split at commas outside brackets and quotes: `[1,2],[3,4]` and `"a,b",c` have two parts."""
+    parts, depth, current, is_quoted = [], 0, "", False
     for character in spec:
-        if character == "," and depth == 0:
+        is_quoted ^= character == '"'
+        if character == "," and depth == 0 and not is_quoted:
             parts.append(current.strip())
             current = ""
             continue

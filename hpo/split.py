@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.dataplan import DataFolder, Part, list_pairs
 from hpo.errors import UsageError
-from hpo.folders import ignores_case
+from hpo.folders import ignores_case, replace_folder
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 
@@ -28,12 +29,18 @@ def validation_folder(target: Path) -> DataFolder:
 
 
 def split_validation(
-    folder: DataFolder, target: Path, *, fraction: float, group_by: str | None = None
+    folder: DataFolder,
+    target: Path,
+    *,
+    fraction: float,
+    group_by: str | None = None,
+    alike: Sequence[Sequence[str]] = (),
 ) -> DataFolder:
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
 
     Files are hard links, or copies where the file system has none; never symbolic links, which
-    lead nowhere inside a container. A finished split is used again.
+    lead nowhere inside a container. A finished split is used again while it and the data hold
+    the same files; otherwise it is made anew.
 
     Args:
         folder: the data set.
@@ -42,6 +49,7 @@ def split_validation(
         group_by: regular expression on the file's stem; images with the same match (its first
             group, if it has one) stay together, as slices of one patient must. Without it the
             groups are those of the data folder's `groups.csv`, if it has one.
+        alike: stems of images that stay together where nobody says what is of one patient.
 
     Raises:
         UsageError: too few images, or a pattern that does not match some of them.
@@ -49,13 +57,20 @@ def split_validation(
     result = validation_folder(target)
     train, validation = result.train, result.test
     assert validation is not None
-    if target.is_dir():
-        return result
     pairs = list_pairs(folder, folder.train, "train ")
+    contents = Contents(target.with_name(MEMORY))
+    files = {f"inputs/{pair.name}": pair.input for pair in pairs}
+    files |= {f"targets/{pair.target_name}": pair.target for pair in pairs if pair.target}
+    digests = contents.digests([*files.values()])
+    sources = {name: digests[path] for name, path in files.items()}
+    if target.is_dir() and is_split_of(target, sources, contents):
+        return result
     table = read_groups(folder.root) if group_by is None else {}
+    if not table:
+        table = {stem: cluster[0] for cluster in alike for stem in cluster}
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        stem = pair.input.stem
+        stem = pair.stem
         name = table.get(stem, stem) if group_by is None else group_of(pair, group_by)
         groups.setdefault(name, []).append(pair)
     names = sorted(groups)
@@ -71,17 +86,29 @@ def split_validation(
     shutil.rmtree(aside, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if ignores_case(target.parent):
-        _check_spellings([pair.input.name for pair in pairs], target)
+        _check_spellings([pair.name for pair in pairs], target)
+    manifest = {}
     for name, members in groups.items():
         part = validation if name in chosen else train
         for pair in members:
             assert pair.target is not None
-            _link(pair.input, aside / part.inputs / pair.input.name)
-            _link(pair.target, aside / part.targets / pair.target.name)
+            for source, place in (
+                (pair.input, part.inputs / pair.name),
+                (pair.target, part.targets / pair.target_name),
+            ):
+                _link(source, aside / place)
+                manifest[str(place)] = digests[source]
+    write_manifest(aside, manifest)
+    if target.is_dir() and not is_split_of(target, sources, contents):
+        replace_folder(aside, target)  # linked to files that were changed in place since
+        shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.rename(target)
     except OSError:  # another driver on this folder was faster, with the same split
         shutil.rmtree(aside, ignore_errors=True)
+    for name in manifest:
+        contents.linked(files[name.partition("/")[2]], target / name)
+    contents.save()
     return result
 
 
@@ -92,7 +119,7 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
         UsageError: it matches nothing, or is no regular expression.
     """
     try:
-        match = re.search(pattern, pair.input.stem)
+        match = re.search(pattern, pair.stem)
     except re.error as error:
         raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
     if match is None:

@@ -182,8 +182,7 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
     path = folder / STUDY_FILE
     where = str(path)
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         study = StudyFile.model_validate(content)
         if study.small is None:
             if small:
@@ -197,7 +196,7 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
         reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML ({error})") from None
     except ValidationError as error:
         raise UsageError(describe_errors(error, where)) from None

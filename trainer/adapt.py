@@ -87,4 +87,4 @@ def with_range(
         fitted=data.fitted_range,
         stored=None if config.is_training else stored,
     )
-    return data.with_range(chosen)
+    return data.with_range(chosen, is_full=config.data.intensity_range == "full")

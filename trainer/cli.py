@@ -18,7 +18,7 @@ from trainer.config import EXTENSIONS, load_config
 from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
 from trainer.keypath import parse_setting
 from trainer.launch import Launch, find_launch
-from trainer.log import Log
+from trainer.log import Log, escape_unprintable
 from trainer.stopping import stop_on_sigterm
 
 INTERRUPTED = 130
@@ -28,6 +28,7 @@ ECHO_S = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker and return its exit code (see `trainer.errors`)."""
+    escape_unprintable()
     argv = sys.argv[1:] if argv is None else argv
     return _guarded(argv, _serve if list(argv) == [SERVE] else _carry_out)
 

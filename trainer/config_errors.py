@@ -42,11 +42,12 @@ def hint(name: str, known: Sequence[str]) -> str:
     return f"{start}Known: {', '.join(known)}"
 
 
-def unknown_key_error(key: str, known: Sequence[str]) -> PydanticCustomError:
-    """Refuse a key that no section of that kind has."""
-    return PydanticCustomError(
-        "unknown_key", "unknown key; {hint}", {"key": key, "hint": hint(key, known)}
-    )
+def unknown_key_error(
+    key: str, known: Sequence[str], inside: Sequence[str] = ()
+) -> PydanticCustomError:
+    """Refuse a key that a section does not have; `inside` says in which others it is."""
+    text = f"did you mean {' or '.join(map(repr, inside))}?" if inside else hint(key, known)
+    return PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": key, "hint": text})
 
 
 def unknown_name_error(name: str, known: Sequence[str]) -> PydanticCustomError:

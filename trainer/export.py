@@ -43,7 +43,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     if config.checkpoints.load:
         report = load_weights(module, graph, resolve(config.checkpoints.load), log)
         span = IntensityRange.of_checkpoint(report.intensity_range)
-        if span is not None:
+        if span is not None and not span.is_full_scale:
             log(f"note: the file does not say how inputs are scaled: {span}")
     try:
         if path.suffix == ".onnx":

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TextIO
+
+
+def escape_unprintable() -> None:
+    """Write what a terminal has no letter for as its number, where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Log:

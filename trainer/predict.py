@@ -55,7 +55,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 
     config = _prediction_config(model, images, output)
     paths = {
-        path.name: path
+        path.relative_to(images).as_posix(): path
         for path in list_images(images, "--images", follow_symlinks=config.data.follow_symlinks)
     }
     with memory_errors_named(config):
@@ -67,7 +67,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
             (output / folder).mkdir(parents=True, exist_ok=True)
         with h5py.File(output / PREDICTIONS) as file:
             for name, path in paths.items():
-                _draw(path, file[name][()], output, config)
+                _draw(path, name, file[name][()], output, config)
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
     log(f"Wrote {len(paths)} masks and overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
@@ -76,7 +76,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:
     path = model / CONFIG
     try:
-        obj: Any = json.loads(path.read_text(encoding="utf-8"))
+        obj: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         network = obj["neural_network"]
         data = network["data"]
     except OSError as error:
@@ -111,7 +111,11 @@ def _forget_plugin_loss(network: dict[str, Any]) -> None:
 
 
 def _draw(
-    path: Path, probabilities_CHW: NDArray[np.float32], output: Path, config: NeuralNetwork
+    path: Path,
+    name: str,
+    probabilities_CHW: NDArray[np.float32],
+    output: Path,
+    config: NeuralNetwork,
 ) -> None:
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
@@ -119,9 +123,9 @@ def _draw(
     values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
     mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
     is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
-    stem = f"{path.stem}.png"
-    _write(output / MASKS / stem, mask.astype(np.uint8 if is_small else np.uint16))
-    _write(output / OVERLAYS / stem, overlay(image, classes))
+    file = Path(name).with_suffix(".png")
+    _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
+    _write(output / OVERLAYS / file, overlay(image, classes))
 
 
 def _classes_at(
@@ -167,4 +171,5 @@ def overlay(image_HW3: NDArray[np.uint8], classes_HW: NDArray[np.uint8]) -> NDAr
 def _write(path: Path, image: NDArray[Any]) -> None:
     done, data = cv2.imencode(".png", image)
     assert done, path
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())

@@ -168,7 +168,9 @@ class _Run:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
         started = self.started - state.time_s
-        return replace(self, started=started, data=self.data.with_range(stored))
+        return replace(
+            self, started=started, data=self.data.with_range(stored, is_full=stored is None)
+        )
 
     def _train(self, files: OutputFiles, state: State | None) -> None:
         config = self.config
@@ -224,6 +226,7 @@ class _Run:
             fitter=fitter,
             evaluator=self._evaluator(lambda: fitter.free()),
             destination=self._destination(),
+            stored_range=self.data.train.stored_range,
             device=self.device,
             is_first=self.world.is_first,
             started=self.started,

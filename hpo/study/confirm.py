@@ -29,7 +29,7 @@ from hpo.study.common import (
     opened_study,
     say,
 )
-from hpo.study.recorded import reads_split, recorded_config, recorded_mounts
+from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
 from hpo.study.retrain import Place, Run, retrain
 from hpo.study.workers import (
     DockerImage,
@@ -99,6 +99,7 @@ def confirm(  # noqa: PLR0913  # a command's options
     failed: list[str] = []
     if todo:
         images, inputs = recorded_mounts(todo[0].provenance, folder, None, name="split")
+        check_images(todo[0].provenance, images.path, folder)
         tests = Mount(name="data", path=tested.root)
         mounts = (images, inputs, tests)
         with open_workers(
@@ -153,7 +154,7 @@ def _find_test(
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
     from hpo.cli import counting
-    from hpo.dataplan import find_data, survey_data
+    from hpo.dataplan import find_data, refuse_other_images, survey_data
 
     provenance = trial.user_attrs[PROVENANCE]
     generated = folder / "data"
@@ -173,8 +174,7 @@ def _find_test(
             mask_threshold=settings.get("mask_threshold"),
             progress=progress,
         )
-    if survey.fingerprint != provenance["data"]["hash"]:
-        raise UsageError(f"--data {root}: not the images that the study was made with")
+    refuse_other_images(root, provenance["data"]["hash"], survey.fingerprint)
     return found, survey
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.contents import MEMORY, check_split
+from hpo.dataplan import data_fingerprint, find_data, refuse_other_images
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, Mount
 from hpo.provenance import config_hash
@@ -63,6 +65,29 @@ def recorded_mounts(
                 f"had, or go to host {provenance.get('host')}"
             )
     return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
+
+
+def check_images(provenance: Mapping[str, Any], images: Path, folder: Path) -> None:
+    """Check that images here are those that a trial read, all of their content.
+
+    Args:
+        provenance: the trial's.
+        images: the data folder, or the study's split.
+        folder: the study's.
+
+    Raises:
+        UsageError: they are not.
+        DataError: they cannot be read.
+    """
+    from hpo.cli import counting
+
+    with counting("reading files") as progress:
+        if reads_split(provenance):
+            check_split(images, progress)
+            return
+        data = find_data(images, needs_test=True)
+        found = data_fingerprint(data, folder / MEMORY, progress)
+    refuse_other_images(images, provenance["data"]["hash"], found)
 
 
 def placed_config(

@@ -25,7 +25,7 @@ from hpo.study.common import (
     say,
     show_table,
 )
-from hpo.study.recorded import placed_config, recorded_config, recorded_mounts
+from hpo.study.recorded import check_images, placed_config, recorded_config, recorded_mounts
 from hpo.study.workers import (
     DockerImage,
     Gpu,
@@ -79,6 +79,7 @@ def replay(  # noqa: PLR0913  # a command's options
         raise UsageError(f"--trial {trial} has no recorded config or no curve to compare with")
     config = recorded_config(provenance)
     mounts = recorded_mounts(provenance, folder, data)
+    check_images(provenance, mounts[0].path, folder)
     choice = WorkerChoice(
         launcher=launcher, worker=worker, plain=plain_worker,
         docker_image=docker_image,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from studies.prepare.samples import Content, Found, Sample, Skipped, plain_name,
 from trainer.data.images import SUFFIXES, Array, read_mask
 from trainer.errors import DataError
 
+_CAPTURES = re.compile(r"\{(\w+)\}")
+
 
 def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> Found:
     """Pair the files that match `inputs` with their masks.
 
     Args:
-        inputs: glob of the images, `**` for any depth.
+        inputs: glob of the images, `**` for any depth; `{id}` (any name) is like `*` and
+            stands for the same text in `targets`.
         targets: pattern of an image's mask: `{stem}`, `{name}` (with suffix) and `{parent}`
             (folder's name) are the image's; with `*`, several masks of {0, 255} are joined.
         group: regular expression on an image's path below the fixed part of `inputs`; what it
@@ -28,13 +32,16 @@ def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> 
     Raises:
         DataError: nothing matches, a pattern cannot be used, or a file is a volume.
     """
-    if not re.search(r"\{(stem|name)\}", targets):
+    captured = _CAPTURES.findall(inputs)
+    fields = set(_CAPTURES.findall(targets))
+    if not fields & {"stem", "name", *captured}:
         raise DataError(f"--targets {targets!r}: expected {{stem}} or {{name}} in it")
-    fields = set(re.findall(r"\{(\w*)\}", targets)) - {"stem", "name", "parent"}
-    if fields:
+    if unknown := fields - {"stem", "name", "parent", *captured}:
         raise DataError(
-            f"--targets {targets!r}: unknown {{{min(fields)}}}; known: stem, name, parent"
+            f"--targets {targets!r}: unknown {{{min(unknown)}}}; known: stem, name, parent"
+            + "".join(f", {name}" for name in captured)
         )
+    named, inputs = _named(inputs), _CAPTURES.sub("*", inputs)
     # glob and not Path.glob, which refuses absolute patterns
     files = [Path(name) for name in sorted(glob.glob(inputs, recursive=True))]  # noqa: PTH207
     files = [path for path in files if path.is_file() and not _is_below(path, out)]
@@ -51,9 +58,13 @@ def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> 
         if path.suffix.lower() not in SUFFIXES:
             skipped.append(Skipped(str(path), f"no image; read are {', '.join(SUFFIXES)}"))
             continue
-        masks = _masks_of(path, targets)
+        match = named.fullmatch(path.name)
+        if match is None:  # a name that is captured twice has two values
+            continue
+        of_image = _filled(targets, match.groupdict(), escape=False)
+        masks = _masks_of(path, _filled(targets, match.groupdict(), escape=True))
         if not masks:
-            skipped.append(Skipped(str(path), f"no mask {_fill(targets, path)}"))
+            skipped.append(Skipped(str(path), f"no mask {_fill(of_image, path)}"))
             continue
         below = path.relative_to(root)
         name = plain_name("__".join(below.with_suffix("").parts) if has_twins else path.stem)
@@ -70,6 +81,29 @@ def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> 
             )
         )
     return Found(samples, skipped, num_classes=None)
+
+
+def _named(inputs: str) -> re.Pattern[str]:
+    """Return what takes the captured names out of a file's name."""
+    seen: set[str] = set()
+    pattern = ""
+    for part in re.split(r"(\{\w+\}|\*|\?|\[[^]]*\])", Path(inputs).name):
+        name = part[1:-1] if _CAPTURES.fullmatch(part) else ""
+        if name in seen:
+            pattern += f"(?P={name})"
+        elif name:
+            seen.add(name)
+            pattern += f"(?P<{name}>.+)"
+        else:
+            wild = {"*": ".*", "?": "."}
+            pattern += part if part.startswith("[") else wild.get(part, re.escape(part))
+    return re.compile(pattern)
+
+
+def _filled(targets: str, captured: Mapping[str, str], *, escape: bool) -> str:
+    for name, value in captured.items():
+        targets = targets.replace(f"{{{name}}}", glob.escape(value) if escape else value)
+    return targets
 
 
 def join_masks(files: tuple[Path, ...]) -> Array:

@@ -24,7 +24,10 @@ def read_groups(root: Path) -> dict[str, str]:
     A group is a patient, or patients that share nearly the same image.
     """
     groups: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError), (root / GROUPS).open(encoding="utf-8") as file:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        (root / GROUPS).open(encoding="utf-8-sig") as file,
+    ):
         for row in csv.DictReader(file):
             if row.get("name") and row.get("group"):
                 groups[row["name"]] = row["group"]

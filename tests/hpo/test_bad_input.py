@@ -76,7 +76,7 @@ def _write(path: Path, image: np.ndarray) -> None:
     ("part", "content", "expected"),
     [
         ("inputs", b"", "the file is empty"),
-        ("inputs", b"not an image", "no PNG, JPEG, TIFF or BMP"),
+        ("inputs", b"not an image", "no PNG, JPEG, TIFF, BMP or GIF"),
         ("targets", b"", "not a readable image"),
         ("targets", b"\x89PNG\r\n\x1a\nrest", "not a readable image"),
     ],
@@ -260,3 +260,28 @@ def test_data_other_than_images_is_refused(search: Callable[..., str], setting: 
     message = search(*setting)
     assert "a search is on images and masks" in message
     assert setting[1].partition("=")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            "data.transforms[0].resize=[32,32],[32,54]",
+            "search data.transforms[0].resize=[32, 54]: ",
+        ),
+        ("data.batch_size=8,16,32.5", "search data.batch_size=32.5: data.batch_size"),
+        ("data.batch_size=-2..8", "data.batch_size: input should be greater"),
+        (
+            "optimizer.weight_decay=0.1,-1",
+            "search optimizer.weight_decay=-1: optimizer.weight_decay",
+        ),
+        ("loss.weight=[1,2],[1,2,3]", "search loss.weight=[1, 2, 3]: loss.weight: 3 weights"),
+        ("num_epochs=3,6", "search num_epochs: trials are compared after the same epochs"),
+    ],
+)
+def test_every_choice_is_checked_before_the_first_trial(
+    search: Callable[..., str], spec: str, words: str, tmp_path: Path
+) -> None:
+    assert words in search("--search", spec)
+    assert words in search("--search", spec, "--dry-run")
+    assert "rml_optimize.db" not in names(list(tmp_path.iterdir()))

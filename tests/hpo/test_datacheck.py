@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support import write_disc
+import torch
+from support import data_section, write_disc
 
 from hpo.data_cli import main
 from hpo.dataplan import find_data
 from hpo.split import split_validation
+from trainer.adapt import with_range
+from trainer.batches import Batches
+from trainer.config import parse_config
+from trainer.data.dataset import load_data
 
 
 @pytest.fixture
@@ -69,12 +75,25 @@ def test_rare_foreground_gets_advice(data: Path, capsys: pytest.CaptureFixture[s
     assert "use Dice, not accuracy" in advice
 
 
-def test_dark_16_bit_images_get_advice(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_advice_on_dark_images_fills_the_scale_when_it_is_followed(
+    data: Path, capsys: pytest.CaptureFixture[str], bits: int
+) -> None:
     for path in data.glob("*/inputs/*"):
-        cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16) * 4)
+        image = cv2.imread(str(path), 0)
+        cv2.imwrite(str(path), image // 8 if bits == 8 else image.astype(np.uint16) * 4)
     _, found = checked(capsys, data)
-    assert found["types"] == {"uint16 gray": 17}
-    assert any("of 65535 levels" in text and "normalize" in text for text in found["advice"])
+    assert found["types"] == {f"uint{bits} gray": 17}
+    transforms = [re.search(r"\{.*\}", text)[0] for text in found["advice"] if "normalize" in text]
+    assert len(transforms) == (1 if bits == 8 else 0)  # the engine fits 16 bits by itself
+    section = data_section(data, transforms=[json.loads(text) for text in transforms])
+    network = parse_config(
+        {"neural_network": {"layers": "unet", "data": section, "loss": {"function": "Dice"}}}, "c"
+    )
+    loaded = with_range(network, load_data(network.data, Path), None)
+    batches = Batches(loaded.train, batch_size=12, device=torch.device("cpu"), continuous=False)
+    inputs = next(batches.in_order()).inputs_NCHW
+    assert (float(inputs.min()), float(inputs.max())) == pytest.approx((0, 1), abs=0.05)
 
 
 def test_same_image_in_both_parts_is_a_problem(
@@ -148,3 +167,71 @@ def test_validation_part_keeps_the_groups_of_the_table(data: Path, tmp_path: Pat
     assert split.test is not None
     chosen = {path.stem for path in (split.root / split.test.inputs).iterdir()}
     assert chosen in ({*stems[::2]}, {*stems[1::2]})
+
+
+# --- read as the search reads ------------------------------------------------------------------
+
+
+def rewrite_masks(data: Path, values: dict[int, int]) -> None:
+    for path in data.glob("*/targets/*"):
+        mask = cv2.imread(str(path), 0)
+        mask[:2] = 9  # a void border
+        cv2.imwrite(str(path), np.vectorize(values.get)(mask).astype(np.uint8))
+
+
+def test_sound_data_of_unusual_values_are_sound_with_the_keys_of_the_search(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite_masks(data, {0: 50, 255: 120, 9: 255})
+    code, found = checked(capsys, data)
+    assert code == 1
+    assert "set data.mask_values" in " ".join(found["problems"])
+    keys = ("--set", "data.mask_values=[50,120,255]", "--set", "loss.ignore_index=2")
+    code, found = checked(capsys, data, *keys)
+    assert (code, found["problems"]) == (0, [])
+    assert "mask value 255" not in " ".join(found["advice"])
+    study = data.parent / "mine"
+    study.mkdir()
+    (study / "study.toml").write_text(
+        'title = "mine"\n[config]\n"data.mask_values" = [50, 120, 255]\n"loss.ignore_index" = 2\n'
+        '[[search]]\nkey = "optimizer.learning_rate"\nrange = [0.001, 0.01]\n'
+    )
+    assert checked(capsys, data, "--study", study) == (code, found)
+
+
+def test_blurred_masks_are_sound_with_a_threshold(data: Path, capsys) -> None:
+    for path in data.glob("*/targets/*"):
+        cv2.imwrite(str(path), cv2.GaussianBlur(cv2.imread(str(path), 0), (0, 0), 2))
+    assert checked(capsys, data)[0] == 1
+    code, found = checked(capsys, data, "--set", "data.mask_threshold=128")
+    assert (code, found["problems"]) == (0, [])
+    assert "128 and above is foreground" in found["masks"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("data.batch_size=3", "no key of reading"), ("data.mask_values=[1,1]", "distinct mask"),
+     ("data.mask_valeus=[0,1]", "did you mean 'data.mask_values'?")],
+)  # fmt: skip
+def test_other_keys_and_values_are_refused(data: Path, capsys, setting: str, words: str) -> None:
+    assert main(["check", str(data), "--set", setting]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_links_are_followed_where_asked(data: Path, capsys, tmp_path: Path) -> None:
+    path = data / "train/inputs/train_p0_0.png"
+    path.rename(tmp_path / "elsewhere.png")
+    path.symlink_to(tmp_path / "elsewhere.png")
+    assert main(["check", str(data)]) == 2
+    assert "is a link that leaves the folder" in capsys.readouterr().err
+    assert checked(capsys, data, "--set", "data.follow_symlinks=true")[0] == 0
+
+
+def test_near_duplicates_within_a_part_are_named(data: Path, capsys) -> None:
+    image = cv2.imread(str(data / "train/inputs/train_p0_0.png"), 0)
+    cv2.imwrite(str(data / "train/inputs/copy.jpg"), image)
+    shutil.copy(data / "train/targets/train_p0_0.png", data / "train/targets/copy.png")
+    code, found = checked(capsys, data)
+    assert (code, found["near_duplicates"]) == (0, [["copy.jpg", "train_p0_0.png"]])
+    main(["check", str(data)])
+    assert "2 images in 1 clusters: copy.jpg ~ train_p0_0.png" in capsys.readouterr().out

@@ -130,7 +130,9 @@ def test_changed_bytes_are_read_or_refused_by_name(tmp_path_factory, suffix, pat
 @pytest.mark.parametrize("content", [b"\0" * 5000, b"<html></html>", b"GIF89a" + b"\1" * 80])
 def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png: .*no PNG, JPEG, TIFF or BMP, whatever its name"):
+    with pytest.raises(
+        DataError, match=r"a\.png: .*no PNG, JPEG, TIFF, BMP or GIF, whatever its name"
+    ):
         read_image(tmp_path / "a.png", gray=False)
 
 

@@ -187,7 +187,7 @@ def test_damaged_image_is_read_or_refused_and_nothing_else(tmp_path_factory, cut
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     assert cv2.imwrite(str(path), np.zeros((4, 4), np.float32))
-    with pytest.raises(DataError, match="float32; expected 8 or 16 bits"):
+    with pytest.raises(DataError, match=r"float32, 1 band .*expected 8 or 16 bits"):
         read_image(path, gray=True)
 
 

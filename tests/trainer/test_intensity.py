@@ -182,6 +182,31 @@ def test_other_bits_than_the_model_s_are_refused(
     worker(data=discs, **changes, data__intensity_range="full").succeeded()
 
 
+def test_model_of_8_bits_refuses_16_bits_rather_than_predicting_nothing(
+    worker: Worker, twelve_bits: Path, discs: Path, tmp_path: Path
+) -> None:
+    worker(data=discs, checkpoints__save="ck").succeeded()
+    changes = {
+        "data__input_path": None, "data__target_path": None,
+        "checkpoints__load": "ck/model_checkpoint_1.pt",
+    }  # fmt: skip
+    error = worker(data=twelve_bits, **changes).error()
+    assert "trained on images of 8 bits" in error
+    assert "these images have 16" in error
+    worker(data=twelve_bits, **changes, data__intensity_range=[0, 4095]).succeeded()
+    worker(data=twelve_bits, **changes, data__intensity_range="full").succeeded()
+    assert "Intensities" not in worker(data=discs, **changes).succeeded().out
+
+
+def test_training_on_8_bits_and_testing_on_16_is_refused(
+    worker: Worker, twelve_bits: Path, discs: Path
+) -> None:
+    shutil.rmtree(twelve_bits / "train")
+    shutil.copytree(discs / "train", twelve_bits / "train")
+    error = worker(data=twelve_bits).error()
+    assert "training images have 8 bits a channel, test images 16" in error
+
+
 def test_parts_of_different_bits_are_refused_unless_each_has_its_full_scale(
     worker: Worker, twelve_bits: Path, discs: Path
 ) -> None:

@@ -35,7 +35,7 @@ def _check_top(obj: Any, source: str) -> None:
 def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNetwork:
     """Read a config file, apply `settings` (dotted path → value), and check the result."""
     try:
-        obj = json.loads(path.read_text(encoding="utf-8"))
+        obj = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

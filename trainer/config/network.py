@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from trainer.config.base import PositiveInt, Section
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
-from trainer.config.optimizers import SGD, Optimizer
-from trainer.config_errors import unknown_name_error
+from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
+from trainer.config_errors import unknown_key_error, unknown_name_error
 from trainer.plugins import METRICS_GROUP, plugin_names
 
 
@@ -91,6 +91,16 @@ class NeuralNetwork(Section):
     cuda_graph: bool = True
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
+
+    @classmethod
+    def _unknown_key(cls, key: str) -> PydanticCustomError:
+        sections: dict[str, type[Section]] = {
+            "data": Data, "loss": Loss, "checkpoints": Checkpoints, "metrics": Metrics,
+        }  # fmt: skip
+        inside = [f"{name}.{key}" for name, model in sections.items() if key in model.model_fields]
+        if any(key in model.model_fields for model in OPTIMIZERS.values()):
+            inside.append(f"optimizer.{key}")
+        return unknown_key_error(key, tuple(cls.model_fields), inside)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:

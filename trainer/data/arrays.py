@@ -55,7 +55,7 @@ def list_sources(
     """Return the arrays of a file, or of all files of a folder, sorted by file and name.
 
     Args:
-        path: a file or a folder.
+        path: a file, a folder, or FILE/NAME: the array, or the group of arrays, in a file.
         kind: "numpy" or "hdf5".
         key: the config's key for the path, for errors.
 
@@ -67,6 +67,7 @@ def list_sources(
             holds no numbers.
     """
     suffixes = SUFFIXES[kind]
+    path, name = split_name(path)
     if path.is_dir():
         files = sorted(
             file
@@ -93,14 +94,31 @@ def list_sources(
             else:
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
                 sources.append(Source(file, "", array.shape, array.dtype))
-    if not sources:
-        raise DataError(f"{key}: no array in {path}")
+    sources = _of_name(sources, name, path, key)
     for source in sources:
         if source.dtype.kind not in "biuf":
             raise DataError(f"{source}: holds {source.dtype}; expected numbers")
         if not math.prod(source.shape):
             raise DataError(f"{source}: is empty, its shape is {source.shape}")
     return sources, notes
+
+
+def _of_name(sources: list[Source], name: str, path: Path, key: str) -> list[Source]:
+    found = [s for s in sources if name in ("", s.key) or s.key.startswith(f"{name}/")]
+    if not sources:
+        raise DataError(f"{key}: no array in {path}")
+    if not found:
+        known = ", ".join(source.key for source in sources[:10])
+        raise DataError(f"{key}: no array {name!r} in {path}; there are {known}")
+    return found
+
+
+def split_name(path: Path) -> tuple[Path, str]:
+    """Return the file and the name in it of a path FILE/NAME; "" for what is a path by itself."""
+    for parent in path.parents:
+        if parent.is_file():
+            return parent, path.relative_to(parent).as_posix()
+    return path, ""
 
 
 def _list_npz(path: Path) -> Iterator[Source]:

@@ -67,14 +67,19 @@ def load_data(
     if data.has_labels:
         list_folder = partial(_list_images, follow_symlinks=data.follow_symlinks)
         labelled, classes = list_classes(data, resolve, list_folder)
-    parts = {name: part.samples for name, part in labelled.items()} or _list_parts(data, resolve)
+    notes: list[str] = []
+    parts = {name: part.samples for name, part in labelled.items()}
+    parts = parts or _list_parts(data, resolve, notes)
+    for text in notes:
+        _noting(log)(text)
 
     def decide(counts: Mapping[str, Counter[int]]) -> MaskCoding | None:
         return _decide(counts, data)
 
     def read(store: Store, num_threads: int) -> dict[str, Counter[int]]:
         with ReadingProgress(log, sum(map(len, parts.values()))) as progress:
-            return Reader(data, steps, num_threads, progress.advance).read(parts, store, decide)
+            reader = Reader(data, steps, num_threads, progress.advance, _noting(log))
+            return reader.read(parts, store, decide)
 
     arrays: Mapping[str, Array]
     counts: Mapping[str, Counter[int]]
@@ -101,9 +106,13 @@ def load_data(
     return LoadedData(sets.get("train"), sets.get("test"), coding, lock, fitted_range=fitted)
 
 
+def _noting(log: Log) -> Callable[[str], None]:
+    return lambda text: log(f"Images: {text}")
+
+
 def _list_images(folder: Path, *, follow_symlinks: bool) -> tuple[list[Pair], list[str]]:
     files = list_images(folder, "data.input_path", follow_symlinks=follow_symlinks)
-    pairs = [Pair(path) for path in files]
+    pairs = [Pair(path, folder=folder) for path in files]
     return pairs, [pair.name for pair in pairs]
 
 
@@ -133,7 +142,7 @@ def _check_sizes(sets: Mapping[str, ImageSet], data: Data) -> None:
             )
 
 
-def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
+def _list_parts(data: Data, resolve: Resolve, notes: list[str]) -> dict[str, list[Pair]]:
     parts = {}
     if data.input_path is not None:
         assert data.target_path is not None  # checked with the config
@@ -142,6 +151,7 @@ def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
             resolve(data.target_path),
             "data.",
             follow_symlinks=data.follow_symlinks,
+            notes=notes,
         )
     if data.test_input_path is not None:
         target = data.test_target_path
@@ -150,6 +160,7 @@ def _list_parts(data: Data, resolve: Resolve) -> dict[str, list[Pair]]:
             resolve(target) if target else None,
             "data.test_",
             follow_symlinks=data.follow_symlinks,
+            notes=notes,
         )
     return parts
 
@@ -222,6 +233,11 @@ class Resolve:
         here, beside = Path(path), self._config_dir / path
         first, second = (beside, here) if self._config_first else (here, beside)
         try:
-            return second if not first.exists() and second.exists() else first
+            return second if not _is_there(first) and _is_there(second) else first
         except OSError as error:  # a name that is too long, say
             raise ConfigError(f"{path[:80]!r}: no such path ({error.strerror})") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether a path leads to something, if need be to an array in a file: FILE/NAME."""
+    return path.exists() or any(parent.is_file() for parent in path.parents)

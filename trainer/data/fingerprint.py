@@ -23,7 +23,7 @@ from trainer.data.images import Pair
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
 
-FORMAT = 2  # of what an entry holds
+FORMAT = 3  # of what an entry holds
 # A file that is written twice within one tick of its file system's clock shows no difference:
 # so the status counts only when it is older than that. Whole seconds tell a coarse clock.
 FINE_TICK_NS = 50_000_000
@@ -68,8 +68,13 @@ def _status(parts: Mapping[str, Sequence[Pair]]) -> tuple[list[Any], int]:
                     status = _stat(path)
                     files.append(status)
                     newest = max(newest, *status[-2:])
-    tick = FINE_TICK_NS if newest % 10**9 else COARSE_TICK_NS
+    tick = clock_tick_ns(newest)
     return files, min(newest + tick - time.time_ns(), tick)
+
+
+def clock_tick_ns(time_ns: int) -> int:
+    """Return how coarse a file system's clock may be, by a time that it has given."""
+    return FINE_TICK_NS if time_ns % 10**9 else COARSE_TICK_NS
 
 
 def _stat(path: Path) -> tuple[str, int, int, int, int]:

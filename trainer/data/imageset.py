@@ -49,6 +49,14 @@ class ImageSet:
         return len(self.names)
 
     @property
+    def stored_range(self) -> IntensityRange | None:
+        """What a model trained on these images has to know of them; None for arrays of floats."""
+        dtype = self.inputs_NHWC.dtype
+        if self.intensity_range is not None or dtype.kind != "u":
+            return self.intensity_range
+        return IntensityRange(0, 2 ** (8 * dtype.itemsize) - 1, 8 * dtype.itemsize, "full scale")
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """(H, W, C) or (D, H, W, C) of what the network is given: of each input, or of a tile."""
         shape = tuple(self.inputs_NHWC.shape[1:])
@@ -80,15 +88,21 @@ class LoadedData:
         assert images is not None  # the config has one of the two
         return 8 * images.inputs_NHWC.dtype.itemsize
 
-    def with_range(self, intensity_range: IntensityRange | None) -> LoadedData:
+    def with_range(
+        self, intensity_range: IntensityRange | None, *, is_full: bool = False
+    ) -> LoadedData:
         """Return both parts as they are to be scaled.
+
+        Args:
+            intensity_range: of both; None for the full scale.
+            is_full: somebody has said so, of images of whatever bits.
 
         Raises:
             DataError: one range cannot hold for both, as they differ in their bits.
         """
         train, test = self.train, self.test
         bits = [8 * part.inputs_NHWC.dtype.itemsize for part in (train, test) if part is not None]
-        if intensity_range is not None and len(set(bits)) > 1:
+        if not is_full and len(set(bits)) > 1:
             raise DataError(
                 f"training images have {bits[0]} bits a channel, test images {bits[1]}: no "
                 "intensity range holds for both; convert one kind, or set data.intensity_range "

@@ -33,6 +33,11 @@ class IntensityRange:
     bits: int
     source: str
 
+    @property
+    def is_full_scale(self) -> bool:
+        """Whether it says no more than how many bits there are."""
+        return self.low == 0 and self.high == 2**self.bits - 1
+
     @classmethod
     def of_checkpoint(cls, stored: object) -> IntensityRange | None:
         """Return the range that was stored with a model, None if it has none."""
@@ -86,7 +91,7 @@ def choose_range(
         stored: with the weights that are evaluated.
 
     Raises:
-        DataError: the model has a range, for images of other bits.
+        DataError: the model was trained on images of other bits.
     """
     if setting == "full":
         return None
@@ -97,6 +102,6 @@ def choose_range(
         raise DataError(
             f"the model was trained on images of {chosen.bits} bits a channel with the values "
             f"{chosen.low:g} to {chosen.high:g}; these images have {bits}: convert them, or set "
-            "data.intensity_range"
+            'data.intensity_range, to "full" or to [low, high]'
         )
-    return chosen
+    return None if chosen is not None and chosen.is_full_scale else chosen

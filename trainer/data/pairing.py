@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from trainer.config import Data
-from trainer.data.arrays import Source, list_sources
+from trainer.data.arrays import Source, list_sources, split_name
 from trainer.data.images import MASK_ENDINGS
 from trainer.data.slicing import Slice, cut_up
 from trainer.errors import DataError
@@ -63,12 +63,23 @@ def sample_name(source: Source, root: Path) -> str:
 def _pair(
     inputs: Sequence[Source], targets: Sequence[Source], input_path: Path, target_path: Path
 ) -> list[tuple[Source, Source | None]]:
+    own = sorted({str(source) for source in inputs}.intersection(map(str, targets)))
+    if own:
+        raise DataError(
+            f"{own[0]} is an input and its own target: name the arrays, data.input_path "
+            f"{inputs[0].path}/NAME, data.target_path {targets[0].path}/NAME, or use two folders"
+        )
     if len(inputs) == len(targets) == 1:
         return [(inputs[0], targets[0])]
     by_files = input_path.is_dir() and target_path.is_dir()
+    groups = [split_name(path)[1] for path in (input_path, target_path)]
 
     def identity(source: Source, ending: str = "") -> tuple[str, str]:
-        return (source.path.stem + ending if by_files else "", source.key)
+        group = next((name for name in groups if source.key.startswith(f"{name}/")), "")
+        return (
+            source.path.stem + ending if by_files else "",
+            source.key.removeprefix(group).lstrip("/"),
+        )
 
     known: dict[tuple[str, str], Source] = {}
     for target in targets:

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Data
+from trainer.data.findings import Findings, Seen, see
 from trainer.data.geometry import read_through
+from trainer.data.headers import Header, read_header
 from trainer.data.images import Array, Pair, read_image, read_mask
 from trainer.data.stores import Store
 from trainer.data.survey import MaskCoding, count_values
@@ -39,12 +41,14 @@ class Reader:
         steps: the transforms of inputs and of targets.
         num_threads: how many images are decoded at once; OpenCV releases the GIL.
         advance: called after each image.
+        note: called with what a user should know of the files.
     """
 
     data: Data
     steps: tuple[Steps, Steps]
     num_threads: int
     advance: Callable[[], None]
+    note: Callable[[str], None] = lambda text: None
 
     def read(
         self,
@@ -66,9 +70,13 @@ class Reader:
         counts: dict[str, Counts] = {}
         histogram = np.zeros(2**16, np.int64)
         num_samples = sum(map(len, parts.values()))
+        findings = Findings()
         for part, pairs in parts.items():
             num_expected = None if counts else num_samples
-            counts[part] = self._read_part(part, pairs, store, histogram, num_expected)
+            gathered = (histogram, findings)
+            counts[part] = self._read_part(part, pairs, store, gathered, num_expected)
+        for text in findings.notes():
+            self.note(text)
         coding = decide(counts)
         for part, pairs in parts.items():
             if counts[part] and coding is not None:
@@ -83,15 +91,17 @@ class Reader:
         part: str,
         pairs: Sequence[Pair],
         store: Store,
-        histogram: NDArray[np.int64],
+        gathered: tuple[NDArray[np.int64], Findings],
         num_expected: int | None,
     ) -> Counts:
+        histogram, findings = gathered
         images = _Uniform(store, f"{part}_inputs", len(pairs))
         masks = _Uniform(store, f"{part}_values", len(pairs))
         counts: Counts = Counter()
         with ThreadPoolExecutor(self.num_threads) as pool:
             samples = _in_order(pool, self._read_sample, pairs, 2 * self.num_threads)
-            for pair, (image, mask, sample_counts) in zip(pairs, samples, strict=True):
+            for pair, (image, mask, sample_counts, seen) in zip(pairs, samples, strict=True):
+                findings.add(seen)
                 if num_expected is not None:
                     # Twice the masks: as stored, and as class ids.
                     num_bytes = image.nbytes + (0 if mask is None else 2 * mask.nbytes)
@@ -109,18 +119,21 @@ class Reader:
         images.check_depths()
         return counts
 
-    def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts]:
-        image = read_image(pair.input, gray=self.data.is_input_gray)
+    def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts, Seen]:
+        header = read_header(pair.input)
+        image = read_image(pair.input, gray=self.data.is_input_gray, header=header)
         size_HW = image.shape[:2]
         try:
             image = read_through(image, self.steps[0].reading, nearest=False)
         except DataError as error:
             raise DataError(f"{pair.input}: {error}") from None
         if pair.target is None:
-            return image, None, Counter()
-        mask = read_checked_mask(pair, size_HW)
+            return image, None, Counter(), see(pair, header)
+        mask_header = read_header(pair.target)
+        mask = read_checked_mask(pair, size_HW, mask_header)
         # Nearest keeps the stored values, so the full size need not wait for their meaning.
-        return image, self._through(mask, nearest=True), count_values(mask)
+        seen = see(pair, header, mask_header, mask)
+        return image, self._through(mask, nearest=True), count_values(mask), seen
 
     def _through(self, mask: Array, *, nearest: bool) -> Array:
         background = self.data.mask_values[0] if self.data.mask_values else 0
@@ -199,14 +212,22 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def read_checked_mask(pair: Pair, size_HW: tuple[int, ...]) -> Array:
+def read_checked_mask(pair: Pair, size_HW: tuple[int, ...], header: Header | None = None) -> Array:
     """Read a pair's mask and refuse one of another size than its image."""
     assert pair.target is not None
-    mask = read_mask(pair.target)
+    header = header or read_header(pair.target)
+    mask = read_mask(pair.target, header)
     if mask.shape != size_HW:
+        tags = [read_header(pair.input).orientation, header.orientation]
         raise DataError(
             f"{pair.target}: the mask is {mask.shape[0]}x{mask.shape[1]}, its image "
             f"{pair.input.name} {size_HW[0]}x{size_HW[1]} (height x width)"
+            + (
+                "; one of them has an orientation tag that the other has not: remove it "
+                "(exiftool -Orientation= FILE) if the mask was drawn on the image as it is stored"
+                if tags[0] != tags[1] and mask.shape == (*size_HW[::-1],)
+                else ""
+            )
         )
     return mask
 

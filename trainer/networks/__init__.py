@@ -5,7 +5,7 @@ JSON -> keras_json.py (its forms) -> parse.py (a Graph) -> shapes.py (facts) -> 
 
 from trainer.networks.builtin import BUILTIN_NETWORKS, is_builtin, network_json
 from trainer.networks.graph import Graph
-from trainer.networks.parse import load_network, parse_network
+from trainer.networks.parse import MODEL_SUFFIXES, load_network, parse_network, read_network
 from trainer.networks.shapes import (
     NetworkFacts,
     check_network,
@@ -15,6 +15,7 @@ from trainer.networks.shapes import (
 
 __all__ = [
     "BUILTIN_NETWORKS",
+    "MODEL_SUFFIXES",
     "Graph",
     "NetworkFacts",
     "check_network",
@@ -24,4 +25,5 @@ __all__ = [
     "load_network",
     "network_json",
     "parse_network",
+    "read_network",
 ]

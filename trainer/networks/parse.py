@@ -23,23 +23,48 @@ from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
 from trainer.networks.references import Reference
 
+MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")  # of whole models
 MAX_FILE_BYTES = 64 * 2**20  # the largest of keras.applications has 1.5 MB
 
 
 def load_network(path: Path) -> Graph:
     """Read a network's JSON file, or the network within a whole model (`.h5`, `.keras`)."""
-    if path.suffix in (".h5", ".hdf5", ".keras") and path.is_file():
-        return parse_network(_model_config(path), str(path))
+    return parse_network(read_network(path), str(path))
+
+
+def read_network(path: Path) -> object:
+    """Return what a network's file holds, as JSON has it; see `load_network`.
+
+    Raises:
+        NetworkError: no such file, or no network in it.
+    """
+    if path.suffix in MODEL_SUFFIXES and path.is_file():
+        return _model_config(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise NetworkError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; is it a network?")
-        obj = json.loads(path.read_text(encoding="utf-8"))
+        obj: object = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise NetworkError(f"{path}: no such file{_instead_of(str(path))}") from None
     except OSError as error:
         raise NetworkError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise NetworkError(f"{path}: is no JSON file ({reason})") from None
-    return parse_network(obj, str(path))
+    return obj
+
+
+def _instead_of(name: str) -> str:
+    """Say what a name that is no file may have been meant to be."""
+    from trainer.networks.builtin import BUILTIN_NETWORKS
+
+    if "." in name or "/" in name:
+        return ""
+    network = name.partition(":")[0]
+    return (
+        f", and no built-in network{nearest(network, BUILTIN_NETWORKS)}; "
+        f"these are {', '.join(BUILTIN_NETWORKS)}"
+    )
 
 
 def _model_config(path: Path) -> object:

@@ -1,0 +1,50 @@
+"""Finds what the training part and the test part share: images, copies of images, patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.likeness import find_alike
+from hpo.split import group_of
+from studies.prepare.groups import read_groups
+from studies.prepare.likeness import similar_pairs
+from studies.prepare.samples import shown
+
+if TYPE_CHECKING:
+    from hpo.datacheck import DataCheck, Looked
+
+
+def judge_leaks(looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck) -> None:
+    """Find what is in the training part and in the test part."""
+    by_digest: dict[str, dict[str, str]] = {}
+    for entry in looked:
+        by_digest.setdefault(entry.digest, {})[entry.part] = entry.pair.name
+    same = [f"{both['train']} = {both['test']}" for both in by_digest.values() if len(both) > 1]
+    if same:
+        check.problems.append(f"{len(same)} images are in both parts: {shown(same)}")
+    pairs = similar_pairs([entry.small for entry in looked])
+    torn = [
+        f"{looked[i].pair.name} ~ {looked[j].pair.name}"
+        for i, j in pairs
+        if looked[i].part != looked[j].part and looked[i].digest != looked[j].digest
+    ]
+    for part in check.num_pairs:
+        members = [entry for entry in looked if entry.part == part]
+        check.near_duplicates += find_alike(
+            [entry.pair.name for entry in members], [entry.small for entry in members]
+        )
+    if torn:
+        check.problems.append(f"{len(torn)} near-duplicates across the parts: {shown(torn)}")
+    table = read_groups(root)
+    parts_of: dict[str, set[str]] = {}
+    for entry in looked:
+        patient = (
+            table.get(entry.pair.stem) if group is None else group_of(entry.pair, group, "--group")
+        )
+        if patient is not None:
+            parts_of.setdefault(patient, set()).add(entry.part)
+    both = sorted(name for name, parts in parts_of.items() if len(parts) > 1)
+    if both:
+        check.problems.append(f"{len(both)} groups are in both parts: {shown(both)}")

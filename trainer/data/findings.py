@@ -1,0 +1,119 @@
+"""Gathers what no single file of a data set shows: palettes that disagree, tags, unread bands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from trainer.data.decoding import Array, Colour, palette_colours
+from trainer.data.headers import Header
+from trainer.data.images import Pair
+from trainer.errors import DataError
+
+NUM_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pair's files say beside their pixels.
+
+    Attributes:
+        colours: stored value -> colour of a palette mask, None of others.
+        bits: a channel of the image.
+    """
+
+    pair: Pair
+    image: Header
+    mask: Header | None = None
+    colours: dict[int, Colour] | None = None
+    bits: int = 8
+
+
+def see(
+    pair: Pair,
+    image: Header,
+    mask: Header | None = None,
+    values: Array | None = None,
+    *,
+    bits: int = 8,
+) -> Seen:
+    """Note what the headers of a pair say, the colours of its mask, and the image's bits."""
+    colours = None if mask is None or values is None else palette_colours(mask, values)
+    return Seen(pair, image, mask, colours, bits)
+
+
+@dataclass
+class Findings:
+    """The sum over the pairs that were added."""
+
+    _colours: dict[int, tuple[Colour, str]] = field(default_factory=dict)
+    _values: dict[Colour, tuple[int, str]] = field(default_factory=dict)
+    _tagged: dict[str, list[str]] = field(default_factory=lambda: {"images": [], "masks": []})
+    _disagreeing: list[str] = field(default_factory=list)
+    _with_alpha: list[str] = field(default_factory=list)
+    _with_bands: list[str] = field(default_factory=list)
+
+    def add(self, seen: Seen) -> None:
+        """Add a pair.
+
+        Raises:
+            DataError: its mask's palette means something else than one before.
+        """
+        self._compare_palettes(seen)
+        name = seen.pair.name
+        if seen.image.orientation != 1:
+            self._tagged["images"].append(name)
+        if seen.mask is not None and seen.mask.orientation != 1:
+            self._tagged["masks"].append(name)
+        if seen.mask is not None and seen.mask.orientation != seen.image.orientation:
+            self._disagreeing.append(name)
+        if seen.image.has_alpha:
+            self._with_alpha.append(name)
+        if seen.image.num_unread:
+            self._with_bands.append(name)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know, a line each."""
+        if any(self._tagged.values()):
+            counts = ", ".join(f"{len(names)} {kind}" for kind, names in self._tagged.items())
+            yield f"orientation tags: {counts}; all are turned as their tag says"
+        if self._disagreeing:
+            yield (
+                "warning: orientation tag in one file of a pair alone: "
+                f"{_named(self._disagreeing)}; if such a mask was drawn on the image "
+                "as it is stored, remove the tag (exiftool -Orientation= FILE)"
+            )
+        if self._with_alpha:
+            yield f"alpha channel, not read: images {_named(self._with_alpha)}"
+        if self._with_bands:
+            yield f"band beside the colours, not read: images {_named(self._with_bands)}"
+
+    def _compare_palettes(self, seen: Seen) -> None:
+        assert seen.colours is None or seen.pair.target is not None
+        for value, colour in (seen.colours or {}).items():
+            path = str(seen.pair.target)
+            other, first = self._colours.setdefault(value, (colour, path))
+            if other != colour:
+                raise DataError(
+                    f"{path}: its palette has {_shown(colour)} at {value}, that of {first} has "
+                    f"{_shown(other)}: the values of these masks do not mean the same; {REMEDY}"
+                )
+            # Within one file two values may share a colour: of a palette that nobody filled in.
+            known, first = self._values.setdefault(colour, (value, path))
+            if known != value and first != path:
+                raise DataError(
+                    f"{path}: its palette has {_shown(colour)} at {value}, that of {first} at "
+                    f"{known}: the values of these masks do not mean the same; {REMEDY}"
+                )
+
+
+REMEDY = "write all with one palette, or with class ids as gray values"
+
+
+def _shown(colour: Colour) -> str:
+    return f"({colour[0]}, {colour[1]}, {colour[2]})"
+
+
+def _named(names: list[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more

@@ -1,0 +1,145 @@
+"""Looks at an image's header: what it is, how large, which way up, and what else it holds."""
+
+from __future__ import annotations
+
+import logging
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from trainer.data.tiff import ORIENTATION, TiffLayout, decoder_of, read_layout
+from trainer.errors import DataError
+
+MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
+# Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
+Image.MAX_IMAGE_PIXELS = None
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels.
+
+    Attributes:
+        orientation: 1 to 8 as in EXIF, 1 for upright; TIFF has it in a tag of its own.
+        palette: RGB of each index, empty where pixels are no indices.
+        has_alpha: there is a channel, or a colour, that says what is transparent.
+        num_unread: bands beyond gray or colours (and alpha) that are not read.
+        tiff: how a TIFF's pixels are stored.
+        is_gif: it is a GIF, which Pillow reads.
+        num_frames: of an animation.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    palette: tuple[tuple[int, int, int], ...] = ()
+    has_alpha: bool = False
+    num_unread: int = 0
+    tiff: TiffLayout | None = None
+    is_gif: bool = False
+    num_frames: int = 1
+
+
+def read_header(path: Path) -> Header:
+    """Return a file's header, before decoding: a few kB can hold what takes gigabytes of memory.
+
+    OpenCV knows more kinds than a data set needs, some of which allocate before they look.
+
+    Raises:
+        DataError: no such file, none that we read, too large, or pixels that nothing reads right.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise DataError(f"{path}: not a file; move it away")
+    if status.st_size == 0:
+        raise broken(path, "the file is empty")
+    try:
+        layout = read_layout(path)
+        header = _of_tiff(path, layout) if layout is not None else _of_others(path)
+    except Exception:  # noqa: BLE001  (whatever the bytes lead to)
+        raise broken(path, "no PNG, JPEG, TIFF, BMP or GIF, whatever its name") from None
+    num_pixels = header.width * header.height
+    if num_pixels > MAX_PIXELS:
+        raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
+    if header.num_frames > 1:
+        raise DataError(
+            f"{path}: holds {header.num_frames} images (an animation); one file is one image"
+        )
+    if layout is not None:
+        _refuse_unread(path, layout)
+    return header
+
+
+def _of_others(path: Path) -> Header:
+    with Image.open(path, formats=FORMATS) as image:
+        return Header(
+            image.width,
+            image.height,
+            # Not getexif(), which decodes a whole PNG to look behind its pixels.
+            _orientation(image.info.get("exif", b"")),
+            _palette(image) if image.mode in ("P", "PA") else (),
+            image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
+            is_gif=image.format == "GIF",
+            num_frames=getattr(image, "n_frames", 1) if image.format == "GIF" else 1,
+        )
+
+
+def _of_tiff(path: Path, layout: TiffLayout) -> Header:
+    palette: tuple[tuple[int, int, int], ...] = ()
+    if layout.meaning == 3:
+        with Image.open(path, formats=FORMATS) as image:
+            palette = _palette(image)
+    num_extra = layout.samples - layout.num_colours
+    return Header(
+        layout.width,
+        layout.height,
+        layout.orientation,
+        palette,
+        layout.has_alpha,
+        num_extra - layout.has_alpha,
+        layout,
+    )
+
+
+def _palette(image: Image.Image) -> tuple[tuple[int, int, int], ...]:
+    values = image.getpalette("RGB") or []
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=False))
+
+
+def _orientation(exif: object) -> int:
+    if not isinstance(exif, bytes) or not exif:
+        return 1
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        value = found.get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  (Pillow raises whatever the bytes lead it to)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _refuse_unread(path: Path, layout: TiffLayout) -> None:
+    if layout.num_pages > 1:
+        raise DataError(
+            f"{path}: holds {layout.num_pages} images (pages of a TIFF); one file is one image: "
+            "write each page into a file of its own"
+        )
+    if not decoder_of(layout):
+        raise DataError(
+            f"{path}: pixels are {layout.describe()}; expected 8 or 16 bits a channel, gray or "
+            "colours (no planes of 16 bits); convert it, to PNG for example"
+        )
+
+
+def broken(path: Path, reason: str) -> DataError:
+    """Return the error of a file that cannot be decoded."""
+    return DataError(f"{path}: not a readable image ({reason}); replace or remove it")
