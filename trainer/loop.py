@@ -13,7 +13,6 @@ import torch
 
 from trainer.checkpoints import weights_content
 from trainer.config import NeuralNetwork
-from trainer.data.intensity import IntensityRange
 from trainer.errors import DivergedError
 from trainer.evaluation import Evaluator
 from trainer.log import Log
@@ -34,7 +33,6 @@ class EpochLoop:
     Attributes:
         make_trainer: makes the trainer, given what its steps are told to.
         destination: where the last evaluation's predictions go.
-        stored_range: what checkpoints say of the images, see `ImageSet.stored_range`.
         is_first: whether this process is the one that writes.
         started: `time.monotonic()` at the run's start.
     """
@@ -46,7 +44,6 @@ class EpochLoop:
     fitter: BatchFitter
     evaluator: Evaluator | None
     destination: Destination | None
-    stored_range: IntensityRange | None
     device: torch.device
     is_first: bool
     started: float
@@ -125,6 +122,6 @@ class EpochLoop:
         if path is None:
             return None
         content = weights_content(
-            self.training.network, epoch=epoch, intensity_range=self.stored_range
+            self.training.network, epoch=epoch, intensity_range=self.training.intensity_range
         )
         return path, content

@@ -167,6 +167,8 @@ class _Run:
         if state is None:
             return self
         stored = IntensityRange.of_checkpoint(state.intensity_range)
+        if stored is not None and stored.is_full_scale:
+            stored = None
         started = self.started - state.time_s
         return replace(
             self, started=started, data=self.data.with_range(stored, is_full=stored is None)
@@ -190,7 +192,7 @@ class _Run:
             optimizer=optimizer,
             learning_rate=learning_rate,
             keeper=CheckpointKeeper(config.checkpoints, config.num_epochs),
-            intensity_range=self.data.train.intensity_range,
+            intensity_range=self.data.train.stored_range,
         )
         num_done = 0
         if state is not None:
@@ -226,7 +228,6 @@ class _Run:
             fitter=fitter,
             evaluator=self._evaluator(lambda: fitter.free()),
             destination=self._destination(),
-            stored_range=self.data.train.stored_range,
             device=self.device,
             is_first=self.world.is_first,
             started=self.started,
