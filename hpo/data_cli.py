@@ -60,7 +60,7 @@ OnError = Annotated[
 
 
 @prepare_app.command()
-def folder(
+def folder(  # noqa: PLR0913  # a command's options
     inputs: Annotated[str, typer.Option("--inputs", help="Glob of the images: 'x/*.tif'")],
     targets: Annotated[
         str,
@@ -72,6 +72,11 @@ def folder(
         typer.Option("--group", metavar="REGEX", help="The patient in an image's path, below "
                      "the part of the glob without wildcards"),
     ] = None,
+    colors: Annotated[
+        str | None,
+        typer.Option("--colors", metavar="RRGGBB,…", help="The colour of each class in masks of "
+                     "colours, background first; RRGGBB=255 for a value of its own"),
+    ] = None,
     test_fraction: TestFraction = 0.1,
     seed: Seed = 0,
     on_error: OnError = "skip",
@@ -81,9 +86,10 @@ def folder(
 
     _run(
         "folder",
-        lambda: find_samples(inputs, targets, group=group, out=out),
+        lambda: find_samples(inputs, targets, group=group, out=out, colours=colors),
         _Choices(out, test_fraction, seed, on_error),
-        {"inputs": inputs, "targets": targets, "group": group},
+        {"inputs": inputs, "targets": targets, "group": group}
+        | ({} if colors is None else {"colors": colors}),
     )
 
 

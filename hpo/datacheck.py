@@ -20,8 +20,10 @@ from hpo.layouts import unread_parts
 from hpo.leaks import judge_leaks
 from hpo.likeness import thumbnail_of
 from hpo.readingkeys import ReadingKeys
+from studies.prepare.colours import count_colours, propose
 from studies.prepare.likeness import Thumbnail
 from studies.prepare.samples import shown
+from trainer.data.decoding import COLOURED
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.headers import read_header
 from trainer.data.images import Pair, match_folders, read_image
@@ -34,6 +36,7 @@ RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
 PARTS = ("train", "test")
 DEFAULT_KEYS = ReadingKeys()
+MAX_COLOURED = 50  # masks of colours whose colours are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +167,7 @@ def _look_at_all(
     pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
 ) -> list[Looked]:
     looked: list[Looked] = []
+    failed: dict[str, list[tuple[Pair, str]]] = {}
 
     def look(entry: tuple[str, Pair]) -> Looked | str:
         try:
@@ -172,13 +176,36 @@ def _look_at_all(
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, found in enumerate(pool.map(look, pairs), 1):
+        for done, ((_, pair), found) in enumerate(
+            zip(pairs, pool.map(look, pairs), strict=True), 1
+        ):
             if isinstance(found, str):
-                check.problems.append(found)
+                reason = found.removeprefix(f"{pair.target}: ").removeprefix(f"{pair.input}: ")
+                failed.setdefault(reason, []).append((pair, found))
             else:
                 looked.append(found)
             progress(done, len(pairs))
+    for reason, members in failed.items():
+        pairs_of = [pair for pair, _ in members]
+        text = members[0][1]
+        if len(members) > 1:
+            text = f"{len(members)} pairs ({shown([pair.name for pair in pairs_of])}): {reason}"
+        check.problems.append(text + _remedy(reason, pairs_of))
     return looked
+
+
+def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
+    """Return the colours that masks of colours have, as the option that makes classes of them."""
+    if not reason.startswith(COLOURED):
+        return ""
+    counts: Counter[int] = Counter()
+    for pair in pairs[:MAX_COLOURED]:
+        assert pair.target is not None
+        counts += count_colours(pair.target)
+    table = propose(counts)
+    if table is None:
+        return f"; they have {len(counts)} colours"
+    return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
 
 
 def _look(part: str, pair: Pair) -> Looked:

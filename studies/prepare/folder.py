@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from studies.prepare.colours import parse_colours, recode
 from studies.prepare.samples import Content, Found, Sample, Skipped, plain_name, refuse_volume
 from trainer.data.images import SUFFIXES, Array, read_mask
 from trainer.errors import DataError
@@ -17,7 +18,9 @@ from trainer.errors import DataError
 _CAPTURES = re.compile(r"\{(\w+)\}")
 
 
-def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> Found:
+def find_samples(
+    inputs: str, targets: str, *, group: str | None, out: Path, colours: str | None = None
+) -> Found:
     """Pair the files that match `inputs` with their masks.
 
     Args:
@@ -28,10 +31,12 @@ def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> 
         group: regular expression on an image's path below the fixed part of `inputs`; what it
             matches, or its first group, is the patient.
         out: where the result goes; files below it are no inputs.
+        colours: the colour of each class, of masks of colours; see `parse_colours`.
 
     Raises:
         DataError: nothing matches, a pattern cannot be used, or a file is a volume.
     """
+    table = None if colours is None else parse_colours(colours)
     captured = _CAPTURES.findall(inputs)
     fields = set(_CAPTURES.findall(targets))
     if not fields & {"stem", "name", *captured}:
@@ -77,7 +82,7 @@ def find_samples(inputs: str, targets: str, *, group: str | None, out: Path) -> 
                 name=name,
                 group=_group_of(below.as_posix(), pattern) or name,
                 sources=(path, *masks),
-                read=partial(_read, path, masks),
+                read=partial(_read, path, masks, table),
             )
         )
     return Found(samples, skipped, num_classes=None)
@@ -126,7 +131,11 @@ def join_masks(files: tuple[Path, ...]) -> Array:
     return joined
 
 
-def _read(path: Path, masks: tuple[Path, ...]) -> Content:
+def _read(path: Path, masks: tuple[Path, ...], table: Mapping[int, int] | None) -> Content:
+    if table is not None:
+        if len(masks) > 1:
+            raise DataError(f"{path}: {len(masks)} masks; those of --colors are not joined")
+        return Content(path, recode(masks[0], table))
     return Content(path, masks[0] if len(masks) == 1 else join_masks(masks))
 
 

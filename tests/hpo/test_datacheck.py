@@ -235,3 +235,29 @@ def test_near_duplicates_within_a_part_are_named(data: Path, capsys) -> None:
     assert (code, found["near_duplicates"]) == (0, [["copy.jpg", "train_p0_0.png"]])
     main(["check", str(data)])
     assert "2 images in 1 clusters: copy.jpg ~ train_p0_0.png" in capsys.readouterr().out
+
+
+def test_masks_of_colours_are_one_line_and_its_option_makes_classes_of_them(
+    data: Path, capsys, tmp_path: Path
+) -> None:
+    for path in data.glob("*/targets/*"):
+        mask = cv2.imread(str(path), 0)
+        colours = np.zeros((*mask.shape, 3), np.uint8)
+        colours[mask > 0] = (0, 0, 255)
+        colours[:2] = (192, 224, 224)
+        cv2.imwrite(str(path), colours)
+    code, found = checked(capsys, data)
+    assert code == 1
+    (problem,) = (text for text in found["problems"] if "coloured" in text)
+    assert "17 pairs" in problem
+    assert "--colors 000000,ff0000,e0e0c0 makes classes" in problem
+    arguments = [
+        "prepare", "folder", "--inputs", f"{data}/train/inputs/*.png",
+        "--targets", f"{data}/train/targets/{{name}}", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    assert main([*arguments, "--colors", "000000,ff0000"]) == 2
+    assert "not in --colors: e0e0c0" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--colors", "000000,ff0000,e0e0c0=2"]) == 0
+    capsys.readouterr()
+    code, found = checked(capsys, tmp_path / "out")
+    assert (code, [facts["value"] for facts in found["classes"]]) == (0, [0, 1, 2])

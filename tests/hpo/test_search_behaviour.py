@@ -235,7 +235,12 @@ def test_failures_of_one_cause_are_alike_whatever_their_trial(
         for number in range(15):
             (tmp_path / f"runs/s/trial_{number:05d}").touch()  # where a folder has to be
     else:
-        arguments += ["--search", "data.batch_size=4,-1,-2,-3,-4,-5,-6,-7,-8,-9"]
+        # Each choice is sound with the first of the other field, and most pairs are not.
+        arguments += [
+            "--set", "data.intensity_range=[0,255]",
+            "--search", "data.intensity_range[0]=0,60,61,62,63,64,65,66",
+            "--search", "data.intensity_range[1]=99,50,51,52,53,54,55,56",
+        ]  # fmt: skip
     result = run("rml-optimize", *arguments, "--study-name", "s", "--max-retries", 0)
     assert "3 trials in a row failed alike" in one_error(result, code=1)
     found = list(states(tmp_path).values())

@@ -26,6 +26,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Colour = tuple[int, int, int]
 
+COLOURED = "the mask is coloured"
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -112,7 +113,7 @@ def _one_channel(path: Path, mask: Array, header: Header) -> Array:
     colours = mask[:, :, : 1 if mask.shape[2] == 2 else 3]
     if (colours != colours[:, :, :1]).any() or (mask.shape[2] == 2 and not header.has_alpha):
         raise DataError(
-            f"{path}: the mask is coloured ({mask.shape[2]} channels that differ); "
+            f"{path}: {COLOURED} ({mask.shape[2]} channels that differ); "
             "expected one value a pixel, the class"
         )
     values = mask[:, :, 0]
