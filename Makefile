@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu"
 
 # Compares an NVIDIA GPU with the CPU, in about a minute; without one all of it is skipped.
 test-gpu: install

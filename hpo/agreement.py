@@ -6,15 +6,20 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, create_engine, delete, insert, inspect, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
+from hpo.connections import engine_settings
 from hpo.database import locking_engine
+from hpo.databaseurl import parse_url, show_url, why_unreachable
 from hpo.errors import StorageError, UsageError
 
 IDENTITY = "rml:identity"
@@ -65,6 +70,65 @@ def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict
     if engine is not storage.engine:
         engine.dispose()
     return known | missing
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a database holds of a study.
+
+    Attributes:
+        attributes: what its drivers have agreed on; None if it is a stranger's.
+        names: of all studies.
+        may_start_over: no trial of it counts or runs.
+    """
+
+    attributes: dict[str, Any] | None
+    names: list[str]
+    may_start_over: bool
+
+
+def peek(url: str, name: str) -> Known | None:
+    """Look at a study without changing anything; None if there is none, or no database yet.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        return None
+    try:
+        engine = create_engine(parsed, **engine_settings(parsed))
+        try:
+            with engine.connect() as connection:
+                if not inspect(connection).has_table(models.StudyModel.__tablename__):
+                    return None
+                return _look(connection, name)
+        finally:
+            engine.dispose()
+    except (ImportError, SQLAlchemyError) as error:
+        raise StorageError(
+            f"--storage {show_url(parsed)}: {why_unreachable(error, parsed)}"
+        ) from None
+
+
+def _look(connection: Connection, name: str) -> Known | None:
+    study, attribute, trial = models.StudyModel, models.StudyUserAttributeModel, models.TrialModel
+    ids = {row.study_name: row.study_id for row in connection.execute(
+        select(study.study_name, study.study_id))}  # fmt: skip
+    if name not in ids:
+        return None
+    attributes = {
+        row.key: json.loads(row.value_json)
+        for row in connection.execute(
+            select(attribute.key, attribute.value_json).where(attribute.study_id == ids[name])
+        )
+    }
+    states = {
+        row.state
+        for row in connection.execute(select(trial.state).where(trial.study_id == ids[name]))
+    }
+    is_strange = IDENTITY not in attributes and bool(states)
+    return Known(None if is_strange else attributes, [*ids], states.isdisjoint(_COUNTING))
 
 
 def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) -> bool:

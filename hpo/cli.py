@@ -22,8 +22,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 def optimize(options: Options) -> None:
     """Search the hyperparameters of a segmentation network.
 
-    Without data at hand (no --data, no --study, no ./data) it runs a built-in demo on synthetic
-    images.
+    Called without any search or data option where there is no ./data, it runs a built-in demo on
+    synthetic images, as --study demo does.
     """
     # Imported here: `rml-optimize --help` answers in a fraction of what Optuna takes to load.
     from hpo.plan import make_plan

@@ -282,6 +282,9 @@ def describe_check(found: DataCheck) -> Iterator[str]:
     for facts in found.classes:
         images = ", ".join(f"{number} {part}" for part, number in facts.num_images.items())
         yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} images"
+    for part, dices in found.trivial.items():
+        shown = ", ".join(f"{name} {dice:.4f}" for name, dice in [*dices.items()][:6])
+        yield f"one answer everywhere, {part}, its class's own Dice: {shown}"
     if found.near_duplicates:
         yield (
             f"near-duplicates within a part, kept together by a split: "

@@ -20,10 +20,13 @@ from hpo.layouts import unread_parts
 from hpo.leaks import judge_leaks
 from hpo.likeness import thumbnail_of
 from hpo.readingkeys import ReadingKeys
+from hpo.scoredparts import Scoring, score_part
+from hpo.trivial import trivial_scores
 from studies.prepare.colours import count_colours, propose
 from studies.prepare.likeness import Thumbnail
 from studies.prepare.samples import shown
 from trainer.data.decoding import COLOURED
+from trainer.data.doubts import doubts_about
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.headers import read_header
 from trainer.data.images import Pair, match_folders, read_image
@@ -58,6 +61,7 @@ class DataCheck:
         types: "uint8 gray" and the like -> images.
         histogram: share of pixels in each sixteenth of the full scale, colours averaged.
         levels: (smallest, largest) pixel value.
+        trivial: part -> class -> its Dice if every pixel is taken for it.
         near_duplicates: names within one part that show nearly the same, cluster by cluster.
     """
 
@@ -69,6 +73,7 @@ class DataCheck:
     levels: tuple[int, int] = (0, 0)
     masks: str = ""
     classes: list[ClassFacts] = field(default_factory=list)
+    trivial: dict[str, dict[str, float]] = field(default_factory=dict)
     near_duplicates: list[list[str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
@@ -297,6 +302,9 @@ def _judge_masks(
         check.problems.append(str(error))
         return None
     check.masks = coding.describe()
+    for doubt in doubts_about(coding):
+        (check.problems if doubt.is_wrong else check.advice).append(str(doubt))
+    check.trivial = {part: _trivial(looked, part, coding) for part in check.num_pairs}
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
     for facts in check.classes if coding.kind != "threshold" else ():
@@ -317,6 +325,13 @@ def _judge_masks(
             f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
         )
     return coding
+
+
+def _trivial(looked: Sequence[Looked], part: str, coding: MaskCoding) -> dict[str, float]:
+    scoring = Scoring(coding)
+    masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
+    scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)
+    return {entry.class_name: round(entry.of_class, 6) for entry in scores}
 
 
 def _is_ignored(value: int, coding: MaskCoding, keys: ReadingKeys) -> bool:

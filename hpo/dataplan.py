@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hpo.contents import MEMORY, Contents
@@ -110,6 +110,7 @@ class DataSurvey:
         coding: what the mask values mean.
         fingerprint: hash of the files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
+        values: part -> image -> pixels per stored value of its mask; empty if not surveyed.
         notes: what a user should know of the files, a line each.
         alike: stems of training images that show nearly the same, cluster by cluster.
     """
@@ -120,6 +121,7 @@ class DataSurvey:
     coding: MaskCoding
     fingerprint: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    values: Mapping[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alike: tuple[tuple[str, ...], ...] = ()
 
@@ -165,14 +167,19 @@ def survey_data(
             f"{folder.root / folder.train.targets}: every pixel of every mask is "
             f"{next(iter(found.counts))}; there is nothing to segment"
         )
-    sizes = (found.smallest, found.largest)
+    names = iter(found.values)
+    values = {
+        part: {pair.name: dict(next(names)) for pair in pairs}
+        for part, pairs in (("train", train), ("test", test))
+    }
     return DataSurvey(
         len(train),
         len(test),
         found.is_gray,
         coding,
         fingerprint,
-        sizes,
+        (found.smallest, found.largest),
+        values,
         (*notes, *found.notes),
         tuple(map(tuple, found.alike)),
     )
@@ -184,6 +191,7 @@ class _Found:
     counts: Counter[int]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    values: list[list[tuple[int, int]]]  # of each mask, in order
     notes: tuple[str, ...]
     alike: list[list[str]]
 
@@ -216,7 +224,7 @@ def _read_all(
 ) -> _Found:
     counts: Counter[int] = Counter()
     is_gray = True
-    sizes = []
+    sizes, of_masks = [], []
     findings = Findings()
     depths: dict[int, str] = {}
     thumbnails: list[Thumbnail] = []
@@ -229,6 +237,7 @@ def _read_all(
             is_gray &= gray
             counts.update(values)
             sizes.append(size)
+            of_masks.append(sorted(values.items()))
             progress(done, len(pairs))
     if len(depths) > 1:
         found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
@@ -236,7 +245,8 @@ def _read_all(
             f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
         )
     clusters = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
-    return _Found(is_gray, counts, min(sizes), max(sizes), tuple(findings.notes()), clusters)
+    notes = tuple(findings.notes())
+    return _Found(is_gray, counts, min(sizes), max(sizes), of_masks, notes, clusters)
 
 
 def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbnail, Seen]:
@@ -256,8 +266,10 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
         if entry["fingerprint"] == fingerprint and entry["reading"] == FORMAT:
             counts = Counter({int(value): int(count) for value, count in entry["counts"]})
             smallest, largest = tuple(entry["smallest"]), tuple(entry["largest"])
+            values = [[(int(v), int(n)) for v, n in mask] for mask in entry["values"]]
             notes, clusters = tuple(entry["notes"]), entry["alike"]
-            return _Found(bool(entry["is_gray"]), counts, smallest, largest, notes, clusters)
+            is_gray = bool(entry["is_gray"])
+            return _Found(is_gray, counts, smallest, largest, values, notes, clusters)
     return None
 
 

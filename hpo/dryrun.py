@@ -7,23 +7,40 @@ import json
 import optuna
 from rich.console import Console
 
+from hpo.artifacts import open_shelf
+from hpo.databaseurl import choose_url, default_url
 from hpo.dataplan import NOT_SURVEYED
 from hpo.options import Options
 from hpo.picking import pick_launcher
+from hpo.scorekeys import refuse_worker_of_other_sizes
 from hpo.session import settings_rows, show_settings
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
-from hpo.storage import make_sampler
+from hpo.storage import check_study, make_sampler
+
+
+def _ignore(text: str) -> None:
+    """Take a warning that the search itself will give."""
 
 
 def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     """Print what a search would do, with the config of a trial that might be its first.
 
-    Data, network and their fit were checked when `spec` was planned.
+    Data, network and their fit were checked when `spec` was planned; what the search refuses
+    after that is refused here, too.
     """
     reservation = reserve_slots(options.worker)
     reservation.close()
     launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
+    output = options.output
+    url = choose_url(output.storage, output.storage_file, _ignore) or default_url(
+        spec.folders.output
+    )
+    if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
+        check_study(spec, url, may_move=output.move_here)
+    if output.artifacts and "://" in output.artifacts:  # a folder would be made
+        open_shelf(output.artifacts)
+    refuse_worker_of_other_sizes(spec, launcher)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.dataplan import Part
 from hpo.errors import HpoError
+from hpo.figures import (
+    OWN_DATASET,
+    OWN_PER_IMAGE,
+    WITH,
+    WITHOUT,
+    describe_averages,
+    numbers,
+    read_figures,
+)
 from hpo.folders import locked
+from hpo.intervals import Grouping, Interval, interval_of_runs
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.lease import ATTEMPT
 from hpo.models import LAYERS_FILE, MODEL_FILE
@@ -27,9 +35,7 @@ from hpo.spec import StudySpec
 from hpo.storage import best_trial
 from hpo.turn import Turn
 from trainer import rundir
-from trainer.bootstrap import bootstrap_scores, interval, rows_of_csv
-from trainer.errors import DataError
-from trainer.keypath import set_path
+from trainer.keypath import get_path, set_path
 
 TEST_FILE = "test.json"
 TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
@@ -41,8 +47,9 @@ WAIT_INTERVAL_S = 1.0
 class TestScore:
     """The best model on images that nothing was selected on.
 
-    `interval` is the 95 % bootstrap interval of `dice_dataset` over images; both it and
-    `dice_per_image` are absent for an engine that writes the contract's files only.
+    `interval` is the 95 % bootstrap interval of `dice_dataset` over groups of images (patients),
+    or images where no groups are known: `num_drawn` of `drawn`. It is absent where they are fewer
+    than five, and with `dice_per_image` for an engine that writes the contract's files only.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
@@ -52,6 +59,12 @@ class TestScore:
     dice_per_image: float | None
     interval: tuple[float, float] | None
     num_images: int
+    num_drawn: int | None = None
+    drawn: str | None = None
+    dice_with_background: float | None = None
+    dice_without_background: float | None = None
+    dice_dataset_own_size: float | None = None
+    dice_per_image_own_size: float | None = None
     attempt: int | None = None
 
     @classmethod
@@ -68,10 +81,15 @@ class TestScore:
 
     def __str__(self) -> str:
         text = f"dice_dataset {self.dice_dataset:.4f}"
-        if self.interval is not None:
-            text += " (95 % interval {:.4f} .. {:.4f})".format(*self.interval)
+        if self.interval is not None or self.num_drawn is not None:
+            found = Interval(self.interval, self.num_drawn or 0, self.drawn or "images")
+            text += f" ({'95 % interval ' if self.interval else ''}{found})"
         if self.dice_per_image is not None:
             text += f", dice_per_image {self.dice_per_image:.4f}"
+        if (averages := describe_averages(numbers(asdict(self)))) is not None:
+            text += f" (averaged: {averages})"
+        if self.dice_dataset_own_size is not None:
+            text += f", dice_dataset {self.dice_dataset_own_size:.4f} at the images' own size"
         return f"{text} on the {self.num_images} test images"
 
 
@@ -174,7 +192,11 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
             f"{ended.log_tail}"
         )
     score = read_test_score(
-        run_dir, trial, ended.evaluations[-1].accuracy, num_images=spec.survey.num_test
+        run_dir,
+        trial,
+        ended.evaluations[-1].accuracy,
+        num_images=spec.survey.num_test,
+        grouping=spec.grouping,
     )
     return replace(score, attempt=winner.user_attrs.get(ATTEMPT))
 
@@ -183,35 +205,26 @@ def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: P
     """Have a config evaluate on the test images, where a worker sees them."""
     set_path(network, "data.test_input_path", launcher.worker_path(data, test.inputs))
     set_path(network, "data.test_target_path", launcher.worker_path(data, test.targets))
+    if get_path(network, "metrics.at_size") in (None, "network"):
+        set_path(network, "metrics.at_size", "both")
 
 
-def read_test_score(run_dir: Path, trial: int, accuracy: float, *, num_images: int) -> TestScore:
+def read_test_score(
+    run_dir: Path, trial: int, accuracy: float, *, num_images: int, grouping: Grouping
+) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
-    entries = rundir.read_metrics(run_dir)
-    per_image = entries[-1].get("dice_per_image") if entries else None
+    found = interval_of_runs([run_dir], grouping)
+    figures = read_figures(run_dir)
     return TestScore(
         trial=trial,
         dice_dataset=accuracy,
-        dice_per_image=per_image if isinstance(per_image, float) else None,
-        interval=interval_of_runs([run_dir]),
+        dice_per_image=figures.get("dice_per_image"),
+        dice_with_background=figures.get(WITH),
+        dice_without_background=figures.get(WITHOUT),
+        dice_dataset_own_size=figures.get(OWN_DATASET),
+        dice_per_image_own_size=figures.get(OWN_PER_IMAGE),
+        interval=found.bounds if found else None,
         num_images=num_images,
+        num_drawn=found.num_groups if found else None,
+        drawn=found.unit if found else None,
     )
-
-
-def interval_of_runs(run_dirs: Sequence[Path]) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval, over images, of the mean `dice_dataset` of evaluations.
-
-    All runs get the same draws of images. None where an engine leaves no table of images.
-    """
-    samples = []
-    for run_dir in run_dirs:
-        entries = rundir.read_metrics(run_dir)
-        classes = entries[-1].get("classes_averaged") if entries else None
-        if not isinstance(classes, list):
-            return None
-        try:
-            rows = rows_of_csv(rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode())
-            samples.append(bootstrap_scores(rows, [str(name) for name in classes]))
-        except (ValueError, csv.Error, DataError):
-            return None
-    return interval(np.mean(samples, axis=0)) if samples else None

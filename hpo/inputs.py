@@ -13,6 +13,7 @@ from typing import Any
 
 from hpo.dataplan import DataSurvey
 from hpo.errors import UsageError
+from hpo.samescore import check_channels
 from hpo.space import Categorical, Dimension, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
 from trainer.config_errors import hint
@@ -106,7 +107,7 @@ def bring_networks(
     ignored = get_path(base, "loss.ignore_index")
     num_classes = request.num_classes or survey.coding.num_learned(ignored)
     choices: dict[str, NetworkChoice] = {}
-    facts: list[NetworkFacts] = []
+    facts: dict[str, NetworkFacts] = {}
     for name in request.names(space):
         path = request.file(name)
         if path is not None:
@@ -124,11 +125,12 @@ def bring_networks(
         found = _check(build_config(base, settings), space, graph, survey)
         if found.final_activation in ACTIVATIONS:
             settings["loss.source"] = found.final_activation
-        facts.append(found)
+        facts[name] = found
         inputs.mkdir(parents=True, exist_ok=True)
         choices[name] = NetworkChoice(f"layers_{hash_text(text)}.json", settings)
         write_atomic(inputs / choices[name].file, text)
-    return choices, facts[0]
+    check_channels(facts)
+    return choices, next(iter(facts.values()))
 
 
 def hash_text(text: str) -> str:

@@ -13,6 +13,7 @@ from hpo.errors import UsageError
 from hpo.plan import DEFAULT_DATA
 from hpo.studyfile import STUDY_FILE
 from studies.prepare.groups import read_groups
+from trainer.data.doubts import doubts_about
 from trainer.rundir import write_atomic
 
 RARE_SHARE = 0.05  # of the pixels: below, losses that count pixels learn to predict nothing
@@ -48,6 +49,8 @@ validation_fraction = 0.2
 {group_by}
 
 [config]    # any field of the worker's config, fixed
+# Whether the accuracy averages the background, too, where the network has several channels.
+"metrics.include_background" = true
 "data.batch_size" = {batch_size}
 "data.test_batch_size" = {test_batch_size}
 
@@ -112,6 +115,7 @@ def write_study(
         command += f" --data {shlex.quote(str(data))}"
     return [
         f"written: {path}",
+        *(f"warning: {doubt}" for doubt in doubts_about(survey.coding)),
         "next: edit it, and see what it would do:",
         f"  {command} --dry-run",
     ]

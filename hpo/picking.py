@@ -11,6 +11,7 @@ from typing import Any
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
 from hpo.options import Options
+from hpo.scorekeys import refuse_worker_of_other_sizes, warn_of_dropped_scoring
 from hpo.space import dropped_keys
 from hpo.spec import StudySpec
 from trainer.config import EXTENSIONS
@@ -89,6 +90,7 @@ def check_known(
     Raises:
         UsageError: one of them is searched, so that trials would differ in nothing.
     """
+    refuse_worker_of_other_sizes(spec, launcher)
     known = launcher.capabilities()
     searched = [key for key in EXTENSIONS if key not in known and spec.space.is_sampled(key)]
     if searched:
@@ -97,5 +99,6 @@ def check_known(
         key = parse_setting(text)[0]
         if key in EXTENSIONS and key not in known:
             warn(f"--set {key}: this worker does not know it and does not get it")
+    warn_of_dropped_scoring(spec, launcher, warn)
     if dropped := dropped_keys({**spec.base, "seed": spec.seed}, known=known):
         warn(f"this worker does not get what it does not know: {', '.join(dropped)}")

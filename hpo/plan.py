@@ -36,11 +36,16 @@ from hpo.inputs import (
     hash_text,
     refuse_other_data,
 )
-from hpo.options import Options
+from hpo.intervals import Grouping
+from hpo.options import DataOptions, Options, SearchOptions
+from hpo.rules import SCORING_RULES
+from hpo.samescore import AT_SIZE, settle_score
+from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
 from hpo.split import split_validation, validation_folder
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.trivial import trivial_scores
 from hpo.weights import find_weights
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import OPTIMIZERS, known_losses
@@ -84,9 +89,15 @@ def _choose_study(options: Options) -> tuple[StudyFile, Path | None]:
     """Return the study of `--study`, the demo where there is nothing else, or the tutorial's."""
     if options.data.small and options.data.study is None:
         raise UsageError("--small is about a study's settings; add --study NAME")
-    wants_demo = (
+    has_no_data = (
         options.data.data is None and options.data.study is None and not DEFAULT_DATA.exists()
     )
+    wants_demo = has_no_data and (options.search, options.data) == (SearchOptions(), DataOptions())
+    if has_no_data and not wants_demo:
+        raise UsageError(
+            f"no data: there is no folder {DEFAULT_DATA}/ here; name one with --data, or search "
+            "the demo's synthetic images with --study demo"
+        )
     name = DEMO if wants_demo else options.data.study
     if name is None:
         return TUTORIAL, None
@@ -110,23 +121,53 @@ class _Planner:
         space = self._space(base)
         refuse_unsearchable(space)
         refuse_other_data(base, space)
+        warnings = settle_score(base, space)
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
         data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
+        scoring = scoring_of(base, survey.coding)
+        warnings += check_coding(scoring)
         fraction, group_by, trained = None, None, data
+        grouping = Grouping(data.root, None)
         if select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
             pattern, table = group_by, read_groups(data.root)
+            grouping = Grouping(data.root, pattern)
             if pattern is None and table:
                 group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
-            target = folders.split(hash_text(f"{survey.fingerprint} {fraction} {group_by}"))
+            classes_of = {
+                name: scoring.classes_in(values)
+                for name, values in survey.values.get("train", {}).items()
+            }
+            shown = hash_text(repr(sorted((n, sorted(c)) for n, c in classes_of.items())))
+            target = folders.split(
+                hash_text(f"{survey.fingerprint} {fraction} {group_by} {SCORING_RULES} {shown}")
+            )
             trained = validation_folder(target)
             if survey.fingerprint != NOT_SURVEYED:
                 split_validation(
-                    data, target, fraction=fraction, group_by=pattern, alike=survey.alike
+                    data,
+                    target,
+                    fraction=fraction,
+                    group_by=pattern,
+                    classes_of=classes_of,
+                    alike=survey.alike,
                 )
+        by_pixels = get_path(base, AT_SIZE) == "images"
+        parts = scored_parts(data, trained, survey, scoring, by_pixels=by_pixels)
+        warnings += check_parts(parts, scoring)
+        if select_on == "test":
+            warnings.append(
+                "trials are compared on the test images, so the score of the best one will be "
+                "optimistic; --select-on validation gives one to report"
+            )
+        if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
+            warnings.append(
+                f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "
+                "one): each counts as a patient of its own in the interval of the test score"
+            )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None
@@ -156,6 +197,7 @@ class _Planner:
             select_on=select_on,
             validation_fraction=fraction,
             group_by=group_by,
+            grouping=grouping,
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,
@@ -167,6 +209,13 @@ class _Planner:
                     *([weights.file] if weights else []),
                 ],
             ),
+            warnings=tuple(warnings),
+            trivial={
+                part.name: trivial_scores(
+                    part, scoring, has_one_channel=facts.output_shape[-1] == 1
+                )
+                for part in parts
+            },
         )
 
     def _refuse_options_without_effect(self) -> None:
@@ -265,6 +314,10 @@ class _Planner:
             key, value = parse_setting(text)
             refuse_owned(key, "--set")
             set_path(base, key, value)
+        # Said in every config: what an engine takes for the default may be another.
+        for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
+            if get_path(base, key) is None:
+                set_path(base, key, value)
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):

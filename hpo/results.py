@@ -47,6 +47,7 @@ _NOTHING = (-math.inf, 0)  # score and negative number of no trial
 class Candidate:
     """A finished trial's model, before it is known whether it is the best.
 
+    `figures` are those beside the score (`hpo.figures`).
     `config` is the trial's config as the worker got it, but with the host's own data paths.
     """
 
@@ -54,7 +55,7 @@ class Candidate:
     attempt: int
     score: float
     epoch: int
-    dice_per_image: float | None
+    figures: Mapping[str, float]
     config: Mapping[str, Any]
     params: Mapping[str, Any]
     known_extensions: frozenset[str]
@@ -216,7 +217,8 @@ class Results:
             "epoch": candidate.epoch,
             "selected_on": self._spec.select_on,
             "dice_dataset": candidate.score,
-            "dice_per_image": candidate.dice_per_image,
+            "dice_per_image": None,
+            **candidate.figures,
             "params": dict(candidate.params),
         }
 

@@ -18,7 +18,9 @@ from hpo.artifacts import open_shelf
 from hpo.database import Patience, close_storage, wait_for_storage
 from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.errors import EndingError, HpoError
+from hpo.figures import describe_averages, numbers
 from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
+from hpo.folders import TRIAL_FILE, read_json
 from hpo.launchers.driver import HOST, SESSION, driver_labels
 from hpo.lease import LeaseOffice
 from hpo.likeness import shown_alike
@@ -33,6 +35,7 @@ from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.stopping import StopRequest
 from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.trivial import TrivialScore, describe_trivial, no_better_than
 from hpo.turn import Turn
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -180,10 +183,15 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         *(("files", note) for note in spec.survey.notes),
         *_alike_rows(spec),
         ("masks", spec.survey.coding.describe()),
+        *(
+            (f"one answer everywhere, {part}", f"dice_dataset {describe_trivial(scores)}")
+            for part, scores in spec.trivial.items()
+        ),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
         ("trials are compared on", _selection_text(spec)),
+        ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
         ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
     ]
     if spec.published is not None:
@@ -206,6 +214,8 @@ def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console
     if spec.is_synthetic:
         console.print(DEMO_BANNER, markup=False)
     console.print(tabulate(rows, tablefmt="grid", maxcolwidths=[None, 76]), markup=False)
+    for text in spec.warnings:
+        console.print(f"warning: {text}", markup=False)
 
 
 def _network_text(spec: StudySpec) -> str:
@@ -263,6 +273,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
     say(f"  dice_dataset {value:.4f} on {_selection_text(spec)}")
+    _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
         say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
@@ -272,6 +283,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
         use = f"used before, for the model of trial {others}" if others else "used for this only"
         say(f"  {ending.tested}, {use}")
+        _compare_with_trivial(ending.tested.dice_dataset, spec.trivial_on("test"), say)
     elif spec.select_on == "test":
         say(
             "  warning: chosen and reported on the same test images, so this score is "
@@ -294,6 +306,22 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
         say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+
+
+def _explain_score(
+    spec: StudySpec, value: float, *, has_model: bool, say: Callable[[str], None]
+) -> None:
+    model = read_json(spec.folders.best_model / TRIAL_FILE) if has_model else {}
+    if averages := describe_averages(numbers(model)):
+        say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
+    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
+
+
+def _compare_with_trivial(
+    value: float, trivial: tuple[TrivialScore, ...], say: Callable[[str], None]
+) -> None:
+    if (text := no_better_than(value, trivial)) is not None:
+        say(f"  warning: {text}")
 
 
 def _command(name: str) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hpo.dataplan import DataFolder, DataSurvey
 from hpo.inputs import NetworkChoice
+from hpo.intervals import Grouping
 from hpo.launchers import Launcher, Mount
+from hpo.rules import SCORING_KEY, SCORING_RULES
 from hpo.space import SearchSpace, build_config
+from hpo.trivial import TrivialScore
 from hpo.weights import StartWeights
-from trainer.keypath import set_path
+from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
 
@@ -63,9 +66,12 @@ class StudySpec:
             config fields that go with that network.
         weights: what trials start from, None for random weights.
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        grouping: which images are of one patient.
         facts: the network of the base config.
         published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
+        warnings: what the user should know before the first trial.
+        trivial: part that is scored -> what one answer for every pixel scores on it.
     """
 
     name: str
@@ -85,16 +91,40 @@ class StudySpec:
     select_on: Literal["test", "validation"]
     validation_fraction: float | None
     group_by: str | None
+    grouping: Grouping
     pruner: Literal["median", "hyperband", "none"]
     sampler: Literal["tpe", "random"]
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    trivial: Mapping[str, tuple[TrivialScore, ...]] = field(default_factory=dict)
 
     @property
     def num_warmup_epochs(self) -> int:
         """Epochs that no pruner touches: a learning curve says little before."""
         return max(3, -(-self.num_epochs // 5))
+
+    @property
+    def scored_at(self) -> str:
+        """Say at which size predictions are compared with masks."""
+        if get_path(self.base, "metrics.at_size") == "images":
+            return "the images' own size"
+        height, width = self.facts.input_shape[:2]
+        return f"the network's size {height}x{width}"
+
+    @property
+    def averaged(self) -> str:
+        """Say which classes the accuracy averages."""
+        if self.facts.output_shape[-1] == 1:
+            return "of the foreground, the network's one class"
+        if get_path(self.base, "metrics.include_background", True) is True:
+            return "averaged over all classes, the background among them"
+        return "averaged over the classes without the background"
+
+    def trivial_on(self, part: str) -> tuple[TrivialScore, ...]:
+        """Return what one answer for every pixel scores on "test" or "validation"."""
+        return self.trivial.get(f"{part} images", ())
 
     def network_of(self, chosen: Mapping[str, Any]) -> str:
         """Return the value of `layers` in a trial: what was sampled, else the only one."""
@@ -139,6 +169,7 @@ class StudySpec:
             "folder": "data" if trained.root == self.data.root else trained.root.name,
             "train": [str(trained.train.inputs), str(trained.train.targets)],
             "test": [str(trained.test.inputs), str(trained.test.targets)],
+            "group_by": self.grouping.pattern,
         }
 
     def worker_config(self, launcher: Launcher, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +200,7 @@ class StudySpec:
             for name, network in self.networks.items()
         }
         return entries | {
+            SCORING_KEY: str(SCORING_RULES),
             "data": f"{self.survey.num_train} + {self.survey.num_test} images, "
             f"hash {self.survey.fingerprint}",
             "epochs": str(self.num_epochs),

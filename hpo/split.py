@@ -6,13 +6,14 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.dataplan import DataFolder, Part, list_pairs
 from hpo.errors import UsageError
 from hpo.folders import ignores_case, replace_folder
+from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 
@@ -34,6 +35,7 @@ def split_validation(
     *,
     fraction: float,
     group_by: str | None = None,
+    classes_of: Mapping[str, Set[int]] | None = None,
     alike: Sequence[Sequence[str]] = (),
 ) -> DataFolder:
     """Split the training part into `target`/{train,validation}/{inputs,targets}.
@@ -49,6 +51,7 @@ def split_validation(
         group_by: regular expression on the file's stem; images with the same match (its first
             group, if it has one) stay together, as slices of one patient must. Without it the
             groups are those of the data folder's `groups.csv`, if it has one.
+        classes_of: the classes in each image's mask; both parts get all where they can.
         alike: stems of images that stay together where nobody says what is of one patient.
 
     Raises:
@@ -81,7 +84,11 @@ def split_validation(
             f"--validation-fraction {fraction:g} leaves nothing to train on: "
             f"{len(pairs)} images in {len(names)} groups"
         )
-    chosen = set(names[:num_chosen])
+    shown = {
+        name: {c for pair in members for c in (classes_of or {}).get(pair.name, ())}
+        for name, members in groups.items()
+    }
+    chosen = choose_validation(names, num_chosen, shown)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

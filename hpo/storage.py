@@ -7,6 +7,8 @@ import shlex
 import socket
 import uuid
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -15,9 +17,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.agreement import IDENTITY, agree, start_over
+from hpo.agreement import IDENTITY, agree, peek, start_over
 from hpo.database import retry_first_start
 from hpo.errors import UsageError
+from hpo.rules import EARLIER, SCORING_KEY
 from hpo.sampling import OneLookStorage
 from hpo.spec import StudySpec
 
@@ -58,34 +61,88 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
     if is_sqlite:
         wanted[SQLITE_HOST] = socket.gethostname()
     agreed = agree(rdb, study._study_id, wanted)
-    if agreed is None:
-        raise UsageError(
-            f"study {spec.name!r} was not made by rml-optimize; use "
-            f"--study-name {shlex.quote(_free_name(spec.name, storage))}"
-        )
+    refuse_other_study(
+        spec,
+        agreed,
+        optuna.get_all_study_names(storage),
+        may_move=may_move,
+        may_start_over=lambda: start_over(rdb, study._study_id, identity),
+    )
+    assert agreed is not None  # else refused
     if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
-        if not may_move:
-            raise UsageError(
-                f"study {spec.name!r} is in a SQLite file that host {agreed[SQLITE_HOST]!r} uses, "
-                f"and this is {socket.gethostname()!r}; SQLite loses data when hosts share a "
-                "file: give all of them --storage postgresql+psycopg://… or mysql+pymysql://…, "
-                "or add --move-here if nothing runs there any more"
-            )
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
-    stored = agreed[IDENTITY]
-    # Where nothing came of another search, nothing is mixed.
-    if stored != identity and not start_over(rdb, study._study_id, identity):
-        keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
-        lines = "\n".join(
-            f"  {key}: {stored.get(key, '(absent)')}  ->  {identity.get(key, '(absent)')}"
-            for key in keys
-        )
-        raise UsageError(
-            f"study {spec.name!r} exists and searches something else:\n{lines}\n"
-            f"use --study-name {shlex.quote(_free_name(spec.name, storage))} for a new study, "
-            "or the same options as before to go on with it"
-        )
     return study
+
+
+def check_study(spec: StudySpec, url: str, *, may_move: bool = False) -> None:
+    """Refuse what `open_study` would refuse; nothing is made and nothing changed.
+
+    Raises:
+        UsageError: as `open_study`.
+        StorageError: the database does not answer.
+    """
+    known = peek(url, spec.name)
+    if known is not None:
+        refuse_other_study(
+            spec,
+            known.attributes,
+            known.names,
+            may_move=may_move,
+            may_start_over=lambda: known.may_start_over,
+        )
+
+
+def refuse_other_study(
+    spec: StudySpec,
+    agreed: Mapping[str, Any] | None,
+    taken: Sequence[str],
+    *,
+    may_move: bool,
+    may_start_over: Callable[[], bool],
+) -> None:
+    """Refuse a study that is not the one that is wanted.
+
+    Args:
+        spec: what is wanted.
+        agreed: the study's attributes, None of one that is not ours.
+        taken: the names of all studies.
+        may_move: whether a SQLite study of another host may be taken.
+        may_start_over: says whether nothing came of what the study was.
+
+    Raises:
+        UsageError: it says what differs and offers a name that is free.
+    """
+    free = f"--study-name {shlex.quote(_free_name(spec.name, taken))}"
+    if agreed is None:
+        raise UsageError(f"study {spec.name!r} was not made by rml-optimize; use {free}")
+    here, identity = socket.gethostname(), spec.identity()
+    if agreed.get(SQLITE_HOST, here) != here and not may_move:
+        raise UsageError(
+            f"study {spec.name!r} is in a SQLite file that host {agreed[SQLITE_HOST]!r} uses, "
+            f"and this is {here!r}; SQLite loses data when hosts share a "
+            "file: give all of them --storage postgresql+psycopg://… or mysql+pymysql://…, "
+            "or add --move-here if nothing runs there any more"
+        )
+    stored = agreed.get(IDENTITY, identity)
+    # Where nothing came of another search, nothing is mixed.
+    if stored == identity or may_start_over():
+        return
+    rules = stored.get(SCORING_KEY, EARLIER)
+    if rules != identity[SCORING_KEY]:
+        raise UsageError(
+            f"study {spec.name!r} was scored by other rules (version {rules}, and this program's "
+            f"are version {identity[SCORING_KEY]}), so its scores and new ones cannot be "
+            f"compared; start a new study with {free}, or go on with the release that began it"
+        )
+    keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
+    lines = "\n".join(
+        f"  {key}: {stored.get(key, '(absent)')}  ->  {identity.get(key, '(absent)')}"
+        for key in keys
+    )
+    raise UsageError(
+        f"study {spec.name!r} exists and searches something else:\n{lines}\n"
+        f"use {free} for a new study, or the same options as before to go on with it"
+    )
 
 
 def _database_id(storage: BaseStorage) -> str:
@@ -94,8 +151,7 @@ def _database_id(storage: BaseStorage) -> str:
     return next(filter(None, known), None) or uuid.uuid4().hex
 
 
-def _free_name(name: str, storage: BaseStorage) -> str:
-    taken = set(optuna.get_all_study_names(storage))
+def _free_name(name: str, taken: Sequence[str]) -> str:
     number = 2
     while f"{name}-{number}" in taken:
         number += 1

@@ -18,6 +18,7 @@ from hpo.attempt import AttemptFolder, prepare_attempt
 from hpo.database import Patience
 from hpo.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.errors import LauncherError, SlotError
+from hpo.figures import read_figures
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.lease import Lease, LeaseOffice
 from hpo.models import MODEL
@@ -40,7 +41,6 @@ from hpo.space import without_extensions
 from hpo.spec import StudySpec
 from hpo.storage import derived_seed, finished_trials, make_sampler
 from hpo.watch import Watch
-from trainer import rundir
 from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path
@@ -259,7 +259,7 @@ class TrialRunner:
                 attempt=lease.attempt,
                 score=watched.score,
                 epoch=watched.epoch,
-                dice_per_image=read_dice_per_image(run_dir, watched.epoch),
+                figures=read_figures(run_dir, watched.epoch),
                 config=host_config,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -333,11 +333,3 @@ class _Job:
     number: int
     chosen: dict[str, Any]
     clock: Stopwatch
-
-
-def read_dice_per_image(run_dir: Path, epoch: int) -> float | None:
-    """Return the other Dice of an epoch, where the engine reports it."""
-    for entry in rundir.read_metrics(run_dir):
-        if entry.get("epoch") == epoch and isinstance(entry.get("dice_per_image"), float):
-            return float(entry["dice_per_image"])
-    return None

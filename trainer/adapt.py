@@ -11,8 +11,10 @@ from trainer.data.imageset import LoadedData
 from trainer.data.intensity import IntensityRange, choose_range
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
+from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
+from trainer.networks.weights import EARLIER, stored_mask_resize
 
 
 def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
@@ -26,6 +28,29 @@ def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
         return Wanted(is_regression=is_regression, pad_id=pad_id)  # these take images of any size
     shape = load_graph(config, resolve, (), None).input_shape
     return Wanted(shape, is_regression, pad_id)
+
+
+def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> NeuralNetwork:
+    """Decide `data.mask_resize` and `metrics.include_background` where the config does not.
+
+    A stored model is scored as it was when it was stored: as its checkpoint says, or, of one that
+    says nothing, by the rules of the time before there was a choice.
+    """
+    data, metrics = config.data, config.metrics
+    stored = None
+    if not config.is_training and config.checkpoints.load is not None:
+        stored = stored_mask_resize(resolve(config.checkpoints.load))
+    is_earlier = stored == EARLIER
+    if data.mask_resize is None and data.inputs == "images":
+        decided = "opencv" if is_earlier else stored or "exact"
+        data = data.model_copy(update={"mask_resize": decided})
+        if decided == "opencv" and data.test_target_path is not None:
+            log("Masks are resized as when this model was trained: data.mask_resize opencv")
+    if metrics.include_background is None:
+        metrics = metrics.model_copy(update={"include_background": not is_earlier})
+        if is_earlier and data.test_target_path is not None:
+            log("Classes are averaged as when this model was trained, without the background")
+    return config.model_copy(update={"data": data, "metrics": metrics})
 
 
 def with_ignored_padding(config: NeuralNetwork, data: LoadedData) -> NeuralNetwork:

@@ -1,4 +1,4 @@
-"""Says how sure a Dice is: a bootstrap over images, from the counts of `per_image.csv`.
+"""Says how sure a Dice is: a bootstrap over images or groups, from the counts of `per_image.csv`.
 
 NumPy only, no torch: the driver computes the interval of the best model with this module, and
 `trainer.metrics` takes its definition of Dice from here.
@@ -20,6 +20,7 @@ Counts = npt.NDArray[np.int64]  # (..., classes, 3): intersection, predicted, ta
 Floats = npt.NDArray[np.float64]
 
 COUNTS = ("intersection", "predicted", "target")
+TARGET = COUNTS.index("target")
 _RESAMPLES_AT_ONCE = 100  # 10,000 images: 8 MB of multiplicities
 
 
@@ -36,14 +37,14 @@ def dice_of_counts(counts: npt.ArrayLike) -> Floats:
 
 
 def mean_of_present(values: Floats, counts: npt.ArrayLike) -> Floats:
-    """Average over classes, without those neither predicted nor in a target; 1 if none is left.
+    """Average over the classes that occur in a target; NaN if none does.
 
     values has shape (..., classes), counts (..., classes, 3), the result (...).
     """
-    present = np.asarray(counts)[..., 1:].sum(-1) > 0
+    present = np.asarray(counts)[..., TARGET] > 0
     number = present.sum(-1)
     total = np.where(present, values, 0.0).sum(-1)
-    return np.where(number > 0, total / np.maximum(number, 1), 1.0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def rows_of_csv(text: str) -> list[dict[str, str]]:
@@ -71,31 +72,33 @@ def bootstrap_interval(
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the percentile interval of `dice_dataset` when images are drawn anew.
+    """Return the percentile interval of `dice_dataset` when images, or groups, are drawn anew.
 
-    Images are drawn with replacement, as many as there are (Efron and Tibshirani 1993, ch. 13).
+    They are drawn with replacement, as many as there are (Efron and Tibshirani 1993, ch. 13).
     What varies between trainings is not in it. Images of one patient are no independent draws:
-    with several per patient the interval is too narrow.
+    without their groups the interval is too narrow.
 
     Args:
         rows: those of `SegmentationCounts.per_image_rows()`, or of `per_image.csv`.
         classes: the classes to average, `Scores.classes_averaged`.
-        num_resamples: how often images are drawn.
+        groups: of each image, what it is drawn with: its patient.
+        num_resamples: how often they are drawn.
         seed: the same seed and rows give the same interval.
         level: the share of resamples inside the interval.
     """
-    scores = bootstrap_scores(rows, classes, num_resamples=num_resamples, seed=seed)
+    scores = bootstrap_scores(rows, classes, groups=groups, num_resamples=num_resamples, seed=seed)
     return interval(scores, level)
 
 
 def interval(scores: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of resampled scores."""
+    """Return the percentile interval of resampled scores, of those that drew a class at all."""
     tail = (1 - level) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
+    low, high = np.nanquantile(scores, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -103,10 +106,11 @@ def bootstrap_scores(
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Floats:
-    """Return `dice_dataset` of each resample of images, shape (num_resamples,).
+    """Return `dice_dataset` of each resample of images or groups, shape (num_resamples,).
 
     Two models that were evaluated on the same images, in the same order, get the same draws: the
     scores may be averaged, or subtracted, resample by resample. Arguments as above.
@@ -114,17 +118,30 @@ def bootstrap_scores(
     if not rows or not classes:
         raise DataError("a bootstrap interval needs at least one image and one class")
     counts = counts_of_rows(rows, classes).astype(np.float64)
+    if not counts[..., TARGET].any():
+        raise DataError("a bootstrap interval needs a class that occurs in a target")
+    if groups is not None:
+        counts = _sums(counts, groups)
     generator = np.random.default_rng(seed)
-    num_images = len(rows)
+    num_drawn = len(counts)
     scores = []
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         draws = min(_RESAMPLES_AT_ONCE, num_resamples - start)
         # How often each image is drawn, as one bincount: drawing the multinomial is 10 x slower.
-        picked = generator.integers(num_images, size=(draws, num_images))
-        picked += num_images * np.arange(draws)[:, None]
-        times = np.bincount(picked.ravel(), minlength=draws * num_images)
-        times = times.reshape(draws, num_images)
+        picked = generator.integers(num_drawn, size=(draws, num_drawn))
+        picked += num_drawn * np.arange(draws)[:, None]
+        times = np.bincount(picked.ravel(), minlength=draws * num_drawn)
+        times = times.reshape(draws, num_drawn)
         # float64 sums pixel counts exactly up to 2**53.
         pooled = np.tensordot(times.astype(np.float64), counts, axes=1)
         scores.append(mean_of_present(dice_of_counts(pooled), pooled))
     return np.concatenate(scores)
+
+
+def _sums(counts: Floats, groups: Sequence[str]) -> Floats:
+    """Add the images of each group, in the order of their first images."""
+    numbers: dict[str, int] = {}
+    of_images = [numbers.setdefault(name, len(numbers)) for name in groups]
+    sums = np.zeros((len(numbers), *counts.shape[1:]))
+    np.add.at(sums, of_images, counts)
+    return sums

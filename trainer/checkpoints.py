@@ -19,13 +19,18 @@ from trainer.errors import TrainerError
 from trainer.rundir import RESUME, checkpoint_file
 
 FORMAT = 1
+MASK_RESIZE = "mask_resize"  # the checkpoint's entry
 FULL_BYTES = 2**16  # less is free on a disk that is full: a few blocks may remain
 
 
 def weights_content(
-    module: nn.Module, *, epoch: int, intensity_range: IntensityRange | None = None
+    module: nn.Module,
+    *,
+    epoch: int,
+    intensity_range: IntensityRange | None = None,
+    mask_resize: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds: the weights, and the range that images were scaled by."""
+    """Return what a checkpoint holds: the weights, and how images and masks were read."""
     content: dict[str, Any] = {
         "format": FORMAT,
         "epoch": epoch,
@@ -33,6 +38,8 @@ def weights_content(
     }
     if intensity_range is not None:
         content["intensity_range"] = intensity_range.as_json()
+    if mask_resize is not None:
+        content[MASK_RESIZE] = mask_resize
     return content
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from trainer.metrics import Scores, SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Activation
+from trainer.ownsize import OwnSize
 from trainer.parallel import World
 from trainer.predictions import Destination, Write
 from trainer.records import Evaluation
@@ -37,6 +38,7 @@ class _Tally:
     """
 
     counts: SegmentationCounts | None
+    own_counts: SegmentationCounts | None = None  # at the images' own size, beside the others
     loss_sum: Tensor | float = 0.0
     num_seen: int = 0
     has_loss: bool = False
@@ -57,12 +59,16 @@ class _Tally:
         self.has_loss = self.has_loss or other.has_loss
         if self.counts is not None and other.counts is not None:
             self.counts.merge(other.counts)
+        if self.own_counts is not None and other.own_counts is not None:
+            self.own_counts.merge(other.own_counts)
 
     def result(self) -> Evaluation:
         return Evaluation(
             loss=float(self.loss_sum) / self.num_seen if self.has_loss else None,
             counts=self.counts,
             scores=self.counts.scores() if self.counts else None,
+            own_counts=self.own_counts,
+            own_scores=self.own_counts.scores() if self.own_counts else None,
         )
 
 
@@ -83,6 +89,9 @@ class Evaluator:
     log_batch: Callable[[int, int, int, float | None, Scores | None], None]
     # asked for memory that the training holds, where the evaluation has too little
     free_memory: Callable[[], bool] = nothing_to_free
+    # Compares at the images' own size, in place of the network's, or beside it.
+    own_size: OwnSize | None = None
+    at_size: str = "network"
 
     def run(
         self, network: KerasModule, epoch: int, destination: Destination | None = None
@@ -98,7 +107,7 @@ class Evaluator:
         self, network: KerasModule, epoch: int, destination: Destination | None
     ) -> Evaluation:
         network.eval()
-        tally = _Tally(self.new_counts() if self.new_counts else None)
+        tally = self._new_tally()
         num_batches, last_line = self.batches.num_in_order, time.monotonic()
         opened: contextlib.AbstractContextManager[Write | None] = contextlib.nullcontext()
         if destination and self.world.is_first:
@@ -118,19 +127,28 @@ class Evaluator:
         first, *others = self.world.gather(tally)
         for other in others:
             first.add(other)
-        evaluation = first.result()
+        evaluation = replace(first.result(), at_size=self.at_size)
         self._log(epoch, num_batches, evaluation)
         return evaluation
+
+    def _new_tally(self) -> _Tally:
+        if self.new_counts is None:
+            return _Tally(None)
+        return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
 
     def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
         logits = self._logits(network, batch.inputs_NCHW)
         output = activate(logits, self.activation)
         names = self._names(batch)
         if batch.targets is not None and tally.counts is not None:
-            targets = batch.targets
-            if targets.is_floating_point():
-                targets = (targets[:, 0] > 0.5).long()
-            tally.counts.update(names, predict_classes(output), targets)
+            if self.own_size is None or tally.own_counts is not None:
+                targets = batch.targets
+                if targets.is_floating_point():
+                    targets = (targets[:, 0] > 0.5).long()
+                tally.counts.update(names, predict_classes(output), targets)
+            if self.own_size is not None:
+                counts = tally.own_counts or tally.counts
+                self.own_size.update(counts, [*batch.indices], output)
         loss = None
         if batch.targets is not None and self.loss is not None:
             loss = self.loss(logits, batch.targets)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import torch
 
 from trainer.config import NeuralNetwork
+from trainer.data.doubts import doubts_about
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.log import Log
 from trainer.metrics import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
 from trainer.parallel import World
-from trainer.records import Step
+from trainer.records import Evaluation, Step
 
 
 def log_device(
@@ -80,6 +82,11 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     if data.coding is not None:
         kind = "Labels" if data.is_classification else "Mask values"
         log(f"{kind} {data.coding.describe()}")
+        ignored = config.loss.ignore_index if config.loss else None
+        names = config.data.class_names
+        if not data.is_classification:
+            for doubt in doubts_about(data.coding, class_names=names, ignore_index=ignored):
+                log(f"warning: {doubt}")
     if data.is_classification:
         log("Accuracy, also in the test log: the share of samples whose class is found")
 
@@ -152,16 +159,46 @@ def log_eval_batch(
     log(line)
 
 
-def log_scores(log: Log, scores: Scores) -> None:
+def log_evaluation(log: Log, evaluation: Evaluation) -> None:
+    """Write the scores of an evaluation, and at which size; nothing where there are no masks."""
+    if evaluation.scores is not None:
+        at = "images' own" if evaluation.at_size == "images" else "network's"
+        log_scores(log, evaluation.scores, f"at the {at} size")
+    if evaluation.own_scores is not None:
+        log_scores(log, evaluation.own_scores, "at the images' own size")
+
+
+def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:
     """Write both Dice figures, and of what; of a classification the share of right answers."""
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
         return
+    if not scores.classes_averaged:
+        log(
+            "warning: the masks of the test part have no foreground, so there is no Dice: 0 in "
+            f"the test log, null in the metrics ({scores.num_images} images)"
+        )
+        return
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "
-        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images)"
+        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images, "
+        f"{at}{_lacking(scores)})"
     )
+    if scores.dice_with_background is not None and scores.dice_without_background is not None:
+        first = next(iter(scores.per_class))
+        which = "with" if first in scores.classes_averaged else "without"
+        log(
+            f"dice_dataset with {first} = {scores.dice_with_background:.6f}, without = "
+            f"{scores.dice_without_background:.6f}; the accuracy is the one {which} it "
+            "(metrics.include_background)"
+        )
+
+
+def _lacking(scores: Scores) -> str:
+    """Name the classes that no mask shows: they are in no average."""
+    names = [name for name, of in scores.per_class.items() if math.isnan(of["sensitivity"])]
+    return f"; in no mask: {', '.join(names)}" if names else ""
 
 
 def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:

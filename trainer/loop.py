@@ -16,7 +16,7 @@ from trainer.config import NeuralNetwork
 from trainer.errors import DivergedError
 from trainer.evaluation import Evaluator
 from trainer.log import Log
-from trainer.log_lines import log_scores
+from trainer.log_lines import log_evaluation
 from trainer.memory import BatchFitter
 from trainer.outputs import EvaluationRecord, OutputFiles
 from trainer.predictions import Destination
@@ -101,8 +101,7 @@ class EpochLoop:
                 f"the loss is {evaluation.loss} in the evaluation after epoch {epoch}; "
                 "try a smaller optimizer.learning_rate"
             )
-        if evaluation.scores is not None:
-            log_scores(self.log, evaluation.scores)
+        log_evaluation(self.log, evaluation)
         return evaluation
 
     def _advance_learning_rate(self) -> None:
@@ -122,6 +121,9 @@ class EpochLoop:
         if path is None:
             return None
         content = weights_content(
-            self.training.network, epoch=epoch, intensity_range=self.training.intensity_range
+            self.training.network,
+            epoch=epoch,
+            intensity_range=self.training.intensity_range,
+            mask_resize=self.config.data.mask_resize,
         )
         return path, content

@@ -5,9 +5,10 @@ Dice 2I/(P+T), IoU I/(P+T-I), sensitivity I/T, precision I/P. `dice_dataset` poo
 all images, then averages the classes; `dice_per_image` averages over images, where empty
 predicted empty counts 1.
 
-Edge cases: a class that occurs neither in a target nor in a prediction is left out of the
-averages, and both are 1 if that leaves none (all empty, predicted empty); its own figures, like
-every figure with a denominator of 0, are NaN. Ignored pixels count nowhere.
+Edge cases: the classes averaged are those that occur in the targets, so they are the same for
+every network that is compared on them. Targets without any foreground score nothing: both Dice
+figures are NaN, and the accuracy 0. Every figure with a denominator of 0 is NaN. Ignored pixels
+count nowhere.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.bootstrap import COUNTS, Counts, column, dice_of_counts, mean_of_present
+from trainer.bootstrap import COUNTS, TARGET, Counts, column, dice_of_counts, mean_of_present
 from trainer.errors import ConfigError, DataError
 from trainer.pixelcounts import count_pixels
 from trainer.plugin_metrics import PluginMetrics
 from trainer.rundir import write_atomic
 from trainer.surface import hd95_px
+
+OWN_SIZE = "_own_size"  # ends a column of what was counted at the images' own size
 
 
 def predict_classes(probabilities_NCHW: Tensor) -> Tensor:
@@ -53,13 +56,20 @@ class Scores:
     pixel_accuracy: float
     classes_averaged: tuple[str, ...]
     num_images: int
+    # The averages over several channels, of which `dice_dataset` is one: with class 0 and without.
+    dice_with_background: float | None = None
+    dice_without_background: float | None = None
     is_classification: bool = False
     plugins: dict[str, float] = field(default_factory=dict)  # the user's own; NaN: undefined
 
     @property
     def accuracy(self) -> float:
-        """What the test log calls so: `dice_dataset`, or the share of right answers."""
-        return self.pixel_accuracy if self.is_classification else self.dice_dataset
+        """What the test log calls so: `dice_dataset`, or the share of right answers.
+
+        0 where there is none, as that log has numbers only.
+        """
+        value = self.pixel_accuracy if self.is_classification else self.dice_dataset
+        return 0.0 if math.isnan(value) else value
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object, in which an undefined figure is null (JSON has no NaN)."""
@@ -69,7 +79,13 @@ class Scores:
         plain["plugins"] = {name: _or_none(value) for name, value in self.plugins.items()}
         if not self.plugins:
             del plain["plugins"]
-        plain["pixel_accuracy"] = _or_none(self.pixel_accuracy)
+        for name in ("dice_dataset", "dice_per_image", "pixel_accuracy"):
+            plain[name] = _or_none(plain[name])
+        for name in ("dice_with_background", "dice_without_background"):
+            if plain[name] is None:
+                del plain[name]
+            else:
+                plain[name] = _or_none(plain[name])
         plain["classes_averaged"] = list(self.classes_averaged)
         plain["per_class"] = {
             name: {figure: _or_none(value) for figure, value in figures.items()}
@@ -89,7 +105,7 @@ class SegmentationCounts:
         self,
         num_channels: int,
         class_names: Sequence[str] | None,
-        include_background: bool = False,
+        include_background: bool = True,
         ignore_index: int | None = None,
         *,
         with_hd95: bool = False,
@@ -101,7 +117,8 @@ class SegmentationCounts:
         Args:
             num_channels: 1 for one foreground class, else the number of classes.
             class_names: one per channel; with one channel also (background, foreground).
-            include_background: average class 0 as well; of no effect with one channel.
+            include_background: average class 0 as well, as the tutorials do ("averaged across
+                all classes"); of no effect with one channel.
             ignore_index: class id of pixels that count nowhere.
             with_hd95: also measure the 95 % Hausdorff distance. Costs two distance transforms
                 per image and class on the CPU, so it is for a final evaluation.
@@ -153,19 +170,22 @@ class SegmentationCounts:
         self._pixels += other._pixels
 
     def scores(self) -> Scores:
-        """Return the scores of the images seen so far; without any, Dice is 1 and the rest NaN.
+        """Return the scores of the images seen so far; NaN where there is nothing to score.
 
         Raises:
             DataError: a target holds an id that is neither a class nor ignored.
         """
         self._settle()
-        averaged = self._pooled[self._averaged]
-        present = averaged[:, 1:].sum(-1) > 0
-        kept = [
-            name for name, kept in zip(self._names[self._averaged], present, strict=True) if kept
-        ]
+        kept = []
+        if self._has_foreground():
+            occurs = self._pooled[self._averaged, TARGET] > 0
+            names = zip(self._names[self._averaged], occurs, strict=True)
+            kept = [name for name, is_kept in names if is_kept]
+        has_background = self._first == 0 and not self._is_classification
         return Scores(
-            dice_dataset=float(mean_of_present(dice_of_counts(averaged), averaged)),
+            dice_dataset=self._dice_dataset(self._averaged),
+            dice_with_background=self._dice_dataset(slice(None)) if has_background else None,
+            dice_without_background=self._dice_dataset(slice(1, None)) if has_background else None,
             dice_per_image=self._dice_per_image(kept),
             per_class={name: self._figures(c) for c, name in enumerate(self._names)},
             pixel_accuracy=_ratio(self._correct, self._pixels),
@@ -194,15 +214,27 @@ class SegmentationCounts:
             rows.append(row | {name: _or_none(value) for name, value in own.items()})
         return rows
 
-    def write_per_image_csv(self, path: Path) -> None:
-        """Write `per_image_rows` as CSV, at once or not at all."""
+    def write_per_image_csv(self, path: Path, own_size: SegmentationCounts | None = None) -> None:
+        """Write `per_image_rows` as CSV, at once or not at all.
+
+        Args:
+            path: the table.
+            own_size: what was counted of the same images at their own size, in further columns.
+        """
         figures = [*COUNTS, "dice", *(["hd95_px"] if self._with_hd95 else [])]
         header = ["name", *(column(name, figure) for name in self._names for figure in figures)]
         header += self._plugins.names
+        rows = self.per_image_rows()
+        if own_size is not None:
+            further = [name for name in header if name not in ("name", *self._plugins.names)]
+            header += [f"{name}{OWN_SIZE}" for name in further]
+            own = {row["name"]: row for row in own_size.per_image_rows()}
+            for row in rows:
+                row |= {f"{name}{OWN_SIZE}": own[row["name"]][name] for name in further}
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.per_image_rows())
+        writer.writerows(rows)
         write_atomic(path, text.getvalue())
 
     def _settle(self) -> None:
@@ -243,9 +275,20 @@ class SegmentationCounts:
             for p, t in zip(predicted, target, strict=True)
         )
 
+    def _dice_dataset(self, classes: slice) -> float:
+        if not self._has_foreground():
+            return math.nan
+        counts = self._pooled[classes]
+        return float(mean_of_present(dice_of_counts(counts), counts))
+
+    def _has_foreground(self) -> bool:
+        """Say whether a class but the background occurs; each is as good as another of labels."""
+        first = 0 if self._is_classification else 1 - self._first
+        return bool(self._pooled[first:, TARGET].any())
+
     def _dice_per_image(self, classes: Sequence[str]) -> float:
         if not classes:
-            return 1.0
+            return math.nan
         wanted = [self._names.index(name) for name in classes]
         total = math.fsum(row[c] for row in self._dice for c in wanted)
         return total / (len(self._dice) * len(wanted))

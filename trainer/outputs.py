@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
 from trainer.records import Evaluation, Step
@@ -68,10 +68,11 @@ class EvaluationRecord:
     metrics_line: str
     test_line: str
     counts: SegmentationCounts
+    own_counts: SegmentationCounts | None
 
     @classmethod
     def of(
-        cls, epoch: int, time_s: float, evaluation: Evaluation | None, extra: dict[str, float]
+        cls, epoch: int, time_s: float, evaluation: Evaluation | None, extra: Mapping[str, Any]
     ) -> EvaluationRecord | None:
         """Return the record of an evaluation; None where nothing was compared with masks."""
         if evaluation is None or evaluation.scores is None or evaluation.counts is None:
@@ -81,13 +82,17 @@ class EvaluationRecord:
             "time_s": round(time_s, 3),
             "loss": evaluation.loss,
             **extra,
+            "at_size": evaluation.at_size,
             **evaluation.scores.as_json(),
         }
+        if evaluation.own_scores is not None:
+            entry["own_size"] = evaluation.own_scores.as_json()
         loss = 0.0 if evaluation.loss is None else evaluation.loss
         return cls(
             json.dumps(entry) + "\n",
             f"{epoch} {time_s:.3f} {loss:.6g} {evaluation.scores.accuracy:.9f}\n",
             evaluation.counts,
+            evaluation.own_counts,
         )
 
 
@@ -151,5 +156,6 @@ class OutputFiles:
         if self.test is None or self.metrics is None or not records:
             return
         self.metrics.write("".join(record.metrics_line for record in records))
-        records[-1].counts.write_per_image_csv(self.folder / PER_IMAGE)
+        last = records[-1]
+        last.counts.write_per_image_csv(self.folder / PER_IMAGE, last.own_counts)
         self.test.write("".join(record.test_line for record in records))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import LOSSES, NeuralNetwork, parse_config
-from trainer.data.geometry import ReadingStep, undo
+from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
 from trainer.data.transforms import plan_transforms
@@ -119,29 +119,13 @@ def _draw(
 ) -> None:
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
-    classes = _classes_at(probabilities_CHW, image.shape[:2], steps.reading)
+    classes = classes_at(probabilities_CHW, image.shape[:2], steps.reading)
     values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
     mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
     is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
     file = Path(name).with_suffix(".png")
     _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
     _write(output / OVERLAYS / file, overlay(image, classes))
-
-
-def _classes_at(
-    probabilities_CHW: NDArray[np.float32],
-    size_HW: tuple[int, int],
-    reading: tuple[ReadingStep, ...],
-) -> NDArray[np.uint8]:
-    """Return class ids at the image's size and place: probabilities are moved, not classes.
-
-    What a crop or a rotation cut off is background.
-    """
-    # channel by channel: OpenCV takes no more than four at once in every mode
-    moved = [undo(channel, reading, size_HW) for channel in probabilities_CHW]
-    values = np.stack([channel for channel, _ in moved])
-    classes = values[0] > 0.5 if len(values) == 1 else values.argmax(0)
-    return np.asarray(np.where(moved[0][1], classes, 0), dtype=np.uint8)
 
 
 def shown(image: Array) -> NDArray[np.uint8]:

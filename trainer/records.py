@@ -27,3 +27,7 @@ class Evaluation:
     loss: float | None
     counts: SegmentationCounts | None
     scores: Scores | None
+    at_size: str = "network"  # of what the scores are, see `metrics.at_size`
+    # At the images' own size, where both were asked for.
+    own_counts: SegmentationCounts | None = None
+    own_scores: Scores | None = None

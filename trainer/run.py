@@ -16,6 +16,7 @@ from trainer.adapt import (
     with_ignored_padding,
     with_numeric_weights,
     with_range,
+    with_scoring_rules,
 )
 from trainer.augment import channels_last
 from trainer.batches import Batches
@@ -35,8 +36,8 @@ from trainer.log_lines import (
     log_data,
     log_device,
     log_eval_batch,
+    log_evaluation,
     log_network,
-    log_scores,
     log_train_batch,
     log_training,
 )
@@ -54,6 +55,7 @@ from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, needs_closure
 from trainer.outputs import EvaluationRecord, OutputFiles, write_network_graph
+from trainer.ownsize import OwnSize
 from trainer.parallel import ALONE, World
 from trainer.predictions import Destination
 from trainer.resume import State, Training, read_state, restore
@@ -82,6 +84,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     torch.manual_seed(config.seed)
     log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    config = with_scoring_rules(config, resolve, log)
     data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
     config = with_ignored_padding(config, data)
     images = data.train or data.test
@@ -159,8 +162,7 @@ class _Run:
                 time_s = time.monotonic() - self.started
                 if record := EvaluationRecord.of(1, time_s, evaluation, {}):
                     files.add_evaluations([record])
-                    assert evaluation.scores is not None
-                    log_scores(self.log, evaluation.scores)
+                    log_evaluation(self.log, evaluation)
 
     def _as_before(self, state: State | None) -> _Run:
         """Count the time, and scale the images, as the run did that this one goes on with."""
@@ -272,7 +274,14 @@ class _Run:
             new_counts=self._new_counts if test.targets_NHW is not None else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
             free_memory=free_memory,
+            own_size=self._own_size(test),
+            at_size=config.metrics.at_size,
         )
+
+    def _own_size(self, test: ImageSet) -> OwnSize | None:
+        if self.config.metrics.at_size == "network" or test.targets_NHW is None:
+            return None
+        return OwnSize(test, self.data.coding)
 
     def _new_counts(self) -> SegmentationCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
@@ -280,7 +289,8 @@ class _Run:
         return SegmentationCounts(
             self.facts.output_shape[-1],
             names,
-            include_background=self.config.metrics.include_background or is_classification,
+            include_background=self.config.metrics.include_background is not False
+            or is_classification,
             ignore_index=self.config.loss.ignore_index if self.config.loss else self.data.pad_id,
             with_hd95=self.config.metrics.hd95,
             plugins=self.config.metrics.plugins,

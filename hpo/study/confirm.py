@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError, UsageError
+from hpo.intervals import Grouping
 from hpo.launchers import DEFAULT_IMAGE, Mount, Slot
 from hpo.provenance import PROVENANCE
 from hpo.study.common import (
@@ -116,7 +117,9 @@ def confirm(  # noqa: PLR0913  # a command's options
             failed = list(_run_all(todo, place, workers.slots, done=done, total=len(runs)))
     from hpo.study.paper import write_tables
 
-    table = write_tables(output_dir, name, trials, [run for run in runs if run.result()])
+    grouping = Grouping(tested.root, runs[0].provenance["data"].get("group_by"))
+    finished = [run for run in runs if run.result()]
+    table = write_tables(output_dir, name, trials, finished, grouping)
     say()
     say(table)
     say(f"wrote {output_dir / 'confirm.md'} and {output_dir / 'confirm.tex'}")

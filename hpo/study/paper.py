@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from hpo.finish import interval_of_runs
+from hpo.figures import WITH, WITHOUT
+from hpo.intervals import Grouping, interval_of_runs
 from hpo.progress import describe_values
+from hpo.provenance import PROVENANCE
 from hpo.storage import score
 from trainer import rundir
+from trainer.keypath import get_path
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -29,11 +32,15 @@ LATEX = {
 
 
 def write_tables(
-    folder: Path, study: str, trials: Sequence[FrozenTrial], runs: Sequence[Run]
+    folder: Path,
+    study: str,
+    trials: Sequence[FrozenTrial],
+    runs: Sequence[Run],
+    grouping: Grouping,
 ) -> str:
     """Write confirm.md and confirm.tex from finished runs; return the Markdown table."""
     by_trial = {t.number: [run for run in runs if run.trial.number == t.number] for t in trials}
-    rows = [_row(trial, by_trial[trial.number]) for trial in trials]
+    rows = [_row(trial, by_trial[trial.number], grouping) for trial in trials]
     results = [run.result() or {} for run in runs]
     num_images = next((entry["num_images"] for entry in results), 0)
     chosen = "the best configuration"
@@ -44,10 +51,18 @@ def write_tables(
         "nothing.",
         "Mean ± standard deviation (n - 1) over trainings with different seeds; the epoch was "
         "chosen on the validation part.",
-        "Interval: 95 % percentile bootstrap over images of the mean over seeds; it does not "
-        "hold what varies between trainings, and is too narrow where images share a patient.",
+        f"Interval: 95 % percentile bootstrap over {_drawn(grouping)} of the mean over seeds; it "
+        "does not hold what varies between trainings.",
         "dice_dataset pools the pixels of all images, dice_per_image averages over images. "
         "selected: the search's score, the best of its trials, so optimistic.",
+        *(
+            [
+                "dice_dataset is averaged over classes, of which the background is "
+                f"{'one' if _has_background(trials[0]) else 'none'}; both averages are given."
+            ]
+            if any(entry.get(WITH) is not None for entry in results)
+            else []
+        ),
     ]
     table = str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     text = f"{table}\n\n" + "\n\n".join(notes) + "\n"
@@ -59,17 +74,33 @@ def write_tables(
     return table
 
 
-def _row(trial: FrozenTrial, runs: Sequence[Run]) -> dict[str, str]:
+def _has_background(trial: FrozenTrial) -> bool:
+    config = trial.user_attrs[PROVENANCE]["config"]
+    return get_path(config, "metrics.include_background") is True
+
+
+def _drawn(grouping: Grouping) -> str:
+    if grouping.is_known:
+        return "patients (groups of images)"
+    return "images, and too narrow where several are of one patient,"
+
+
+def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[str, str]:
     results = [run.result() or {} for run in runs]
-    interval = interval_of_runs([run.test_dir for run in runs])
+    interval = interval_of_runs([run.test_dir for run in runs], grouping)
     return {
         "trial": str(trial.number),
         "values": describe_values(trial.params),
         "selected": f"{score(trial):.4f}",
         "seeds": str(len(results)),
         "dice_dataset": spread(results, "dice_dataset"),
-        "95 % interval": f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else ABSENT,
+        "95 % interval": str(interval) if interval else ABSENT,
         "dice_per_image": spread(results, "dice_per_image"),
+        **{
+            name: spread(results, key)
+            for key, name in ((WITH, "with background"), (WITHOUT, "without"))
+            if any(entry.get(key) is not None for entry in results)
+        },
     }
 
 

@@ -18,6 +18,9 @@ from hpo.provenance import config_hash
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
+# What was meant before configs said it: a trial is repeated by the rules that it ran with.
+EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
+
 
 def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the trial's whole config: from the database, or from its run folder if too long."""
@@ -98,6 +101,9 @@ def placed_config(
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
     placed: dict[str, Any] = json.loads(json.dumps(config))
+    for key, earlier in EARLIER_RULES.items():
+        if get_path(placed, key) is None:
+            set_path(placed, key, earlier)
     images, inputs = mounts
     for part, keys in (
         ("train", ("input_path", "target_path")),

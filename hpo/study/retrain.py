@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from hpo.folders import read_json
+from hpo.intervals import Grouping
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.oneshot import run_config
 from hpo.provenance import PROVENANCE
@@ -66,6 +67,10 @@ class Place:
     tested: DataFolder
     survey: DataSurvey
 
+    def grouping(self, run: Run) -> Grouping:
+        """Return which of the test images are of one patient, as the study knew them."""
+        return Grouping(self.tested.root, run.provenance["data"].get("group_by"))
+
 
 def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, Any] | None:
     """Train and test once; return the result, which is then in its file, None if stopped.
@@ -103,6 +108,7 @@ def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, An
         run.trial.number,
         tested.evaluations[-1].accuracy,
         num_images=place.survey.num_test,
+        grouping=place.grouping(run),
     )
     result = {
         "of": run.identity(),

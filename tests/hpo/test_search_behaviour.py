@@ -461,12 +461,11 @@ def test_search_is_repeatable_with_one_slot(discs: Path, run: Run, standin: str)
     assert chosen[0] == chosen[1]
 
 
-def test_search_and_set_reach_the_workers_config(
-    discs: Path, run: Run, tmp_path: Path, standin: str
-) -> None:
+def test_search_and_set_reach_the_workers_config(discs: Path, run: Run, tmp_path: Path) -> None:
+    worker = standin_settings(tmp_path, {"capabilities": ["metrics", "metrics.at_size"]})
     result = run(
         "rml-optimize",
-        *optimize(discs, "--num-trials", 4, "--worker", standin, "-o", "adam,sgd"),
+        *optimize(discs, "--num-trials", 4, "--worker", worker, "-o", "adam,sgd"),
         "--search", "data.batch_size=2,4", "--search", "optimizer.momentum=0.1..0.9",
         "--search", "data.transforms[0].resize=[16,16],[32,32]", "--set",
         "optimizer.weight_decay=1e-4",
@@ -476,6 +475,7 @@ def test_search_and_set_reach_the_workers_config(
         network = json.loads(path.read_text())["neural_network"]
         assert network["data"]["batch_size"] in (2, 4)
         assert network["data"]["transforms"][0]["resize"] in ([16, 16], [32, 32])
+        assert network["metrics"]["at_size"] == "images"
         assert network["optimizer"]["weight_decay"] == 1e-4
         assert ("momentum" in network["optimizer"]) == (network["optimizer"]["type"] == "SGD")
 
@@ -485,12 +485,21 @@ def test_dry_run_trains_nothing(discs: Path, run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "nothing was trained" in result.stdout
     assert '"learning_rate"' in result.stdout
+    assert "warning: trials are compared on the test images" in result.stdout
     assert not (tmp_path / "rml_optimize.db").exists()
     assert not list(tmp_path.glob("runs/*/trial_*"))
 
 
 def test_demo_runs_only_without_data(run: Run, tmp_path: Path, standin: str) -> None:
-    result = run("rml-optimize", "--num-trials", 1, "--num-epochs", 1, "--worker", standin)
+    few = ("--num-trials", 1, "--num-epochs", 1, "--worker", standin)
+    for options in (few, ("--layers", "unet", "--dry-run"), ("--search", "data.batch_size=2,4")):
+        message = one_error(run("rml-optimize", *options))
+        assert "no folder data/ here; name one with --data" in message
+        assert not list(tmp_path.iterdir())  # nobody asked for a demo
+    bare = run("rml-optimize", "--dry-run")
+    assert bare.returncode == 0, bare.stdout + bare.stderr
+    assert "SYNTHETIC" in bare.stdout
+    result = run("rml-optimize", "--study", "demo", *few)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("SYNTHETIC") >= 2
     assert (tmp_path / "runs/demo/data/train/inputs").is_dir()

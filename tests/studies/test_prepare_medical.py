@@ -339,7 +339,7 @@ def write_jsrt(root: Path, number: int = 165) -> tuple[torch.Tensor, torch.Tenso
     images = torch.randn(number, 16, 12, generator=generator)
     masks = torch.zeros(number, 5, 16, 12, dtype=torch.uint8)
     for channel in range(5):
-        masks[:, channel, 3 * channel : 3 * channel + 4] = 1
+        masks[:, channel, 3 * channel : 3 * channel + 4, :10] = 1
     root.mkdir()
     torch.save({"JSRT_img0": images, "JSRT_lms": torch.zeros(number, 166, 2)},
                root / "JSRT_img0_lms.pth")  # fmt: skip

@@ -48,6 +48,7 @@ FULL = {
         "channels_first": False,
         "hdf5_precision": "half",
         "mask_values": [0, 128],
+        "mask_resize": "opencv",
         "class_names": ["tissue", "lesion"],
         "cache": "off",
         "tiles": {"size": [16, 24], "overlap": 0.5, "per_image": 2},
@@ -73,12 +74,12 @@ FULL = {
         "eps": 1e-6,
         "gamma": 1.5,
     },
-    "metrics": {"include_background": True, "hd95": True},
+    "cuda_graph": False,
+    "metrics": {"include_background": True, "hd95": True, "at_size": "network"},
     "relative_to": "config",
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",
-    "cuda_graph": False,
 }
 
 

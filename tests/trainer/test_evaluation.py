@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from support import write_discs
 from worker import Worker, write_json, write_pairs, write_png
 
 from trainer.networks import network_json
@@ -95,17 +96,21 @@ def test_three_classes_are_learned_and_their_dice_recomputed(worker, three_class
         np.testing.assert_allclose(file["00.png"][...].sum(0), 1, atol=1e-5)
     t = np.stack([cv2.imread(str(f), 0) for f in sorted(three_classes.glob("test/targets/*"))])
     dice = [2 * ((p == c) & (t == c)).sum() / ((p == c).sum() + (t == c).sum()) for c in range(3)]
-    assert result.accuracies[-1] == pytest.approx((dice[1] + dice[2]) / 2, abs=1e-9)
+    assert result.accuracies[-1] == pytest.approx(sum(dice) / 3, abs=1e-9)
     last = result.metrics[-1]
-    assert last["classes_averaged"] == ["cyst", "lesion"]  # the background is left out
+    assert last["classes_averaged"] == ["tissue", "cyst", "lesion"]  # as the tutorials do
+    assert last["dice_without_background"] == pytest.approx((dice[1] + dice[2]) / 2)
+    assert f"without = {last['dice_without_background']:.6f}; the accuracy is the one with it" in (
+        result.out
+    )
     assert last["per_class"]["tissue"]["dice"] == pytest.approx(dice[0])
     assert "class ids, 3 classes, not rescaled" in result.out
 
 
-def test_background_counts_where_the_config_says_so(worker, three_classes) -> None:
+def test_background_is_left_out_where_the_config_says_so(worker, three_classes) -> None:
     changes = {"data": three_classes, "loss": {"function": "NLL", "source": "softmax"}}
-    without = worker(**changes).succeeded().metrics[0]
-    with_it = worker(**changes, metrics__include_background=True).succeeded().metrics[0]
+    with_it = worker(**changes).succeeded().metrics[0]
+    without = worker(**changes, metrics__include_background=False).succeeded().metrics[0]
     assert with_it["per_class"] == without["per_class"]
     mean = np.mean([figures["dice"] for figures in with_it["per_class"].values()])
     assert with_it["dice_dataset"] == pytest.approx(mean)
@@ -249,3 +254,14 @@ def test_a_last_class_that_is_ignored_needs_no_channel(
     assert [int(row[f"{name}_target"]) for row in rows] == [int((mask == 1).sum())] * 2
     counted = result.metrics[-1]["per_class"][name]["share"]
     assert counted == (mask == 1).sum() / (mask != 255).sum()
+
+
+def test_masks_without_foreground_give_no_score(worker, tmp_path) -> None:
+    empty = write_discs(tmp_path / "empty", num_train=3, num_test=2)
+    for path in (empty / "test/targets").iterdir():
+        write_png(path, np.zeros((32, 32)))
+    result = worker(data=empty).succeeded()
+    assert result.metrics[-1]["dice_dataset"] is None
+    assert result.metrics[-1]["dice_per_image"] is None
+    assert result.accuracies[-1] == 0
+    assert "have no foreground" in result.out

@@ -58,10 +58,16 @@ def numpy_dice(predicted, target, c):
     return 2 * (p & t).sum() / (p.sum() + t.sum())
 
 
-def test_background_is_left_out_unless_asked_for():
+def test_all_classes_are_averaged_unless_the_background_is_left_out():
+    # "Dice coefficient averaged across all classes", the tutorials say.
     names, predicted, target = masks(4)
-    without = counted(4, names, predicted, target).scores()
-    with_it = counted(4, names, predicted, target, include_background=True).scores()
+    without = counted(4, names, predicted, target, include_background=False).scores()
+    with_it = counted(4, names, predicted, target).scores()
+    for scores in (without, with_it):
+        assert scores.dice_with_background == with_it.dice_dataset
+        assert scores.dice_without_background == without.dice_dataset
+    one = counted(1, names, predicted.clamp(max=1), target.clamp(max=1)).scores()
+    assert "dice_with_background" not in one.as_json()
     by_class = [numpy_dice(predicted, target, c) for c in range(4)]
     assert without.dice_dataset == pytest.approx(np.mean(by_class[1:]), rel=1e-12)
     assert with_it.dice_dataset == pytest.approx(np.mean(by_class), rel=1e-12)
@@ -72,26 +78,38 @@ def test_background_is_left_out_unless_asked_for():
 
 def test_class_that_occurs_nowhere_is_left_out():
     names, predicted, target = masks(3)
-    scores = counted(4, names, predicted, target).scores()
+    scores = counted(4, names, predicted, target, include_background=False).scores()
     assert scores.classes_averaged == ("class_1", "class_2")
     expected = np.mean([numpy_dice(predicted, target, c) for c in (1, 2)])
     assert scores.dice_dataset == pytest.approx(expected, rel=1e-12)
     assert math.isnan(scores.per_class["class_3"]["dice"])
 
 
-def test_class_only_predicted_counts_zero():
+def test_classes_averaged_are_the_same_whatever_is_predicted():
+    # A trial that predicts a class that is in no mask is averaged over the same classes as others.
     names, predicted, target = masks(3)
-    scores = counted(3, names, predicted, target.clamp(max=1)).scores()
-    assert scores.classes_averaged == ("class_1", "class_2")
+    target = target.clamp(max=1)
+    scores = counted(3, names, predicted, target).scores()
+    assert scores.classes_averaged == ("background", "class_1")
+    expected = np.mean([numpy_dice(predicted, target, c) for c in (0, 1)])
+    assert scores.dice_dataset == pytest.approx(expected, rel=1e-12)
+    assert scores.classes_averaged == counted(3, names, target, target).scores().classes_averaged
     assert scores.per_class["class_2"]["dice"] == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_empty_everywhere_predicted_empty_is_one(channels):
-    empty = torch.zeros(2, 4, 4, dtype=torch.long)
-    scores = counted(channels, ["a", "b"], empty, empty).scores()
-    assert (scores.dice_dataset, scores.dice_per_image, scores.pixel_accuracy) == (1, 1, 1)
-    assert scores.classes_averaged == ()
+@pytest.mark.parametrize("with_background", [True, False])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_masks_without_foreground_score_nothing(channels, with_background, ignored):
+    target = torch.full((2, 4, 4), 255 if ignored else 0)
+    options = {"include_background": with_background, "ignore_index": 255}
+    for predicted in (torch.zeros_like(target), torch.ones_like(target)):
+        scores = counted(channels, ["a", "b"], predicted, target, **options).scores()
+        assert math.isnan(scores.dice_dataset)
+        assert math.isnan(scores.dice_per_image)
+        assert scores.accuracy == 0
+        assert scores.as_json()["dice_dataset"] is None
+        assert scores.classes_averaged == ()
 
 
 def test_no_image_at_all_gives_no_crash():
@@ -103,7 +121,7 @@ def test_no_image_at_all_gives_no_crash():
 def test_per_image_dice_counts_empty_predicted_empty_as_one_per_class():
     predicted = torch.tensor([[[1, 1, 0, 0]], [[2, 0, 0, 0]]])
     target = torch.tensor([[[1, 1, 0, 0]], [[0, 2, 0, 0]]])
-    scores = counted(3, ["a", "b"], predicted, target).scores()
+    scores = counted(3, ["a", "b"], predicted, target, include_background=False).scores()
     assert scores.dice_per_image == ((1 + 1) / 2 + (1 + 0) / 2) / 2
 
 
@@ -184,7 +202,7 @@ def test_csv_has_one_row_per_image(tmp_path):
     assert [row["name"] for row in rows] == names
     both = sum(int(row["class_1_intersection"]) for row in rows)
     size = sum(int(row["class_1_predicted"]) + int(row["class_1_target"]) for row in rows)
-    assert 2 * both / size == counts.scores().dice_dataset
+    assert 2 * both / size == counts.scores().dice_without_background
     with path.open(newline="") as file:
         assert next(csv.reader(file))[:6] == [
             "name",
@@ -253,7 +271,7 @@ def test_per_image_figures_equal_monai():
                 assert not torch.isfinite(image_hd95[c])
             else:
                 assert row[f"{name}_hd95_px"] == pytest.approx(image_hd95[c].item(), abs=1e-5)
-    assert counts.scores().dice_per_image == pytest.approx(dice[:, 1:].mean(), abs=1e-6)
+    assert counts.scores().dice_per_image == pytest.approx(dice.mean(), abs=1e-6)
     confusion = monai.get_confusion_matrix(*pair).sum(0)
     scores = counts.scores().per_class
     for figure in ("sensitivity", "precision"):

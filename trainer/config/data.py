@@ -142,6 +142,8 @@ class Data(Section):
     channels_first: bool | None = None
     mask_values: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
+    # Which pixel of a mask is the nearest. None: "exact", or what a stored model was scored with.
+    mask_resize: Annotated[Literal["exact", "opencv"] | None, named("exact", "opencv")] = None
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
     tiles: Tiles | None = None

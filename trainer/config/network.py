@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainer.config.base import PositiveInt, Section
+from trainer.config.base import PositiveInt, Section, named
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -57,7 +57,13 @@ def _installed_metrics(value: Any) -> Any:
 class Metrics(Section):
     """How the accuracy is averaged, and what else is measured (ours)."""
 
-    include_background: bool = False
+    # None: true, or what a stored model was scored with.
+    include_background: bool | None = None
+    # Where predictions are compared with masks: at the size of the network's input, at the
+    # images' own, or at both, where the accuracy is that of the network's.
+    at_size: Annotated[
+        Literal["network", "images", "both"], named("network", "images", "both")
+    ] = "network"
     hd95: bool = False
     plugins: Annotated[tuple[str, ...], BeforeValidator(_installed_metrics)] = ()
 
@@ -130,6 +136,7 @@ EXTENSIONS = (
     "cuda_graph",
     "relative_to",
     "metrics",
+    "metrics.at_size",
     "checkpoints.keep",
     "checkpoints.resume",
     "checkpoints.resume_when_done",
@@ -137,6 +144,7 @@ EXTENSIONS = (
     "data.channels_first",
     "data.mask_values",
     "data.mask_threshold",
+    "data.mask_resize",
     "data.class_names",
     "data.cache",
     "data.tiles",

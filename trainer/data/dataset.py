@@ -97,6 +97,7 @@ def load_data(
             labelled[part].labels if data.has_labels else arrays.get(f"{part}_targets"),
             *steps,
             data.tiling,
+            pairs=tuple(pairs) if pairs and pairs[0].target is not None else (),
         )
         for part, pairs in parts.items()
     }

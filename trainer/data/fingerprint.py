@@ -47,7 +47,9 @@ def data_key(parts: Mapping[str, Sequence[Pair]], data: Data, steps: tuple[Steps
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "gray": data.is_input_gray,
-        "reading": [[(step.name, step.value) for step in part.reading] for part in steps],
+        "reading": [
+            [(step.name, step.value, step.is_exact) for step in part.reading] for part in steps
+        ],
         "target_is_mask": data.target_is_mask,
         "mask_values": data.mask_values,
         "mask_threshold": data.mask_threshold,

@@ -21,10 +21,15 @@ SizeHW = tuple[int, int]
 
 @dataclass(frozen=True)
 class ReadingStep:
-    """One step: its name as in the config, and its value."""
+    """One step: its name as in the config, and its value.
+
+    `is_exact` says where the nearest pixel is when a mask is resized: at the pixels' centres, as
+    images are, or with OpenCV's older rule at their corners, up to half a pixel beside the image.
+    """
 
     name: str
     value: Any
+    is_exact: bool = True
 
 
 def read_through(
@@ -45,7 +50,7 @@ def read_through(
         if step.name == "convert_color" and image.ndim == 2:
             continue
         try:
-            image = _STEPS[step.name](image, step.value, nearest, fill)
+            image = _STEPS[step.name](image, step.value, _mode(step, nearest), fill)
         except cv2.error as error:
             if error.code == cv2.Error.StsNoMem:
                 raise MemoryError(f"{step.name}: {error.err}") from None
@@ -55,6 +60,15 @@ def read_through(
                 f"{8 * image.dtype.itemsize} bits ({opencv_reason(error)})"
             ) from None
     return image
+
+
+def _mode(step: ReadingStep, nearest: bool) -> int:
+    if not nearest:
+        return cv2.INTER_LINEAR
+    # Turning takes the centres in any case, and OpenCV has no other rule for it.
+    return (
+        cv2.INTER_NEAREST_EXACT if step.is_exact and step.name == "resize" else cv2.INTER_NEAREST
+    )
 
 
 def undo(
@@ -76,15 +90,31 @@ def undo(
     inside = np.ones(sizes[-1], np.uint8)
     for step, (height, width) in zip(reversed(steps), reversed(sizes[:-1]), strict=True):
         if step.name == "resize":
-            values_HW = _resize(values_HW, (height, width), False, 0)
-            inside = _resize(inside, (height, width), True, 0)
+            values_HW = _resize(values_HW, (height, width), cv2.INTER_LINEAR, 0)
+            inside = _resize(inside, (height, width), cv2.INTER_NEAREST_EXACT, 0)
         elif step.name == "center_crop":
             values_HW = _place(values_HW, (height, width))
             inside = _place(inside, (height, width))
         elif step.name == "rotate":
-            values_HW = _rotate(values_HW, -step.value, False, 0)
-            inside = _rotate(inside, -step.value, True, 0)
+            values_HW = _rotate(values_HW, -step.value, cv2.INTER_LINEAR, 0)
+            inside = _rotate(inside, -step.value, cv2.INTER_NEAREST, 0)
     return values_HW, inside > 0
+
+
+def classes_at(
+    probabilities_CHW: NDArray[np.float32],
+    size_HW: SizeHW,
+    reading: tuple[ReadingStep, ...],
+) -> NDArray[np.uint8]:
+    """Return class ids at the image's size and place: probabilities are moved, not classes.
+
+    What a crop or a rotation cut off is background.
+    """
+    # channel by channel: OpenCV takes no more than four at once in every mode
+    moved = [undo(channel, reading, size_HW) for channel in probabilities_CHW]
+    values = np.stack([channel for channel, _ in moved])
+    classes = values[0] > 0.5 if len(values) == 1 else values.argmax(0)
+    return np.asarray(np.where(moved[0][1], classes, 0), dtype=np.uint8)
 
 
 def final_size(steps: tuple[ReadingStep, ...]) -> SizeHW | None:
@@ -97,16 +127,15 @@ def _size_after(step: ReadingStep, size_HW: SizeHW) -> SizeHW:
     return step.value if step.name in ("resize", "center_crop") else size_HW
 
 
-def _resize(image: Array, size_HW: SizeHW, nearest: bool, fill: int) -> Array:
+def _resize(image: Array, size_HW: SizeHW, mode: int, fill: int) -> Array:
     height, width = size_HW
     if image.shape[:2] == size_HW:
         return image
-    mode = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     resized = cv2.resize(image, (width, height), interpolation=mode)
     return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a last axis of one
 
 
-def _center_crop(image: Array, size_HW: SizeHW, nearest: bool, fill: int) -> Array:
+def _center_crop(image: Array, size_HW: SizeHW, mode: int, fill: int) -> Array:
     (height, width), (wanted_height, wanted_width) = image.shape[:2], size_HW
     if wanted_height > height or wanted_width > width:
         raise DataError(
@@ -130,26 +159,26 @@ def _corner(outer_HW: SizeHW, inner_HW: SizeHW) -> SizeHW:
     return (outer_HW[0] - inner_HW[0]) // 2, (outer_HW[1] - inner_HW[1]) // 2
 
 
-def _rotate(image: Array, degrees: float, nearest: bool, fill: int) -> Array:
+def _rotate(image: Array, degrees: float, mode: int, fill: int) -> Array:
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     rotated = cv2.warpAffine(
         image,
         matrix,
         (width, height),
-        flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR,
+        flags=mode,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(fill,) * 4,
     )
     return rotated.reshape(image.shape)
 
 
-def _convert_color(image: Array, code: str, nearest: bool, fill: int) -> Array:
+def _convert_color(image: Array, code: str, mode: int, fill: int) -> Array:
     converted = cv2.cvtColor(image, getattr(cv2, f"COLOR_{code}"))
     return converted[:, :, np.newaxis] if converted.ndim == 2 else converted
 
 
-_STEPS: dict[str, Callable[[Array, Any, bool, int], Array]] = {
+_STEPS: dict[str, Callable[[Array, Any, int, int], Array]] = {
     "resize": _resize,
     "center_crop": _center_crop,
     "rotate": _rotate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trainer.config import Tiles
-from trainer.data.images import Array
+from trainer.data.images import Array, Pair
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
 from trainer.data.locks import FileLock
@@ -34,6 +34,7 @@ class ImageSet:
         tiles: how images larger than the network's input are cut; None if they are not.
         intensity_range: the stored values that become 0 and 1; None for the full scale.
         slices: where the samples are in the arrays that they were cut from, if they were.
+        pairs: the files of images with masks.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class ImageSet:
     tiles: Tiles | None = None
     intensity_range: IntensityRange | None = None
     slices: tuple[Slice, ...] = ()
+    pairs: tuple[Pair, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

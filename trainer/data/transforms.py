@@ -60,7 +60,8 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
     if data.inputs == "images":
         check_normalize(data, num_channels(data))
     inputs = _steps((*data.transforms, *data.input_transforms))
-    targets = _steps((*data.transforms, *data.target_transforms))
+    is_exact = data.mask_resize != "opencv"
+    targets = _steps((*data.transforms, *data.target_transforms), is_exact=is_exact)
     return inputs, targets
 
 
@@ -119,7 +120,7 @@ def _moves(entry: Transform) -> bool:
     return not entry.model_fields_set.isdisjoint(MOVING)
 
 
-def _steps(entries: tuple[Transform, ...]) -> Steps:
+def _steps(entries: tuple[Transform, ...], *, is_exact: bool = True) -> Steps:
     # Each entry has one key.
     given = [
         (key, value)
@@ -128,7 +129,7 @@ def _steps(entries: tuple[Transform, ...]) -> Steps:
         if (value := getattr(entry, key)) is not None
     ]
     return Steps(
-        reading=tuple(ReadingStep(key, value) for key, value in given if key in READING),
+        reading=tuple(ReadingStep(key, value, is_exact) for key, value in given if key in READING),
         flips=tuple((FLIPS[key], value) for key, value in given if key in FLIPS),
         normalize=tuple(value for key, value in given if key == "normalize"),
         warps=tuple((key, value) for key, value in given if key in WARPS),

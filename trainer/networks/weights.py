@@ -101,6 +101,27 @@ def load_weights(
     return replace(loader.finish(path, allow_partial), intensity_range=intensity_range)
 
 
+EARLIER = "earlier"
+
+
+def stored_mask_resize(path: Path) -> str | None:
+    """Return what a checkpoint of ours says of its masks; None of another's file, or none.
+
+    One that was written before there was a choice is EARLIER.
+    """
+    try:
+        if not path.is_file() or not is_torch(path):
+            return None
+        # Mapped: the weights are read later, by `load_weights`, which says what is wrong.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
+        return None
+    if not isinstance(content, dict) or "format" not in content:
+        return None
+    found = content.get("mask_resize")
+    return found if found in ("exact", "opencv") else EARLIER
+
+
 class _Loader:
     """Sorts a file's parameters into loaded and skipped, then copies the former."""
 

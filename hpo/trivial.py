@@ -1,0 +1,76 @@
+"""What one and the same answer for every pixel scores: a result below it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.scoredparts import ScoredPart, Scoring
+
+MARGIN = 0.005  # masks are surveyed at their own size and scored at the network's
+NUM_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class TrivialScore:
+    """The `dice_dataset` of a network that sees one class everywhere.
+
+    Attributes:
+        class_name: the class.
+        dice_dataset: the average over the classes that the part's accuracy averages.
+        of_class: the Dice of that class alone; of every other class it is 0.
+    """
+
+    class_name: str
+    dice_dataset: float
+    of_class: float
+
+
+def trivial_scores(
+    part: ScoredPart, scoring: Scoring, *, has_one_channel: bool
+) -> tuple[TrivialScore, ...]:
+    """Return the score of each class as the only answer, the best first.
+
+    Args:
+        part: what its masks hold.
+        scoring: what counts.
+        has_one_channel: the network knows the foreground only, so its Dice is the average.
+    """
+    counts = part.counts
+    occurs = counts > 0
+    averaged = occurs.copy()
+    averaged[0] &= scoring.include_background and not has_one_channel
+    dices = 2 * counts / (counts.sum() + counts)
+    found = [
+        TrivialScore(
+            scoring.short_name(c),
+            float(dices[c] / averaged.sum()) if averaged[c] else 0.0,
+            float(dices[c]),
+        )
+        for c in np.flatnonzero(occurs).tolist()
+    ]
+    return tuple(sorted(found, key=lambda entry: -entry.dice_dataset))
+
+
+def describe_trivial(scores: Sequence[TrivialScore]) -> str:
+    """Say in one line what each answer scores."""
+    texts = []
+    for entry in scores[:NUM_SHOWN]:
+        text = f"{entry.class_name} {entry.dice_dataset:.4f}"
+        if entry.of_class != entry.dice_dataset and entry.dice_dataset:
+            text += f" (its own {entry.of_class:.4f})"
+        texts.append(text)
+    return ", ".join(texts) + (", …" if len(scores) > NUM_SHOWN else "")
+
+
+def no_better_than(value: float, scores: Sequence[TrivialScore]) -> str | None:
+    """Say that a score does not beat the best of these, if it does not."""
+    best = max(scores, key=lambda entry: entry.dice_dataset, default=None)
+    if best is None or value > best.dice_dataset + MARGIN:
+        return None
+    return (
+        f"{value:.4f} is no better than one answer for every pixel: {best.class_name!r} "
+        f"everywhere scores {best.dice_dataset:.4f} on these masks"
+    )
