@@ -199,6 +199,17 @@ class _Found:
 def list_pairs(
     folder: DataFolder, part: Part, key: str, notes: list[str] | None = None
 ) -> list[Pair]:
+    """Return the images of a part with their masks.
+
+    Args:
+        folder: the data set.
+        part: one of its parts.
+        key: begins the names of folders in errors.
+        notes: gets a line about each kind of files that no pair uses.
+
+    Raises:
+        DataError: what pairing raises.
+    """
     return list_samples(
         folder.root / part.inputs,
         folder.root / part.targets,
