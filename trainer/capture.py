@@ -20,6 +20,8 @@ from torch import Tensor
 
 from trainer.augment import Drawn
 from trainer.batches import Picked
+from trainer.errors import first_line
+from trainer.memory import is_shortage
 from trainer.optimizers import needs_closure
 from trainer.step import TrainingStep
 
@@ -87,7 +89,13 @@ class CapturedSteps:
             return self._step(picked)
         for held, given in zip(size.picked.tensors(), picked.tensors(), strict=True):
             held.copy_(given)
-        return size.replay()
+        try:
+            return size.replay()
+        except RuntimeError as error:  # the first launch takes memory of its own
+            if not is_shortage(error):
+                raise
+        self.release()
+        return self._step(picked)
 
     def release(self) -> bool:
         """Give back the memory of the graphs, for good; return whether there was any."""
@@ -107,7 +115,7 @@ class CapturedSteps:
         try:
             size.replay = self._recorder.record(lambda: self._step.whole(held))
         except Exception as error:  # noqa: BLE001  # a true one shows in the eager step, too
-            reason = _first_line(error)
+            reason = first_line(error)
         else:
             self._log(f"Training step: captured as a CUDA graph (batches of {len(picked)})")
             return
@@ -187,6 +195,8 @@ class CudaRecorder:
     def record(self, step: Callable[[], Tensor]) -> Replay:
         """Capture a step on the present stream, which must not be the default one."""
         graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         try:
             # What other threads do meanwhile (a checkpoint is waited for) is no part of it.
             with torch.cuda.graph(
@@ -199,7 +209,6 @@ class CudaRecorder:
         except BaseException:
             self._end_failed_capture()
             raise
-        self._pool = graph.pool()
 
         def replay() -> Tensor:
             graph.replay()
@@ -208,13 +217,18 @@ class CudaRecorder:
         return replay
 
     def _end_failed_capture(self) -> None:
-        """Let the generator of random numbers know: it holds a capture for going on until one
-        ends well, and would repeat dropout's masks in eager steps."""
+        """Tell who still holds a capture that CUDA has ended for going on.
+
+        The allocator would keep all that is freed from then on. The generator of random numbers,
+        until a capture ends well, would repeat dropout's masks in eager steps.
+        """
         here = torch.cuda.current_stream()  # also where even this fails
+        with contextlib.suppress(RuntimeError, AttributeError):  # no public function
+            torch._C._cuda_endAllocateToPool(here.device_index, self._pool)
         with (
             torch.cuda.stream(here),
             contextlib.suppress(RuntimeError),
-            torch.cuda.graph(torch.cuda.CUDAGraph()),
+            torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"),
         ):
             torch.zeros(1, device="cuda")
 
@@ -242,7 +256,3 @@ def _copied(picked: Picked) -> Picked:
         targets=copy(picked.targets),
         drawn=Drawn(drawn.flips.clone(), copy(drawn.warps), copy(drawn.tones)),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

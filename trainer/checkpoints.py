@@ -38,8 +38,8 @@ def weights_content(
     }
     if intensity_range is not None:
         content["intensity_range"] = intensity_range.as_json()
-    if mask_resize is not None:
-        content[MASK_RESIZE] = mask_resize
+    # Always: a checkpoint without it is of a time when other classes were averaged, too.
+    content[MASK_RESIZE] = mask_resize or "exact"
     return content
 
 
@@ -100,7 +100,11 @@ class CheckpointKeeper:
     @state.setter
     def state(self, state: tuple[float | None, str | None]) -> None:
         self.best = state[0]
-        self.kept = None if state[1] is None else Path(state[1])
+        self.kept = None if state[1] is None else self.here(state[1])
+
+    def here(self, name: str) -> Path:
+        """Return the file of a state that was written where this folder was before, perhaps."""
+        return Path(self.settings.save or "") / Path(name).name
 
     def after_epoch(self, epoch: int, accuracy: float | None) -> Path | None:
         """Return the file that this epoch's weights are to be written to, None for none.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.errors import ConfigError, DeviceError
+from trainer.errors import ConfigError, DeviceError, first_line
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -43,7 +43,7 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise DeviceError(f"device: {device} cannot be used: {_first_line(error)}") from None
+        raise DeviceError(f"device: {device} cannot be used: {first_line(error)}") from None
     return device
 
 
@@ -82,7 +82,8 @@ def compute_stream(device: torch.device) -> Iterator[None]:
         with torch.cuda.stream(stream):
             yield
     finally:  # what the run leaves behind is free for the next one when its last kernel is done
-        torch.cuda.current_stream(device).wait_stream(stream)
+        with contextlib.suppress(RuntimeError):  # of a GPU that failed; the run says so
+            torch.cuda.current_stream(device).wait_stream(stream)
 
 
 @functools.cache  # cuBLAS keeps memory for each stream that it was used on
@@ -109,9 +110,5 @@ def _why_no_gpu() -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
-        return f"torch sees no GPU here ({_first_line(error)})"
+        return f"torch sees no GPU here ({first_line(error)})"
     return "torch sees no GPU here"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

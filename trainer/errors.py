@@ -20,6 +20,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of a library says, without the places in its code that follow."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class TrainerError(Exception):
     """Base of every error that the worker reports in one line."""
 

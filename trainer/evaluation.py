@@ -101,7 +101,9 @@ class Evaluator:
         With several processes each line but the last is about the first one's images; what is
         returned is about all, and the same for all.
         """
-        return with_freed_memory(lambda: self._run(network, epoch, destination), self.free_memory)
+        # Of several processes one alone must not begin again: they meet at each batch.
+        free = self.free_memory if self.world.size == 1 else nothing_to_free
+        return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
     def _run(
         self, network: KerasModule, epoch: int, destination: Destination | None

@@ -40,10 +40,9 @@ def memory_errors_named(config: NeuralNetwork) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_shortage(error):
+        if not is_shortage(error):
             raise
-        is_on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        if is_on_gpu and not isinstance(error, torch.OutOfMemoryError):
+        if torch.cuda.is_initialized() and _is_of_host(error):  # type: ignore[no-untyped-call]
             raise HostMemoryError(
                 f"the machine has no memory left, its GPU has: {_first_line(error)}"
             ) from None
@@ -64,7 +63,7 @@ def with_freed_memory(compute: Callable[[], T], free: Callable[[], bool]) -> T:
     try:
         return compute()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_shortage(error) or not free():
+        if not is_shortage(error) or not free():
             raise
     return compute()
 
@@ -134,7 +133,7 @@ def _try(
         del reserved
         return loss, ""
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_shortage(error):
+        if not is_shortage(error):
             raise
         shortage = _first_line(error)
     # Only now: until here the error's traceback held all tensors.
@@ -144,7 +143,8 @@ def _try(
     return None, shortage
 
 
-def _is_shortage(error: BaseException) -> bool:
+def is_shortage(error: BaseException) -> bool:
+    """Say whether an error is that memory is short, of the device or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -153,6 +153,12 @@ def _is_shortage(error: BaseException) -> bool:
         or text.strip() == _ONEDNN_ALLOCATION
         or any(words in text for words in _CUDA_ALLOCATIONS)
     )
+
+
+def _is_of_host(error: BaseException) -> bool:
+    text = str(error)
+    names = (_CPU_ALLOCATOR, "HOST_ALLOCATION_FAILED")
+    return isinstance(error, MemoryError) or any(name in text for name in names)
 
 
 def _first_line(error: BaseException) -> str:

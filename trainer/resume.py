@@ -164,9 +164,9 @@ def restore(training: Training, state: State) -> None:
     load_state(training.optimizer, state.optimizer)
     training.learning_rate.load_state_dict(state.scheduler)
     training.keeper.state = state.keeper
-    training.keeper.replaced = [Path(path) for path in state.replaced]
+    training.keeper.replaced = [training.keeper.here(path) for path in state.replaced]
     torch.set_rng_state(state.rng)
-    if state.cuda_rng is not None and torch.cuda.is_available():
+    if state.cuda_rng is not None and next(training.network.parameters()).is_cuda:
         torch.cuda.set_rng_state(state.cuda_rng)
 
 

@@ -118,6 +118,8 @@ class Writer:
                 self._changed.notify_all()
             if self._thread is not None:
                 self._thread.join()
+            if error is None and self._failure is None and not self._writes_last_state:
+                self._forget_state()
             self._weights.close()
             self._states.close()
         if self._failure is not None and (error is None or is_stopped):
@@ -230,6 +232,13 @@ class Writer:
         self.state_cost_s = time.thread_time() - began
         snapshot.release()
         self._named = None if kept is None else Path(kept)
+
+    def _forget_state(self) -> None:
+        """Remove the state of a run that is done: it is of an earlier epoch."""
+        if self._state_path is not None:
+            self._state_path.unlink(missing_ok=True)
+            self._named = None
+            self._remove_replaced()
 
     def _remove_replaced(self) -> None:
         for path in self._on_disk[:-1]:

@@ -46,6 +46,7 @@ def test_a_kill_for_host_memory_says_nothing_of_the_gpus(code: int) -> None:
         (MemoryError("no room for an array"), True, HostMemoryError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, HostMemoryError),
         (torch.OutOfMemoryError("CUDA out of memory."), True, OutOfMemoryError),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), True, OutOfMemoryError),
         (MemoryError("no room for an array"), False, OutOfMemoryError),
     ],
 )

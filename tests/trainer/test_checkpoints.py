@@ -9,7 +9,7 @@ import torch
 from support import names
 from worker import Worker
 
-from trainer.checkpoints import CheckpointKeeper, write_checkpoint
+from trainer.checkpoints import MASK_RESIZE, CheckpointKeeper, weights_content, write_checkpoint
 from trainer.config import Checkpoints
 from trainer.errors import TrainerError
 
@@ -99,3 +99,9 @@ def test_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainerError, match=r"file/a\.pt: the checkpoint cannot be written \("):
         write_checkpoint({}, tmp_path / "file/a.pt")
+
+
+def test_checkpoint_of_any_kind_of_data_says_by_which_rules_it_was_scored() -> None:
+    """Without the key it is taken for one of earlier rules, which averaged other classes."""
+    content = weights_content(torch.nn.Linear(1, 1), epoch=1)
+    assert content[MASK_RESIZE] == "exact"

@@ -72,6 +72,22 @@ def test_black_and_white_palettes_of_either_order_are_one_kind_of_mask(data, wor
     assert worker(data=data).succeeded().losses == expected.losses
 
 
+def test_white_at_0_of_a_palette_with_other_colours_is_warned_of(data, worker, capsys) -> None:
+    for part in ("train", "test"):
+        for path in (data / part / "targets").iterdir():
+            to_palette(path, WHITE, BLACK, RED)
+    words = "white at 0 and black at 1: set data.mask_values=[1, 0]"
+    assert words in worker(data=data).succeeded().out
+    assert any(words in text for text in checked(data, capsys)["advice"])
+
+
+def test_palette_that_nobody_filled_in_means_class_ids(data: Path, worker: Worker) -> None:
+    for part in ("train", "test"):
+        for path in (data / part / "targets").iterdir():
+            to_palette(path, BLACK, BLACK)
+    assert "white at" not in worker(data=data).succeeded().out
+
+
 def tag(path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation

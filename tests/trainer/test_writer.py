@@ -220,6 +220,19 @@ def test_state_is_not_written_where_nobody_goes_on(worker: Worker, disk: Callabl
     assert "resume" not in written
 
 
+def test_finished_run_leaves_no_state_of_an_earlier_epoch(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the same run, started again, would go back to it and remove the best checkpoint."""
+    dues = iter([False, True, False, False, False, False])
+    monkeypatch.setattr(resume.Pace, "is_due", lambda self, cost_s: next(dues))
+    result = worker(num_epochs=6, checkpoints=KEEP_BEST | {"resume_when_done": False}).succeeded()
+    best = result.accuracies.index(max(result.accuracies)) + 1
+    assert sorted(path.name for path in (tmp_path / "ck").iterdir()) == [
+        f"model_checkpoint_{best}.pt"
+    ]
+
+
 def test_state_that_costs_much_is_written_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trainer.data.decoding import Array, Colour, palette_colours
+from trainer.data.decoding import BLACK, WHITE, Array, Colour, palette_colours
 from trainer.data.headers import Header
 from trainer.data.images import Pair
 from trainer.errors import DataError
@@ -83,6 +84,12 @@ class Findings:
                 f"{_named(self._disagreeing)}; if such a mask was drawn on the image "
                 "as it is stored, remove the tag (exiftool -Orientation= FILE)"
             )
+        white, black = (self._values.get(colour, (-1, ""))[0] for colour in (WHITE, BLACK))
+        if len(self._values) == 2 and -1 < white < black:
+            yield (
+                f"warning: by their palettes the masks are white at {white} and black at {black}: "
+                f"set data.mask_values=[{black}, {white}] if white is what to find"
+            )
         if self._with_alpha:
             yield f"alpha channel, not read: images {_named(self._with_alpha)}"
         if self._with_bands:
@@ -90,7 +97,9 @@ class Findings:
 
     def _compare_palettes(self, seen: Seen) -> None:
         assert seen.colours is None or seen.pair.target is not None
-        for value, colour in (seen.colours or {}).items():
+        colours = seen.colours or {}
+        times = Counter(colours.values())
+        for value, colour in colours.items():
             path = str(seen.pair.target)
             other, first = self._colours.setdefault(value, (colour, path))
             if other != colour:
@@ -98,9 +107,10 @@ class Findings:
                     f"{path}: its palette has {_shown(colour)} at {value}, that of {first} has "
                     f"{_shown(other)}: the values of these masks do not mean the same; {REMEDY}"
                 )
-            # Within one file two values may share a colour: of a palette that nobody filled in.
+            if times[colour] > 1:  # of a palette that nobody filled in: its colours mean nothing
+                continue
             known, first = self._values.setdefault(colour, (value, path))
-            if known != value and first != path:
+            if known != value:
                 raise DataError(
                     f"{path}: its palette has {_shown(colour)} at {value}, that of {first} at "
                     f"{known}: the values of these masks do not mean the same; {REMEDY}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from trainer.config import Loss
 from trainer.errors import ConfigError, TrainerError
 from trainer.losses.common import Batch, Term, probabilities
+from trainer.memory import is_shortage
 from trainer.networks.spec import Activation
 from trainer.plugins import LOSSES_GROUP, describe, describe_plugin, load_plugin
 
@@ -29,9 +29,11 @@ def plugin_term(config: Loss, activation: Activation) -> Term:
     def term(batch: Batch) -> Tensor:
         try:
             value = function(probabilities(batch.logits_NCS, activation), batch.target_NCS)
-        except (torch.OutOfMemoryError, TrainerError):
+        except TrainerError:
             raise
         except Exception as error:
+            if is_shortage(error):
+                raise
             raise ConfigError(f"loss.function: plug-in {name}: {describe(error)}") from error
         if not isinstance(value, Tensor) or value.ndim != 0:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
