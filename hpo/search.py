@@ -59,7 +59,7 @@ class Search:
     stopping: threading.Event
     restore: Callable[[], None]
     _failures: _Failures = field(default_factory=lambda: _Failures())
-    _lost: list[str] = field(default_factory=list)  # slots that are used no more, and why
+    _lost: dict[int, str] = field(default_factory=dict)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
     _restoring: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,6 +97,10 @@ class Search:
             renewer.close()
         if errors:
             raise errors[0]
+
+    def usable_slot(self) -> Slot:
+        """Return the first slot that was not left out; there is one as long as `run` returns."""
+        return next(slot for slot in self.slots if slot.index not in self._lost)
 
     def _run_slot(
         self, slot: Slot, renewer: Renewer, claims: Claims, errors: list[BaseException]
@@ -174,12 +178,11 @@ class Search:
 
     def _leave_out(self, slot: Slot, error: SlotError) -> None:
         """Go on without a slot, whose GPU cannot be used, as long as there are others."""
-        self._lost.append(f"{', '.join(slot.gpu_uuids)}: {error}")
+        self._lost[slot.index] = f"{', '.join(slot.gpu_uuids)}: {error}"
         if len(self._lost) == len(self.slots):
-            raise LauncherError(
-                f"no GPU can be used here ({'; '.join(self._lost)}); say --no-gpu to use the CPU"
-            )
-        self.reporter.warn(f"left out from now on: {self._lost[-1]}")
+            why = "; ".join(self._lost.values())
+            raise LauncherError(f"no GPU can be used here ({why}); say --no-gpu to use the CPU")
+        self.reporter.warn(f"left out from now on: {self._lost[slot.index]}")
 
     def _restore(self, error: FolderGoneError) -> None:
         """Make again what workers read, if that is gone too."""

@@ -131,7 +131,7 @@ def _run_session(
                 results=results,
                 study=study,
                 launcher=launcher,
-                slot=slots[0],
+                slot=search.usable_slot(),
                 turn=turn,
                 warn=warn,
                 stopping=stopping,
