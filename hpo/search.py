@@ -18,6 +18,7 @@ from hpo.launchers import Launcher, Slot
 from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
 from hpo.progress import Reporter, Tally
+from hpo.provenance import END
 from hpo.renewer import Renewer
 from hpo.results import Results
 from hpo.spec import StudySpec
@@ -266,8 +267,12 @@ class _Failures:
 
 
 def count_failed(study: optuna.Study) -> int:
-    """Return how many trials of a study failed, on any node."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+    """Return how many trials of a study failed, on any node.
+
+    Not those whose enqueued values are outside the space: they say nothing against the search.
+    """
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum(trial.user_attrs.get(END, {}).get("end") != "unfit" for trial in failed)
 
 
 def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:
