@@ -122,9 +122,9 @@ def _run_session(
         finally:
             reporter.close()
             _complete_list(results, study, patience, warn)
-        if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
-            console.print(f"best_model/ is not the best: {missing}", markup=False)
-        if not stopping.is_set():
+        if not stopping.is_set():  # else there may be seconds left
+            if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
+                console.print(f"best_model/ is not the best: {missing}", markup=False)
             patience.call(lambda: results.sweep(study))
             test = FinalTest(
                 spec=spec,
