@@ -37,6 +37,7 @@ from hpo.stopping import StopRequest
 from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
 from hpo.turn import Turn
+from trainer.errors import TrainerError
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -113,7 +114,7 @@ def _run_session(
         stopping=stopping,
         restore=lambda: restore_inputs(spec, options),
     )
-    failure: HpoError | None = None
+    failure: HpoError | TrainerError | None = None
     tested: TestScore | None = None
     try:
         try:
@@ -139,7 +140,7 @@ def _run_session(
             tested = patience.call(test.run)
     except EndingError:
         pass  # it was stopped
-    except HpoError as error:
+    except (HpoError, TrainerError) as error:
         failure = error
     except OSError as error:  # the disk is full, the output folder was removed, …
         failure = HpoError(f"{error.filename}: {error.strerror}")
