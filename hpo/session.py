@@ -150,10 +150,14 @@ def _run_session(
         office.close()
         turn.close()
     is_interrupted = stopping.is_set() and failure is None
-    stored = patience.call(lambda: results.stored_trial(study))
-    ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
     known = replace(spec, num_trials=tally.num_trials)
-    patience.call(lambda: show_summary(known, study, ending, console))
+    try:
+        stored = patience.call(lambda: results.stored_trial(study))
+        ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
+        patience.call(lambda: show_summary(known, study, ending, console))
+    except (HpoError, KeyError):  # the database is away, or the study deleted
+        if failure is None:
+            raise
     close_storage(rdb)
     if failure is not None:
         raise failure

@@ -28,7 +28,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("then", ["with database"])
+@pytest.mark.parametrize("then", ["with database", "without database"])
 def test_failure_is_what_ends_a_search_after_its_summary(
     discs: Path, tmp_path: Path, then: str
 ) -> None:
