@@ -22,6 +22,7 @@ from trainer.rundir import write_atomic
 
 MEMORY = "contents.json"  # in a study's folder
 MANIFEST = "files.json"  # in a split: path -> hash of what was put there
+MAX_READS = 3  # of a file whose ctime alone changes: each driver links it only once
 
 Status = tuple[int, int, int, int]
 
@@ -94,13 +95,18 @@ def _read_memory(memory: Path) -> dict[str, tuple[Status, str]]:
 
 def _read(path: Path) -> tuple[Status, str]:
     before = _status(path)
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if _status(path) != before:
-        raise DataError(f"{path}: changed while it was read; start again when it is whole")
+    for _ in range(MAX_READS):
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        after = _status(path)
+        if after[:3] != before[:3]:
+            raise DataError(f"{path}: changed while it was read; start again when it is whole")
+        if after == before:
+            break
+        before = after  # another driver's split has got a link to it, most likely
     return before, digest
 
 

@@ -27,7 +27,9 @@ class DiskFullError(HpoError):
         self._free_bytes = _free_bytes(folder) if _has_room(folder) else None
 
     def has_room(self) -> bool:
-        """Say whether there is room by now."""
+        """Say whether there is room by now; a folder that is gone is not full."""
+        if not self._folder.exists():
+            return True
         if not _has_room(self._folder):
             return False
         least = 0 if self._free_bytes is None else self._free_bytes + MORE_BYTES

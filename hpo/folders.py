@@ -39,12 +39,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def ignores_case(folder: Path) -> bool:
     """Say whether the folder's file system takes `a` and `A` for one name."""
-    probe = folder / f".rml-Case-{os.getpid()}"
+    probe = folder / f".rml-Case-{os.urandom(8).hex()}"
     probe.touch()
     try:
         return probe.with_name(probe.name.lower()).exists()
     finally:
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def other_spelling(path: Path) -> str | None:
@@ -98,7 +98,7 @@ def replace_folder(new: Path, target: Path) -> None:
         new.rename(target)
         return
     if not _exchange(new, target):
-        away = target.with_name(f".{target.name}.{os.getpid()}.old")
+        away = target.with_name(f".{target.name}.{os.urandom(8).hex()}.old")
         target.rename(away)
         new.rename(target)
         away.rename(new)

@@ -96,14 +96,18 @@ def model_of(trial: FrozenTrial) -> dict[str, Any]:
     return model if isinstance(model, dict) and is_current else {}
 
 
-def make_model(model: Mapping[str, Any], aside: Path) -> None:
+def make_model(model: Mapping[str, Any], aside: Path, folders: WorkFolders) -> None:
     """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
+
+    Args:
+        model: the attribute.
+        aside: the folder.
+        folders: those that the checkpoint is in.
 
     Raises:
         OSError: the disk is full, say.
         DataError: the checkpoint is none.
     """
-    folders = _folders(model)
     rundir.copy_untrusted(checkpoint_file(folders, model["entry"]), aside / MODEL_FILE)
     network = folders.inputs / Path(model["network"]).name
     shutil.copyfile(network, aside / LAYERS_FILE, follow_symlinks=False)
@@ -129,11 +133,14 @@ def drop_older(study: optuna.Study, shelf: Shelf) -> None:
                 shelf.remove(name)
 
 
-def fetch_best(study: optuna.Study, target: Path, shelf: Shelf | None) -> str | None:
+def fetch_best(
+    study: optuna.Study, target: Path, shelf: Shelf | None, here: WorkFolders
+) -> str | None:
     """Put the study's best model into the folder `target`, unless it is there.
 
     What is there of another study is kept under another name. Returns a line that says why
-    nothing was put there, if so: it names who has the model.
+    nothing was put there, if so: it names who has the model. `here` is where the study's folders
+    are now: they may have been moved.
 
     Raises:
         ArtifactError: the shelf does not answer, or holds something else.
@@ -153,7 +160,7 @@ def fetch_best(study: optuna.Study, target: Path, shelf: Shelf | None) -> str | 
             for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
                 shutil.rmtree(half, ignore_errors=True)
             with new_folder(place.parent, place.name) as aside:
-                if not _bring(best, study_id, aside, shelf):
+                if not _bring(best, study_id, aside, shelf, here):
                     return _who_has(best, shelf)
                 keep_foreign(place, study_id)
                 replace_folder(aside, place)
@@ -190,19 +197,27 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def has_checkpoint(trial: FrozenTrial) -> bool:
-    """Say whether the checkpoint of which a trial's model is made is here, as it was then."""
+def find_checkpoint(trial: FrozenTrial, here: WorkFolders) -> WorkFolders | None:
+    """Return the folders that have the checkpoint of a trial's model, as it was then.
+
+    They are `here`, wherever they were when the model was described, or where they were then.
+    """
     model = model_of(trial)
     if not isinstance(model.get("checkpoint"), list):
-        return False
-    # Another study's may be at the same place: of that name, in a database that was deleted.
-    return _identity(checkpoint_file(_folders(model), model["entry"])) == list(model["checkpoint"])
+        return None
+    for folders in (here, _folders(model)):
+        # Another study's may be at the same place: of that name, in a database that was deleted.
+        if _identity(checkpoint_file(folders, model["entry"])) == list(model["checkpoint"]):
+            return folders
+    return None
 
 
-def _bring(best: FrozenTrial, study_id: str | None, aside: Path, shelf: Shelf | None) -> bool:
+def _bring(
+    best: FrozenTrial, study_id: str | None, aside: Path, shelf: Shelf | None, here: WorkFolders
+) -> bool:
     """Fill a folder from the checkpoint, from the shelf, or from its driver's `best_model/`."""
-    if has_checkpoint(best):
-        make_model(model_of(best), aside)
+    if (folders := find_checkpoint(best, here)) is not None:
+        make_model(model_of(best), aside, folders)
         return True
     model = model_of(best)
     name = model.get("artifact")
@@ -222,6 +237,11 @@ def _attempt(trial: FrozenTrial) -> int:
 
 def _long_config(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
     return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
+
+
+def study_folders(output: Path, study_name: str) -> WorkFolders:
+    """Return where a study of this name has its files, below an output folder."""
+    return WorkFolders(output=output, study=output / "runs" / study_name)
 
 
 def _folders(model: Mapping[str, Any]) -> WorkFolders:

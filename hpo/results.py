@@ -24,7 +24,7 @@ from hpo.models import (
     describe_model,
     drop_older,
     fetch_best,
-    has_checkpoint,
+    find_checkpoint,
     is_model_of,
     make_model,
     model_of,
@@ -141,7 +141,7 @@ class Results:
             best = best_trial(study)
             self._announced.discard(number)  # last: all of it is done again if the database fails
         # That another node has it is said at the end.
-        return warning if best is not None and has_checkpoint(best) else None
+        return warning if best is not None and self._has_checkpoint(best) else None
 
     def sweep(self, study: optuna.Study) -> None:
         """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
@@ -154,8 +154,9 @@ class Results:
 
     def fetch(self, study: optuna.Study) -> str | None:
         """Put the study's best model into `best_model/`; return a line that says why not."""
+        folders = self._spec.folders
         try:
-            return fetch_best(study, self._spec.folders.best_model, self._shelf)
+            return fetch_best(study, folders.best_model, self._shelf, folders)
         except ArtifactError as error:
             return str(error)
         except OSError as error:
@@ -173,7 +174,7 @@ class Results:
             least = _NOTHING if stored is None else _rank(stored)
             better = [trial for trial in ended if trial.state in COUNTED and _rank(trial) > least]
             better.sort(key=_rank, reverse=True)
-            spared = next(filter(has_checkpoint, better), None)
+            spared = next(filter(self._has_checkpoint, better), None)
             self._spared = set() if spared is None else {spared.number}
             for trial in ended:
                 keep = None
@@ -181,13 +182,16 @@ class Results:
                     keep = checkpoint_file(folders, model_of(trial)["entry"])
                 remove_checkpoints(folders, trial.number, keep=keep)
 
+    def _has_checkpoint(self, trial: FrozenTrial) -> bool:
+        return find_checkpoint(trial, self._spec.folders) is not None
+
     def _put(self, model: Mapping[str, Any]) -> str | None:
         if self._shelf is None:
             return None
         folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
         try:
             with new_folder(folder, "model") as aside:
-                make_model(model, aside)
+                make_model(model, aside, self._spec.folders)
                 self._shelf.put(model["artifact"], aside, MODEL_FILES)
         except (HpoError, OSError, DataError) as error:
             return f"{reason(error)}; the best model is on this host only"

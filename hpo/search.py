@@ -18,6 +18,7 @@ from hpo.launchers import Launcher, Slot
 from hpo.lease import Lease, LeaseOffice
 from hpo.outcome import FailurePolicy, Outcome
 from hpo.progress import Reporter, Tally
+from hpo.provenance import END
 from hpo.renewer import Renewer
 from hpo.results import Results
 from hpo.spec import StudySpec
@@ -59,7 +60,7 @@ class Search:
     stopping: threading.Event
     restore: Callable[[], None]
     _failures: _Failures = field(default_factory=lambda: _Failures())
-    _lost: list[str] = field(default_factory=list)  # slots that are used no more, and why
+    _lost: dict[int, str] = field(default_factory=dict)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
     _restoring: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,6 +98,10 @@ class Search:
             renewer.close()
         if errors:
             raise errors[0]
+
+    def usable_slot(self) -> Slot:
+        """Return the first slot that was not left out; there is one as long as `run` returns."""
+        return next(slot for slot in self.slots if slot.index not in self._lost)
 
     def _run_slot(
         self, slot: Slot, renewer: Renewer, claims: Claims, errors: list[BaseException]
@@ -174,12 +179,11 @@ class Search:
 
     def _leave_out(self, slot: Slot, error: SlotError) -> None:
         """Go on without a slot, whose GPU cannot be used, as long as there are others."""
-        self._lost.append(f"{', '.join(slot.gpu_uuids)}: {error}")
+        self._lost[slot.index] = f"{', '.join(slot.gpu_uuids)}: {error}"
         if len(self._lost) == len(self.slots):
-            raise LauncherError(
-                f"no GPU can be used here ({'; '.join(self._lost)}); say --no-gpu to use the CPU"
-            )
-        self.reporter.warn(f"left out from now on: {self._lost[-1]}")
+            why = "; ".join(self._lost.values())
+            raise LauncherError(f"no GPU can be used here ({why}); say --no-gpu to use the CPU")
+        self.reporter.warn(f"left out from now on: {self._lost[slot.index]}")
 
     def _restore(self, error: FolderGoneError) -> None:
         """Make again what workers read, if that is gone too."""
@@ -263,8 +267,12 @@ class _Failures:
 
 
 def count_failed(study: optuna.Study) -> int:
-    """Return how many trials of a study failed, on any node."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+    """Return how many trials of a study failed, on any node.
+
+    Not those whose enqueued values are outside the space: they say nothing against the search.
+    """
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum(trial.user_attrs.get(END, {}).get("end") != "unfit" for trial in failed)
 
 
 def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:

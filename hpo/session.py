@@ -37,6 +37,7 @@ from hpo.stopping import StopRequest
 from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
 from hpo.turn import Turn
+from trainer.errors import TrainerError
 
 MIN_TRIALS_FOR_QUARTILES = 8
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -113,7 +114,7 @@ def _run_session(
         stopping=stopping,
         restore=lambda: restore_inputs(spec, options),
     )
-    failure: HpoError | None = None
+    failure: HpoError | TrainerError | None = None
     tested: TestScore | None = None
     try:
         try:
@@ -122,16 +123,16 @@ def _run_session(
         finally:
             reporter.close()
             _complete_list(results, study, patience, warn)
-        if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
-            console.print(f"best_model/ is not the best: {missing}", markup=False)
-        if not stopping.is_set():
+        if not stopping.is_set():  # else there may be seconds left
+            if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
+                console.print(f"best_model/ is not the best: {missing}", markup=False)
             patience.call(lambda: results.sweep(study))
             test = FinalTest(
                 spec=spec,
                 results=results,
                 study=study,
                 launcher=launcher,
-                slot=slots[0],
+                slot=search.usable_slot(),
                 turn=turn,
                 warn=warn,
                 stopping=stopping,
@@ -139,7 +140,7 @@ def _run_session(
             tested = patience.call(test.run)
     except EndingError:
         pass  # it was stopped
-    except HpoError as error:
+    except (HpoError, TrainerError) as error:
         failure = error
     except OSError as error:  # the disk is full, the output folder was removed, …
         failure = HpoError(f"{error.filename}: {error.strerror}")
@@ -149,10 +150,14 @@ def _run_session(
         office.close()
         turn.close()
     is_interrupted = stopping.is_set() and failure is None
-    stored = patience.call(lambda: results.stored_trial(study))
-    ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
     known = replace(spec, num_trials=tally.num_trials)
-    patience.call(lambda: show_summary(known, study, ending, console))
+    try:
+        stored = patience.call(lambda: results.stored_trial(study))
+        ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
+        patience.call(lambda: show_summary(known, study, ending, console))
+    except (HpoError, KeyError):  # the database is away, or the study deleted
+        if failure is None:
+            raise
     close_storage(rdb)
     if failure is not None:
         raise failure

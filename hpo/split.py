@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -89,29 +90,30 @@ def split_validation(
         for name, members in groups.items()
     }
     chosen = choose_validation(names, num_chosen, shown)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if ignores_case(target.parent):
         _check_spellings([pair.name for pair in pairs], target)
     manifest = {}
-    for name, members in groups.items():
-        part = validation if name in chosen else train
-        for pair in members:
-            assert pair.target is not None
-            for source, place in (
-                (pair.input, part.inputs / pair.name),
-                (pair.target, part.targets / pair.target_name),
-            ):
-                _link(source, aside / place)
-                manifest[str(place)] = digests[source]
-    write_manifest(aside, manifest)
-    if target.is_dir() and not is_split_of(target, sources, contents):
-        replace_folder(aside, target)  # linked to files that were changed in place since
-        shutil.rmtree(aside, ignore_errors=True)
+    aside = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
-        aside.rename(target)
-    except OSError:  # another driver on this folder was faster, with the same split
+        for name, members in groups.items():
+            part = validation if name in chosen else train
+            for pair in members:
+                assert pair.target is not None
+                for source, place in (
+                    (pair.input, part.inputs / pair.name),
+                    (pair.target, part.targets / pair.target_name),
+                ):
+                    _link(source, aside / place)
+                    manifest[str(place)] = digests[source]
+        write_manifest(aside, manifest)
+        if target.is_dir() and not is_split_of(target, sources, contents):
+            replace_folder(aside, target)  # linked to files that were changed in place since
+        else:
+            # another driver on this folder may have been faster, with the same split
+            with contextlib.suppress(OSError):
+                aside.rename(target)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
     for name in manifest:
         contents.linked(files[name.partition("/")[2]], target / name)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 # Schedulers kill after 30 s (Kubernetes, scancel) or more.
 LIMIT_S = 12.0
 _CLOSING_LIMIT_S = 4.0
+_SAYING_LIMIT_S = 0.5
 _IMPATIENCE_S = 1.0  # a scheduler may send its signal twice at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -74,15 +75,21 @@ class StopRequest(threading.Event):
     def _see_to_the_end(self) -> None:
         deadline = time.monotonic() + LIMIT_S
         _mute_lost_outputs()
-        self._say("stopping: workers are ended and their trials given back …")
+        self._try_to_say("stopping: workers are ended and their trials given back …")
         while not self._has_ended.wait(0.1):
             _mute_lost_outputs()  # they may be lost a little later than the signal comes
             if time.monotonic() > deadline:
-                self._say(
+                self._try_to_say(
                     "warning: stopped in the midst of things, as something (the database?) does "
                     "not answer; trials that were not given back are taken over after their lease"
                 )
                 self._leave()
+
+    def _try_to_say(self, text: str) -> None:
+        """Say it, but go on if nothing takes it (a full pipe, Ctrl-S)."""
+        saying = threading.Thread(target=self._say, args=(text,), daemon=True)
+        saying.start()
+        saying.join(_SAYING_LIMIT_S)
 
     def _leave(self) -> None:
         """End the process, and what it has started, without waiting for any thread of it."""

@@ -40,9 +40,12 @@ class StartWeights:
     def bring(self, inputs: Path) -> None:
         """Copy them into the inputs folder."""
         if not (inputs / self.file).exists():
-            aside = inputs / f".{self.file}.{os.getpid()}.tmp"
-            shutil.copyfile(self.path, aside)
-            aside.replace(inputs / self.file)
+            aside = inputs / f".{self.file}.{os.urandom(8).hex()}.tmp"
+            try:
+                shutil.copyfile(self.path, aside)
+                aside.replace(inputs / self.file)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def check_fit(self, networks: Iterable[str]) -> None:
         """Check that a package's weights meet their own network.

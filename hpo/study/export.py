@@ -42,7 +42,7 @@ def export(
     from hpo.artifacts import open_shelf
     from hpo.finish import TestScore
     from hpo.folders import TRIAL_FILE, read_json
-    from hpo.models import fetch_best
+    from hpo.models import fetch_best, study_folders
     from hpo.storage import STUDY_ID
     from hpo.triallist import write_list_acc
 
@@ -57,7 +57,8 @@ def export(
             raise UsageError(f"{listed} is not of study {study.study_name!r}; choose another --to")
         write_list_acc(study, listed)
         say(f"wrote {listed}")
-        missing = fetch_best(study, model, open_shelf(artifacts) if artifacts else None)
+        here = study_folders(output_dir.absolute(), study.study_name)
+        missing = fetch_best(study, model, open_shelf(artifacts) if artifacts else None, here)
         if missing:
             raise HpoError(f"{model} is not written: {missing}")
         number = read_json(model / TRIAL_FILE)["trial"]

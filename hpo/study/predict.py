@@ -99,7 +99,7 @@ def predict(  # noqa: PLR0913  # a command's options
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.artifacts import open_shelf
-    from hpo.models import fetch_best, is_model_of
+    from hpo.models import fetch_best, is_model_of, study_folders
     from hpo.storage import STUDY_ID, best_trial
 
     best, here = best_trial(study), output / "best_model"
@@ -108,7 +108,9 @@ def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str |
     if not is_model_of(here, best, study.user_attrs.get(STUDY_ID)):
         aside.chmod(0o755)  # a container's user is not us
         here = aside / "best_model"
-        missing = fetch_best(study, here, open_shelf(artifacts) if artifacts else None)
+        folders = study_folders(output, study.study_name)
+        shelf = open_shelf(artifacts) if artifacts else None
+        missing = fetch_best(study, here, shelf, folders)
         if missing:
             raise HpoError(f"no model to predict with: {missing}")
     say(f"model of trial {best.number}: {os.path.relpath(here)}")

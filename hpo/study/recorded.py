@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from hpo.contents import MEMORY, check_split
-from hpo.dataplan import data_fingerprint, find_data, refuse_other_images
+from hpo.dataplan import HASH_LENGTH, data_fingerprint, find_data, refuse_other_images
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, Mount
 from hpo.provenance import config_hash
+from hpo.scorekeys import SCORE_KEYS
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
-# What was meant before configs said it: a trial is repeated by the rules that it ran with.
+# What was meant before configs said it.
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
 
 
@@ -93,6 +94,16 @@ def check_images(provenance: Mapping[str, Any], images: Path, folder: Path) -> N
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
+def _unsaid_rules(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was meant by keys that are not in a trial's config.
+
+    It is repeated by the rules that it ran with: those of an earlier release, or since then those
+    of an engine that does not know the keys, and so did not get them.
+    """
+    is_earlier = len(str(provenance["data"]["hash"])) < HASH_LENGTH
+    return EARLIER_RULES if is_earlier else SCORE_KEYS
+
+
 def placed_config(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -101,9 +112,9 @@ def placed_config(
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
     placed: dict[str, Any] = json.loads(json.dumps(config))
-    for key, earlier in EARLIER_RULES.items():
-        if get_path(placed, key) is None:
-            set_path(placed, key, earlier)
+    for key, rule in _unsaid_rules(provenance).items():
+        if rule is not None and get_path(placed, key) is None:
+            set_path(placed, key, rule)
     images, inputs = mounts
     for part, keys in (
         ("train", ("input_path", "target_path")),

@@ -445,9 +445,10 @@ def test_a_gpu_that_fails_its_worker_is_left_out_and_loses_no_trial(machine: Mac
 
     def search(gpus: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            machine.command("--gpus", gpus, "--worker", worker, "--output-dir",
-                            machine.folder / gpus), env=machine.environment(),
-            capture_output=True, text=True, check=False, cwd=machine.folder,
+            machine.command("--gpus", gpus, "--worker", worker, "--select-on", "validation",
+                            "--output-dir", machine.folder / gpus),
+            env=machine.environment(), capture_output=True, text=True, check=False,
+            cwd=machine.folder,
         )  # fmt: skip
 
     some = search("0,2")
@@ -455,6 +456,7 @@ def test_a_gpu_that_fails_its_worker_is_left_out_and_loses_no_trial(machine: Mac
     line = f"left out from now on: {machine.uuids['a']}: device: it must be reset"
     assert some.stdout.count(line) == 1
     assert set(states(machine.folder / "0,2").values()) == {"COMPLETE"}
+    assert "used for this only" in some.stdout  # the final test, on the GPU that is left
     said = one_error(search("0"))
     assert f"no GPU can be used here ({machine.uuids['a']}: device: it must be reset)" in said
     assert set(states(machine.folder / "0").values()) == {"WAITING"}

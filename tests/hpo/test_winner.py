@@ -27,6 +27,8 @@ from support import (
     states,
 )
 
+from hpo.study_cli import main
+
 DYING = Path(__file__).with_name("dying_driver.py")
 HONEST = ("--select-on", "validation", "--jobs", 1)
 
@@ -86,6 +88,30 @@ def test_winner_that_cannot_be_stored_keeps_score_and_checkpoint(
         )
         assert "used for this only" in again.stdout
         assert not checkpoints(tmp_path)
+
+
+def test_winner_that_was_not_stored_moves_with_the_output_folder(
+    discs: Path, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"curve": {"0": [0.1, 0.2, 0.1]}})
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    (before / "best_model").symlink_to(tmp_path / "unplugged/models")
+
+    def search(folder: Path) -> str:
+        arguments = optimize(discs, "--num-trials", 1, "--worker", worker, *HONEST)
+        process = start(folder, *arguments)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        return output
+
+    assert "cannot be stored" in search(before)
+    before.rename(after)
+    assert "cannot be stored" in search(after)
+    assert len(checkpoints(after)) == 1
+    (after / "best_model").unlink()
+    assert main(["export", "--output-dir", str(after)]) == 0
+    assert (after / "best_model/best_model_file.pt").read_text() == "0 2"
 
 
 @pytest.mark.parametrize("moment", ["before told", "after told"])
