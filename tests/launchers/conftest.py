@@ -27,7 +27,7 @@ from stand_in import SESSION_LABEL, STAND_IN
 
 from hpo.launchers import Launcher, choose_launcher
 
-TINY_IMAGE = "rml-test/tiny:1"
+TINY_IMAGE = f"rml-test/tiny:{os.getpid()}"  # each process of a test run removes its own
 
 
 @pytest.fixture(scope="session")
