@@ -152,9 +152,9 @@ class Search:
                 self._leave_out(slot, error)
                 return
             except FolderGoneError as error:  # the trial was given back
+                num_gone += 1
                 if num_gone == NUM_SAME_FAILURES:
                     raise
-                num_gone += 1
                 self._restore(error)
                 continue
             except DiskFullError as error:  # the trial was given back

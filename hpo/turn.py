@@ -75,7 +75,8 @@ class Turn:
 
         def renew() -> None:
             while not ended.wait(self._lease_s / ROUNDS_PER_LEASE):
-                with contextlib.suppress(*DATABASE_ERRORS):  # the next round tries again
+                # The next round tries again; that the study was deleted, who works on it hears.
+                with contextlib.suppress(KeyError, *DATABASE_ERRORS):
                     self.take()
 
         thread = threading.Thread(target=renew, name=self._task, daemon=True)

@@ -56,7 +56,7 @@ class Berths:
                     os.chown(folder, *owner, follow_symlinks=False)
         except OSError as error:
             shutil.rmtree(self._root, ignore_errors=True)
-            raise LauncherError(f"cannot make {self._root}: {error.strerror}") from None
+            raise LauncherError(f"cannot make {self._root}: {error.strerror}") from error
 
     @property
     def is_full(self) -> bool:
@@ -90,7 +90,7 @@ class Berths:
             raise LauncherError(
                 f"cannot move {run_dir} to a warm container ({error.strerror}); "
                 "--no-warm does without"
-            ) from None
+            ) from error
         self._free.pop(0)
         return self._path_inside(berth)
 

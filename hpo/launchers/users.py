@@ -79,4 +79,4 @@ def make_cache(folder: Path, user: str, *, rootless: bool) -> None:
         if owner is not None and folder.lstat().st_uid == 0:
             os.chown(folder, *owner, follow_symlinks=False)
     except OSError as error:
-        raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from None
+        raise LauncherError(f"cannot make the cache folder {folder}: {error.strerror}") from error

@@ -18,7 +18,7 @@ from hpo.oneshot import run_config
 from hpo.provenance import PROVENANCE
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
-from trainer.keypath import set_path
+from trainer.keypath import get_path, set_path
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -86,6 +86,9 @@ def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, An
     config = placed_config(recorded_config(run.provenance), run.provenance, place.mounts, launcher)
     config["seed"] = derived_seed(int(config.get("seed") or 0), run.seed, "confirm")
     set_path(config, "checkpoints.keep", "best")
+    if get_path(config, "checkpoints.resume_when_done") is not None:
+        # Stopped after the training, before the test's end: the next call goes on from there.
+        set_path(config, "checkpoints.resume_when_done", True)
     train_dir = run.folder / "train"
     _make_room(train_dir, config, can_resume="checkpoints.resume" in launcher.capabilities())
     trained = run_config(launcher, slot, train_dir, config, stopping)

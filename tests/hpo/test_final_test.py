@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
+import pytest
 from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for
 
 from hpo.database import close_storage, open_storage
@@ -87,6 +89,18 @@ def test_driver_that_dies_in_the_final_test_is_not_waited_for(
     result = run("rml-optimize", *arguments)
     assert "used for this only" in result.stdout, result.stdout + result.stderr
     assert "waits for the final test" not in result.stdout
+
+
+def test_turn_at_a_study_that_is_deleted_ends_in_its_own_thread_only(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    turn = Turn(storage, study._study_id, "task", owner="node/x", lease_s=0.4)
+    assert turn.take() is None
+    with pytest.raises(KeyError), turn.kept():
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+        time.sleep(0.5)  # several renewals: an error in their thread fails this test
+    turn.close()
+    close_storage(storage)
 
 
 def test_turn_is_one_drivers_until_it_falls_silent(url: str) -> None:
