@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from trainer.keypath import join_path
 
+MAX_SHOWN = 100  # characters of a name that means nothing
+
 _TYPE_NAMES = {
     "int_type": "expected an integer",
     "int_from_float": "expected an integer",
@@ -52,10 +54,11 @@ def unknown_key_error(
 
 def unknown_name_error(name: str, known: Sequence[str]) -> PydanticCustomError:
     """Refuse a value that is none of the known names."""
+    shown = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
     return PydanticCustomError(
         "unknown_name",
         "unknown name {name}; {hint}",
-        {"name": repr(name), "hint": hint(name, known)},
+        {"name": repr(shown), "hint": hint(shown, known)},
     )
 
 

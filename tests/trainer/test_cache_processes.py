@@ -49,9 +49,9 @@ from trainer.data.dataset import Resolve, load_data
 from trainer.log import Log
 root, cache, delay_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
 read = reading.read_image
-def slow(path, *, gray):
+def slow(path, **how):
     time.sleep(delay_s)
-    return read(path, gray=gray)
+    return read(path, **how)
 reading.read_image = slow
 data = Data(cache=cache, target_is_mask=True, input_path=f"{root}/train/inputs",
             target_path=f"{root}/train/targets")

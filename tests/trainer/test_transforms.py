@@ -70,8 +70,19 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("size", [(32, 24), (7, 9), (20, 14), (40, 14)])
-def test_resize_is_opencv_s_linear_for_images_and_nearest_for_masks(pairs, size) -> None:
-    data = load(pairs, grayscale=True, transforms=[{"resize": list(size)}])
+@pytest.mark.parametrize(
+    ("rule", "flag"),
+    [
+        (None, cv2.INTER_NEAREST_EXACT),
+        ("exact", cv2.INTER_NEAREST_EXACT),
+        ("opencv", cv2.INTER_NEAREST),
+    ],
+)
+def test_resize_is_opencv_s_linear_for_images_and_nearest_for_masks(
+    pairs, size, rule, flag
+) -> None:
+    transforms = [{"resize": list(size)}]
+    data = load(pairs, grayscale=True, transforms=transforms, mask_resize=rule)
     assert data.train is not None
     for index, name in enumerate(data.train.names):
         image = cv2.imread(str(pairs / "train/inputs" / name), cv2.IMREAD_GRAYSCALE)
@@ -79,7 +90,7 @@ def test_resize_is_opencv_s_linear_for_images_and_nearest_for_masks(pairs, size)
         shape = (size[1], size[0])
         expected = cv2.resize(image, shape, interpolation=cv2.INTER_LINEAR)
         assert (data.train.inputs_NHWC[index, :, :, 0] == expected).all()
-        expected = cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST)
+        expected = cv2.resize(mask, shape, interpolation=flag)
         assert (data.train.targets_NHW[index] == expected // 255).all()
 
 
