@@ -39,21 +39,24 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         check_study(spec, url, may_move=output.move_here)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
         open_shelf(output.artifacts)
-    check_known(
-        spec, options, launcher, lambda text: console.print(f"warning: {text}", markup=False)
-    )
-    rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
-    rows.append(("limits of each", launcher.limits()))
-    show_settings(spec, rows, console)
-    trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
-    config = spec.worker_config(launcher, spec.space.suggest(trial))
-    console.print("\na config that the search may sample:")
-    console.print(json.dumps({"neural_network": config}, indent=2), markup=False)
-    if spec.survey.fingerprint == NOT_SURVEYED:
-        console.print(
-            f"\ndry run: network and settings fit the data that the study describes; there are "
-            f"none in {spec.data.root}; nothing was trained",
-            markup=False,
+    try:  # it may have started a worker to ask what it knows
+        check_known(
+            spec, options, launcher, lambda text: console.print(f"warning: {text}", markup=False)
         )
-        return
-    console.print("\ndry run: data, network and settings fit together; nothing was trained")
+        rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
+        rows.append(("limits of each", launcher.limits()))
+        show_settings(spec, rows, console)
+        trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
+        config = spec.worker_config(launcher, spec.space.suggest(trial))
+        console.print("\na config that the search may sample:")
+        console.print(json.dumps({"neural_network": config}, indent=2), markup=False)
+        if spec.survey.fingerprint == NOT_SURVEYED:
+            console.print(
+                "\ndry run: network and settings fit the data that the study describes; there "
+                f"are none in {spec.data.root}; nothing was trained",
+                markup=False,
+            )
+            return
+        console.print("\ndry run: data, network and settings fit together; nothing was trained")
+    finally:
+        launcher.close()

@@ -116,7 +116,6 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     config = json.loads(path.read_text())["neural_network"]
     assert split.name in config["data"]["input_path"]
     assert config["data"]["mask_resize"] == "opencv"  # as that trial had it
-    assert config["metrics"]["include_background"] is False
 
 
 def test_dry_run_refuses_what_the_search_refuses(run: Run, organs: Path, tmp_path: Path) -> None:
