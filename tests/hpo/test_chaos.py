@@ -105,10 +105,15 @@ def test_study_gets_exactly_n_trials_whatever_dies(
         wait_for(lambda: not chaos.workers() and not chaos.containers(), 10)
     finally:
         chaos.close()
-    check_final_model(run, tmp_path, [*common, "--num-trials", str(chaos.num_trials + 1)], server)
+    arguments = [*common, "--num-trials", str(chaos.num_trials + 1)]
+    # Which values the last trial gets follows from the seed and its number: in the short form such
+    # as train to the best model.
+    check_final_model(run, tmp_path, arguments, server, must_be_best=num_each == 3)
 
 
-def check_final_model(run: Run, folder: Path, arguments: list[str], server: Server) -> None:
+def check_final_model(
+    run: Run, folder: Path, arguments: list[str], server: Server, *, must_be_best: bool
+) -> None:
     """Train one more, for real: where it is the best, it scores what is recorded."""
     last = run("rml-optimize", *arguments, "--launcher", "local", RML_STORAGE=server.url)
     assert last.returncode == 0, last.stdout + last.stderr
@@ -116,7 +121,8 @@ def check_final_model(run: Run, folder: Path, arguments: list[str], server: Serv
     entries = list_acc(folder)
     best = max(entries, key=lambda entry: entry["max_acc"])
     assert (recorded["trial"], recorded["dice_dataset"]) == (best["number"], best["max_acc"])
-    if best is not entries[-1]:  # the values that it got by chance train to nothing
+    assert best is entries[-1] or not must_be_best
+    if best is not entries[-1]:
         return
     again = run("rmldnn", "--config=best_model/config.json")
     assert again.returncode == 0, again.stderr

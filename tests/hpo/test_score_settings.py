@@ -86,6 +86,8 @@ def make_earlier(database: Path) -> None:
             ((text,),) = connection.execute(f"SELECT value_json {where}")
             value = json.loads(text)
             value.pop("scoring rules", None)
+            if key == "rml:provenance":  # of the heads of files
+                value["data"]["hash"] = value["data"]["hash"][:16]
             for section, name in (("metrics", "include_background"), ("data", "mask_resize")):
                 value.get("config", {}).get(section, {}).pop(name, None)
             connection.execute(
@@ -116,6 +118,7 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     config = json.loads(path.read_text())["neural_network"]
     assert split.name in config["data"]["input_path"]
     assert config["data"]["mask_resize"] == "opencv"  # as that trial had it
+    assert config["metrics"]["include_background"] is False
 
 
 def test_dry_run_refuses_what_the_search_refuses(run: Run, organs: Path, tmp_path: Path) -> None:
