@@ -22,6 +22,10 @@ from typing import Self, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+
+# Before any process group: its default arguments keep the one that they find, and a group that
+# lives on at the interpreter's end takes the process with it (SIGABRT).
+import torch.distributed.nn.functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed import FileStore, Store  # type: ignore[attr-defined]

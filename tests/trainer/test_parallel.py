@@ -28,6 +28,7 @@ from trainer.parallel import World
 from trainer.run import run
 
 WORKER = (sys.executable, "-m", "trainer.cli", "--config=config.json")
+LEAVING = Path(__file__).parents[1] / "workers/leaving.py"
 TIMEOUT_S = 120
 # No BatchNorm, and with BCE a mean over pixels: what data-parallel training computes exactly.
 PLAIN = [
@@ -120,10 +121,13 @@ def test_torchrun_gives_the_numbers_of_one_process(
     folder = prepare(tmp_path / "many", discs)
     result = finish(
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--local-addr=127.0.0.1", f"--nproc-per-node={size}", *WORKER[1:]),
+        *("--local-addr=127.0.0.1", f"--nproc-per-node={size}"),
+        *(LEAVING, "--config=config.json"),
         cwd=folder,
     )
     assert result.returncode == 0, result.stderr
+    # a group that outlives the run ends some processes by SIGABRT, after their work
+    assert result.stderr.count("left: 0 threads") == size, result.stderr
     assert_same_results(folder, alone)
     assert result.stdout.count("All done (return value = 0).") == 1
     assert f"processes : {size} (gloo)" in result.stdout
