@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, QueuePool
+from sqlalchemy.util.queue import Empty
 
 DEFAULT_LEASE_S = 30.0
 NUM_CONNECTIONS = 4  # of a driver: PostgreSQL takes a hundred by default, a cluster has more nodes
@@ -67,6 +68,7 @@ def engine_settings(url: URL, lease_s: float = DEFAULT_LEASE_S) -> dict[str, Any
         # PostgreSQL a database may have another default, in which what a claim has waited for
         # stays out of its sight.
         "isolation_level": "READ COMMITTED",
+        "poolclass": LimitedPool,
         "pool_pre_ping": True,
         "pool_size": NUM_CONNECTIONS,
         "max_overflow": 0,
@@ -95,9 +97,26 @@ def be_strict(settings: Mapping[str, Any]) -> None:
 
 def close_idle(engine: Engine) -> None:
     """Close the connections of a pool that nobody uses at this moment."""
-    pool: Any = engine.pool
-    if engine.name != "sqlite" and pool.checkedin() and not pool.checkedout():
-        pool.dispose()
+    pool = engine.pool
+    if isinstance(pool, LimitedPool) and not pool.checkedout():
+        pool.close_idle()
+
+
+class LimitedPool(QueuePool):
+    """SQLAlchemy's pool, which can close what waits in it while others take from it.
+
+    Its `dispose` forgets how many connections are taken at that moment, and opens more than its
+    size afterwards.
+    """
+
+    def close_idle(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                record = self._pool.get(block=False)
+                try:
+                    record.close()
+                finally:
+                    self._dec_overflow()
 
 
 @dataclass(frozen=True)

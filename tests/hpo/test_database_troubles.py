@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import threading
 import uuid
@@ -15,7 +16,10 @@ import pytest
 from databases import SERVERS, empty_database, trials_of
 from proxy import proxied
 from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for, workers_of
+
+from hpo.connections import LimitedPool
 
 REFUSE = {
     "read-only": "ALTER DATABASE {database} SET default_transaction_read_only = on",
@@ -214,3 +218,26 @@ def test_idle_slots_of_a_driver_ask_together_and_seldom(
     # 3 reports a second, and less than 3 questions of a few transactions each; not 8 × 5 a second.
     assert num_transactions < 80, num_transactions
     assert re.search("best trial: number 0", output)
+
+
+def test_pool_that_closes_idle_connections_still_counts_those_in_use() -> None:
+    """One that is taken while the idle ones are closed must not be forgotten."""
+    opened: list[sqlite3.Connection] = []
+
+    def connect() -> sqlite3.Connection:
+        opened.append(sqlite3.connect(":memory:", check_same_thread=False))
+        return opened[-1]
+
+    pool = LimitedPool(connect, pool_size=2, max_overflow=0, timeout=0.01)
+    in_use, idle = pool.connect(), pool.connect()
+    idle.close()
+    pool.close_idle()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[1].execute("SELECT 1")
+    another = pool.connect()
+    with pytest.raises(PoolTimeout):
+        pool.connect()
+    in_use.close()
+    another.close()
+    pool.close_idle()
+    assert (len(opened), pool.checkedin(), pool.checkedout()) == (3, 0, 0)
