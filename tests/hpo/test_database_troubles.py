@@ -19,7 +19,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for, workers_of
 
-from hpo.connections import LimitedPool
+from hpo.store.connections import LimitedPool
 
 REFUSE = {
     "read-only": "ALTER DATABASE {database} SET default_transaction_read_only = on",
