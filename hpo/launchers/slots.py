@@ -19,13 +19,24 @@ from hpo.launchers.gpus import (
     select_gpus,
     survey_gpus,
 )
-from hpo.plan.options import WorkerOptions
 
 MAX_DEFAULT_CPU_JOBS = 4
 
 
 def _warn(text: str) -> None:
     errors.print(f"warning: {text}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRequest:
+    """How a machine is to be divided; each field is the option of that name."""
+
+    gpu: bool | None = None
+    gpus: str | None = None
+    gpus_per_trial: int = 1
+    trials_per_gpu: int = 1
+    num_procs: int = 1
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +58,11 @@ class Reservation:
         self.locks.close()
 
 
-def reserve_slots(worker: WorkerOptions, warn: Callable[[str], None] = _warn) -> Reservation:
+def reserve_slots(worker: SlotRequest, warn: Callable[[str], None] = _warn) -> Reservation:
     """Take the free GPUs, or the cores where there are none, and divide them.
 
     Args:
-        worker: what the command line says.
+        worker: what is asked for.
         warn: takes a line for the user on a GPU that is there and not used.
 
     Raises:
@@ -92,7 +103,7 @@ def reserve_slots(worker: WorkerOptions, warn: Callable[[str], None] = _warn) ->
 
 
 def _take_gpus(
-    worker: WorkerOptions, locks: GpuLocks, warn: Callable[[str], None]
+    worker: SlotRequest, locks: GpuLocks, warn: Callable[[str], None]
 ) -> tuple[list[Gpu], str]:
     """Return the GPUs that are locked now, and which were left out and why."""
     _check(worker)
@@ -132,7 +143,7 @@ def _take_gpus(
     return taken, f"; left out: {', '.join(left_out)}" if left_out else ""
 
 
-def usable_gpus(worker: WorkerOptions, warn: Callable[[str], None]) -> tuple[Gpu, ...]:
+def usable_gpus(worker: SlotRequest, warn: Callable[[str], None]) -> tuple[Gpu, ...]:
     """Return the GPUs that are asked for, with a warning for each that cannot be used."""
     if worker.gpu is False:
         return ()
@@ -180,7 +191,7 @@ def _why_none(survey: Survey, visible: Sequence[Gpu], warn: Callable[[str], None
     return ""
 
 
-def _check(worker: WorkerOptions) -> None:
+def _check(worker: SlotRequest) -> None:
     if worker.gpus is not None and not worker.gpus.strip():
         raise UsageError("--gpus: names no GPU; --no-gpu uses the CPU")
     if worker.gpus_per_trial > 1 and worker.trials_per_gpu > 1:

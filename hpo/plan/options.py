@@ -6,13 +6,14 @@ option of None was not given: the study's own value holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from hpo.launchers import DEFAULT_IMAGE
+from hpo.launchers.slots import SlotRequest
 from trainer.config import LOSSES, OPTIMIZERS
 
 
@@ -211,6 +212,11 @@ class WorkerOptions:
             help="Trials at a time (default: one per GPU; on a CPU one per core, up to 4)",
         ),
     ] = None
+
+    def slots(self) -> SlotRequest:
+        """Return what concerns the slots."""
+        names = (field.name for field in fields(SlotRequest))
+        return SlotRequest(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

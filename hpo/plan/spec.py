@@ -16,6 +16,7 @@ from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
+from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
@@ -187,6 +188,10 @@ class StudySpec:
         """Return a network or weights file as a worker of `launcher` sees it."""
         mount = next(mount for mount in self.mounts if mount.name == "inputs")
         return launcher.worker_path(mount, file)
+
+    def wanted(self) -> WantedStudy:
+        """Return the study that this search is, for the database."""
+        return WantedStudy(name=self.name, title=self.title, identity=self.identity())
 
     def identity(self) -> dict[str, str]:
         """Return what drivers of one study must agree on, name -> readable value."""

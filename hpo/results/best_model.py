@@ -32,10 +32,9 @@ from hpo.results.models import (
     model_of,
     new_folder,
     reason,
+    remove_checkpoints,
 )
-from hpo.run.attempt import remove_checkpoints
-from hpo.run.outcome import COUNTED
-from hpo.store.study import STUDY_ID, best_trial, finished_trials, score
+from hpo.store.study import COUNTED, STUDY_ID, best_trial, finished_trials, score
 from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import set_path

@@ -276,3 +276,21 @@ def _who_has(best: FrozenTrial, shelf: Shelf | None) -> str:
         f"the model of trial {best.number} is {where} only; with the same --artifacts on all "
         "nodes each would get it"
     )
+
+
+def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None = None) -> None:
+    """Delete the checkpoints of all attempts at a trial that is finished, but for one file.
+
+    The best model is stored; the rest would fill the disk at 130 MB a trial.
+    """
+    trial = folders.attempt(number, 1).parent
+    for half in trial.glob(".model.*.tmp"):  # of a driver that was killed
+        shutil.rmtree(half, ignore_errors=True)
+    for attempt in trial.glob("attempt_*"):
+        folder = attempt / rundir.CHECKPOINTS
+        if keep is None or keep.parent != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        for file in folder.iterdir():
+            if file != keep and not file.is_dir():
+                file.unlink(missing_ok=True)

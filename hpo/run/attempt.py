@@ -67,24 +67,6 @@ def prepare_attempt(
     return AttemptFolder(run_dir, log)
 
 
-def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None = None) -> None:
-    """Delete the checkpoints of all attempts at a trial that is finished, but for one file.
-
-    The best model is stored; the rest would fill the disk at 130 MB a trial.
-    """
-    trial = folders.attempt(number, 1).parent
-    for half in trial.glob(".model.*.tmp"):  # of a driver that was killed
-        shutil.rmtree(half, ignore_errors=True)
-    for attempt in trial.glob("attempt_*"):
-        folder = attempt / rundir.CHECKPOINTS
-        if keep is None or keep.parent != folder:
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        for file in folder.iterdir():
-            if file != keep and not file.is_dir():
-                file.unlink(missing_ok=True)
-
-
 def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
     """Copy what a worker goes on from; say whether it is there.
 

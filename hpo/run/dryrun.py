@@ -10,12 +10,13 @@ from rich.console import Console
 from hpo.dataset.survey import NOT_SURVEYED
 from hpo.launchers.slots import reserve_slots
 from hpo.plan.options import Options
+from hpo.plan.samplers import make_sampler
 from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_shelf
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.session import settings_rows, show_settings
 from hpo.store.databaseurl import choose_url, default_url
-from hpo.store.study import check_study, make_sampler
+from hpo.store.study import check_study
 
 
 def _ignore(text: str) -> None:
@@ -28,7 +29,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     Data, network and their fit were checked when `spec` was planned; what the search refuses
     after that is refused here, too.
     """
-    reservation = reserve_slots(options.worker)
+    reservation = reserve_slots(options.worker.slots())
     reservation.close()
     launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
     output = options.output
@@ -36,7 +37,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         spec.folders.output
     )
     if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
-        check_study(spec, url, may_move=output.move_here)
+        check_study(spec.wanted(), url, may_move=output.move_here)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
         open_shelf(output.artifacts)
     try:  # it may have started a worker to ask what it knows

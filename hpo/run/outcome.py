@@ -9,6 +9,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
+from hpo.store.study import COUNTED
 from trainer.errors import DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import get_path
 
@@ -40,7 +41,6 @@ STATES: dict[End, TrialState] = {
     "unfit": TrialState.FAIL,  # somebody enqueued values that are not in the space
 }
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 HOST_MEMORY = (
     "the kernel killed the worker for want of the machine's memory, not the GPU's; run fewer at a "
     "time (--jobs), or give each container more (--docker-memory)"

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
+from hpo.plan.pruners import make_pruner
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Results
 from hpo.results.provenance import END
@@ -23,7 +24,7 @@ from hpo.run.trial import TrialRunner
 from hpo.store.database import PATIENCE_S, Patience
 from hpo.store.lease import Lease, LeaseOffice
 from hpo.store.renewer import Renewer
-from hpo.store.study import make_pruner, score
+from hpo.store.study import score
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike

@@ -61,14 +61,16 @@ def _run_session(
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
 
-    reservation = reserve_slots(options.worker, warn)
+    reservation = reserve_slots(options.worker.slots(), warn)
     slots = reservation.slots
     url = choose_url(options.output.storage, options.output.storage_file, warn)
     rdb = wait_for_storage(
         url or default_url(spec.folders.output), options.output.lease_s, stopping, warn
     )
     patience = Patience(rdb.engine.url, stopping, warn)
-    study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
+    study = patience.call(
+        lambda: open_study(spec.wanted(), rdb, may_move=options.output.move_here)
+    )
     labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))

@@ -16,6 +16,7 @@ import optuna
 
 from hpo.errors import LauncherError, SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.plan.samplers import derived_seed, make_sampler
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Candidate, Results
@@ -25,7 +26,6 @@ from hpo.results.provenance import END, PROVENANCE, Stopwatch, describe_end, des
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.run.outcome import (
-    COUNTED,
     LOST,
     STATES,
     End,
@@ -40,7 +40,7 @@ from hpo.store.database import Patience
 from hpo.store.lease import Lease, LeaseOffice
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
-from hpo.store.study import derived_seed, finished_trials, make_sampler
+from hpo.store.study import COUNTED, finished_trials
 from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path

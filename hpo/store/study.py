@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import socket
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UsageError
-from hpo.plan.spec import StudySpec
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import IDENTITY, agree, peek, start_over
 from hpo.store.database import retry_first_start
@@ -27,6 +24,7 @@ from hpo.store.sampling import OneLookStorage
 TITLE = "rml:title"
 DATABASE_ID = "rml:database"
 SQLITE_HOST = "rml:sqlite_host"
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
 STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
@@ -34,7 +32,16 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says wh
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
-def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> optuna.Study:
+@dataclass(frozen=True, kw_only=True)
+class WantedStudy:
+    """The study that a search is: its name, how it is shown, and what drivers must agree on."""
+
+    name: str
+    title: str
+    identity: Mapping[str, str]
+
+
+def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) -> optuna.Study:
     """Create the study, or open it if it searches the same thing.
 
     Args:
@@ -47,22 +54,22 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
     storage = OneLookStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
-            study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True
+            study_name=wanted.name, storage=storage, direction="maximize", load_if_exists=True
         )
     )
-    identity = spec.identity()
-    wanted = {
-        TITLE: spec.title,
+    identity = dict(wanted.identity)
+    attributes = {
+        TITLE: wanted.title,
         STUDY_ID: uuid.uuid4().hex,
         DATABASE_ID: _database_id(storage),
         IDENTITY: identity,
     }
     is_sqlite = rdb.engine.name == "sqlite"
     if is_sqlite:
-        wanted[SQLITE_HOST] = socket.gethostname()
-    agreed = agree(rdb, study._study_id, wanted)
+        attributes[SQLITE_HOST] = socket.gethostname()
+    agreed = agree(rdb, study._study_id, attributes)
     refuse_other_study(
-        spec,
+        wanted,
         agreed,
         optuna.get_all_study_names(storage),
         may_move=may_move,
@@ -74,17 +81,17 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
     return study
 
 
-def check_study(spec: StudySpec, url: str, *, may_move: bool = False) -> None:
+def check_study(wanted: WantedStudy, url: str, *, may_move: bool = False) -> None:
     """Refuse what `open_study` would refuse; nothing is made and nothing changed.
 
     Raises:
         UsageError: as `open_study`.
         StorageError: the database does not answer.
     """
-    known = peek(url, spec.name)
+    known = peek(url, wanted.name)
     if known is not None:
         refuse_other_study(
-            spec,
+            wanted,
             known.attributes,
             known.names,
             may_move=may_move,
@@ -93,7 +100,7 @@ def check_study(spec: StudySpec, url: str, *, may_move: bool = False) -> None:
 
 
 def refuse_other_study(
-    spec: StudySpec,
+    wanted: WantedStudy,
     agreed: Mapping[str, Any] | None,
     taken: Sequence[str],
     *,
@@ -103,7 +110,7 @@ def refuse_other_study(
     """Refuse a study that is not the one that is wanted.
 
     Args:
-        spec: what is wanted.
+        wanted: the study that this search is.
         agreed: the study's attributes, None of one that is not ours.
         taken: the names of all studies.
         may_move: whether a SQLite study of another host may be taken.
@@ -112,13 +119,13 @@ def refuse_other_study(
     Raises:
         UsageError: it says what differs and offers a name that is free.
     """
-    free = f"--study-name {shlex.quote(_free_name(spec.name, taken))}"
+    free = f"--study-name {shlex.quote(_free_name(wanted.name, taken))}"
     if agreed is None:
-        raise UsageError(f"study {spec.name!r} was not made by rml-optimize; use {free}")
-    here, identity = socket.gethostname(), spec.identity()
+        raise UsageError(f"study {wanted.name!r} was not made by rml-optimize; use {free}")
+    here, identity = socket.gethostname(), wanted.identity
     if agreed.get(SQLITE_HOST, here) != here and not may_move:
         raise UsageError(
-            f"study {spec.name!r} is in a SQLite file that host {agreed[SQLITE_HOST]!r} uses, "
+            f"study {wanted.name!r} is in a SQLite file that host {agreed[SQLITE_HOST]!r} uses, "
             f"and this is {here!r}; SQLite loses data when hosts share a "
             "file: give all of them --storage postgresql+psycopg://… or mysql+pymysql://…, "
             "or add --move-here if nothing runs there any more"
@@ -130,9 +137,9 @@ def refuse_other_study(
     rules = stored.get(SCORING_KEY, EARLIER)
     if rules != identity[SCORING_KEY]:
         raise UsageError(
-            f"study {spec.name!r} was scored by other rules (version {rules}, and this program's "
-            f"are version {identity[SCORING_KEY]}), so its scores and new ones cannot be "
-            f"compared; start a new study with {free}, or go on with the release that began it"
+            f"study {wanted.name!r} was scored by other rules (version {rules}, and this "
+            f"program's are version {identity[SCORING_KEY]}), so its scores and new ones cannot "
+            f"be compared; start a new study with {free}, or go on with the release that began it"
         )
     keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
     lines = "\n".join(
@@ -140,7 +147,7 @@ def refuse_other_study(
         for key in keys
     )
     raise UsageError(
-        f"study {spec.name!r} exists and searches something else:\n{lines}\n"
+        f"study {wanted.name!r} exists and searches something else:\n{lines}\n"
         f"use {free} for a new study, or the same options as before to go on with it"
     )
 
@@ -156,40 +163,6 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     while f"{name}-{number}" in taken:
         number += 1
     return f"{name}-{number}"
-
-
-def make_pruner(spec: StudySpec) -> BasePruner:
-    """Return the pruner; epochs are its steps, counted from 1."""
-    first_pruned = spec.num_warmup_epochs + 1
-    if spec.pruner == "median":
-        # Optuna's 5 would be most of a search of 8 trials.
-        num_whole = max(3, min(5, spec.num_trials // 4))
-        return MedianPruner(num_whole, n_warmup_steps=first_pruned, n_min_trials=3)
-    if spec.pruner == "hyperband":
-        return HyperbandPruner(
-            min_resource=min(first_pruned, spec.num_epochs), max_resource=spec.num_epochs
-        )
-    return NopPruner()
-
-
-def make_sampler(spec: StudySpec, trial_number: int) -> BaseSampler:
-    """Return a sampler seeded by study seed and trial number.
-
-    A sampler of its own for each trial makes a search with one slot repeatable, resumed or not.
-    """
-    seed = derived_seed(spec.seed, trial_number, "sampler")
-    if spec.sampler == "random":
-        return RandomSampler(seed=seed)
-    # A short search would end before TPE's usual ten random trials have taught it anything.
-    num_random = 5 if spec.num_trials < 25 else 10
-    # group: a learning rate per optimizer makes the space conditional
-    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=num_random)
-
-
-def derived_seed(seed: int, trial_number: int, purpose: str) -> int:
-    """Return a 31-bit seed for one purpose in one trial."""
-    digest = hashlib.sha256(f"{seed}/{trial_number}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def score(trial: FrozenTrial) -> float | None:
@@ -215,7 +188,7 @@ def best_epoch(trial: FrozenTrial) -> int | None:
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that count towards the total: complete or pruned, by number."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return study.get_trials(deepcopy=False, states=COUNTED)
 
 
 def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:

@@ -17,8 +17,7 @@ from sqlalchemy import Engine, select
 
 from hpo.errors import HpoError
 from hpo.launchers import DEFAULT_IMAGE
-from hpo.launchers.slots import usable_gpus
-from hpo.plan.options import WorkerOptions
+from hpo.launchers.slots import SlotRequest, usable_gpus
 from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
@@ -134,7 +133,7 @@ def _check_gpus() -> Generator[Finding, None, bool]:
     """Yield one line on all that can be used, and one on each that cannot; return if any can."""
     lines: list[str] = []
     try:
-        usable = usable_gpus(WorkerOptions(), lines.append)
+        usable = usable_gpus(SlotRequest(), lines.append)
     except HpoError as error:
         yield Finding("GPUs", "FAIL", str(error))
         return False

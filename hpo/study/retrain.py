@@ -79,8 +79,8 @@ def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, An
         HpoError: the worker failed.
         DataError: it left no checkpoint.
     """
+    from hpo.plan.samplers import derived_seed
     from hpo.run.final_test import read_test_score
-    from hpo.store.study import derived_seed
 
     launcher = place.launcher
     config = placed_config(recorded_config(run.provenance), run.provenance, place.mounts, launcher)

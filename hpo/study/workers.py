@@ -79,8 +79,7 @@ def open_workers(
     Raises:
         UsageError, LauncherError: no such GPU, engine, image or command here.
     """
-    from hpo.launchers.slots import reserve_slots
-    from hpo.plan.options import WorkerOptions
+    from hpo.launchers.slots import SlotRequest, reserve_slots
     from hpo.store.study import DATABASE_ID
 
     try:
@@ -88,7 +87,7 @@ def open_workers(
     except ValueError as error:
         raise UsageError(f"--worker: {choice.worker!r} is no command ({error})") from None
     labels = driver_labels(str(attributes.get(DATABASE_ID, "")))
-    reservation = reserve_slots(WorkerOptions(gpu=choice.gpu, jobs=choice.jobs))
+    reservation = reserve_slots(SlotRequest(gpu=choice.gpu, jobs=choice.jobs))
     try:
         launcher, why = choose_launcher(
             choice.launcher,

@@ -26,7 +26,7 @@ from support import (
 )
 
 from hpo.launchers.gpulocks import GpuLocks, lock_folder
-from hpo.launchers.slots import reserve_slots
+from hpo.launchers.slots import SlotRequest, reserve_slots
 
 SOURCE = Path(__file__).parents[1] / "launchers" / "fake_nvml.c"
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--num-epochs", "1")
@@ -107,15 +107,14 @@ def machine(nvml: Path, discs: Path, tmp_path: Path) -> Iterator[Machine]:
 RESERVE = """
 import json, os, sys
 from hpo.errors import HpoError
-from hpo.plan.options import WorkerOptions
-from hpo.launchers.slots import reserve_slots
+from hpo.launchers.slots import SlotRequest, reserve_slots
 answers = []
 for cuda, options in json.loads(sys.argv[1]):
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     if cuda is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = cuda
     try:
-        found = reserve_slots(WorkerOptions(**options))
+        found = reserve_slots(SlotRequest(**options))
     except HpoError as error:
         answers.append(str(error))
     else:
@@ -130,8 +129,7 @@ from pathlib import Path
 import pynvml
 from hpo.launchers import gpus
 from hpo.errors import HpoError
-from hpo.plan.options import WorkerOptions
-from hpo.launchers.slots import reserve_slots
+from hpo.launchers.slots import SlotRequest, reserve_slots
 machine = Path(sys.argv[1])
 gpus.DEVICES, gpus.LOADED, gpus.PCI = (machine / n for n in ("dev", "driver", "pci"))
 if os.geteuid() == 0:
@@ -141,16 +139,15 @@ if os.geteuid() == 0:
         pass
     os.seteuid(65534)  # root may open everything
 try:
-    found = reserve_slots(WorkerOptions(gpus=sys.argv[2] or None))
+    found = reserve_slots(SlotRequest(gpus=sys.argv[2] or None))
     print(sorted({uuid for slot in found.slots for uuid in slot.gpu_uuids}))
 except HpoError as error:
     print(error)
 """
 HOLD = """
 import json, sys
-from hpo.plan.options import WorkerOptions
-from hpo.launchers.slots import reserve_slots
-found = reserve_slots(WorkerOptions(**json.loads(sys.argv[1])))
+from hpo.launchers.slots import SlotRequest, reserve_slots
+found = reserve_slots(SlotRequest(**json.loads(sys.argv[1])))
 print(found.text, flush=True)
 sys.stdin.read()
 """
@@ -407,13 +404,12 @@ def test_traps_in_the_shared_folder_are_refused(machine: Machine, tmp_path: Path
 def test_cpu_slots_share_the_cores_and_their_workers_are_pinned(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpo.plan.options import WorkerOptions
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6, 8, 9})
-    found = reserve_slots(WorkerOptions(gpu=False, jobs=2))
+    found = reserve_slots(SlotRequest(gpu=False, jobs=2))
     assert [(slot.cores, slot.num_threads) for slot in found.slots] == [((3, 5), 2), ((6, 8), 2)]
     for jobs in (1, 6):  # nobody to push, or no core for each
-        assert {slot.cores for slot in reserve_slots(WorkerOptions(jobs=jobs)).slots} == {()}
+        assert {slot.cores for slot in reserve_slots(SlotRequest(jobs=jobs)).slots} == {()}
 
 
 def test_a_worker_that_cannot_see_its_gpu_does_not_train_on_the_cpu(machine: Machine) -> None:
