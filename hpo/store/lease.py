@@ -65,7 +65,7 @@ class Lease:
     num_deaths: int = 0
 
 
-class LeaseOffice:
+class LeaseManager:
     """Claims, renews and gives back leases on the trials of one study."""
 
     def __init__(
@@ -77,7 +77,7 @@ class LeaseOffice:
         owner: str = "",
         identity: Mapping[str, str] | None = None,
     ) -> None:
-        """Make an office; `owner` begins its tokens, to tell who holds what.
+        """Make one; `owner` begins its tokens, to tell who holds what.
 
         With an `identity` it claims trials only while the study is that very search.
         """

@@ -26,8 +26,8 @@ ROUNDS_PER_LEASE = 4
 _Attribute = models.StudyUserAttributeModel
 
 
-class Turn:
-    """One driver's turn at one task of a study; its owner is `HOST/SESSION`."""
+class TaskLease:
+    """One driver's lease on one task of a study; its owner is `HOST/SESSION`."""
 
     def __init__(
         self, storage: RDBStorage, study_id: int, task: str, *, owner: str, lease_s: float
@@ -38,7 +38,7 @@ class Turn:
         self._owner, self._lease_s = owner, lease_s
 
     def take(self) -> str | None:
-        """Take the turn, or renew it; None if it is ours then, else its owner.
+        """Take the lease, or renew it; None if it is ours then, else its owner.
 
         Raises:
             KeyError: the study was deleted.
