@@ -13,10 +13,11 @@ from pathlib import Path, PurePosixPath
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
 from hpo.dataplan import DataFolder, Part, list_pairs
 from hpo.errors import UsageError
-from hpo.folders import ignores_case, replace_folder
+from hpo.folders import replace_folder
 from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
+from trainer.data.spelling import find_clash, ignores_case
 
 SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 
@@ -92,7 +93,8 @@ def split_validation(
     chosen = choose_validation(names, num_chosen, shown)
     target.parent.mkdir(parents=True, exist_ok=True)
     if ignores_case(target.parent):
-        _check_spellings([pair.name for pair in pairs], target)
+        for names_of in ([pair.name for pair in pairs], [pair.target_name for pair in pairs]):
+            _check_spellings(names_of, target)
     manifest = {}
     aside = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -137,14 +139,11 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
 
 
 def _check_spellings(names: Sequence[str], target: Path) -> None:
-    spelling: dict[str, str] = {}
-    for name in names:
-        other = spelling.setdefault(name.casefold(), name)
-        if other != name:
-            raise UsageError(
-                f"the file system of {target.parent} takes {other!r} and {name!r} for one name, "
-                "so one image would replace the other; rename one, or choose another --output-dir"
-            )
+    if clash := find_clash(names):
+        raise UsageError(
+            f"the file system of {target.parent} takes {clash[0]!r} and {clash[1]!r} for one "
+            "name, so one would replace the other; rename one, or choose another --output-dir"
+        )
 
 
 def _link(source: Path, target: Path) -> None:
