@@ -203,14 +203,20 @@ def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
     """Return the colours that masks of colours have, as the option that makes classes of them."""
     if not reason.startswith(COLOURED):
         return ""
-    counts: Counter[int] = Counter()
-    for pair in pairs[:MAX_COLOURED]:
-        assert pair.target is not None
-        counts += count_colours(pair.target)
+    counts = _colours_of(pairs)
     table = propose(counts)
     if table is None:
         return f"; they have {len(counts)} colours"
     return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
+
+
+def _colours_of(pairs: Sequence[Pair]) -> Counter[int]:
+    """Count the pixels of each colour in the masks of some pairs."""
+    counts: Counter[int] = Counter()
+    for pair in pairs[:MAX_COLOURED]:
+        assert pair.target is not None
+        counts += count_colours(pair.target)
+    return counts
 
 
 def _look(part: str, pair: Pair) -> Looked:
@@ -232,7 +238,7 @@ def _look(part: str, pair: Pair) -> Looked:
         values=count_values(mask),
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         small=thumbnail_of(image),
-        seen=see(pair, *headers, mask),
+        seen=see(pair, headers, image, mask),
     )
 
 
@@ -242,11 +248,24 @@ def _common(names: Iterable[str]) -> dict[str, int]:
 
 def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
     findings = Findings()
+    disagreeing: dict[Pair, str] = {}
     for entry in looked:
         try:
             findings.add(entry.seen)
         except DataError as error:
-            check.problems.append(str(error))
+            disagreeing[entry.pair] = str(error)
+    if disagreeing:
+        colours = _colours_of([entry.pair for entry in looked if entry.seen.colours])
+        if table := propose(colours):
+            colours_text = f"; all masks together have --colors {table}"
+        else:
+            colours_text = f"; all masks together have {len(colours)} colours"
+        more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
+        check.problems.append(next(iter(disagreeing.values())) + more + colours_text)
+    try:
+        findings.refuse_copies()
+    except DataError as error:
+        check.problems.append(str(error))
     check.advice += findings.notes()
 
 

@@ -239,6 +239,7 @@ def _read_all(
             sizes.append(size)
             of_masks.append(sorted(values.items()))
             progress(done, len(pairs))
+    findings.refuse_copies()
     if len(depths) > 1:
         found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
         raise DataError(
@@ -256,7 +257,7 @@ def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbna
     height, width = image.shape[:2]
     mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    seen = see(pair, *headers, mask, bits=8 * image.dtype.itemsize)
+    seen = see(pair, headers, image, mask)
     return is_gray, count_values(mask), (height, width), thumbnail_of(image), seen
 
 

@@ -37,7 +37,10 @@ _FREE = {
 }
 
 # What was meant before configs said it: section -> key -> value.
-EARLIER_RULES = {"data": {"mask_resize": "opencv"}, "metrics": {"include_background": False}}
+EARLIER_RULES: dict[str, dict[str, Any]] = {
+    "data": {"mask_resize": "opencv"},
+    "metrics": {"include_background": False},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
