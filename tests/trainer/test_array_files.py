@@ -125,6 +125,55 @@ def test_file_that_cannot_be_used_is_named(
         assert word in message
 
 
+@pytest.mark.parametrize("kind", ["numpy", "hdf5"])
+@pytest.mark.parametrize("layers", ["gray", "colour", "unet:width=2,depth=1"])
+def test_several_samples_in_one_array_are_told_how_to_be_several(
+    worker: Worker, tmp_path: Path, kind: str, layers: str
+) -> None:
+    rng = np.random.default_rng(0)
+    suffix = ".h5" if kind == "hdf5" else ".npy"
+    channels = (3,) if layers == "colour" else ()
+    for part in ("train", "test"):
+        for role, array in (
+            ("inputs", rng.normal(size=(5, 8, 12, *channels))),
+            ("targets", rng.integers(0, 2, (5, 8, 12))),
+        ):
+            path = tmp_path / f"{part}_{role}{suffix}"
+            if kind == "numpy":
+                np.save(path, array)
+            else:
+                with h5py.File(path, "w") as file:
+                    file["all"] = array
+    network = layers
+    if not layers.startswith("unet"):
+        shape = (None, None, 3 if channels else 1)
+        network = str(keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=shape))
+    data = section(tmp_path, kind, suffix, target_is_mask=True)
+    message = worker(layers=network, data=data).error()
+    assert "one array is one sample, and (5, 8, 12" in message
+    assert "looks like 5 of them: write each as an array of its own" in message
+    if kind == "hdf5":
+        return
+    command = message.split("alike: ")[1].splitlines()[0]
+    for part in ("train", "test"):  # what it says to do
+        for role in ("inputs", "targets"):
+            array = np.load(tmp_path / f"{part}_{role}.npy")
+            name = str(tmp_path / f"{part}_{role}.npz")
+            exec(command.replace("file.npz", name), {"numpy": np, "array": array})  # noqa: S102
+    data = section(tmp_path, kind, ".npz", target_is_mask=True)
+    result = worker(layers=network, data=data).succeeded()
+    assert "images (total / per process) : 5 / 5" in " ".join(result.out.split())
+
+
+def test_colours_at_an_end_are_no_samples(worker: Worker, tmp_path: Path) -> None:
+    write_good(tmp_path, "numpy")
+    for shape in ((4, 6, 3), (3, 4, 6)):
+        save(tmp_path / "train_inputs", "a.npy", np.zeros(shape))
+        layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+        message = worker(layers=str(layers), data=section(tmp_path, "numpy")).error()
+        assert "one sample" not in message
+
+
 def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
     write_good(tmp_path, "hdf5")
     write_h5(link_to_other_file)(tmp_path)

@@ -26,6 +26,7 @@ from trainer.errors import ConfigError, DataError
 
 # Padding of class ids: no class, as ids end at 63 (see trainer.data.survey), and uint8.
 PAD_ID = 255
+MAX_COLOURS = 4
 MAX_DISTINCT = 2**16  # values; integers beyond that are no classes
 
 Shape = tuple[int, ...]
@@ -188,7 +189,16 @@ class _Layout:
             raise DataError(
                 f"{sample.target}: its shape is {sample.target.shape}, that of its input "
                 f"{sample.input.path.name} {sample.input.shape}; expected {expected}"
+                + (_one_is_one(sample) if self._holds_several(sample) else "")
             )
+
+    def _holds_several(self, sample: Sample) -> bool:
+        """Say whether input and target have one more axis, of the same length, than a mask has."""
+        assert sample.target is not None
+        shapes = sample.input.shape, sample.target.shape
+        rank = len(self.row_shape) - 1
+        is_one_more = sample.slice is None and len(shapes[1]) == rank + 1
+        return is_one_more and shapes[0][0] == shapes[1][0] > MAX_COLOURS
 
     def split(self, shape: Shape) -> tuple[Shape, int]:
         if self.channel_axis is None or not shape:
@@ -209,8 +219,39 @@ def _misfit(sample: Sample, shape: Shape, wanted: tuple[int | None, ...]) -> str
     text = ["any" if size is None else str(size) for size in wanted]
     last, first = ", ".join(text), ", ".join([text[-1], *text[:-1]])
     what = "slices have" if sample.slice is not None else "its shape is"
+    hint = _one_is_one(sample) if sample.slice is None and _is_one_more(shape, wanted) else ""
     return (
         f"{sample.input}: {what} {shape}; the network takes ({last}), or channels first ({first})"
+        f"{hint}"
+    )
+
+
+def _one_is_one(sample: Sample) -> str:
+    """Say how to give several samples, to who has put them into one array."""
+    shape, suffix = sample.input.shape, sample.input.path.suffix.lower()
+    how = "under the same names in both files"
+    if suffix in (".npy", ".npz"):
+        how = "numpy.savez('file.npz', **{f'{i:05d}': a for i, a in enumerate(array)})"
+    return (
+        f"; one array is one sample, and {shape} looks like {shape[0]} of them: write each as an "
+        f"array of its own, inputs and targets alike: {how}"
+    )
+
+
+def _is_one_more(shape: Shape, wanted: tuple[int | None, ...]) -> bool:
+    """Say whether a shape is that of several samples behind each other, (N, *one)."""
+
+    def fits(found: Shape, expected: tuple[int | None, ...]) -> bool:
+        return len(found) == len(expected) and all(
+            size in (length, None) for length, size in zip(found, expected, strict=True)
+        )
+
+    spatial, channels = wanted[:-1], wanted[-1:]
+    # Few at either end are colours rather than samples.
+    is_gray = min(shape[:1] + shape[-1:], default=0) > MAX_COLOURS and channels == (1,)
+    one = shape[1:]
+    return (is_gray and fits(one, spatial)) or any(
+        fits(one, each) for each in (wanted, (*channels, *spatial))
     )
 
 
