@@ -159,7 +159,7 @@ def test_several_samples_in_one_array_are_told_how_to_be_several(
         for role in ("inputs", "targets"):
             array = np.load(tmp_path / f"{part}_{role}.npy")
             name = str(tmp_path / f"{part}_{role}.npz")
-            exec(command.replace("file.npz", name), {"numpy": np, "array": array})  # noqa: S102
+            exec(command.replace("file.npz", name), {"numpy": np, "array": array})
     data = section(tmp_path, kind, ".npz", target_is_mask=True)
     result = worker(layers=network, data=data).succeeded()
     assert "images (total / per process) : 5 / 5" in " ".join(result.out.split())
