@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from hpo.dataplan import DataFolder, Part, find_data
 from hpo.errors import UsageError
-from hpo.layouts import unread_parts
 from hpo.leaks import judge_leaks
 from hpo.likeness import thumbnail_of
 from hpo.readingkeys import ReadingKeys
@@ -37,7 +36,7 @@ from trainer.errors import DataError
 NUM_BINS = 16
 RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
-PARTS = ("train", "test")
+PARTS = ("train", "validation", "test")
 DEFAULT_KEYS = ReadingKeys()
 MAX_COLOURED = 50  # masks of colours whose colours are counted
 
@@ -121,15 +120,14 @@ def check_data(
         DataError: a part has no images at all.
     """
     try:
-        folder = find_data(root, needs_test=False)
+        folder = find_data(root, needs_test=False, wants_validation=True)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--data: ")) from None
     folder = replace(folder, follow_symlinks=keys.follow_symlinks)
     check = DataCheck(root=str(root))
-    check.advice += [text for text in (unread_parts(root),) if text]
     pairs = [
         (name, pair)
-        for name, part in zip(PARTS, (folder.train, folder.test), strict=True)
+        for name, part in zip(PARTS, (folder.train, folder.validation, folder.test), strict=True)
         if part is not None
         for pair in _pairs(folder, part, check)
     ]

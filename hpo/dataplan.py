@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from hpo.contents import MEMORY, Contents
 from hpo.errors import UsageError
-from hpo.layouts import suggest, unread_parts
+from hpo.layouts import suggest
 from hpo.likeness import find_alike, thumbnail_of
 from studies.prepare.likeness import Thumbnail
 from trainer.data.findings import Findings, Seen, see
@@ -26,6 +27,7 @@ from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
+VALIDATION_WORDS = ("val", "valid", "validation")
 NOT_SURVEYED = "not surveyed"  # the fingerprint of data that only a --dry-run may do without
 HASH_LENGTH = 20  # hexadecimal digits; 16 were those of the heads of files, in older studies
 
@@ -60,16 +62,23 @@ class DataFolder:
         train: where its training images are.
         test: where its test images are, if there are any.
         follow_symlinks: whether images may be links to files elsewhere.
+        validation: its own validation part, where that is used.
     """
 
     root: Path
     train: Part
     test: Part | None
     follow_symlinks: bool = False
+    validation: Part | None = None
 
 
-def find_data(root: Path, *, needs_test: bool) -> DataFolder:
+def find_data(root: Path, *, needs_test: bool, wants_validation: bool = False) -> DataFolder:
     """Recognise the layout of a data folder.
+
+    Args:
+        root: the folder.
+        needs_test: a test part must be there.
+        wants_validation: a validation part is used where there is one.
 
     Raises:
         UsageError: no such folder, no known layout in it, or half of one.
@@ -91,13 +100,54 @@ def find_data(root: Path, *, needs_test: bool) -> DataFolder:
                         else ""
                     )
                 )
-        return DataFolder(root, train, test if has_test else None)
+        validation = _find_validation(root, train) if wants_validation else None
+        return DataFolder(root, train, test if has_test else None, validation=validation)
     first = LAYOUTS[0][0]
     raise UsageError(
         f"--data: {root} has neither {first.inputs}/ nor {first.targets}/; expected "
         "{train,test}/{inputs,targets}/ (images/masks, or train_image/train_mask, are fine too)"
         + (f"; this makes such a folder: {command}" if (command := suggest(root)) else "")
     )
+
+
+def _validation_parts(root: Path, train: Part) -> dict[str, Part]:
+    """Return folder -> part for each validation part, whole or not, beside a training part."""
+    parts = {}
+    for word in VALIDATION_WORDS:
+        inputs, targets = (
+            PurePosixPath(re.sub(r"^train(ing)?", word, str(path)))
+            for path in (train.inputs, train.targets)
+        )
+        if any((root / path).is_dir() for path in (inputs, targets, inputs.parts[0])):
+            parts[inputs.parts[0]] = Part(inputs, targets)
+    return parts
+
+
+def _find_validation(root: Path, train: Part) -> Part | None:
+    parts = _validation_parts(root, train)
+    if len(parts) > 1:
+        raise UsageError(
+            f"--data: {root} has several validation parts ({', '.join(parts)}); keep one of them"
+        )
+    for name, part in parts.items():
+        for folder in (part.inputs, part.targets):
+            if not (root / folder).is_dir():
+                raise UsageError(
+                    f"--data: {root} has no folder {folder}/, which {name}/ needs as the "
+                    f"validation part; or move {name}/ away, to have one split off the training "
+                    "images"
+                )
+        return part
+    return None
+
+
+def unread_parts(folder: DataFolder) -> str | None:
+    """Say that a folder has a validation part that is not used, None where it has none."""
+    if folder.validation is not None:
+        return None
+    for name in _validation_parts(folder.root, folder.train):
+        return f"{name}/ is not read: --select-on validation compares trials on it"
+    return None
 
 
 @dataclass(frozen=True)
@@ -108,11 +158,13 @@ class DataSurvey:
         num_train, num_test: pairs in each part.
         is_gray: every input has equal channels, so one channel holds all there is.
         coding: what the mask values mean.
-        fingerprint: hash of the files' names and whole contents.
+        fingerprint: hash of the training and test files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
         values: part -> image -> pixels per stored value of its mask; empty if not surveyed.
         notes: what a user should know of the files, a line each.
         alike: stems of training images that show nearly the same, cluster by cluster.
+        num_validation: pairs in the data folder's own validation part, where that is used.
+        validation_fingerprint: hash of that part's files.
     """
 
     num_train: int
@@ -124,6 +176,8 @@ class DataSurvey:
     values: Mapping[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alike: tuple[tuple[str, ...], ...] = ()
+    num_validation: int = 0
+    validation_fingerprint: str = ""
 
 
 def survey_data(
@@ -141,15 +195,26 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    notes = [text for text in (unread_parts(folder.root),) if text]
-    train = list_pairs(folder, folder.train, "train ", notes)
-    test = list_pairs(folder, folder.test, "test ", notes) if folder.test else []
-    fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
-    found = _read_cache(cache, fingerprint)
+    notes = [text for text in (unread_parts(folder),) if text]
+    parts = {
+        name: list_pairs(folder, part, f"{name} ", notes) if part else []
+        for name, part in (
+            ("train", folder.train),
+            ("test", folder.test),
+            ("validation", folder.validation),
+        )
+    }
+    train, pairs = parts["train"], [pair for part in parts.values() for pair in part]
+    memory = cache.with_name(MEMORY)
+    digests = Contents(memory).digests(_files(pairs), progress)
+    fingerprint = _fingerprint(folder.root, [*train, *parts["test"]], digests)
+    of_validation = _fingerprint(folder.root, parts["validation"], digests)
+    key = f"{fingerprint} {of_validation}" if parts["validation"] else fingerprint
+    found = _read_cache(cache, key)
     if found is None:
-        found = _read_all([*train, *test], len(train), progress)
+        found = _read_all(pairs, len(train), progress)
         entry = {
-            "fingerprint": fingerprint,
+            "fingerprint": key,
             "reading": FORMAT,
             **asdict(found),
             "counts": list(found.counts.items()),
@@ -169,12 +234,11 @@ def survey_data(
         )
     names = iter(found.values)
     values = {
-        part: {pair.name: dict(next(names)) for pair in pairs}
-        for part, pairs in (("train", train), ("test", test))
+        name: {pair.name: dict(next(names)) for pair in part} for name, part in parts.items()
     }
     return DataSurvey(
         len(train),
-        len(test),
+        len(parts["test"]),
         found.is_gray,
         coding,
         fingerprint,
@@ -182,6 +246,8 @@ def survey_data(
         values,
         (*notes, *found.notes),
         tuple(map(tuple, found.alike)),
+        len(parts["validation"]),
+        of_validation if parts["validation"] else "",
     )
 
 
@@ -274,14 +340,14 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
     return None
 
 
-def _fingerprint(
-    root: Path, pairs: Sequence[Pair], memory: Path, progress: Callable[[int, int], None]
-) -> str:
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
+
+
+def _fingerprint(root: Path, pairs: Sequence[Pair], digests: Mapping[Path, str]) -> str:
     """Return a hash of names and contents, so of what the data are."""
-    files = [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
-    digests = Contents(memory).digests(files, progress)
     whole = hashlib.sha256()
-    for path in files:
+    for path in _files(pairs):
         name = path.relative_to(root).as_posix()
         whole.update(f"{name}\0{digests[path]}\0".encode(errors="surrogateescape"))
     return whole.hexdigest()[:HASH_LENGTH]
@@ -297,7 +363,8 @@ def data_fingerprint(
     """
     pairs = list_pairs(folder, folder.train, "train ")
     pairs += list_pairs(folder, folder.test, "test ") if folder.test else []
-    return _fingerprint(folder.root, pairs, memory, progress)
+    digests = Contents(memory).digests(_files(pairs), progress)
+    return _fingerprint(folder.root, pairs, digests)
 
 
 def refuse_other_images(root: Path, recorded: str, found: str) -> None:

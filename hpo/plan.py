@@ -43,7 +43,7 @@ from hpo.samescore import AT_SIZE, settle_score
 from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
-from hpo.split import split_validation, validation_folder
+from hpo.split import place_validation, split_validation, validation_folder
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.trivial import trivial_scores
 from hpo.weights import find_weights
@@ -125,12 +125,19 @@ class _Planner:
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
-        data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
+        data, survey = self._survey(root, folders, base, select_on=select_on)
         scoring = scoring_of(base, survey.coding)
         warnings += check_coding(scoring)
         fraction, group_by, trained = None, None, data
         grouping = Grouping(data.root, None)
-        if select_on == "validation":
+        if data.validation is not None:
+            grouping = Grouping(data.root, options.data.group_by or file.group_by)
+            warnings += self._check_own_validation(data, survey, grouping)
+            target = folders.split(
+                hash_text(f"{survey.fingerprint} {survey.validation_fingerprint}")
+            )
+            trained = place_validation(data, target)
+        elif select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
             pattern, table = group_by, read_groups(data.root)
@@ -255,8 +262,31 @@ class _Planner:
             )
         return name, root, folders
 
+    def _check_own_validation(
+        self, data: DataFolder, survey: DataSurvey, grouping: Grouping
+    ) -> list[str]:
+        """Return a warning where patients are in the training and in the validation part."""
+        assert data.validation is not None
+        name = data.validation.inputs.parts[0]
+        if self.options.data.validation_fraction is not None:
+            raise UsageError(
+                f"--validation-fraction has no effect: {data.root} has a validation part, "
+                f"{name}/; leave the option out, or move {name}/ away to have one split off the "
+                "training images"
+            )
+        groups = (
+            set(grouping.groups_of([*survey.values[part]])) for part in ("train", "validation")
+        )
+        shared = sorted(g for g in set.intersection(*groups) if g.startswith("group "))
+        if not shared:
+            return []
+        return [
+            f"{len(shared)} patients are in the training images and in {name}/ alike "
+            f"({shared[0].removeprefix('group ')}, for one): the score of trials is too good"
+        ]
+
     def _survey(
-        self, root: Path, folders: WorkFolders, base: dict[str, Any], *, needs_test: bool
+        self, root: Path, folders: WorkFolders, base: dict[str, Any], *, select_on: str
     ) -> tuple[DataFolder, DataSurvey]:
         """Find the data and read them all; a dry run of a study may do without."""
         file, is_ours = self.file, self.options.data.data is None
@@ -267,7 +297,9 @@ class _Planner:
                 f"--data: no such folder: {root}; the images of this study are at "
                 f"{file.source.page}; unpack them and run: {file.source.prepare}"
             )
-        data = find_data(root, needs_test=needs_test)
+        data = find_data(
+            root, needs_test=select_on == "test", wants_validation=select_on == "validation"
+        )
         data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         survey = survey_data(
             data,

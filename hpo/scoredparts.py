@@ -112,7 +112,9 @@ def scored_parts(
     """
     parts = []
     train, test = survey.values.get("train", {}), survey.values.get("test", {})
-    if train and trained.root != data.root and trained.test is not None:
+    if own := survey.values.get("validation"):
+        parts.append(score_part("validation images", own.values(), scoring, by_pixels))
+    elif train and trained.root != data.root and trained.test is not None:
         folders = trained.root / trained.test.inputs, trained.root / trained.test.targets
         masks = [train[pair.name] for pair in list_samples(*folders, "split ")]
         parts.append(score_part("validation images", masks, scoring, by_pixels))

@@ -7,7 +7,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
@@ -91,25 +91,66 @@ def split_validation(
         for name, members in groups.items()
     }
     chosen = choose_validation(names, num_chosen, shown)
+    _check_spellings(pairs, target)
+    placed: dict[str, Path] = {}
+    for name, members in groups.items():
+        placed |= _places(members, validation if name in chosen else train)
+    _make(target, placed, contents, lambda: is_split_of(target, sources, contents))
+    return result
+
+
+def place_validation(folder: DataFolder, target: Path) -> DataFolder:
+    """Put a data folder's own validation part, with the training part, where a split would be.
+
+    Raises:
+        DataError: what pairing raises.
+        UsageError: two files would be one.
+    """
+    result = validation_folder(target)
+    assert folder.validation is not None
+    assert result.test is not None
+    placed: dict[str, Path] = {}
+    for key, source, part in (
+        ("train ", folder.train, result.train),
+        ("validation ", folder.validation, result.test),
+    ):
+        pairs = list_pairs(folder, source, key)
+        _check_spellings(pairs, target)
+        placed |= _places(pairs, part)
+    contents = Contents(target.with_name(MEMORY))
+    digests = contents.digests([*placed.values()])
+    sources = {place: digests[path] for place, path in placed.items()}
+
+    def is_there() -> bool:
+        return is_split_of(target, sources, contents, by_part=True)
+
+    if not target.is_dir() or not is_there():
+        _make(target, placed, contents, is_there)
+    return result
+
+
+def _places(pairs: Sequence[Pair], part: Part) -> dict[str, Path]:
+    """Return where in a split the files of a part go."""
+    places: dict[str, Path] = {}
+    for pair in pairs:
+        assert pair.target is not None
+        places[str(part.inputs / pair.name)] = pair.input
+        places[str(part.targets / pair.target_name)] = pair.target
+    return places
+
+
+def _make(
+    target: Path, placed: Mapping[str, Path], contents: Contents, is_there: Callable[[], bool]
+) -> None:
+    """Make a split aside and put it in place, unless another driver was faster."""
+    digests = contents.digests([*placed.values()])
     target.parent.mkdir(parents=True, exist_ok=True)
-    if ignores_case(target.parent):
-        for names_of in ([pair.name for pair in pairs], [pair.target_name for pair in pairs]):
-            _check_spellings(names_of, target)
-    manifest = {}
     aside = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
-        for name, members in groups.items():
-            part = validation if name in chosen else train
-            for pair in members:
-                assert pair.target is not None
-                for source, place in (
-                    (pair.input, part.inputs / pair.name),
-                    (pair.target, part.targets / pair.target_name),
-                ):
-                    _link(source, aside / place)
-                    manifest[str(place)] = digests[source]
-        write_manifest(aside, manifest)
-        if target.is_dir() and not is_split_of(target, sources, contents):
+        for place, source in placed.items():
+            _link(source, aside / place)
+        write_manifest(aside, {place: digests[source] for place, source in placed.items()})
+        if target.is_dir() and not is_there():
             replace_folder(aside, target)  # linked to files that were changed in place since
         else:
             # another driver on this folder may have been faster, with the same split
@@ -117,10 +158,9 @@ def split_validation(
                 aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for name in manifest:
-        contents.linked(files[name.partition("/")[2]], target / name)
+    for place, source in placed.items():
+        contents.linked(source, target / place)
     contents.save()
-    return result
 
 
 def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
@@ -138,8 +178,12 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
     return str(match[1] if match.re.groups else match[0])
 
 
-def _check_spellings(names: Sequence[str], target: Path) -> None:
-    if clash := find_clash(names):
+def _check_spellings(pairs: Sequence[Pair], target: Path) -> None:
+    clash = find_clash(pair.name for pair in pairs) or find_clash(p.target_name for p in pairs)
+    if clash is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if ignores_case(target.parent):
         raise UsageError(
             f"the file system of {target.parent} takes {clash[0]!r} and {clash[1]!r} for one "
             "name, so one would replace the other; rename one, or choose another --output-dir"
