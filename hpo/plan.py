@@ -43,7 +43,7 @@ from hpo.samescore import AT_SIZE, settle_score
 from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
 from hpo.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.spec import StudySpec, WorkFolders
-from hpo.split import place_validation, split_validation, validation_folder
+from hpo.split import check_validation, place_validation, split_validation, validation_folder
 from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.trivial import trivial_scores
 from hpo.weights import find_weights
@@ -132,11 +132,11 @@ class _Planner:
         grouping = Grouping(data.root, None)
         if data.validation is not None:
             grouping = Grouping(data.root, options.data.group_by or file.group_by)
-            warnings += self._check_own_validation(data, survey, grouping)
-            target = folders.split(
-                hash_text(f"{survey.fingerprint} {survey.validation_fingerprint}")
+            warnings += check_validation(
+                data, survey, grouping, fraction=options.data.validation_fraction
             )
-            trained = place_validation(data, target)
+            hashes = f"{survey.fingerprint} {survey.validation_fingerprint}"
+            trained = place_validation(data, folders.split(hash_text(hashes)))
         elif select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
@@ -261,29 +261,6 @@ class _Planner:
                 f"{other!r}; choose another name, or another --output-dir"
             )
         return name, root, folders
-
-    def _check_own_validation(
-        self, data: DataFolder, survey: DataSurvey, grouping: Grouping
-    ) -> list[str]:
-        """Return a warning where patients are in the training and in the validation part."""
-        assert data.validation is not None
-        name = data.validation.inputs.parts[0]
-        if self.options.data.validation_fraction is not None:
-            raise UsageError(
-                f"--validation-fraction has no effect: {data.root} has a validation part, "
-                f"{name}/; leave the option out, or move {name}/ away to have one split off the "
-                "training images"
-            )
-        groups = (
-            set(grouping.groups_of([*survey.values[part]])) for part in ("train", "validation")
-        )
-        shared = sorted(g for g in set.intersection(*groups) if g.startswith("group "))
-        if not shared:
-            return []
-        return [
-            f"{len(shared)} patients are in the training images and in {name}/ alike "
-            f"({shared[0].removeprefix('group ')}, for one): the score of trials is too good"
-        ]
 
     def _survey(
         self, root: Path, folders: WorkFolders, base: dict[str, Any], *, select_on: str

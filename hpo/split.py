@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
-from hpo.dataplan import DataFolder, Part, list_pairs
+from hpo.dataplan import DataFolder, DataSurvey, Part, list_pairs
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
+from hpo.intervals import Grouping
 from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
@@ -127,6 +128,33 @@ def place_validation(folder: DataFolder, target: Path) -> DataFolder:
     if not target.is_dir() or not is_there():
         _make(target, placed, contents, is_there)
     return result
+
+
+def check_validation(
+    folder: DataFolder, survey: DataSurvey, grouping: Grouping, *, fraction: float | None
+) -> list[str]:
+    """Return a warning where patients are in the training and in the validation part.
+
+    Raises:
+        UsageError: a fraction is asked for, too.
+    """
+    assert folder.validation is not None
+    name = folder.validation.inputs.parts[0]
+    if fraction is not None:
+        raise UsageError(
+            f"--validation-fraction has no effect: {folder.root} has a validation part, {name}/; "
+            f"leave the option out, or move {name}/ away to have one split off the training images"
+        )
+    train, validation = (
+        set(grouping.groups_of([*survey.values[part]])) for part in ("train", "validation")
+    )
+    shared = sorted(group for group in train & validation if group.startswith("group "))
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} patients are in the training images and in {name}/ alike "
+        f"({shared[0].removeprefix('group ')}, for one): the score of trials is too good"
+    ]
 
 
 def _places(pairs: Sequence[Pair], part: Part) -> dict[str, Path]:
