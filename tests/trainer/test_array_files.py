@@ -272,6 +272,18 @@ def test_file_of_links_alone_says_where_they_lead(worker: Worker, tmp_path: Path
     assert "links are not followed: /c (to other.h5)" in message
 
 
+@pytest.mark.parametrize("kind", ["numpy", "hdf5"])
+def test_suffix_in_capitals_is_read_alike(worker: Worker, tmp_path: Path, kind: str) -> None:
+    write_good(tmp_path, kind)
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    suffix = ".h5" if kind == "hdf5" else ""
+    expected = worker(layers=str(layers), data=section(tmp_path, kind, suffix)).succeeded()
+    for path in [*tmp_path.glob("*.h5"), *tmp_path.glob("*/*.npy")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    data = section(tmp_path, kind, suffix.upper())
+    assert worker(layers=str(layers), data=data).succeeded().losses == expected.losses
+
+
 def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
     write_good(tmp_path, "hdf5")
     write_h5(link_to_other_file)(tmp_path)

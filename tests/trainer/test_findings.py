@@ -182,7 +182,7 @@ def test_images_copy_among_the_masks_is_refused_by_content(
         assert mask.read_bytes() != source.read_bytes()
     else:
         shutil.copy(source, mask)
-    said = f"copies of images, pixel by pixel: {mask} = image {source.name}"
+    said = f"copies of images, pixel by pixel: {mask} = image {source}"
     assert said in worker(data=data, data__mask_threshold=128).error()
     settings = ("--set", "data.mask_threshold=128")
     assert said in one_error(run("rml-optimize", "--data", str(data), *DRY, *settings))

@@ -83,7 +83,7 @@ class Findings:
         name = seen.pair.name
         image, mask = seen.hashes
         if image is not None:
-            self._images.setdefault(image, name)
+            self._images.setdefault(image, str(seen.pair.input))
         if mask is not None:
             self._masks.append((mask, str(seen.pair.target)))
         self._compare_palettes(seen)
