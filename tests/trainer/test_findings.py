@@ -195,3 +195,12 @@ def test_black_image_with_a_black_mask_is_no_copy(data: Path, worker: Worker, ru
             Image.new("L", (32, 32)).save(data / part / kind / "img 00.png")
     worker(data=data).succeeded()
     assert run("rml-optimize", "--data", str(data), *DRY).returncode == 0
+
+
+def test_images_as_their_own_continuous_targets_are_no_copies(data: Path, worker: Worker) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(data / part / "targets")
+        shutil.copytree(data / part / "inputs", data / part / "targets")
+    loss = {"function": "MSE"}
+    assert "continuous" in worker(data=data, data__target_is_mask=False, loss=loss).succeeded().out
+    assert "copies of images" in worker(data=data).error()

@@ -75,10 +75,15 @@ class Reader:
             num_expected = None if counts else num_samples
             gathered = (histogram, findings)
             counts[part] = self._read_part(part, pairs, store, gathered, num_expected)
-        findings.refuse_copies()
+        if (
+            self.data.target_is_mask
+        ):  # before their values are judged, for which a copy is a riddle
+            findings.refuse_copies()
         for text in findings.notes():
             self.note(text)
         coding = decide(counts)
+        if coding is not None and coding.kind != "continuous":
+            findings.refuse_copies()
         for part, pairs in parts.items():
             if counts[part] and coding is not None:
                 self._encode(part, pairs, store, coding)
