@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from hpo.dataset.layouts import suggest
 from hpo.errors import UsageError
-from hpo.layouts import suggest
 
 VALIDATION_WORDS = ("val", "valid", "validation")
 

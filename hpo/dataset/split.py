@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
-from hpo.dataplan import DataFolder, DataSurvey, Part, list_pairs
+from hpo.dataset.content_hashes import MEMORY, Contents, is_split_of, write_manifest
+from hpo.dataset.intervals import Grouping
+from hpo.dataset.stratify import choose_validation
+from hpo.dataset.survey import DataFolder, DataSurvey, Part, list_pairs
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
-from hpo.intervals import Grouping
-from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 from trainer.data.spelling import find_clash, ignores_case

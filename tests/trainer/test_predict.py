@@ -13,8 +13,8 @@ import pytest
 from support import write_config
 
 from trainer.cli import main
+from trainer.commands.predict import COLOURS, overlay
 from trainer.networks import network_json
-from trainer.predict import COLOURS, overlay
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_masks_that_would_replace_each_other_are_refused_where_case_is_ignored(
         shutil.copy(source, tmp_path / "images" / name)
     command = ["--predict", str(model), "--images", str(tmp_path / "images"), "--out"]
     assert main([*command, str(tmp_path / "fine")]) == 0
-    monkeypatch.setattr("trainer.predict.ignores_case", lambda folder: True)
+    monkeypatch.setattr("trainer.commands.predict.ignores_case", lambda folder: True)
     capsys.readouterr()
     assert main([*command, str(tmp_path / "clash")]) == 2
     assert "takes 'A/img.png' and 'a/img.png' for one name" in capsys.readouterr().err

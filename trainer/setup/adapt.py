@@ -15,7 +15,7 @@ from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
 from trainer.networks.weights import EARLIER, stored_mask_resize
-from trainer.resume import stored_rules
+from trainer.output.resume import stored_rules
 
 
 def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
