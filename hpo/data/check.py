@@ -83,7 +83,7 @@ class DataCheck:
 
 
 @dataclass(frozen=True)
-class Looked:
+class CheckedPair:
     """One pair, read."""
 
     part: str
@@ -105,7 +105,7 @@ def check_data(
     group: str | None = None,
     keys: ReadingKeys = DEFAULT_KEYS,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[DataCheck, list[Looked], MaskCoding | None]:
+) -> tuple[DataCheck, list[CheckedPair], MaskCoding | None]:
     """Read every pair of a data folder and say what is there, what is wrong, what is odd.
 
     Args:
@@ -168,11 +168,11 @@ def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
 
 def _look_at_all(
     pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
-) -> list[Looked]:
-    looked: list[Looked] = []
+) -> list[CheckedPair]:
+    looked: list[CheckedPair] = []
     failed: dict[str, list[tuple[Pair, str]]] = {}
 
-    def look(entry: tuple[str, Pair]) -> Looked | str:
+    def look(entry: tuple[str, Pair]) -> CheckedPair | str:
         try:
             return _look(*entry)
         except DataError as error:
@@ -217,7 +217,7 @@ def _colours_of(pairs: Sequence[Pair]) -> Counter[int]:
     return counts
 
 
-def _look(part: str, pair: Pair) -> Looked:
+def _look(part: str, pair: Pair) -> CheckedPair:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
     image = read_image(pair.input, gray=False, header=headers[0])
@@ -225,7 +225,7 @@ def _look(part: str, pair: Pair) -> Looked:
     full_scale = int(np.iinfo(image.dtype).max)
     is_gray = bool((image == image[:, :, :1]).all())
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
-    return Looked(
+    return CheckedPair(
         part=part,
         pair=pair,
         size=(image.shape[0], image.shape[1]),
@@ -244,7 +244,7 @@ def _common(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
 
 
-def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
+def _judge_files(looked: Sequence[CheckedPair], check: DataCheck) -> None:
     findings = Findings()
     disagreeing: dict[Pair, str] = {}
     for entry in looked:
@@ -267,7 +267,7 @@ def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
     check.advice += findings.notes()
 
 
-def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
+def _judge_intensities(looked: Sequence[CheckedPair], check: DataCheck) -> None:
     check.histogram = [
         round(float(share), 4) for share in np.mean([entry.histogram for entry in looked], axis=0)
     ]
@@ -297,7 +297,7 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
 
 
 def _judge_masks(
-    looked: Sequence[Looked], folder: DataFolder, keys: ReadingKeys, check: DataCheck
+    looked: Sequence[CheckedPair], folder: DataFolder, keys: ReadingKeys, check: DataCheck
 ) -> MaskCoding | None:
     counts: Counter[int] = Counter()
     for entry in looked:
@@ -344,7 +344,7 @@ def _judge_masks(
     return coding
 
 
-def _trivial(looked: Sequence[Looked], part: str, coding: MaskCoding) -> dict[str, float]:
+def _trivial(looked: Sequence[CheckedPair], part: str, coding: MaskCoding) -> dict[str, float]:
     scoring = Scoring(coding)
     masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
     scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)
