@@ -26,7 +26,7 @@ import numpy as np
 import optuna
 from tabulate import tabulate
 
-from hpo.dataset.survey import Part
+from hpo.dataset.datafolder import Part
 from hpo.folders import read_json
 from hpo.results.provenance import PROVENANCE
 from hpo.run.progress import describe_values

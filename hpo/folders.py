@@ -37,16 +37,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def ignores_case(folder: Path) -> bool:
-    """Say whether the folder's file system takes `a` and `A` for one name."""
-    probe = folder / f".rml-Case-{os.urandom(8).hex()}"
-    probe.touch()
-    try:
-        return probe.with_name(probe.name.lower()).exists()
-    finally:
-        probe.unlink(missing_ok=True)
-
-
 def other_spelling(path: Path) -> str | None:
     """Return the name that a path is there under, if that differs from its own by case only."""
     if not path.exists():

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from hpo.data.leaks import judge_leaks
 from hpo.data.reading_keys import ReadingKeys
-from hpo.dataset.layouts import unread_parts
+from hpo.dataset.datafolder import DataFolder, Part, find_data
 from hpo.dataset.near_duplicates import thumbnail_of
 from hpo.dataset.scored_parts import Scoring, score_part
-from hpo.dataset.survey import DataFolder, Part, find_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
 from studies.prepare.colours import count_colours, propose
@@ -37,7 +36,7 @@ from trainer.errors import DataError
 NUM_BINS = 16
 RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
-PARTS = ("train", "test")
+PARTS = ("train", "validation", "test")
 DEFAULT_KEYS = ReadingKeys()
 MAX_COLOURED = 50  # masks of colours whose colours are counted
 
@@ -121,15 +120,14 @@ def check_data(
         DataError: a part has no images at all.
     """
     try:
-        folder = find_data(root, needs_test=False)
+        folder = find_data(root, needs_test=False, wants_validation=True)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--data: ")) from None
     folder = replace(folder, follow_symlinks=keys.follow_symlinks)
     check = DataCheck(root=str(root))
-    check.advice += [text for text in (unread_parts(root),) if text]
     pairs = [
         (name, pair)
-        for name, part in zip(PARTS, (folder.train, folder.test), strict=True)
+        for name, part in zip(PARTS, (folder.train, folder.validation, folder.test), strict=True)
         if part is not None
         for pair in _pairs(folder, part, check)
     ]
@@ -203,14 +201,20 @@ def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
     """Return the colours that masks of colours have, as the option that makes classes of them."""
     if not reason.startswith(COLOURED):
         return ""
-    counts: Counter[int] = Counter()
-    for pair in pairs[:MAX_COLOURED]:
-        assert pair.target is not None
-        counts += count_colours(pair.target)
+    counts = _colours_of(pairs)
     table = propose(counts)
     if table is None:
         return f"; they have {len(counts)} colours"
     return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
+
+
+def _colours_of(pairs: Sequence[Pair]) -> Counter[int]:
+    """Count the pixels of each colour in the masks of some pairs."""
+    counts: Counter[int] = Counter()
+    for pair in pairs[:MAX_COLOURED]:
+        assert pair.target is not None
+        counts += count_colours(pair.target)
+    return counts
 
 
 def _look(part: str, pair: Pair) -> CheckedPair:
@@ -232,7 +236,7 @@ def _look(part: str, pair: Pair) -> CheckedPair:
         values=count_values(mask),
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         small=thumbnail_of(image),
-        seen=see(pair, *headers, mask),
+        seen=see(pair, headers, image, mask),
     )
 
 
@@ -242,11 +246,24 @@ def _common(names: Iterable[str]) -> dict[str, int]:
 
 def _judge_files(looked: Sequence[CheckedPair], check: DataCheck) -> None:
     findings = Findings()
+    disagreeing: dict[Pair, str] = {}
     for entry in looked:
         try:
             findings.add(entry.seen)
         except DataError as error:
-            check.problems.append(str(error))
+            disagreeing[entry.pair] = str(error)
+    if disagreeing:
+        colours = _colours_of([entry.pair for entry in looked if entry.seen.colours])
+        if table := propose(colours):
+            colours_text = f"; all masks together have --colors {table}"
+        else:
+            colours_text = f"; all masks together have {len(colours)} colours"
+        more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
+        check.problems.append(next(iter(disagreeing.values())) + more + colours_text)
+    try:
+        findings.refuse_copies()
+    except DataError as error:
+        check.problems.append(str(error))
     check.advice += findings.notes()
 
 

@@ -1,4 +1,4 @@
-"""Finds what the training part and the test part share: images, copies of images, patients."""
+"""Finds what the parts of a data set share: images, copies of images, patients."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 def judge_leaks(
     looked: Sequence[CheckedPair], root: Path, group: str | None, check: DataCheck
 ) -> None:
-    """Find what is in the training part and in the test part."""
+    """Find what is in more than one part."""
     by_digest: dict[str, dict[str, str]] = {}
     for entry in looked:
         by_digest.setdefault(entry.digest, {})[entry.part] = entry.pair.name
-    same = [f"{both['train']} = {both['test']}" for both in by_digest.values() if len(both) > 1]
+    between = "both" if len(check.num_pairs) < 3 else "several"
+    same = [" = ".join(parts.values()) for parts in by_digest.values() if len(parts) > 1]
     if same:
-        check.problems.append(f"{len(same)} images are in both parts: {shown(same)}")
+        check.problems.append(f"{len(same)} images are in {between} parts: {shown(same)}")
     pairs = similar_pairs([entry.small for entry in looked])
     torn = [
         f"{looked[i].pair.name} ~ {looked[j].pair.name}"
@@ -49,4 +50,4 @@ def judge_leaks(
             parts_of.setdefault(patient, set()).add(entry.part)
     both = sorted(name for name, parts in parts_of.items() if len(parts) > 1)
     if both:
-        check.problems.append(f"{len(both)} groups are in both parts: {shown(both)}")
+        check.problems.append(f"{len(both)} groups are in {between} parts: {shown(both)}")

@@ -127,11 +127,19 @@ def list_split(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in files}
 
 
-def is_split_of(folder: Path, sources: Mapping[str, str], contents: Contents) -> bool:
-    """Tell whether a split holds these files, KIND/NAME -> hash, in whatever parts."""
+def is_split_of(
+    folder: Path, sources: Mapping[str, str], contents: Contents, *, by_part: bool = False
+) -> bool:
+    """Tell whether a split holds these files, KIND/NAME -> hash, in whatever parts.
+
+    Args:
+        by_part: the files are named PART/KIND/NAME, and each is where it belongs.
+    """
     files = list_split(folder)
     digests = contents.digests([*files.values()])
-    found = {name.partition("/")[2]: digests[path] for name, path in files.items()}
+    found = {
+        name if by_part else name.partition("/")[2]: digests[path] for name, path in files.items()
+    }
     return found == sources and _read_manifest(folder) in (
         None,
         {name: digests[path] for name, path in files.items()},

@@ -57,17 +57,6 @@ def _common_start(texts: Sequence[str]) -> str:
     return first[:length]
 
 
-def unread_parts(root: Path) -> str | None:
-    """Say that a folder has a part that no search reads, None where it has none."""
-    found = [name for name in ("val", "valid", "validation") if (root / name).is_dir()]
-    if not found:
-        return None
-    return (
-        f"{found[0]}/ is not read: a search splits its own validation part off the training "
-        "images (--select-on validation); move these to the training or to the test part"
-    )
-
-
 def _groups(folder: Path) -> list[_Group]:
     """Sort a folder's images by what of their names is no number."""
     files = [p for p in sorted(folder.iterdir())[:MAX_FILES] if p.suffix.lower() in SUFFIXES]

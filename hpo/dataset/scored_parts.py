@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataset.survey import DataFolder, DataSurvey
+from hpo.dataset.datafolder import DataFolder
+from hpo.dataset.survey import DataSurvey
 from trainer.data.doubts import doubts_about
 from trainer.data.images import list_samples
 from trainer.data.survey import MaskCoding
@@ -112,7 +113,9 @@ def scored_parts(
     """
     parts = []
     train, test = survey.values.get("train", {}), survey.values.get("test", {})
-    if train and trained.root != data.root and trained.test is not None:
+    if own := survey.values.get("validation"):
+        parts.append(score_part("validation images", own.values(), scoring, by_pixels))
+    elif train and trained.root != data.root and trained.test is not None:
         folders = trained.root / trained.test.inputs, trained.root / trained.test.targets
         masks = [train[pair.name] for pair in list_samples(*folders, "split ")]
         parts.append(score_part("validation images", masks, scoring, by_pixels))

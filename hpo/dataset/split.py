@@ -7,16 +7,19 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from hpo.dataset.content_hashes import MEMORY, Contents, is_split_of, write_manifest
+from hpo.dataset.datafolder import DataFolder, Part
+from hpo.dataset.intervals import Grouping
 from hpo.dataset.stratify import choose_validation
-from hpo.dataset.survey import DataFolder, Part, list_pairs
+from hpo.dataset.survey import DataSurvey, list_pairs
 from hpo.errors import UsageError
-from hpo.folders import ignores_case, replace_folder
+from hpo.folders import replace_folder
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
+from trainer.data.spelling import find_clash, ignores_case
 
 SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 
@@ -90,24 +93,93 @@ def split_validation(
         for name, members in groups.items()
     }
     chosen = choose_validation(names, num_chosen, shown)
+    _check_spellings(pairs, target)
+    placed: dict[str, Path] = {}
+    for name, members in groups.items():
+        placed |= _places(members, validation if name in chosen else train)
+    _make(target, placed, contents, lambda: is_split_of(target, sources, contents))
+    return result
+
+
+def place_validation(folder: DataFolder, target: Path) -> DataFolder:
+    """Put a data folder's own validation part, with the training part, where a split would be.
+
+    Raises:
+        DataError: what pairing raises.
+        UsageError: two files would be one.
+    """
+    result = validation_folder(target)
+    assert folder.validation is not None
+    assert result.test is not None
+    placed: dict[str, Path] = {}
+    for key, source, part in (
+        ("train ", folder.train, result.train),
+        ("validation ", folder.validation, result.test),
+    ):
+        pairs = list_pairs(folder, source, key)
+        _check_spellings(pairs, target)
+        placed |= _places(pairs, part)
+    contents = Contents(target.with_name(MEMORY))
+    digests = contents.digests([*placed.values()])
+    sources = {place: digests[path] for place, path in placed.items()}
+
+    def is_there() -> bool:
+        return is_split_of(target, sources, contents, by_part=True)
+
+    if not target.is_dir() or not is_there():
+        _make(target, placed, contents, is_there)
+    return result
+
+
+def check_validation(
+    folder: DataFolder, survey: DataSurvey, grouping: Grouping, *, fraction: float | None
+) -> list[str]:
+    """Return a warning where patients are in the training and in the validation part.
+
+    Raises:
+        UsageError: a fraction is asked for, too.
+    """
+    assert folder.validation is not None
+    name = folder.validation.inputs.parts[0]
+    if fraction is not None:
+        raise UsageError(
+            f"--validation-fraction has no effect: {folder.root} has a validation part, {name}/; "
+            f"leave the option out, or move {name}/ away to have one split off the training images"
+        )
+    train, validation = (
+        set(grouping.groups_of([*survey.values[part]])) for part in ("train", "validation")
+    )
+    shared = sorted(group for group in train & validation if group.startswith("group "))
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} patients are in the training images and in {name}/ alike "
+        f"({shared[0].removeprefix('group ')}, for one): the score of trials is too good"
+    ]
+
+
+def _places(pairs: Sequence[Pair], part: Part) -> dict[str, Path]:
+    """Return where in a split the files of a part go."""
+    places: dict[str, Path] = {}
+    for pair in pairs:
+        assert pair.target is not None
+        places[str(part.inputs / pair.name)] = pair.input
+        places[str(part.targets / pair.target_name)] = pair.target
+    return places
+
+
+def _make(
+    target: Path, placed: Mapping[str, Path], contents: Contents, is_there: Callable[[], bool]
+) -> None:
+    """Make a split aside and put it in place, unless another driver was faster."""
+    digests = contents.digests([*placed.values()])
     target.parent.mkdir(parents=True, exist_ok=True)
-    if ignores_case(target.parent):
-        _check_spellings([pair.name for pair in pairs], target)
-    manifest = {}
     aside = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
-        for name, members in groups.items():
-            part = validation if name in chosen else train
-            for pair in members:
-                assert pair.target is not None
-                for source, place in (
-                    (pair.input, part.inputs / pair.name),
-                    (pair.target, part.targets / pair.target_name),
-                ):
-                    _link(source, aside / place)
-                    manifest[str(place)] = digests[source]
-        write_manifest(aside, manifest)
-        if target.is_dir() and not is_split_of(target, sources, contents):
+        for place, source in placed.items():
+            _link(source, aside / place)
+        write_manifest(aside, {place: digests[source] for place, source in placed.items()})
+        if target.is_dir() and not is_there():
             replace_folder(aside, target)  # linked to files that were changed in place since
         else:
             # another driver on this folder may have been faster, with the same split
@@ -115,10 +187,9 @@ def split_validation(
                 aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for name in manifest:
-        contents.linked(files[name.partition("/")[2]], target / name)
+    for place, source in placed.items():
+        contents.linked(source, target / place)
     contents.save()
-    return result
 
 
 def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
@@ -136,15 +207,16 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
     return str(match[1] if match.re.groups else match[0])
 
 
-def _check_spellings(names: Sequence[str], target: Path) -> None:
-    spelling: dict[str, str] = {}
-    for name in names:
-        other = spelling.setdefault(name.casefold(), name)
-        if other != name:
-            raise UsageError(
-                f"the file system of {target.parent} takes {other!r} and {name!r} for one name, "
-                "so one image would replace the other; rename one, or choose another --output-dir"
-            )
+def _check_spellings(pairs: Sequence[Pair], target: Path) -> None:
+    clash = find_clash(pair.name for pair in pairs) or find_clash(p.target_name for p in pairs)
+    if clash is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if ignores_case(target.parent):
+        raise UsageError(
+            f"the file system of {target.parent} takes {clash[0]!r} and {clash[1]!r} for one "
+            "name, so one would replace the other; rename one, or choose another --output-dir"
+        )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finds a data folder's images and masks, and checks all of them."""
+"""Checks all images and masks of a data folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from hpo.dataset.content_hashes import MEMORY, Contents
-from hpo.dataset.layouts import suggest, unread_parts
+from hpo.dataset.datafolder import DataFolder, Part, unread_parts
 from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
 from studies.prepare.likeness import Thumbnail
@@ -31,76 +31,6 @@ HASH_LENGTH = 20  # hexadecimal digits; 16 were those of the heads of files, in 
 
 
 @dataclass(frozen=True)
-class Part:
-    """A folder of inputs and a folder of masks, relative to the data folder."""
-
-    inputs: PurePosixPath
-    targets: PurePosixPath
-
-
-def _part(inputs: str, targets: str) -> Part:
-    return Part(PurePosixPath(inputs), PurePosixPath(targets))
-
-
-# The tutorials' three layouts, and the two words that other people use for the same.
-LAYOUTS: tuple[tuple[Part, Part], ...] = (
-    (_part("train/inputs", "train/targets"), _part("test/inputs", "test/targets")),
-    (_part("train_image", "train_mask"), _part("test_image", "test_mask")),
-    (_part("training/inputs", "training/masks"), _part("testing/inputs", "testing/masks")),
-    (_part("train/images", "train/masks"), _part("test/images", "test/masks")),
-)
-
-
-@dataclass(frozen=True)
-class DataFolder:
-    """A data set on disk.
-
-    Attributes:
-        root: the folder that `--data` names.
-        train: where its training images are.
-        test: where its test images are, if there are any.
-        follow_symlinks: whether images may be links to files elsewhere.
-    """
-
-    root: Path
-    train: Part
-    test: Part | None
-    follow_symlinks: bool = False
-
-
-def find_data(root: Path, *, needs_test: bool) -> DataFolder:
-    """Recognise the layout of a data folder.
-
-    Raises:
-        UsageError: no such folder, no known layout in it, or half of one.
-    """
-    if not root.is_dir():
-        raise UsageError(f"--data: no such folder: {root}")
-    for train, test in LAYOUTS:
-        if not (root / train.inputs).is_dir() and not (root / train.targets).is_dir():
-            continue
-        has_test = (root / test.inputs).is_dir() or (root / test.targets).is_dir()
-        parts = (train, test) if has_test or needs_test else (train,)
-        for folder in (folder for part in parts for folder in (part.inputs, part.targets)):
-            if not (root / folder).is_dir():
-                raise UsageError(
-                    f"--data: {root} has no folder {folder}/"
-                    + (
-                        "; or select on a part of the training set with --select-on validation"
-                        if folder in (test.inputs, test.targets)
-                        else ""
-                    )
-                )
-        return DataFolder(root, train, test if has_test else None)
-    first = LAYOUTS[0][0]
-    raise UsageError(
-        f"--data: {root} has neither {first.inputs}/ nor {first.targets}/; expected "
-        "{train,test}/{inputs,targets}/ (images/masks, or train_image/train_mask, are fine too)"
-        + (f"; this makes such a folder: {command}" if (command := suggest(root)) else "")
-    )
-
-
-@dataclass(frozen=True)
 class DataSurvey:
     """What reading every image and mask once has found.
 
@@ -108,11 +38,13 @@ class DataSurvey:
         num_train, num_test: pairs in each part.
         is_gray: every input has equal channels, so one channel holds all there is.
         coding: what the mask values mean.
-        fingerprint: hash of the files' names and whole contents.
+        fingerprint: hash of the training and test files' names and whole contents.
         sizes: (H, W) of the smallest and the largest image.
         values: part -> image -> pixels per stored value of its mask; empty if not surveyed.
         notes: what a user should know of the files, a line each.
         alike: stems of training images that show nearly the same, cluster by cluster.
+        num_validation: pairs in the data folder's own validation part, where that is used.
+        validation_fingerprint: hash of that part's files.
     """
 
     num_train: int
@@ -124,6 +56,8 @@ class DataSurvey:
     values: Mapping[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alike: tuple[tuple[str, ...], ...] = ()
+    num_validation: int = 0
+    validation_fingerprint: str = ""
 
 
 def survey_data(
@@ -141,15 +75,26 @@ def survey_data(
     Raises:
         DataError: an image or a mask that cannot be used (see `trainer.data`).
     """
-    notes = [text for text in (unread_parts(folder.root),) if text]
-    train = list_pairs(folder, folder.train, "train ", notes)
-    test = list_pairs(folder, folder.test, "test ", notes) if folder.test else []
-    fingerprint = _fingerprint(folder.root, [*train, *test], cache.with_name(MEMORY), progress)
-    found = _read_cache(cache, fingerprint)
+    notes = [text for text in (unread_parts(folder),) if text]
+    parts = {
+        name: list_pairs(folder, part, f"{name} ", notes) if part else []
+        for name, part in (
+            ("train", folder.train),
+            ("test", folder.test),
+            ("validation", folder.validation),
+        )
+    }
+    train, pairs = parts["train"], [pair for part in parts.values() for pair in part]
+    memory = cache.with_name(MEMORY)
+    digests = Contents(memory).digests(_files(pairs), progress)
+    fingerprint = _fingerprint(folder.root, [*train, *parts["test"]], digests)
+    of_validation = _fingerprint(folder.root, parts["validation"], digests)
+    key = f"{fingerprint} {of_validation}" if parts["validation"] else fingerprint
+    found = _read_cache(cache, key)
     if found is None:
-        found = _read_all([*train, *test], len(train), progress)
+        found = _read_all(pairs, len(train), progress)
         entry = {
-            "fingerprint": fingerprint,
+            "fingerprint": key,
             "reading": FORMAT,
             **asdict(found),
             "counts": list(found.counts.items()),
@@ -169,12 +114,11 @@ def survey_data(
         )
     names = iter(found.values)
     values = {
-        part: {pair.name: dict(next(names)) for pair in pairs}
-        for part, pairs in (("train", train), ("test", test))
+        name: {pair.name: dict(next(names)) for pair in part} for name, part in parts.items()
     }
     return DataSurvey(
         len(train),
-        len(test),
+        len(parts["test"]),
         found.is_gray,
         coding,
         fingerprint,
@@ -182,6 +126,8 @@ def survey_data(
         values,
         (*notes, *found.notes),
         tuple(map(tuple, found.alike)),
+        len(parts["validation"]),
+        of_validation if parts["validation"] else "",
     )
 
 
@@ -239,6 +185,7 @@ def _read_all(
             sizes.append(size)
             of_masks.append(sorted(values.items()))
             progress(done, len(pairs))
+    findings.refuse_copies()
     if len(depths) > 1:
         found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
         raise DataError(
@@ -256,7 +203,7 @@ def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbna
     height, width = image.shape[:2]
     mask = read_checked_mask(pair, (height, width), headers[1])
     is_gray = bool((image == image[:, :, :1]).all())
-    seen = see(pair, *headers, mask, bits=8 * image.dtype.itemsize)
+    seen = see(pair, headers, image, mask)
     return is_gray, count_values(mask), (height, width), thumbnail_of(image), seen
 
 
@@ -273,14 +220,14 @@ def _read_cache(cache: Path, fingerprint: str) -> _Found | None:
     return None
 
 
-def _fingerprint(
-    root: Path, pairs: Sequence[Pair], memory: Path, progress: Callable[[int, int], None]
-) -> str:
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
+
+
+def _fingerprint(root: Path, pairs: Sequence[Pair], digests: Mapping[Path, str]) -> str:
     """Return a hash of names and contents, so of what the data are."""
-    files = [path for pair in pairs for path in (pair.input, pair.target) if path is not None]
-    digests = Contents(memory).digests(files, progress)
     whole = hashlib.sha256()
-    for path in files:
+    for path in _files(pairs):
         name = path.relative_to(root).as_posix()
         whole.update(f"{name}\0{digests[path]}\0".encode(errors="surrogateescape"))
     return whole.hexdigest()[:HASH_LENGTH]
@@ -296,7 +243,8 @@ def data_fingerprint(
     """
     pairs = list_pairs(folder, folder.train, "train ")
     pairs += list_pairs(folder, folder.test, "test ") if folder.test else []
-    return _fingerprint(folder.root, pairs, memory, progress)
+    digests = Contents(memory).digests(_files(pairs), progress)
+    return _fingerprint(folder.root, pairs, digests)
 
 
 def refuse_other_images(root: Path, recorded: str, found: str) -> None:

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hpo.dataset.survey import DataSurvey, find_data, survey_data
+from hpo.dataset.datafolder import find_data
+from hpo.dataset.survey import DataSurvey, survey_data
 from hpo.errors import UsageError
 from hpo.plan.planner import DEFAULT_DATA
 from hpo.plan.studyfile import STUDY_FILE

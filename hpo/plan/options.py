@@ -130,7 +130,7 @@ class DataOptions:
     validation_fraction: Annotated[
         float | None,
         option("--validation-fraction", min=0.01, max=0.9, help="Share of the training images "
-               "split off to compare trials on (default: 0.2)"),
+               "split off to compare trials on (default: 0.2; not where the data have val/)"),
     ] = None  # fmt: skip
     group_by: Annotated[
         str | None,

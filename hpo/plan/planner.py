@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import studies
+from hpo.dataset.datafolder import LAYOUTS, DataFolder, find_data
 from hpo.dataset.intervals import Grouping
 from hpo.dataset.scored_parts import check_coding, check_parts, scored_parts, scoring_of
-from hpo.dataset.split import split_validation, validation_folder
-from hpo.dataset.survey import (
-    LAYOUTS,
-    NOT_SURVEYED,
-    DataFolder,
-    DataSurvey,
-    find_data,
-    survey_data,
+from hpo.dataset.split import (
+    check_validation,
+    place_validation,
+    split_validation,
+    validation_folder,
 )
+from hpo.dataset.survey import NOT_SURVEYED, DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
 from hpo.folders import other_spelling
@@ -125,12 +124,19 @@ class _Planner:
         weights = find_weights(
             options.data.transfer_learning, file.transfer_learning, self.study_dir
         )
-        data, survey = self._survey(root, folders, base, needs_test=select_on == "test")
+        data, survey = self._survey(root, folders, base, select_on=select_on)
         scoring = scoring_of(base, survey.coding)
         warnings += check_coding(scoring)
         fraction, group_by, trained = None, None, data
         grouping = Grouping(data.root, None)
-        if select_on == "validation":
+        if data.validation is not None:
+            grouping = Grouping(data.root, options.data.group_by or file.group_by)
+            warnings += check_validation(
+                data, survey, grouping, fraction=options.data.validation_fraction
+            )
+            hashes = f"{survey.fingerprint} {survey.validation_fingerprint}"
+            trained = place_validation(data, folders.split(hash_text(hashes)))
+        elif select_on == "validation":
             fraction = options.data.validation_fraction or file.validation_fraction
             group_by = options.data.group_by or file.group_by
             pattern, table = group_by, read_groups(data.root)
@@ -256,7 +262,7 @@ class _Planner:
         return name, root, folders
 
     def _survey(
-        self, root: Path, folders: WorkFolders, base: dict[str, Any], *, needs_test: bool
+        self, root: Path, folders: WorkFolders, base: dict[str, Any], *, select_on: str
     ) -> tuple[DataFolder, DataSurvey]:
         """Find the data and read them all; a dry run of a study may do without."""
         file, is_ours = self.file, self.options.data.data is None
@@ -267,7 +273,9 @@ class _Planner:
                 f"--data: no such folder: {root}; the images of this study are at "
                 f"{file.source.page}; unpack them and run: {file.source.prepare}"
             )
-        data = find_data(root, needs_test=needs_test)
+        data = find_data(
+            root, needs_test=select_on == "test", wants_validation=select_on == "validation"
+        )
         data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         survey = survey_data(
             data,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hpo.dataset.datafolder import DataFolder
 from hpo.dataset.intervals import Grouping
-from hpo.dataset.survey import DataFolder, DataSurvey
+from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
 from hpo.launchers import Launcher, Mount
 from hpo.plan.inputs import NetworkChoice
@@ -69,6 +70,7 @@ class StudySpec:
         trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
         grouping: which images are of one patient.
         facts: the network of the base config.
+        validation_fraction: of the training images, None where none are split off.
         published: the result to beat, and how it was reached.
         is_synthetic: the data are generated, not images of anything.
         warnings: what the user should know before the first trial.
@@ -193,6 +195,19 @@ class StudySpec:
         """Return the study that this search is, for the database."""
         return WantedStudy(name=self.name, title=self.title, identity=self.identity())
 
+    @property
+    def _selection(self) -> str:
+        if self.data.validation is not None:
+            survey, folder = self.survey, self.data.validation.inputs
+            return (
+                f"validation ({survey.num_validation} images of {folder}, "
+                f"hash {survey.validation_fingerprint})"
+            )
+        if self.validation_fraction is None:
+            return self.select_on
+        groups = f", grouped by {self.group_by}" if self.group_by else ""
+        return f"validation ({self.validation_fraction:g} of the training images{groups})"
+
     def identity(self) -> dict[str, str]:
         """Return what drivers of one study must agree on, name -> readable value."""
         entries = {f"search {name}": text for name, text in self.space.describe().items()}
@@ -209,10 +224,7 @@ class StudySpec:
             "data": f"{self.survey.num_train} + {self.survey.num_test} images, "
             f"hash {self.survey.fingerprint}",
             "epochs": str(self.num_epochs),
-            "select on": self.select_on
-            if self.validation_fraction is None
-            else f"validation ({self.validation_fraction:g} of the training images"
-            + (f", grouped by {self.group_by})" if self.group_by else ")"),
+            "select on": self._selection,
             "pruner": self.pruner,
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }

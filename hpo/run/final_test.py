@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo.dataset.datafolder import Part
 from hpo.dataset.intervals import Grouping, Interval, interval_of_runs
-from hpo.dataset.survey import Part
 from hpo.errors import HpoError
 from hpo.folders import locked
 from hpo.launchers import Launcher, Mount, Slot

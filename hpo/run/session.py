@@ -186,7 +186,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
     rows = [
         ("study", f"{spec.name} ({spec.title})"),
         ("data", str(spec.data.root)),
-        ("images", f"{spec.survey.num_train} training, {spec.survey.num_test} test, {sizes}"),
+        ("images", f"{_counts_text(spec)}, {sizes}"),
         *(("files", note) for note in spec.survey.notes),
         *_alike_rows(spec),
         ("masks", spec.survey.coding.describe()),
@@ -212,7 +212,7 @@ def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:
     if spec.group_by is not None or not spec.survey.alike:
         return []
     text = shown_alike([list(cluster) for cluster in spec.survey.alike])
-    is_split = spec.select_on == "validation"
+    is_split = spec.validation_fraction is not None
     return [("near-duplicates", text + ("; kept on one side of the split" if is_split else ""))]
 
 
@@ -232,7 +232,15 @@ def _network_text(spec: StudySpec) -> str:
     return f"{names}: {facts.num_layers} layers, {facts.num_trainable:,} trainable, input {shape}"
 
 
+def _counts_text(spec: StudySpec) -> str:
+    survey = spec.survey
+    validation = f"{survey.num_validation} validation, " if spec.data.validation else ""
+    return f"{survey.num_train} training, {validation}{survey.num_test} test"
+
+
 def _selection_text(spec: StudySpec) -> str:
+    if spec.data.validation is not None:
+        return f"the {spec.survey.num_validation} images of {spec.data.validation.inputs}/"
     if spec.validation_fraction is None:
         return "the test images"
     return f"{spec.validation_fraction:.0%} of the training images, split off (validation)"

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from hpo.dataset.survey import DataFolder, DataSurvey
+    from hpo.dataset.datafolder import DataFolder
+    from hpo.dataset.survey import DataSurvey
 
 
 def confirm(  # noqa: PLR0913  # a command's options
@@ -157,7 +158,8 @@ def _find_test(
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
     from hpo.cli import counting
-    from hpo.dataset.survey import find_data, refuse_other_images, survey_data
+    from hpo.dataset.datafolder import find_data
+    from hpo.dataset.survey import refuse_other_images, survey_data
 
     provenance = trial.user_attrs[PROVENANCE]
     generated = folder / "data"

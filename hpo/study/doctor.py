@@ -162,7 +162,7 @@ def _check_local_worker() -> Finding:
 
 
 def _check_data(data: Path | None) -> Finding:
-    from hpo.dataset.survey import find_data
+    from hpo.dataset.datafolder import find_data
 
     if data is None and not Path("data").exists():
         return Finding("data", "WARN", "no folder data/ here: name it with --data")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.dataset.content_hashes import MEMORY, check_split
-from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, find_data, refuse_other_images
+from hpo.dataset.datafolder import find_data
+from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_images
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, Mount
 from hpo.plan.scoring_keys import SCORE_KEYS

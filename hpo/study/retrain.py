@@ -23,7 +23,8 @@ from trainer.keypath import get_path, set_path
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from hpo.dataset.survey import DataFolder, DataSurvey
+    from hpo.dataset.datafolder import DataFolder
+    from hpo.dataset.survey import DataSurvey
 
 RESULT = "result.json"
 MODEL = "model.pt"

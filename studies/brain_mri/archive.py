@@ -37,7 +37,7 @@ def find_samples(source: Path) -> Found:
     for folder in folders:
         match = _FOLDER.match(folder.name)
         assert match is not None
-        images = {path.stem: path for path in sorted(folder.glob("*.tif"))}
+        images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".tif"}
         masks = {stem.removesuffix("_mask") for stem in images if stem.endswith("_mask")}
         slices = {stem for stem in images if not stem.endswith("_mask")}
         if not slices:

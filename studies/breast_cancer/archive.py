@@ -36,7 +36,7 @@ def find_samples(source: Path) -> Found:
     for kind, expected in NUM_IMAGES.items():
         images: dict[int, Path] = {}
         masks: dict[int, list[Path]] = {}
-        for path in sorted((root / kind).glob("*.png")):
+        for path in sorted(p for p in (root / kind).iterdir() if p.suffix.lower() == ".png"):
             match = _IMAGE.match(path.stem)
             if match is None or match["kind"] != kind:
                 skipped.append(Skipped(str(path), f"not named like '{kind} (1).png'"))

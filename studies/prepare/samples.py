@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from trainer.data.dicom import is_dicom
 from trainer.data.images import Array
 from trainer.errors import DataError
 
@@ -120,3 +121,5 @@ def refuse_volume(path: Path) -> None:
     for suffix, advice in CONVERTERS.items():
         if path.name.lower().endswith(suffix):
             raise DataError(f"{path}: {advice}")
+    if is_dicom(path):  # without a suffix
+        raise DataError(f"{path}: {CONVERTERS['.dcm']}")

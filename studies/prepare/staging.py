@@ -24,6 +24,7 @@ from studies.prepare.likeness import Thumbnail, thumbnail
 from studies.prepare.samples import Found, Sample, Skipped
 from trainer.data.images import Array, read_image, read_mask
 from trainer.data.reading import num_threads_of_worker
+from trainer.data.spelling import find_clash, ignores_case
 from trainer.errors import DataError
 
 JOURNAL = "journal.jsonl"
@@ -49,10 +50,16 @@ def stage(
     """Write every sample into `folder`/{inputs,targets}, going on from an earlier run.
 
     Raises:
-        DataError: a sample cannot be used and `stop_on_error` is set.
+        DataError: a sample cannot be used and `stop_on_error` is set, or two have one name.
     """
     for name in ("inputs", "targets"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    clash = find_clash(sample.name for sample in found.samples)
+    if clash is not None and ignores_case(folder):
+        raise DataError(
+            f"--out: the file system of {folder.parent} takes {clash[0]!r} and {clash[1]!r} for "
+            "one name; rename one, or write to another disk"
+        )
     earlier = _read_journal(folder / JOURNAL)
     staged: list[Staged] = []
     skipped: list[Skipped] = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from studies.prepare.samples import Content, Found, Publisher, Sample, Skipped
 from studies.sunnybrook.dicom import Window, fill_contour, read_contour, read_slice
+from trainer.data.dicom import is_dicom
 from trainer.errors import DataError
 
 PUBLISHER = Publisher(
@@ -44,8 +45,8 @@ SHORT_AXIS = {
     "SC-N-10": 851, "SC-N-11": 878, "SC-N-40": 944,
 }  # fmt: skip
 
-_CONTOUR = re.compile(r"^IM-(\d+)-(\d+)-([io])contour-manual$")
-_SLICE = re.compile(r"^(?:IM-(\d+)-)?(\d+)$")
+_CONTOUR = re.compile(r"^IM-(\d+)-(\d+)-([io])contour-manual$", re.IGNORECASE)
+_SLICE = re.compile(r"^(?:IM-(\d+)-)?(\d+)$", re.IGNORECASE)
 _CASE = re.compile(r"^(SC-(?:HF-I|HF-NI|HYP|N))-0*(\d+)$")
 _PATIENT = re.compile(r"^SCD\d+$")
 
@@ -66,9 +67,9 @@ def find_samples(
     """
     if not source.is_dir():
         raise PUBLISHER.missing(source)
-    files = sorted(path for path in source.rglob("IM-*contour-manual.txt"))
-    wanted = [path for path in files if _CONTOUR.match(path.stem)]
-    images = sorted(path for path in source.rglob("*.dcm") if not path.name.startswith("."))
+    files = sorted(path for path in source.rglob("*") if not path.name.startswith("."))
+    wanted = [p for p in files if p.suffix.lower() == ".txt" and _CONTOUR.match(p.stem)]
+    images = [path for path in files if is_dicom(path)]
     missing = [
         what for what, there in (("DICOM files", images), ("contour files", wanted)) if not there
     ]
@@ -79,7 +80,7 @@ def find_samples(
     for path in wanted:
         match = _CONTOUR.match(path.stem)
         assert match is not None
-        if match[3] != contours[0]:
+        if match[3].lower() != contours[0]:
             continue
         case, number = _case_of(path, source), int(match[2])
         if case is None:

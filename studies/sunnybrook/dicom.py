@@ -52,13 +52,15 @@ def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
     except ImportError:
         raise UserError("DICOM files need pydicom: pip install 'rml-optimize[dicom]'") from None
     try:
-        dataset = pydicom.dcmread(path)
-    except pydicom.errors.InvalidDicomError:
-        raise DataError(f"{path}: not a DICOM file") from None
+        # Forced: files without the preamble are read like others, and looked at below.
+        dataset = pydicom.dcmread(path, force=True)
+        known = any(key in dataset for key in ("SOPClassUID", "Modality", "Rows", "PixelData"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # noqa: BLE001 - a broken header may raise anything
-        raise DataError(f"{path}: broken DICOM ({error})") from None
+        raise DataError(f"{path}: not a DICOM file, or a broken one ({_line(error)})") from None
+    if not known:
+        raise DataError(f"{path}: not a DICOM file")
     if "PixelData" not in dataset:
         raise DataError(f"{path}: no pixel data in this DICOM file")
     if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel", 1)) != 1:
@@ -66,14 +68,42 @@ def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
             f"{path}: several frames or colours; expected one gray slice a file "
             "(dcm2img of DCMTK takes them apart)"
         )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        _take_for_plain(dataset, path)
     try:
         return dataset, dataset.pixel_array.astype(np.float64)
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "none given")
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: pixels cannot be decoded (transfer syntax: {syntax}): {reason}"
+            f"{path}: pixels cannot be decoded (transfer syntax: {syntax}): {_line(error)}"
         ) from None
+
+
+def _take_for_plain(dataset: Any, path: Path) -> None:
+    """Let a file that does not say how its pixels are stored have plain ones, if they fill it.
+
+    Raises:
+        DataError: they don't, so they may be compressed in any way.
+    """
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    is_implicit, is_little = dataset.original_encoding
+    try:
+        num_bytes = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+        is_plain = 0 <= len(dataset.PixelData) - num_bytes <= num_bytes % 2  # of an even length
+    except (AttributeError, TypeError):
+        is_plain = False
+    if not is_plain:
+        raise DataError(
+            f"{path}: does not say how its pixels are stored (no transfer syntax), and they are "
+            "not plain ones; write it anew from its source"
+        )
+    little = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = little if is_little else ExplicitVRBigEndian
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _first(dataset: Any, key: str) -> float | None:

@@ -14,8 +14,8 @@ import torch
 from support import data_section, write_disc
 
 from hpo.data.cli import main
+from hpo.dataset.datafolder import find_data
 from hpo.dataset.split import split_validation
-from hpo.dataset.survey import find_data
 from trainer.config import parse_config
 from trainer.data.dataset import load_data
 from trainer.loading.batches import Batches

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from support import names, write_discs
 
 from hpo.dataset.content_hashes import check_split
+from hpo.dataset.datafolder import LAYOUTS, find_data
 from hpo.dataset.split import split_validation
-from hpo.dataset.survey import LAYOUTS, find_data, survey_data
+from hpo.dataset.survey import survey_data
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
 from trainer.errors import DataError

@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import Run, one_error, optimize, require, standin_settings, wait_for, write_config
 
 from hpo import lockfile
+from hpo.data.cli import main
+from hpo.dataset.datafolder import find_data
 from hpo.dataset.split import split_validation
-from hpo.dataset.survey import find_data
 from hpo.errors import UsageError
-from hpo.folders import ignores_case, other_spelling
+from hpo.folders import other_spelling
 from hpo.lockfile import held
+from trainer.data.spelling import find_clash, ignores_case
 
 HOLD = """
 import sys, time
@@ -174,6 +177,52 @@ def test_images_that_differ_by_case_alone_are_refused_where_they_are_one_name(
     with pytest.raises(UsageError, match=r"'IMG 00.png' and 'img 00.png' for one name"):
         split_validation(folder, tmp_path / "clash", fraction=0.2)
     assert not (tmp_path / "clash").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("A/one.png", "a/two.png"), ("A/one.png", "a/two.png")),  # folders alone
+        (("A/x/one.png", "a/x/one.png"), ("A/x/one.png", "a/x/one.png")),
+        (("one.png", "ONE.bmp"), ("one_mask.png", "ONE_mask.png")),  # masks alone
+    ],
+)
+def test_folders_and_masks_that_differ_by_case_alone_replace_no_image(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images, masks
+) -> None:
+    data = Path(shutil.copytree(discs, tmp_path / "data"))
+    for kind, names in (("inputs", images), ("targets", masks)):
+        for index, name in enumerate(names):
+            path = data / "train" / kind / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = data / "train" / kind / f"img {index:02d}.png"
+            Image.open(source).save(path)
+    folder = find_data(data, needs_test=True)
+    split_validation(folder, tmp_path / "fine", fraction=0.2)
+    monkeypatch.setattr("hpo.dataset.split.ignores_case", lambda folder: True)
+    with pytest.raises(UsageError, match="for one name"):
+        split_validation(folder, tmp_path / "clash", fraction=0.2)
+    assert not (tmp_path / "clash").exists()
+
+
+def test_accents_written_in_two_ways_are_one_name() -> None:
+    assert find_clash(["caf\u00e9.png", "cafe\u0301.png"])
+    assert not find_clash(["a/x.png", "a/y.png", "b/x.png"])
+
+
+def test_prepared_folder_has_no_two_images_of_one_name(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    data = Path(shutil.copytree(discs, tmp_path / "data"))
+    for kind in ("inputs", "targets"):
+        path = data / "train" / kind / "img 00.png"
+        shutil.copy(path.with_name("img 01.png"), path.with_name("IMG 00.png"))
+    monkeypatch.setattr("studies.prepare.staging.ignores_case", lambda folder: True)
+    assert main([
+        "prepare", "folder", "--inputs", f"{data}/train/inputs/*.png", "--targets",
+        f"{data}/train/targets/{{name}}", "--out", str(tmp_path / "out"),
+    ]) == 2  # fmt: skip
+    assert "takes 'IMG_00' and 'img_00' for one name" in capsys.readouterr().err
 
 
 def test_studies_that_differ_by_case_alone_do_not_share_a_folder(

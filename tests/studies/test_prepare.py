@@ -30,7 +30,8 @@ from studies_archives import (
 )
 from support import BIN, Run, clean_environment, names, one_error
 
-from hpo.dataset.survey import find_data, survey_data
+from hpo.dataset.datafolder import find_data
+from hpo.dataset.survey import survey_data
 from studies.prepare.likeness import similar_pairs, thumbnail
 from studies.prepare.split import draw_test_groups, merge_groups
 

@@ -141,6 +141,63 @@ def test_range_of_the_values_where_that_is_asked(tmp_path: Path) -> None:
     assert (image.min(), image.max()) == (0, 65535)
 
 
+def bare(path: Path, syntax: str | None = None) -> None:
+    """Take a DICOM file's preamble away; without `syntax`, all of its head."""
+    dataset = pydicom.dcmread(path)
+    if syntax is None:
+        original, dataset.preamble = dataset.file_meta.TransferSyntaxUID, None
+        dataset.file_meta = FileMetaDataset()
+        dataset.save_as(path, implicit_vr=original.is_implicit_VR,
+                        little_endian=original.is_little_endian)  # fmt: skip
+    else:
+        path.write_bytes(path.read_bytes()[132:])
+
+
+@pytest.mark.parametrize("has_syntax", [True, False])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless]
+)
+def test_file_without_preamble_is_read_as_pydicom_does(
+    tmp_path: Path, syntax: str, has_syntax: bool
+) -> None:
+    path = tmp_path / "1.dcm"
+    write_dicom(path, pixels(1), syntax)
+    expected = read_slice(path)
+    if syntax == RLELossless and not has_syntax:
+        return
+    bare(path, syntax if has_syntax else None)
+    with pytest.raises(pydicom.errors.InvalidDicomError):
+        pydicom.dcmread(path)
+    dataset = pydicom.dcmread(path, force=True)
+    assert ("TransferSyntaxUID" in dataset.file_meta) == has_syntax
+    if not has_syntax:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    values = dataset.pixel_array.astype(float)
+    np.testing.assert_array_equal(dataset.pixel_array, pixels(1))
+    share = (values - values.min()) / (values.max() - values.min())
+    np.testing.assert_array_equal(read_slice(path), np.rint(share * 65535))
+    np.testing.assert_array_equal(read_slice(path), expected)
+
+
+def test_pixels_of_an_unknown_transfer_syntax_are_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "1.dcm"
+    write_dicom(path, pixels(1), RLELossless)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta = FileMetaDataset()
+    dataset.save_as(path, implicit_vr=False, little_endian=True)
+    with pytest.raises(DataError, match=r"1\.dcm: does not say how its pixels are stored"):
+        read_slice(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is a text of some length\n" * 20,
+                                     bytes(range(256)) * 8, b"\0" * 500])  # fmt: skip
+def test_file_that_is_no_dicom_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "1.dcm").write_bytes(content)
+    with pytest.raises(DataError, match=r"1\.dcm: not a DICOM file") as caught:
+        read_slice(tmp_path / "1.dcm")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
@@ -248,6 +305,37 @@ def test_challenge_tree_uses_the_short_axis_series(rml_data: Rml, tmp_path: Path
              for part in ("train", "test")}  # fmt: skip
     assert not parts["train"] & parts["test"]
     assert len(parts["test"]) == 1
+
+
+@pytest.mark.parametrize("suffix", [".DCM", ".Dcm", ".dicom", ""])
+def test_slices_are_found_whatever_their_suffix(
+    rml_data: Rml, tmp_path: Path, suffix: str
+) -> None:
+    source = write_challenge(tmp_path / "raw")
+    for path in sorted(source.rglob("*.dcm")):
+        if path.name.endswith("59.dcm"):
+            bare(path)
+        path.rename(path.with_suffix(suffix))
+    for path in sorted(source.rglob("*-icontour-manual.txt")):
+        path.rename(path.with_name(path.name.upper()))
+    (source / "challenge_training/SC-HF-I-1/VERSION").write_text("1 of 2, a note")
+    result = rml_data("prepare", "sunnybrook", "--source", source, "--out", "data")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "data").glob("*/inputs/*"))) == 9
+
+
+def test_dicom_without_a_suffix_is_refused_by_name_elsewhere(
+    rml_data: Rml, tmp_path: Path
+) -> None:
+    for part in ("inputs", "targets"):
+        write_dicom(tmp_path / "raw" / part / "IM0001", pixels(1))
+        write_dicom(tmp_path / "data/train" / part / "1.2.840.5", pixels(1))
+    bare(tmp_path / "data/train/inputs/1.2.840.5")
+    result = rml_data("prepare", "folder", "--inputs", "raw/inputs/*", "--targets",
+                      "raw/targets/{name}", "--out", "x")  # fmt: skip
+    assert "dcm2img of DCMTK writes slices as PNG" in one_error(result)
+    error = one_error(rml_data("check", "data"))
+    assert "no image in data/train/inputs, only 1 DICOM without suffix" in error
 
 
 def test_outer_contours_and_three_channels(rml_data: Rml, tmp_path: Path) -> None:

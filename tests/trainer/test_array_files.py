@@ -125,6 +125,165 @@ def test_file_that_cannot_be_used_is_named(
         assert word in message
 
 
+@pytest.mark.parametrize("kind", ["numpy", "hdf5"])
+@pytest.mark.parametrize("layers", ["gray", "colour", "unet:width=2,depth=1"])
+def test_several_samples_in_one_array_are_told_how_to_be_several(
+    worker: Worker, tmp_path: Path, kind: str, layers: str
+) -> None:
+    rng = np.random.default_rng(0)
+    suffix = ".h5" if kind == "hdf5" else ".npy"
+    channels = (3,) if layers == "colour" else ()
+    for part in ("train", "test"):
+        for role, array in (
+            ("inputs", rng.normal(size=(5, 8, 12, *channels))),
+            ("targets", rng.integers(0, 2, (5, 8, 12))),
+        ):
+            path = tmp_path / f"{part}_{role}{suffix}"
+            if kind == "numpy":
+                np.save(path, array)
+            else:
+                with h5py.File(path, "w") as file:
+                    file["all"] = array
+    network = layers
+    if not layers.startswith("unet"):
+        shape = (None, None, 3 if channels else 1)
+        network = str(keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=shape))
+    data = section(tmp_path, kind, suffix, target_is_mask=True)
+    message = worker(layers=network, data=data).error()
+    assert "one array is one sample, and (5, 8, 12" in message
+    assert "looks like 5 of them: write each as an array of its own" in message
+    if kind == "hdf5":
+        return
+    command = message.split("alike: ")[1].splitlines()[0]
+    for part in ("train", "test"):  # what it says to do
+        for role in ("inputs", "targets"):
+            array = np.load(tmp_path / f"{part}_{role}.npy")
+            name = str(tmp_path / f"{part}_{role}.npz")
+            exec(command.replace("file.npz", name), {"numpy": np, "array": array})
+    data = section(tmp_path, kind, ".npz", target_is_mask=True)
+    result = worker(layers=network, data=data).succeeded()
+    assert "images (total / per process) : 5 / 5" in " ".join(result.out.split())
+
+
+def test_colours_at_an_end_are_no_samples(worker: Worker, tmp_path: Path) -> None:
+    write_good(tmp_path, "numpy")
+    for shape in ((4, 6, 3), (3, 4, 6)):
+        save(tmp_path / "train_inputs", "a.npy", np.zeros(shape))
+        layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+        message = worker(layers=str(layers), data=section(tmp_path, "numpy")).error()
+        assert "one sample" not in message
+
+
+# What registers a filter: it turns each byte over, so that values tell whether it was used.
+PLUGIN = """
+import ctypes, h5py
+
+CALL = ctypes.CFUNCTYPE(
+    ctypes.c_size_t, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
+    ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_void_p),
+)
+
+@CALL
+def turn_over(flags, num_values, values, num_bytes, size, buffer):
+    data = (ctypes.c_ubyte * num_bytes).from_address(buffer[0])
+    data[:] = [255 - byte for byte in data]
+    return num_bytes
+
+class Filter(ctypes.Structure):
+    _fields_ = [
+        ("version", ctypes.c_int), ("id", ctypes.c_int), ("encodes", ctypes.c_uint),
+        ("decodes", ctypes.c_uint), ("name", ctypes.c_char_p), ("can_apply", ctypes.c_void_p),
+        ("set_local", ctypes.c_void_p), ("filter", CALL),
+    ]
+
+KEPT = Filter(1, 32015, 1, 1, b"zstd", None, None, turn_over)
+h5py.h5z.register_filter(ctypes.addressof(KEPT))
+"""
+
+
+def filtered(code: int) -> Callable[[h5py.File], None]:
+    """Write a data set as if by a filter that is not here: its bytes are turned over."""
+
+    def change(file: h5py.File) -> None:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(GOOD.shape)
+        properties.set_filter(code, h5py.h5z.FLAG_OPTIONAL, ())
+        space, kind = h5py.h5s.create_simple(GOOD.shape), h5py.h5t.NATIVE_FLOAT
+        values = h5py.h5d.create(file.id, b"a", kind, space, properties)
+        packed = bytes(255 - byte for byte in FILTERED.tobytes())
+        values.write_direct_chunk((0, 0), packed, filter_mask=0)
+
+    return change
+
+
+FILTERED = np.arange(24, dtype=np.float32).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (32015, ("zstd, number 32015", "pip install hdf5plugin")),
+        (32099, ("number 32099; install it, or compress",)),
+    ],
+)
+def test_filter_that_is_not_installed_is_named_with_its_remedy(
+    worker: Worker, tmp_path: Path, code: int, words: tuple[str, ...]
+) -> None:
+    write_good(tmp_path, "hdf5")
+    write_h5(filtered(code))(tmp_path)
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    message = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).error()
+    assert len(message.splitlines()) == 1
+    for word in (*words, "train_inputs.h5[a]: is compressed by a filter", "h5repack"):
+        assert word in message
+
+
+def test_filter_of_an_installed_plugin_is_used(tmp_path: Path) -> None:
+    write_good(tmp_path, "hdf5")
+    write_h5(filtered(32015))(tmp_path)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/hdf5plugin.py").write_text(PLUGIN)
+    code = (
+        "from pathlib import Path; from trainer.data.arrays import *; "
+        "found, _ = list_sources(Path('train_inputs.h5'), 'hdf5', 'data.input_path'); "
+        "print(ArrayFiles().read(found[0]).tolist())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=clean_environment() | {"PYTHONPATH": str(tmp_path / "modules")},
+    )  # fmt: skip
+    assert result.stdout.strip() == str(FILTERED.tolist()), result.stderr
+
+
+def test_file_of_links_alone_says_where_they_lead(worker: Worker, tmp_path: Path) -> None:
+    write_good(tmp_path, "hdf5")
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
+        file["c"] = h5py.ExternalLink("other.h5", "/secret")
+    data = section(tmp_path, "hdf5", ".h5", input_path=str(tmp_path / "train_inputs.h5/c"))
+    message = worker(layers=str(layers), data=data).error()
+    assert "no array 'c' in" in message
+    assert "links are not followed: /c (to other.h5)" in message
+    with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
+        del file["a"], file["b"]
+    message = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).error()
+    assert len(message.splitlines()) == 1
+    assert "no array in" in message
+    assert "links are not followed: /c (to other.h5)" in message
+
+
+@pytest.mark.parametrize("kind", ["numpy", "hdf5"])
+def test_suffix_in_capitals_is_read_alike(worker: Worker, tmp_path: Path, kind: str) -> None:
+    write_good(tmp_path, kind)
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    suffix = ".h5" if kind == "hdf5" else ""
+    expected = worker(layers=str(layers), data=section(tmp_path, kind, suffix)).succeeded()
+    for path in [*tmp_path.glob("*.h5"), *tmp_path.glob("*/*.npy")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    data = section(tmp_path, kind, suffix.upper())
+    assert worker(layers=str(layers), data=data).succeeded().losses == expected.losses
+
+
 def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
     write_good(tmp_path, "hdf5")
     write_h5(link_to_other_file)(tmp_path)

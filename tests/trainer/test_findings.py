@@ -62,6 +62,40 @@ def test_palettes_that_disagree_are_refused_everywhere(
             assert word in error
 
 
+def test_palettes_that_disagree_are_mapped_by_their_colours(data, capsys, tmp_path) -> None:
+    """The proposed table makes classes of all masks, whose colours Pillow says."""
+    palettes = ((BLACK, RED), (RED, BLACK), (GREEN, BLACK))
+    paths = sorted(path for part in ("train", "test") for path in (data / part).glob("targets/*"))
+    for index, path in enumerate(paths):
+        to_palette(path, *palettes[index % 3])
+        if index % 2:  # another format with a palette
+            with Image.open(path) as image:
+                image.save(path.with_suffix(".gif" if index % 4 == 1 else ".tif"))
+            path.unlink()
+    problem = next(p for p in checked(data, capsys)["problems"] if "palette" in p)
+    assert "(and " in problem
+    table = problem.split("--colors ")[-1]
+    assert set(table.split(",")) == {"000000", "ff0000", "00ff00"}
+    table = "000000,ff0000,00ff00"
+    assert main([
+        "prepare", "folder", "--inputs", f"{data}/train/inputs/*.png", "--targets",
+        f"{data}/train/targets/{{stem}}.*", "--colors", table, "--out", str(tmp_path / "out"),
+    ]) == 0  # fmt: skip
+    colours = [BLACK, RED, GREEN]
+    found = sorted((tmp_path / "out").glob("*/targets/*.png"))
+    assert len(found) == 12
+    seen = set()
+    for path in found:
+        (source,) = (data / "train/targets").glob(f"{path.stem.replace('_', ' ')}.*")
+        with Image.open(source) as image:
+            rgb = np.asarray(image.convert("RGB"))
+        with Image.open(path) as image:
+            ids = np.asarray(image)
+        np.testing.assert_array_equal(np.array(colours)[ids], rgb)
+        seen |= set(np.unique(ids).tolist())
+    assert seen == {0, 1, 2}
+
+
 def test_black_and_white_palettes_of_either_order_are_one_kind_of_mask(data, worker) -> None:
     expected = worker(data=data).succeeded()
     to_palette(data / "train/targets/img 00.png", BLACK, WHITE)
@@ -133,3 +167,40 @@ def test_alpha_that_is_not_read_is_counted(data: Path, worker: Worker, run, caps
         "\n".join(checked(data, capsys)["advice"]),
     ):
         assert "alpha channel, not read: images img 00.png" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("case", ["the file itself", "saved anew", "of another image"])
+def test_images_copy_among_the_masks_is_refused_by_content(
+    data: Path, worker: Worker, run, capsys, part: str, case: str
+) -> None:
+    mask = data / part / "targets/img 01.png"
+    source = data / part / "inputs" / ("img 02.png" if "another" in case else mask.name)
+    if case == "saved anew":
+        with Image.open(source) as image:
+            image.save(mask, compress_level=0)
+        assert mask.read_bytes() != source.read_bytes()
+    else:
+        shutil.copy(source, mask)
+    said = f"copies of images, pixel by pixel: {mask} = image {source}"
+    assert said in worker(data=data, data__mask_threshold=128).error()
+    settings = ("--set", "data.mask_threshold=128")
+    assert said in one_error(run("rml-optimize", "--data", str(data), *DRY, *settings))
+    assert any(said in text for text in checked(data, capsys)["problems"])
+
+
+def test_black_image_with_a_black_mask_is_no_copy(data: Path, worker: Worker, run) -> None:
+    for part in ("train", "test"):
+        for kind in ("inputs", "targets"):
+            Image.new("L", (32, 32)).save(data / part / kind / "img 00.png")
+    worker(data=data).succeeded()
+    assert run("rml-optimize", "--data", str(data), *DRY).returncode == 0
+
+
+def test_images_as_their_own_continuous_targets_are_no_copies(data: Path, worker: Worker) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(data / part / "targets")
+        shutil.copytree(data / part / "inputs", data / part / "targets")
+    loss = {"function": "MSE"}
+    assert "continuous" in worker(data=data, data__target_is_mask=False, loss=loss).succeeded().out
+    assert "copies of images" in worker(data=data).error()

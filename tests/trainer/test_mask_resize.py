@@ -111,6 +111,36 @@ def test_stored_model_reproduces_its_score_by_the_rule_it_was_trained_with(
     )
 
 
+def test_run_of_an_earlier_release_goes_on_with_the_masks_that_it_had(
+    worker: Worker, large: Path
+) -> None:
+    import torch
+
+    resume = {"save": "ck", "resume": True}
+    earlier = {"data__mask_resize": "opencv", "metrics": {"include_background": False}}
+    changes = {"data": large, **LEARNS, "num_epochs": 4}
+    whole = worker(**changes, **earlier, checkpoints={"save": "whole"}).succeeded()
+    exact = worker(**changes, checkpoints={"save": "exact"}).succeeded()
+    assert exact.losses != whole.losses
+    folder = worker(**{**changes, "num_epochs": 2}, **earlier, checkpoints=resume).folder
+    state = torch.load(folder / "ck/resume.pt", weights_only=True)
+    for key in ("mask_resize", "follow_symlinks"):  # as an engine that knew neither wrote it
+        del state["config"]["data"][key]
+    for key in ("at_size", "plugins"):
+        del state["config"]["metrics"][key]
+    torch.save(state, folder / "ck/resume.pt")
+    resumed = worker(**changes, checkpoints=resume).succeeded()
+    assert "Resuming after epoch 2" in resumed.out
+    assert (
+        "Masks are resized as before this run was killed: data.mask_resize opencv" in resumed.out
+    )
+    assert resumed.losses == whole.losses
+    assert resumed.accuracies == whole.accuracies
+    torch.save(state, folder / "ck/resume.pt")
+    error = worker(**changes, checkpoints=resume, data__mask_resize="exact").error()
+    assert "other settings (data)" in error
+
+
 def test_scores_at_the_images_own_size_are_numpys(
     worker: Worker, large: Path, tmp_path: Path
 ) -> None:

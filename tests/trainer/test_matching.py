@@ -14,8 +14,8 @@ from support import one_error, write_discs
 from worker import Worker, write_json, write_png
 
 from hpo.data.cli import main as data_main
+from hpo.dataset.datafolder import find_data
 from hpo.dataset.split import split_validation
-from hpo.dataset.survey import find_data
 from trainer.cli import main
 from trainer.data.images import list_samples
 from trainer.errors import DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -59,6 +60,21 @@ def test_masks_have_the_images_size_and_the_data_sets_values(
     assert any(
         cv2.imread(str(path), cv2.IMREAD_UNCHANGED).any() for path in (out / "masks").iterdir()
     )
+
+
+def test_masks_that_would_replace_each_other_are_refused_where_case_is_ignored(
+    model: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    source = discs / "test/inputs/img 00.png"
+    for name in ("A/img.png", "a/img.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        shutil.copy(source, tmp_path / "images" / name)
+    command = ["--predict", str(model), "--images", str(tmp_path / "images"), "--out"]
+    assert main([*command, str(tmp_path / "fine")]) == 0
+    monkeypatch.setattr("trainer.commands.predict.ignores_case", lambda folder: True)
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "clash")]) == 2
+    assert "takes 'A/img.png' and 'a/img.png' for one name" in capsys.readouterr().err
 
 
 def test_overlay_tints_each_class_in_its_colour() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from trainer.config import LOSSES, NeuralNetwork, parse_config
 from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
+from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import ConfigError, DataError, TrainerError
 from trainer.log import Log
 from trainer.rundir import CONFIG, PREDICTIONS
 
@@ -58,6 +60,8 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         path.relative_to(images).as_posix(): path
         for path in list_images(images, "--images", follow_symlinks=config.data.follow_symlinks)
     }
+    if world.is_first:
+        _refuse_one_name_for_two(paths, output)
     with memory_errors_named(config):
         run(config, model, log, world)
     if not world.is_first:
@@ -71,6 +75,22 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
     log(f"Wrote {len(paths)} masks and overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
+
+
+def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:
+    clash = find_clash(names)
+    if clash is None:
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        is_one = ignores_case(output)
+    except OSError as error:
+        raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
+    if is_one:
+        raise DataError(
+            f"--out: the file system of {output} takes {clash[0]!r} and {clash[1]!r} for one "
+            "name, so one mask would replace the other; rename one, or write to another disk"
+        )
 
 
 def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:

@@ -9,7 +9,7 @@ import math
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
+from trainer.data.hdf5filters import refuse_unknown_filters
 from trainer.data.images import Array, refuse_foreign_links
 from trainer.errors import DataError
 
 SUFFIXES = {"numpy": (".npy", ".npz"), "hdf5": (".h5", ".hdf5")}
 MAX_VALUES = 2**31  # in one sample: 8 GB as float32, beyond what a network takes
+NUM_LINKS_NAMED = 5
 BLOCK_VALUES = 2**24  # are looked at together when a whole array is
 MAX_OPEN = 16  # files, or arrays of an .npz
 
@@ -94,7 +96,7 @@ def list_sources(
             else:
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
                 sources.append(Source(file, "", array.shape, array.dtype))
-    sources = _of_name(sources, name, path, key)
+    sources = _of_name(sources, name, path, key, notes)
     for source in sources:
         if source.dtype.kind not in "biuf":
             raise DataError(f"{source}: holds {source.dtype}; expected numbers")
@@ -103,13 +105,17 @@ def list_sources(
     return sources, notes
 
 
-def _of_name(sources: list[Source], name: str, path: Path, key: str) -> list[Source]:
+def _of_name(
+    sources: list[Source], name: str, path: Path, key: str, notes: Sequence[str]
+) -> list[Source]:
     found = [s for s in sources if name in ("", s.key) or s.key.startswith(f"{name}/")]
+    # What is missing may be a link.
+    why = "".join(f"; {note}" for note in notes)
     if not sources:
-        raise DataError(f"{key}: no array in {path}")
+        raise DataError(f"{key}: no array in {path}{why}")
     if not found:
         known = ", ".join(source.key for source in sources[:10])
-        raise DataError(f"{key}: no array {name!r} in {path}; there are {known}")
+        raise DataError(f"{key}: no array {name!r} in {path}; there are {known}{why}")
     return found
 
 
@@ -151,8 +157,10 @@ def _list_hdf5(path: Path, notes: list[str]) -> list[Source]:
 
     def visit(group: h5py.Group) -> None:
         for name in sorted(group):
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                skipped.append(f"{group.name.rstrip('/')}/{name}")
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                where = f" (to {link.filename})" if isinstance(link, h5py.ExternalLink) else ""
+                skipped.append(f"{group.name.rstrip('/')}/{name}{where}")
                 continue
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
@@ -162,16 +170,31 @@ def _list_hdf5(path: Path, notes: list[str]) -> list[Source]:
             if isinstance(item, h5py.Group):
                 visit(item)
             elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise ValueError(f"data set {item.name!r} keeps its values in other files")
+                _refuse_elsewhere(item)
+                refuse_unknown_filters(item, path)
                 shape = item.shape if item.shape is not None else (0,)
                 sources.append(Source(path, item.name.lstrip("/"), shape, item.dtype))
 
     with h5py.File(path, "r") as file:
         visit(file)
     if skipped:
-        notes.append(f"{path}: links are not followed: {', '.join(skipped[:5])}")
+        more = f", … ({len(skipped)} in all)" if len(skipped) > NUM_LINKS_NAMED else ""
+        notes.append(
+            f"{path}: links are not followed: {', '.join(skipped[:NUM_LINKS_NAMED])}{more}"
+        )
     return sources
+
+
+def _refuse_elsewhere(item: h5py.Dataset) -> None:
+    files = [name for name, _, _ in item.external or ()]
+    if item.is_virtual:
+        files += [source.file_name for source in item.virtual_sources()]
+    if files:
+        raise ValueError(
+            f"data set {item.name!r} keeps its values in other files or data sets "
+            f"({', '.join(dict.fromkeys(files))}), which are not followed; write the values "
+            "themselves into the file"
+        )
 
 
 @contextmanager

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config import Data
-from trainer.data.arrays import MAX_VALUES, ArrayFiles, Source
-from trainer.data.geometry import final_size, read_through
+from trainer.data.arraylayout import ArrayLayout
+from trainer.data.arrays import ArrayFiles, Source
+from trainer.data.geometry import read_through
 from trainer.data.images import Array
 from trainer.data.pairing import Sample
 from trainer.data.rows import LazyRows
@@ -27,8 +28,6 @@ from trainer.errors import ConfigError, DataError
 # Padding of class ids: no class, as ids end at 63 (see trainer.data.survey), and uint8.
 PAD_ID = 255
 MAX_DISTINCT = 2**16  # values; integers beyond that are no classes
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def load_parts(
     steps = plan_transforms(data)
     files = ArrayFiles(keep=data.preload)
     everything = [sample for part in parts.values() for sample in part]
-    layout = _Layout.find(everything[0], wanted.shape, data.channels_first, steps[0])
+    layout = ArrayLayout.find(everything[0], wanted.shape, data.channels_first, steps[0])
     check_normalize(data, layout.row_shape[-1])
     for sample in everything:
         layout.check(sample)
@@ -121,97 +120,6 @@ def _check_transforms(data: Data, rank: int) -> None:
                 why = f"{name} is for samples of two dimensions, and these have {rank}"
             allowed = ", ".join(everywhere if rank != 2 else (*everywhere, *flat_only))
             raise ConfigError(f"data.{key}[{index}]: {why}; here: {allowed}")
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where the channels of inputs are, and the shape in which the network gets a sample."""
-
-    row_shape: Shape
-    channel_axis: int | None  # 0 or -1; None: there is none
-    is_sized: bool  # the transforms give samples of any size this one
-
-    @classmethod
-    def find(
-        cls,
-        sample: Sample,
-        wanted: tuple[int | None, ...],
-        channels_first: bool | None,
-        steps: Steps,
-    ) -> _Layout:
-        """Decide by the first sample and the network.
-
-        Raises:
-            DataError: the shape fits the network in no way, or in two.
-        """
-        rank, channels = len(wanted) - 1, wanted[-1]
-        shape = _shape_of(sample)
-        axis: int | None = None
-        if len(shape) == rank + 1 and sample.slice is None:
-            fits_last, fits_first = shape[-1] == channels, shape[0] == channels
-            if channels_first is None and fits_last and fits_first:
-                raise DataError(
-                    f"{sample.input}: its shape {shape} has {channels} at both ends; set "
-                    "data.channels_first to say which one is the channels"
-                )
-            is_first = fits_first and not fits_last if channels_first is None else channels_first
-            axis = 0 if is_first else -1
-        elif len(shape) != rank or channels not in (1, None):
-            raise DataError(_misfit(sample, shape, wanted))
-        spatial = {None: shape, 0: shape[1:], -1: shape[:-1]}[axis]
-        found = 1 if axis is None else shape[axis]
-        if channels not in (found, None):
-            raise DataError(_misfit(sample, shape, wanted))
-        size_HW = final_size(steps.reading)
-        return cls((*(size_HW or spatial), found), axis, size_HW is not None)
-
-    def check(self, sample: Sample) -> None:
-        """Refuse a sample of another shape than the first one."""
-        shape = _shape_of(sample)
-        spatial, channels = self.split(shape)
-        if channels != self.row_shape[-1] or (
-            not self.is_sized and spatial != self.row_shape[:-1]
-        ):
-            raise DataError(
-                f"{sample.input}: its shape {shape} gives samples of {(*spatial, channels)}, "
-                f"others {self.row_shape}; make them equal, or cut them up by data.slicers"
-            )
-        if sample.target is None:
-            return
-        if sample.slice is not None:
-            expected = sample.input.shape
-            fits = sample.target.shape == expected
-        else:
-            expected, shape = spatial, sample.target.shape
-            fits = shape in (expected, (*expected, 1), (1, *expected))
-        if not fits:
-            raise DataError(
-                f"{sample.target}: its shape is {sample.target.shape}, that of its input "
-                f"{sample.input.path.name} {sample.input.shape}; expected {expected}"
-            )
-
-    def split(self, shape: Shape) -> tuple[Shape, int]:
-        if self.channel_axis is None or not shape:
-            return shape, 1
-        if self.channel_axis == 0:
-            return shape[1:], shape[0]
-        return shape[:-1], shape[-1]
-
-
-def _shape_of(sample: Sample) -> Shape:
-    shape = sample.input.shape if sample.slice is None else sample.slice.slicer.sample_shape
-    if np.prod(shape, dtype=object) > MAX_VALUES:
-        raise DataError(f"{sample.input}: {shape} are too many values for one sample")
-    return shape
-
-
-def _misfit(sample: Sample, shape: Shape, wanted: tuple[int | None, ...]) -> str:
-    text = ["any" if size is None else str(size) for size in wanted]
-    last, first = ", ".join(text), ", ".join([text[-1], *text[:-1]])
-    what = "slices have" if sample.slice is not None else "its shape is"
-    return (
-        f"{sample.input}: {what} {shape}; the network takes ({last}), or channels first ({first})"
-    )
 
 
 def _survey(
@@ -257,7 +165,7 @@ class _Reader:
 
     samples: tuple[Sample, ...]
     files: ArrayFiles
-    layout: _Layout
+    layout: ArrayLayout
     steps: tuple[Steps, Steps]
     coding: ArrayCoding | None
     fill: int

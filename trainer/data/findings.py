@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from trainer.data.decoding import BLACK, WHITE, Array, Colour, palette_colours
 from trainer.data.headers import Header
@@ -21,6 +24,7 @@ class Seen:
     Attributes:
         colours: stored value -> colour of a palette mask, None of others.
         bits: a channel of the image.
+        hashes: of the pixels of image and mask; None of what is coloured or of one value.
     """
 
     pair: Pair
@@ -28,19 +32,33 @@ class Seen:
     mask: Header | None = None
     colours: dict[int, Colour] | None = None
     bits: int = 8
+    hashes: tuple[bytes | None, bytes | None] = (None, None)
 
 
 def see(
-    pair: Pair,
-    image: Header,
-    mask: Header | None = None,
-    values: Array | None = None,
-    *,
-    bits: int = 8,
+    pair: Pair, headers: tuple[Header, Header | None], image: Array, mask: Array | None = None
 ) -> Seen:
-    """Note what the headers of a pair say, the colours of its mask, and the image's bits."""
-    colours = None if mask is None or values is None else palette_colours(mask, values)
-    return Seen(pair, image, mask, colours, bits)
+    """Note what a pair's files say.
+
+    Args:
+        pair: the files.
+        headers: of image and mask.
+        image: its pixels, (H, W, C).
+        mask: its stored values, (H, W).
+    """
+    bits = 8 * image.dtype.itemsize
+    if mask is None or headers[1] is None:
+        return Seen(pair, *headers, bits=bits)
+    hashes = _hash_of(image), _hash_of(mask[:, :, np.newaxis])
+    return Seen(pair, *headers, palette_colours(headers[1], mask), bits, hashes)
+
+
+def _hash_of(pixels_HWC: Array) -> bytes | None:
+    """Return a hash of gray pixels; black slices have black masks, which are no copies of them."""
+    plane = np.ascontiguousarray(pixels_HWC[:, :, 0])
+    if (plane == plane[0, 0]).all() or (pixels_HWC != plane[:, :, np.newaxis]).any():
+        return None
+    return hashlib.blake2b(plane.data, key=f"{plane.shape} {plane.dtype}".encode()).digest()
 
 
 @dataclass
@@ -53,6 +71,8 @@ class Findings:
     _disagreeing: list[str] = field(default_factory=list)
     _with_alpha: list[str] = field(default_factory=list)
     _with_bands: list[str] = field(default_factory=list)
+    _images: dict[bytes, str] = field(default_factory=dict)
+    _masks: list[tuple[bytes, str]] = field(default_factory=list)
 
     def add(self, seen: Seen) -> None:
         """Add a pair.
@@ -60,8 +80,13 @@ class Findings:
         Raises:
             DataError: its mask's palette means something else than one before.
         """
-        self._compare_palettes(seen)
         name = seen.pair.name
+        image, mask = seen.hashes
+        if image is not None:
+            self._images.setdefault(image, str(seen.pair.input))
+        if mask is not None:
+            self._masks.append((mask, str(seen.pair.target)))
+        self._compare_palettes(seen)
         if seen.image.orientation != 1:
             self._tagged["images"].append(name)
         if seen.mask is not None and seen.mask.orientation != 1:
@@ -72,6 +97,23 @@ class Findings:
             self._with_alpha.append(name)
         if seen.image.num_unread:
             self._with_bands.append(name)
+
+    def refuse_copies(self) -> None:
+        """Refuse masks that hold the pixels of an image of the set.
+
+        Raises:
+            DataError: names them.
+        """
+        copies = [
+            f"{path} = image {self._images[pixels]}"
+            for pixels, path in self._masks
+            if pixels in self._images
+        ]
+        if copies:
+            raise DataError(
+                f"masks that are copies of images, pixel by pixel: {_named(copies)}; put the "
+                "masks themselves there"
+            )
 
     def notes(self) -> Iterator[str]:
         """Yield what a user should know, a line each."""
@@ -117,7 +159,10 @@ class Findings:
                 )
 
 
-REMEDY = "write all with one palette, or with class ids as gray values"
+REMEDY = (
+    "map them by their colours (rml-data prepare folder … --colors RRGGBB,…), or write all with "
+    "one palette"
+)
 
 
 def _shown(colour: Colour) -> str:

@@ -23,7 +23,7 @@ from trainer.data.images import Pair
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
 
-FORMAT = 3  # of what an entry holds
+FORMAT = 4  # of what an entry holds, and of what is refused before it is made
 # A file that is written twice within one tick of its file system's clock shows no difference:
 # so the status counts only when it is older than that. Whole seconds tell a coarse clock.
 FINE_TICK_NS = 50_000_000

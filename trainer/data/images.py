@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.decoding import Array, opencv_reason, read_image, read_mask
+from trainer.data.dicom import is_dicom
 from trainer.data.folders import refuse_foreign_links, walk
 from trainer.data.headers import MAX_PIXELS
 from trainer.data.matching import (
@@ -64,7 +65,7 @@ def list_images(
         raise DataError(f"{key}: no such folder: {folder}")
     all_files = walk(folder, key, follow_symlinks=follow_symlinks)
     files = [path for path in all_files if path.suffix.lower() in SUFFIXES]
-    others = [path for path in all_files if path.suffix.lower() in OTHER_IMAGES]
+    others = [p for p in all_files if p.suffix.lower() in OTHER_IMAGES or is_dicom(p)]
     if not files:
         there = f", only {counted_by_suffix(others)}" if others else ""
         raise DataError(f"{key}: no image in {folder}{there}; expected {', '.join(SUFFIXES)}")

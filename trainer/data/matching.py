@@ -127,6 +127,9 @@ def named(paths: Sequence[Path], folder: Path | None = None) -> str:
 
 
 def counted_by_suffix(paths: Iterable[Path]) -> str:
-    """Count files by their suffix."""
-    counts = Counter(path.suffix.lower() for path in paths)
+    """Count files by their suffix; of files without one only DICOM are known."""
+    suffixes = (path.suffix.lower() for path in paths)
+    counts = Counter(
+        s if s and not s[1:].isdecimal() else "DICOM without suffix" for s in suffixes
+    )
     return ", ".join(f"{number} {suffix}" for suffix, number in sorted(counts.items()))

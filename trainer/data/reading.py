@@ -75,9 +75,15 @@ class Reader:
             num_expected = None if counts else num_samples
             gathered = (histogram, findings)
             counts[part] = self._read_part(part, pairs, store, gathered, num_expected)
+        if (
+            self.data.target_is_mask
+        ):  # before their values are judged, for which a copy is a riddle
+            findings.refuse_copies()
         for text in findings.notes():
             self.note(text)
         coding = decide(counts)
+        if coding is not None and coding.kind != "continuous":
+            findings.refuse_copies()
         for part, pairs in parts.items():
             if counts[part] and coding is not None:
                 self._encode(part, pairs, store, coding)
@@ -121,18 +127,17 @@ class Reader:
 
     def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts, Seen]:
         header = read_header(pair.input)
-        image = read_image(pair.input, gray=self.data.is_input_gray, header=header)
-        size_HW = image.shape[:2]
+        stored = read_image(pair.input, gray=self.data.is_input_gray, header=header)
         try:
-            image = read_through(image, self.steps[0].reading, nearest=False)
+            image = read_through(stored, self.steps[0].reading, nearest=False)
         except DataError as error:
             raise DataError(f"{pair.input}: {error}") from None
         if pair.target is None:
-            return image, None, Counter(), see(pair, header)
+            return image, None, Counter(), see(pair, (header, None), stored)
         mask_header = read_header(pair.target)
-        mask = read_checked_mask(pair, size_HW, mask_header)
+        mask = read_checked_mask(pair, stored.shape[:2], mask_header)
         # Nearest keeps the stored values, so the full size need not wait for their meaning.
-        seen = see(pair, header, mask_header, mask)
+        seen = see(pair, (header, mask_header), stored, mask)
         return image, self._through(mask, nearest=True), count_values(mask), seen
 
     def _through(self, mask: Array, *, nearest: bool) -> Array:

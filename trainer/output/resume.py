@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
@@ -32,6 +34,12 @@ _FREE = {
     "cuda_graph": True,
     "debug": True,
     "outfile": True,
+}
+
+# What was meant before configs said it: section -> key -> value.
+EARLIER_RULES: dict[str, dict[str, Any]] = {
+    "data": {"mask_resize": "opencv"},
+    "metrics": {"include_background": False},
 }
 
 
@@ -148,14 +156,36 @@ def read_state(config: NeuralNetwork) -> State | None:
         state = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
         raise WeightsError(f"{path}: cannot be read; remove it to begin anew") from None
-    now = _comparable(config)
-    differing = sorted(key for key in now if now[key] != state.config.get(key))
+    now, before = _comparable(config), _with_defaults(state.config, config)
+    differing = sorted(key for key in now if now[key] != before.get(key))
     if differing:
         raise WeightsError(
             f"{path} is of a run with other settings ({', '.join(differing)}); give this one "
             "another checkpoints.save, or remove the file to begin anew"
         )
     return state
+
+
+def stored_rules(config: NeuralNetwork) -> dict[str, Any]:
+    """Return by which rules the run scores that this one goes on with: dotted key -> value.
+
+    Nothing where there is no such run; of a broken state `read_state` says what is wrong.
+    """
+    path = state_path(config) if config.is_training else None
+    try:
+        if path is None or not path.exists():
+            return {}
+        # Mapped: the tensors are read later.
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["config"]
+        return {
+            f"{section}.{key}": value
+            for section, values in _with_defaults(stored, config).items()
+            if section in EARLIER_RULES
+            for key, value in values.items()
+            if key in EARLIER_RULES[section]
+        }
+    except Exception:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
+        return {}
 
 
 def restore(training: Training, state: State) -> None:
@@ -176,6 +206,21 @@ def state_path(config: NeuralNetwork) -> Path | None:
         return None
     assert config.checkpoints.save is not None  # checked with the config
     return Path(config.checkpoints.save) / RESUME
+
+
+def _with_defaults(stored: dict[str, Any], config: NeuralNetwork) -> dict[str, Any]:
+    """Return a stored config with the keys that its engine did not know, as it meant them."""
+    completed = dict(stored)
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if not isinstance(section, BaseModel) or name in _FREE:
+            continue
+        fields = type(section).model_fields.items()
+        defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
+        if name != "data" or config.data.inputs == "images":  # arrays are resized as ever
+            defaults |= EARLIER_RULES.get(name, {})
+        completed[name] = {**to_jsonable_python(defaults), **stored.get(name, {})}
+    return completed
 
 
 def _comparable(config: NeuralNetwork) -> dict[str, Any]:

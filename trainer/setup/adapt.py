@@ -15,6 +15,7 @@ from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
 from trainer.networks.weights import EARLIER, stored_mask_resize
+from trainer.output.resume import stored_rules
 
 
 def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
@@ -34,9 +35,18 @@ def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> Neu
     """Decide `data.mask_resize` and `metrics.include_background` where the config does not.
 
     A stored model is scored as it was when it was stored: as its checkpoint says, or, of one that
-    says nothing, by the rules of the time before there was a choice.
+    says nothing, by the rules of the time before there was a choice. So does a run that goes on
+    after it was killed.
     """
     data, metrics = config.data, config.metrics
+    going_on = stored_rules(config)
+    if data.mask_resize is None and (rule := going_on.get("data.mask_resize")) is not None:
+        data = data.model_copy(update={"mask_resize": rule})
+        if rule == "opencv":
+            log("Masks are resized as before this run was killed: data.mask_resize opencv")
+    if metrics.include_background is None:
+        rule = going_on.get("metrics.include_background")
+        metrics = metrics.model_copy(update={"include_background": rule})
     stored = None
     if not config.is_training and config.checkpoints.load is not None:
         stored = stored_mask_resize(resolve(config.checkpoints.load))

@@ -1,0 +1,148 @@
+"""Finds out how arrays hold samples: where the channels are, and whether all are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.data.arrays import MAX_VALUES
+from trainer.data.geometry import final_size
+from trainer.data.pairing import Sample
+from trainer.data.transforms import Steps
+from trainer.errors import DataError
+
+MAX_COLOURS = 4
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Where the channels of inputs are, and the shape in which the network gets a sample."""
+
+    row_shape: Shape
+    channel_axis: int | None  # 0 or -1; None: there is none
+    is_sized: bool  # the transforms give samples of any size this one
+
+    @classmethod
+    def find(
+        cls,
+        sample: Sample,
+        wanted: tuple[int | None, ...],
+        channels_first: bool | None,
+        steps: Steps,
+    ) -> ArrayLayout:
+        """Decide by the first sample and the network.
+
+        Raises:
+            DataError: the shape fits the network in no way, or in two.
+        """
+        rank, channels = len(wanted) - 1, wanted[-1]
+        shape = _shape_of(sample)
+        axis: int | None = None
+        if len(shape) == rank + 1 and sample.slice is None:
+            fits_last, fits_first = shape[-1] == channels, shape[0] == channels
+            if channels_first is None and fits_last and fits_first:
+                raise DataError(
+                    f"{sample.input}: its shape {shape} has {channels} at both ends; set "
+                    "data.channels_first to say which one is the channels"
+                )
+            is_first = fits_first and not fits_last if channels_first is None else channels_first
+            axis = 0 if is_first else -1
+        elif len(shape) != rank or channels not in (1, None):
+            raise DataError(_misfit(sample, shape, wanted))
+        spatial = {None: shape, 0: shape[1:], -1: shape[:-1]}[axis]
+        found = 1 if axis is None else shape[axis]
+        if channels not in (found, None):
+            raise DataError(_misfit(sample, shape, wanted))
+        size_HW = final_size(steps.reading)
+        return cls((*(size_HW or spatial), found), axis, size_HW is not None)
+
+    def check(self, sample: Sample) -> None:
+        """Refuse a sample of another shape than the first one."""
+        shape = _shape_of(sample)
+        spatial, channels = self.split(shape)
+        if channels != self.row_shape[-1] or (
+            not self.is_sized and spatial != self.row_shape[:-1]
+        ):
+            raise DataError(
+                f"{sample.input}: its shape {shape} gives samples of {(*spatial, channels)}, "
+                f"others {self.row_shape}; make them equal, or cut them up by data.slicers"
+            )
+        if sample.target is None:
+            return
+        if sample.slice is not None:
+            expected = sample.input.shape
+            fits = sample.target.shape == expected
+        else:
+            expected, shape = spatial, sample.target.shape
+            fits = shape in (expected, (*expected, 1), (1, *expected))
+        if not fits:
+            raise DataError(
+                f"{sample.target}: its shape is {sample.target.shape}, that of its input "
+                f"{sample.input.path.name} {sample.input.shape}; expected {expected}"
+                + (_one_is_one(sample) if self._holds_several(sample) else "")
+            )
+
+    def _holds_several(self, sample: Sample) -> bool:
+        """Say whether input and target have one more axis, of the same length, than a mask has."""
+        assert sample.target is not None
+        shapes = sample.input.shape, sample.target.shape
+        rank = len(self.row_shape) - 1
+        is_one_more = sample.slice is None and len(shapes[1]) == rank + 1
+        return is_one_more and shapes[0][0] == shapes[1][0] > MAX_COLOURS
+
+    def split(self, shape: Shape) -> tuple[Shape, int]:
+        if self.channel_axis is None or not shape:
+            return shape, 1
+        if self.channel_axis == 0:
+            return shape[1:], shape[0]
+        return shape[:-1], shape[-1]
+
+
+def _shape_of(sample: Sample) -> Shape:
+    shape = sample.input.shape if sample.slice is None else sample.slice.slicer.sample_shape
+    if np.prod(shape, dtype=object) > MAX_VALUES:
+        raise DataError(f"{sample.input}: {shape} are too many values for one sample")
+    return shape
+
+
+def _misfit(sample: Sample, shape: Shape, wanted: tuple[int | None, ...]) -> str:
+    text = ["any" if size is None else str(size) for size in wanted]
+    last, first = ", ".join(text), ", ".join([text[-1], *text[:-1]])
+    what = "slices have" if sample.slice is not None else "its shape is"
+    hint = _one_is_one(sample) if sample.slice is None and _is_one_more(shape, wanted) else ""
+    return (
+        f"{sample.input}: {what} {shape}; the network takes ({last}), or channels first ({first})"
+        f"{hint}"
+    )
+
+
+def _one_is_one(sample: Sample) -> str:
+    """Say how to give several samples, to who has put them into one array."""
+    shape, suffix = sample.input.shape, sample.input.path.suffix.lower()
+    how = "under the same names in both files"
+    if suffix in (".npy", ".npz"):
+        how = "numpy.savez('file.npz', **{f'{i:05d}': a for i, a in enumerate(array)})"
+    return (
+        f"; one array is one sample, and {shape} looks like {shape[0]} of them: write each as an "
+        f"array of its own, inputs and targets alike: {how}"
+    )
+
+
+def _is_one_more(shape: Shape, wanted: tuple[int | None, ...]) -> bool:
+    """Say whether a shape is that of several samples behind each other, (N, *one)."""
+
+    def fits(found: Shape, expected: tuple[int | None, ...]) -> bool:
+        return len(found) == len(expected) and all(
+            size in (length, None) for length, size in zip(found, expected, strict=True)
+        )
+
+    spatial, channels = wanted[:-1], wanted[-1:]
+    # Few at either end are colours rather than samples.
+    is_gray = min(shape[:1] + shape[-1:], default=0) > MAX_COLOURS and channels == (1,)
+    one = shape[1:]
+    return (is_gray and fits(one, spatial)) or any(
+        fits(one, each) for each in (wanted, (*channels, *spatial))
+    )
