@@ -34,7 +34,7 @@ from hpo.search import Search, count_failed, tally_of
 from hpo.slots import reserve_slots
 from hpo.spec import StudySpec
 from hpo.stopping import StopRequest
-from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, is_foreign, open_study, score
 from hpo.trivial import TrivialScore, describe_trivial, no_better_than
 from hpo.turn import Turn
 from trainer.errors import TrainerError
@@ -281,7 +281,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
-        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
+        text = optuna_means(other.number, other.value, is_foreign=is_foreign(other))
+        why = "" if is_foreign(other) else "it is not complete; "
+        say(f"  ({why}Optuna's best is {text})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:
