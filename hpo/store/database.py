@@ -24,8 +24,10 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
-from hpo.databaseurl import (
+from hpo.errors import StorageError
+from hpo.schema import check_schema
+from hpo.store.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
+from hpo.store.databaseurl import (
     Warn,
     describe_error,
     is_other_server,
@@ -33,8 +35,6 @@ from hpo.databaseurl import (
     show_url,
     why_unreachable,
 )
-from hpo.errors import StorageError
-from hpo.schema import check_schema
 
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Inspector, column, inspect, select, table
 
-from hpo.databaseurl import show_url
 from hpo.errors import StorageError
+from hpo.store.databaseurl import show_url
 
 # Optuna's migrations; a database of the last one is what this Optuna makes.
 REVISIONS = (

@@ -65,7 +65,7 @@ _HEARTBEATS = Table(
     "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
 )  # fmt: skip
 
-TOKEN = "lease"  # the attribute that all trials have that are ours: hpo.taken
+TOKEN = "lease"  # the attribute that all trials have that are ours: hpo.store.available
 DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state

@@ -20,8 +20,8 @@ from support import (
     wait_for,
 )
 
-from hpo.lease import LeaseOffice
-from hpo.storage import best_trial
+from hpo.store.lease import LeaseOffice
+from hpo.store.study import best_trial
 
 RATE = "optimizer.learning_rate"
 SPACE = ("--search", f"{RATE}=0.001,0.01", "--set", "optimizer.type=SGD", "--loss", "dice")

@@ -17,16 +17,16 @@ from support import clean_environment
 from worker import Worker
 
 from trainer import rundir
-from trainer.assembly import Assembler
 from trainer.data.slicing import Slice
-from trainer.predictions import PredictionWriter
+from trainer.evaluation.assembly import Assembler
+from trainer.evaluation.predictions import PredictionWriter
 
 LATER_S = 2 * rundir.YOUNG_S
 KILLED = """
 import os, signal
 from pathlib import Path
 import numpy as np
-from trainer.predictions import PredictionWriter
+from trainer.evaluation.predictions import PredictionWriter
 with PredictionWriter(Path("p")) as writer:
     writer.write(["a.png"], [np.ones((1, 4, 4), np.float32)])
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from worker import Worker
 
-from trainer.memory import BatchFitter
-from trainer.run import _Run
-from trainer.step import TrainingStep
+from trainer.commands.run import _Run
+from trainer.compute.memory import BatchFitter
+from trainer.training.step import TrainingStep
 
 REAL, REAL_FITTER = TrainingStep._backward, _Run._fitter
 SAVE = {"save": "ck"}

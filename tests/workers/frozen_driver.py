@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 
-from hpo import folders, models
+from hpo import folders
 from hpo.cli import main
+from hpo.results import models
 
 real_make, role = models.make_model, sys.argv.pop(1)
 stops = [signal.SIGSTOP]

@@ -7,8 +7,9 @@ import sys
 
 import torch
 
-from trainer import cli, run
-from trainer.evaluation import Evaluator
+from trainer import cli
+from trainer.commands import run
+from trainer.evaluation.evaluator import Evaluator
 
 real_logits, real_init = Evaluator._logits, Evaluator.__init__
 shortages: list[str] = []
