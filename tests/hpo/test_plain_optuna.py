@@ -20,7 +20,7 @@ from support import (
     wait_for,
 )
 
-from hpo.store.lease import LeaseOffice
+from hpo.store.lease import LeaseManager
 from hpo.store.study import best_trial
 
 RATE = "optimizer.learning_rate"
@@ -124,12 +124,12 @@ def test_trial_that_was_given_back_and_a_script_has_told_is_the_script_s(
     process = start(discs, tmp_path, url, "--num-trials", 1)
     assert process.communicate(timeout=120) and process.returncode == 0
     peer = study_of(storage)
-    office = LeaseOffice(storage, peer._study_id, lease_s=60)
-    lease = office.claim(2)
+    lease_manager = LeaseManager(storage, peer._study_id, lease_s=60)
+    lease = lease_manager.claim(2)
     assert lease is not None
-    assert office.report(lease, {1: 0.99})
-    office.give_back(lease)
-    office.close()
+    assert lease_manager.report(lease, {1: 0.99})
+    lease_manager.give_back(lease)
+    lease_manager.close()
     asked = peer.ask()
     peer.tell(asked, 0.99)
     assert asked.number == 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trainer.data.images import Array
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
-from trainer.evaluation.hdf5_file import PatientFile
+from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
 from trainer.rundir import aside_name, hold, remove_abandoned
 
@@ -89,7 +89,7 @@ class Assembler:
 
     def _finish(self) -> None:
         covers = _covers(self._slices.values())
-        with PatientFile(self._temporary, "x+b") as disk:
+        with ErrorKeepingFile(self._temporary, "x+b") as disk:
             hold(disk.fileno())
             with h5py.File(disk, "w") as file:
                 for group, sums in self._sums.items():

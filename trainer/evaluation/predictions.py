@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
 from trainer.evaluation.assembly import Assembler
-from trainer.evaluation.hdf5_file import PatientFile
+from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
 from trainer.rundir import PREDICTIONS, aside_name, hold, remove_abandoned
 
@@ -77,7 +77,7 @@ class PredictionWriter:
     def __enter__(self) -> Self:
         remove_abandoned(self._path)
         try:
-            self._disk = PatientFile(self._temporary, "x+b")
+            self._disk = ErrorKeepingFile(self._temporary, "x+b")
             hold(self._disk.fileno())
         except OSError as error:
             raise self._failure(error) from None
