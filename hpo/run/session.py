@@ -35,7 +35,14 @@ from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.store.lease import LeaseManager
-from hpo.store.study import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.store.study import (
+    DATABASE_ID,
+    best_of_optuna,
+    finished_trials,
+    is_foreign,
+    open_study,
+    score,
+)
 from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
 
@@ -291,7 +298,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
-        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
+        text = optuna_means(other.number, other.value, is_foreign=is_foreign(other))
+        why = "" if is_foreign(other) else "it is not complete; "
+        say(f"  ({why}Optuna's best is {text})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:

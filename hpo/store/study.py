@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import UsageError
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import IDENTITY, agree, peek, start_over
+from hpo.store.available import TOKEN
 from hpo.store.database import retry_first_start
 from hpo.store.sampling import SnapshotStorage
 
@@ -165,13 +166,19 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     return f"{name}-{number}"
 
 
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Say whether a plain Optuna script has run a trial, so that nobody knows of what model."""
+    return TOKEN not in trial.user_attrs
+
+
 def score(trial: FrozenTrial) -> float | None:
     """Return a trial's score, whatever its state: the best accuracy over its epochs.
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
+    A foreign trial has none: it has no model to be the best, and what it tells may be anything.
     """
     values = trial.intermediate_values.values()
-    return max(values) if values else None
+    return max(values) if values and not is_foreign(trial) else None
 
 
 def last_value(trial: FrozenTrial) -> float | None:
@@ -192,7 +199,10 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
-    """Return what Optuna's `best_trial` is: of the complete trials only, None without one."""
+    """Return what Optuna's `best_trial` is: of the complete trials only, None without one.
+
+    Foreign trials are among them.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
