@@ -15,7 +15,7 @@ from optuna.storages._rdb import models, storage
 from sqlalchemy import MetaData, Table, create_engine, inspect, make_url, select, text
 from support import Run, one_error, optimize
 
-from hpo import schema
+from hpo.store import schema
 
 OTHERS = {
     "shop": ["CREATE TABLE customers (id INTEGER PRIMARY KEY, name VARCHAR(40))",
