@@ -156,6 +156,7 @@ def foreign_database(root: Path) -> None:
 def other_optuna(root: Path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{root / 'rml_optimize.db'}")
     optuna.create_study(storage=storage, study_name="data")
+    storage.remove_session()
     storage.engine.dispose()
     connection = sqlite3.connect(root / "rml_optimize.db")
     connection.execute("update alembic_version set version_num = 'v9.0.0.a'")
