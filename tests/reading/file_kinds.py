@@ -175,7 +175,7 @@ def alpha_alone(path: Path) -> None:
     Image.merge("RGBA", [*bands, Image.fromarray(BINARY)]).save(path)
 
 
-def dicom(*, with_preamble: bool, **tags: object) -> Callable[[Path], None]:
+def dicom(*, with_preamble: bool, shift: int = 0, **tags: object) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         data = Dataset()
         data.file_meta = FileMetaDataset()
@@ -187,7 +187,7 @@ def dicom(*, with_preamble: bool, **tags: object) -> Callable[[Path], None]:
         data.PixelRepresentation, data.PhotometricInterpretation = 0, "MONOCHROME2"
         for name, value in tags.items():
             setattr(data, name, value)
-        data.PixelData = (GRAY16 >> 4).tobytes()
+        data.PixelData = np.roll(GRAY16 >> 4, shift).tobytes()
         data.save_as(path, enforce_file_format=True)
         if not with_preamble:
             path.write_bytes(path.read_bytes()[132:])  # as scanners of the nineties wrote

@@ -106,7 +106,8 @@ def series(suffix: str, *, with_preamble: bool = True) -> Callable[[Path], None]
             for number in (40, 60):
                 path = root / f"raw/SC-HF-I-{case}/IM-0001-{number:04d}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                dicom(with_preamble=with_preamble, InstanceNumber=number)(path)
+                write = dicom(with_preamble=with_preamble, shift=7 * number + 30 * case)
+                write(path)
                 contour = root / f"raw/contours/SC-HF-I-{case}/contours-manual/IRCCI-expert"
                 contour.mkdir(parents=True, exist_ok=True)
                 (contour / f"IM-0001-{number:04d}-icontour-manual.txt").write_text(
