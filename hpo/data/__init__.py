@@ -1,0 +1,1 @@
+"""The commands of `rml-data`: prepares data folders, and looks at them before training."""

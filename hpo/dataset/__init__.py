@@ -1,0 +1,1 @@
+"""The user's data folder: found, surveyed, hashed, split; what its masks can tell."""

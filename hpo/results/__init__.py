@@ -1,0 +1,1 @@
+"""What a study leaves: best model, list of trials, artifacts, provenance."""

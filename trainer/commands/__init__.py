@@ -1,0 +1,1 @@
+"""What `rmldnn` does: run a config, serve, predict, export, plot."""

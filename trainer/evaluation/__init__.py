@@ -1,0 +1,1 @@
+"""Evaluates a network on a set, and writes its predictions."""

@@ -1,0 +1,1 @@
+"""Scores of predictions: pixel counts, Dice, distances, bootstrap. Few need torch."""
