@@ -31,7 +31,7 @@ WORKER = """
 import json, sys, time
 from pathlib import Path
 import torch
-from trainer.batches import Batches
+from trainer.loading.batches import Batches
 from trainer.config import parse_config
 from trainer.data.dataset import Resolve, load_data
 from trainer.log import Log

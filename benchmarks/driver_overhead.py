@@ -28,7 +28,7 @@ import numpy as np
 import optuna
 
 from hpo.cli import main as rml_optimize
-from hpo.databaseurl import default_url
+from hpo.store.databaseurl import default_url
 
 WORKER = """#!/bin/sh
 echo "1 0.1 0.5 0.7" > out_test.txt

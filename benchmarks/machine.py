@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.device import choose_device
+from trainer.compute.device import choose_device
 
 
 def describe(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Our own training and evaluation of a config, put together as `trainer/run.py` does.
+"""Our own training and evaluation of a config, put together as `trainer/commands/run.py` does.
 
 Without logs, checkpoints and a resumed state: what is left are steps and evaluation batches.
 """
@@ -12,25 +12,25 @@ from functools import partial
 
 import torch
 
-from trainer.adapt import load_graph, with_range
-from trainer.batches import Batches
-from trainer.capture import captured, recorder_on
+from trainer.compute.device import choose_precision
+from trainer.compute.memory import BatchFitter
+from trainer.compute.parallel import ALONE
 from trainer.config import NeuralNetwork
 from trainer.data.dataset import Resolve
 from trainer.data.imageset import LoadedData
-from trainer.device import choose_precision
-from trainer.evaluation import Evaluator
-from trainer.fit import resolve_activation
+from trainer.evaluation.evaluator import Evaluator
+from trainer.loading.batches import Batches
 from trainer.losses import build_loss
-from trainer.memory import BatchFitter
-from trainer.metrics import SegmentationCounts
+from trainer.metrics.scores import SegmentationCounts
 from trainer.networks import check_network
 from trainer.networks.module import KerasModule, build_module
 from trainer.optimizers import build_optimizer
-from trainer.parallel import ALONE
-from trainer.schedule import LearningRate
-from trainer.step import TrainingStep
-from trainer.training import Trainer
+from trainer.optimizers.schedule import LearningRate
+from trainer.setup.adapt import load_graph, with_range
+from trainer.setup.fit import resolve_activation
+from trainer.training.capture import captured, recorder_on
+from trainer.training.epoch import Trainer
+from trainer.training.step import TrainingStep
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from pairs import Pairs
 from plain import PlainLoop, resident
 
-from trainer.device import choose_device, compute_stream
+from trainer.compute.device import choose_device, compute_stream
 
 PARTS = ("train", "test")
 

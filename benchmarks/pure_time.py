@@ -16,9 +16,9 @@ from pathlib import Path
 from machine import wait_for
 from ours import compose
 
+from trainer.compute.device import choose_device, compute_stream
 from trainer.config import parse_config
 from trainer.data.dataset import Resolve, load_data
-from trainer.device import choose_device, compute_stream
 from trainer.log import Log
 
 WARM_UP_EPOCHS = {"cpu": 1, "cuda": 4}  # the fourth batch of a size is the first captured

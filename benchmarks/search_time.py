@@ -35,8 +35,8 @@ from typing import Any
 import optuna
 from pairs import write_images
 
-from hpo.provenance import END, PROVENANCE
-from trainer.device import choose_device
+from hpo.results.provenance import END, PROVENANCE
+from trainer.compute.device import choose_device
 from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG, WORKER_LOG
 
 HERE = Path(__file__).parent

@@ -37,7 +37,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import insert, select
 
-from hpo.database import close_storage, open_storage
+from hpo.store.database import close_storage, open_storage
 
 BIN = Path(sys.executable).parent
 BATCH = 500

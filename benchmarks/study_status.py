@@ -26,7 +26,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import insert
 
-from hpo.database import close_storage, open_storage
+from hpo.store.database import close_storage, open_storage
 
 BATCH = 500
 RATE = FloatDistribution(1e-4, 1e-1, log=True)

@@ -28,9 +28,9 @@ from pairs import Pairs, write_images
 from plain import Loader, PlainLoop, resident
 from step_profile import Profile, profile_step
 
+from trainer.compute.device import choose_device, compute_stream
 from trainer.config import parse_config
 from trainer.data.dataset import Resolve, load_data
-from trainer.device import choose_device, compute_stream
 from trainer.log import Log
 
 LEARNING_RATE = 1e-4

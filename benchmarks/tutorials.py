@@ -26,11 +26,11 @@ import numpy as np
 import optuna
 from tabulate import tabulate
 
-from hpo.dataplan import Part
+from hpo.dataset.survey import Part
 from hpo.folders import read_json
-from hpo.progress import describe_values
-from hpo.provenance import PROVENANCE
-from hpo.storage import best_trial, finished_trials
+from hpo.results.provenance import PROVENANCE
+from hpo.run.progress import describe_values
+from hpo.store.study import best_trial, finished_trials
 from trainer.data.images import read_mask
 
 TILE_PX, NUM_COLUMNS, NUM_TILES = 240, 6, 24

@@ -10,9 +10,9 @@ import typer
 
 from hpo.console import console, run_app
 from hpo.errors import StorageError
-from hpo.flat import as_options
-from hpo.options import Options
-from hpo.stopping import StopRequest
+from hpo.plan.options import Options
+from hpo.plan.typer_options import as_options
+from hpo.run.stopping import StopRequest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -26,10 +26,10 @@ def optimize(options: Options) -> None:
     synthetic images, as --study demo does.
     """
     # Imported here: `rml-optimize --help` answers in a fraction of what Optuna takes to load.
-    from hpo.plan import make_plan
+    from hpo.plan.planner import make_plan
 
     if options.data.new_study is not None:
-        from hpo.newstudy import write_study
+        from hpo.plan.newstudy import write_study
 
         with counting("reading images") as progress:
             lines = write_study(options.data.new_study, options.data.data, progress)
@@ -39,11 +39,11 @@ def optimize(options: Options) -> None:
     with counting("reading images") as progress:
         spec = make_plan(options, progress)
     if options.output.dry_run:
-        from hpo.dryrun import show_dry_run
+        from hpo.run.dryrun import show_dry_run
 
         show_dry_run(spec, options, console)
         return
-    from hpo.session import run_session
+    from hpo.run.session import run_session
 
     stopping = StopRequest(lambda text: console.print(text, markup=False))
     with stopping.on_signals():

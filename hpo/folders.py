@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpo.heldfile import held
+from hpo.lockfile import held
 from trainer.data.locks import NO_LOCKS
 
 TRIAL_FILE = "trial.json"  # says whose model a folder holds

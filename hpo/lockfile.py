@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo.launchers.driver import HOST, SESSION, driver_labels, is_dead
+from hpo.owner import HOST, SESSION, driver_labels, is_dead
 
 TOUCH_INTERVAL_S = 5.0
 STALE_S = 60.0

@@ -23,16 +23,16 @@ def loaded_by(statement: str) -> set[str]:
     "module",
     [
         "hpo.cli",
-        "hpo.session",
-        "hpo.dryrun",
-        "hpo.data_cli",
+        "hpo.run.session",
+        "hpo.run.dryrun",
+        "hpo.data.cli",
         "studies.jsrt.archive",
         "studies.prepare.pipeline",
         "studies.sunnybrook.archive",
         "hpo.launchers.docker",
         "trainer.config",
         "trainer.rundir",
-        "trainer.fit",
+        "trainer.setup.fit",
         "trainer.networks",
         "trainer.data.dataset",
         "studies",
@@ -43,7 +43,7 @@ def test_driver_loads_no_torch(module: str) -> None:
 
 
 def test_commands_on_a_study_load_no_torch() -> None:
-    assert not loaded_by("from hpo.study_cli import make_app\nmake_app()") & set(HEAVY)
+    assert not loaded_by("from hpo.study.cli import make_app\nmake_app()") & set(HEAVY)
 
 
 def test_help_loads_no_optuna() -> None:
@@ -54,11 +54,13 @@ def test_help_loads_no_optuna() -> None:
 
 
 def test_looking_at_the_status_loads_no_optuna() -> None:
-    modules = loaded_by("from hpo.study_cli import make_app\nmake_app(['status'])")
+    modules = loaded_by("from hpo.study.cli import make_app\nmake_app(['status'])")
     assert not modules & {"optuna", "pydantic", "numpy", "docker", *HEAVY}
 
 
-@pytest.mark.parametrize("module", ["trainer.run", "trainer.cli", "trainer.export"])
+@pytest.mark.parametrize(
+    "module", ["trainer.commands.run", "trainer.cli", "trainer.commands.export"]
+)
 def test_worker_knows_nothing_of_the_driver(module: str) -> None:
     modules = loaded_by(f"import {module}")
     assert not modules & {"hpo", "studies", "optuna", "typer", "sqlalchemy", "docker"}

@@ -12,22 +12,22 @@ import torch
 from pydantic import TypeAdapter
 
 from trainer import config as cfg
-from trainer.augment import channels_last
-from trainer.batches import Batches
+from trainer.compute.memory import BatchFitter
+from trainer.compute.parallel import ALONE
 from trainer.config import IntensityJitter, Loss, Normalize, Tiles
 from trainer.config.loss import LOSSES
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
 from trainer.data.transforms import Steps
+from trainer.loading.augment import channels_last
+from trainer.loading.batches import Batches
 from trainer.losses import LossFunction, build_loss
-from trainer.memory import BatchFitter
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import KerasModule, build_module
 from trainer.networks.spec import Activation
 from trainer.optimizers import build_optimizer, needs_closure
-from trainer.parallel import ALONE
-from trainer.schedule import LearningRate
-from trainer.step import TrainingStep
+from trainer.optimizers.schedule import LearningRate
+from trainer.training.step import TrainingStep
 
 SCHEDULE = {"type": "Exponential", "gamma": 0.5}
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -159,7 +159,7 @@ SET_OF_STEPS = _set_of_steps()
 def batches_on(
     device: torch.device, images: ImageSet, *, is_resident: bool, continuous: bool = False
 ) -> Batches:
-    with mock.patch("trainer.batches.DEVICE_SHARE", 0.0):
+    with mock.patch("trainer.loading.batches.DEVICE_SHARE", 0.0):
         batches = Batches(images, batch_size=BATCH_SIZE, device=device, continuous=continuous)
     if is_resident:
         batches.move_to_device()

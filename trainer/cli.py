@@ -14,15 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from trainer import __version__
+from trainer.compute.launch import Launch, find_launch
 from trainer.config import EXTENSIONS, load_config
 from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
 from trainer.keypath import parse_setting
-from trainer.launch import Launch, find_launch
 from trainer.log import Log, escape_unprintable
 from trainer.stopping import stop_on_sigterm
 
 INTERRUPTED = 130
-SERVE = "--serve"  # what `--capabilities` says of a worker that can stay, see trainer.serve
+SERVE = (
+    "--serve"  # what `--capabilities` says of a worker that can stay, see trainer.commands.serve
+)
 ECHO_S = 2.0
 
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(argv: Sequence[str], launch: Launch) -> None:
-    from trainer.serve import serve
+    from trainer.commands.serve import serve
 
     serve(partial(_guarded, work=_carry_out))
 
@@ -155,7 +157,7 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     elif options.write_network:
         _write_network(options)
     elif options.plot:
-        from trainer.plot import plot_run
+        from trainer.commands.plot import plot_run
 
         outfile = Path(options.plot)
         picture = Path(options.output or outfile.with_suffix(".png"))
@@ -171,16 +173,16 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
         path = Path(options.config)
         config = load_config(path, dict(parse_setting(text) for text in options.set))
         # Imported here: torch takes over a second, which no mistake in the config should cost.
-        from trainer.memory import memory_errors_named
+        from trainer.compute.memory import memory_errors_named
 
         if options.export:
-            from trainer.export import export
+            from trainer.commands.export import export
 
             with memory_errors_named(config):
                 export(config, path.parent, Path(options.export), log)
         else:
-            from trainer.parallel import World
-            from trainer.run import run
+            from trainer.commands.run import run
+            from trainer.compute.parallel import World
 
             with World(launch) as world, memory_errors_named(config):
                 run(config, path.parent, log, world)
@@ -190,8 +192,8 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
 def _predict(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     if not options.images or not options.out:
         raise ConfigError("--predict needs --images DIR and --out DIR")
-    from trainer.parallel import World
-    from trainer.predict import predict
+    from trainer.commands.predict import predict
+    from trainer.compute.parallel import World
 
     with World(launch) as world:
         predict(Path(options.predict), Path(options.images), Path(options.out), log, world)

@@ -1,7 +1,7 @@
 """Requests to stop: SIGTERM, and one that is looked at between steps.
 
 SIGTERM ends a process wherever its main thread is; nobody knows what is left half done then. A
-worker that goes on with other runs (`trainer.serve`) is asked in the second way instead.
+worker that goes on with other runs (`trainer.commands.serve`) is asked in the second way instead.
 """
 
 from __future__ import annotations

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataplan import DataFolder, Part, find_data
+from hpo.data.leaks import judge_leaks
+from hpo.data.reading_keys import ReadingKeys
+from hpo.dataset.layouts import unread_parts
+from hpo.dataset.near_duplicates import thumbnail_of
+from hpo.dataset.scored_parts import Scoring, score_part
+from hpo.dataset.survey import DataFolder, Part, find_data
+from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
-from hpo.layouts import unread_parts
-from hpo.leaks import judge_leaks
-from hpo.likeness import thumbnail_of
-from hpo.readingkeys import ReadingKeys
-from hpo.scoredparts import Scoring, score_part
-from hpo.trivial import trivial_scores
 from studies.prepare.colours import count_colours, propose
 from studies.prepare.likeness import Thumbnail
 from studies.prepare.samples import shown

@@ -14,11 +14,11 @@ import typer
 
 from hpo.cli import counting
 from hpo.console import console, run_app
-from hpo.data_plugins import PluginGroup, find_by_plugin
+from hpo.data.plugins import PluginGroup, find_by_plugin
 from trainer.plugins import DATASETS_GROUP, describe_plugin
 
 if TYPE_CHECKING:
-    from hpo.datacheck import DataCheck
+    from hpo.data.check import DataCheck
     from studies.prepare.samples import Found
 
 app = typer.Typer(
@@ -243,9 +243,9 @@ def check(  # a command's options
 
     Ends with exit code 1 if something has to be mended.
     """
-    from hpo.contactsheet import draw_sheet
-    from hpo.datacheck import check_data
-    from hpo.readingkeys import reading_keys
+    from hpo.data.check import check_data
+    from hpo.data.contactsheet import draw_sheet
+    from hpo.data.reading_keys import reading_keys
 
     keys = reading_keys(study, settings or ())
     with counting("reading images") as progress:
@@ -265,7 +265,7 @@ def check(  # a command's options
 
 def describe_check(found: DataCheck) -> Iterator[str]:
     """Yield what a check has found, line by line."""
-    from hpo.likeness import shown_alike
+    from hpo.dataset.near_duplicates import shown_alike
 
     counts = ", ".join(f"{number} {part}" for part, number in found.num_pairs.items())
     yield f"{found.root}: {counts or 'no usable'} images with masks"

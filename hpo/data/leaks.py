@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.likeness import find_alike
-from hpo.split import group_of
+from hpo.dataset.near_duplicates import find_alike
+from hpo.dataset.split import group_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import shown
 
 if TYPE_CHECKING:
-    from hpo.datacheck import DataCheck, Looked
+    from hpo.data.check import DataCheck, Looked
 
 
 def judge_leaks(looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import UsageError
-from hpo.studyfile import find_study, load_study
+from hpo.plan.studyfile import find_study, load_study
 from trainer.config import parse_config
-from trainer.config_errors import hint
+from trainer.config.messages import hint
 from trainer.keypath import parse_setting, set_path
 
 KEYS = ("data.mask_values", "data.mask_threshold", "data.follow_symlinks", "loss.ignore_index")

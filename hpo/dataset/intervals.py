@@ -12,8 +12,8 @@ import numpy as np
 
 from studies.prepare.groups import read_groups
 from trainer import rundir
-from trainer.bootstrap import bootstrap_scores, interval, rows_of_csv
 from trainer.errors import DataError
+from trainer.metrics.bootstrap import bootstrap_scores, interval, rows_of_csv
 
 MIN_GROUPS = 5  # of fewer, a percentile interval says nothing
 

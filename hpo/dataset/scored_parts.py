@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataplan import DataFolder, DataSurvey
+from hpo.dataset.survey import DataFolder, DataSurvey
 from trainer.data.doubts import doubts_about
 from trainer.data.images import list_samples
 from trainer.data.survey import MaskCoding

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-from hpo.contents import MEMORY, Contents, is_split_of, write_manifest
-from hpo.dataplan import DataFolder, Part, list_pairs
+from hpo.dataset.content_hashes import MEMORY, Contents, is_split_of, write_manifest
+from hpo.dataset.stratify import choose_validation
+from hpo.dataset.survey import DataFolder, Part, list_pairs
 from hpo.errors import UsageError
 from hpo.folders import ignores_case, replace_folder
-from hpo.splitting import choose_validation
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from hpo.contents import MEMORY, Contents
+from hpo.dataset.content_hashes import MEMORY, Contents
+from hpo.dataset.layouts import suggest, unread_parts
+from hpo.dataset.near_duplicates import find_alike, thumbnail_of
 from hpo.errors import UsageError
-from hpo.layouts import suggest, unread_parts
-from hpo.likeness import find_alike, thumbnail_of
 from studies.prepare.likeness import Thumbnail
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.fingerprint import FORMAT

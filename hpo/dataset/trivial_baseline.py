@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.scoredparts import ScoredPart, Scoring
+from hpo.dataset.scored_parts import ScoredPart, Scoring
 
 MARGIN = 0.005  # masks are surveyed at their own size and scored at the network's
 NUM_SHOWN = 4

@@ -4,8 +4,8 @@ What a container gets: the run folder and the study's cache of decoded images (t
 can write, apart from a tmpfs on /tmp), the mounts (read-only), its slot's GPUs, the user's own
 uid. No network, no capabilities, no new privileges, a read-only root; the tests look from inside.
 
-A worker that can carry out several runs gets folders for them beforehand (see `berths`) and the
-slot's next trial; any other is started in a container of its own for each.
+A worker that can carry out several runs gets folders for them beforehand (see `premounted`) and
+the slot's next trial; any other is started in a container of its own for each.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ from hpo.launchers.base import (
     stop_all,
     with_mpirun,
 )
-from hpo.launchers.berths import BerthError, Berths, remove_dead
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
-from hpo.launchers.driver import DATABASE, SESSION, is_dead, own_filter
 from hpo.launchers.engine import connect, engine_host, image_id, start_error
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
@@ -46,6 +44,7 @@ from hpo.launchers.inside import (
     mounted_path,
 )
 from hpo.launchers.log import MAX_LOG_BYTES, open_log
+from hpo.launchers.premounted import BerthError, Berths, remove_dead
 from hpo.launchers.probe import AskedOnce
 from hpo.launchers.users import (
     container_user,
@@ -54,6 +53,7 @@ from hpo.launchers.users import (
     supplementary_groups,
 )
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
+from hpo.owner import DATABASE, SESSION, is_dead, own_filter
 
 SHARE_OF_MEMORY = 0.9  # the rest is for the driver, and what else runs
 MIN_MEMORY_BYTES = 2**30  # less holds no worker at all

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpo.errors import LauncherError
-from hpo.launchers.driver import HOST, SESSION, driver_labels, is_dead
+from hpo.owner import HOST, SESSION, driver_labels, is_dead
 
 NUM_BERTHS = 16  # runs of a container; it bounds as well what a worker may leak
 PREFIX = ".pool_"

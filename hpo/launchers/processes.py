@@ -19,8 +19,8 @@ from typing import IO
 
 from hpo.launchers import guard
 from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
-from hpo.launchers.driver import DATABASE, SESSION, is_dead
 from hpo.launchers.log import LogLimit, open_log, read_tail
+from hpo.owner import DATABASE, SESSION, is_dead
 
 _KILL_TIMEOUT_S = 5.0
 # What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from hpo.console import errors
 from hpo.errors import UsageError
-from hpo.gpulocks import GpuLocks
-from hpo.gpus import (
+from hpo.launchers import Slot
+from hpo.launchers.gpulocks import GpuLocks
+from hpo.launchers.gpus import (
     NO_DEVICES,
     VISIBLE_DEVICES,
     Gpu,
@@ -18,8 +19,7 @@ from hpo.gpus import (
     select_gpus,
     survey_gpus,
 )
-from hpo.launchers import Slot
-from hpo.options import WorkerOptions
+from hpo.plan.options import WorkerOptions
 
 MAX_DEFAULT_CPU_JOBS = 4
 

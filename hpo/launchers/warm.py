@@ -1,8 +1,9 @@
 """Keeps workers that have finished a run, for the next run of the same slot.
 
-A worker that announces `--serve` is told by JSON lines what to run (see `trainer.serve`), so
-that the import of torch, the CUDA context and the warmed-up allocator are paid once per slot. It
-is a process here or a container: both have the ends of its standard input and output.
+A worker that announces `--serve` is told by JSON lines what to run, see
+`trainer.commands.serve`, so that the import of torch, the CUDA context and the warmed-up allocator
+are paid once per slot. It is a process here or a container: both have the ends of its standard
+input and output.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hpo.errors import UsageError
-from hpo.space import Categorical, Dimension, SearchSpace
+from hpo.plan.space import Categorical, Dimension, SearchSpace
 from trainer.config import OPTIMIZERS, known_losses
-from trainer.config_errors import hint
+from trainer.config.messages import hint
 from trainer.keypath import get_path, set_path
 
 SPELLED: dict[str, Callable[[], tuple[str, ...]]] = {

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.dataplan import DataSurvey
+from hpo.dataset.survey import DataSurvey
 from hpo.errors import UsageError
-from hpo.samescore import check_channels
-from hpo.space import Categorical, Dimension, Scalar, SearchSpace, build_config, unpack
+from hpo.plan.scoring import check_channels
+from hpo.plan.space import Categorical, Dimension, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
-from trainer.config_errors import hint
+from trainer.config.messages import hint
 from trainer.data.transforms import num_channels, plan_transforms
 from trainer.errors import ConfigError, DataError, NetworkError
-from trainer.fit import check_fit, resolve_activation
 from trainer.keypath import get_path
 from trainer.networks import (
     MODEL_SUFFIXES,
@@ -32,6 +31,7 @@ from trainer.networks import (
     read_network,
 )
 from trainer.rundir import write_atomic
+from trainer.setup.fit import check_fit, resolve_activation
 
 DEFAULT_LAYERS = Path("layers.json")  # the tutorial's
 BUILTIN_LAYERS = "unet"

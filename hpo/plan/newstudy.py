@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hpo.dataplan import DataSurvey, find_data, survey_data
+from hpo.dataset.survey import DataSurvey, find_data, survey_data
 from hpo.errors import UsageError
-from hpo.plan import DEFAULT_DATA
-from hpo.studyfile import STUDY_FILE
+from hpo.plan.planner import DEFAULT_DATA
+from hpo.plan.studyfile import STUDY_FILE
 from studies.prepare.groups import read_groups
 from trainer.data.doubts import doubts_about
 from trainer.rundir import write_atomic

@@ -1,7 +1,7 @@
 """The options of `rml-optimize`, grouped by what they are about.
 
-Each group is a dataclass; `hpo.flat` turns the groups into one Typer command. An option of None
-was not given: the study's own value holds.
+Each group is a dataclass; `hpo.plan.typer_options` turns the groups into one Typer command. An
+option of None was not given: the study's own value holds.
 """
 
 from __future__ import annotations

@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from hpo.choices import (
+from hpo.dataset.intervals import Grouping
+from hpo.dataset.scored_parts import check_coding, check_parts, scored_parts, scoring_of
+from hpo.dataset.split import split_validation, validation_folder
+from hpo.dataset.survey import (
+    LAYOUTS,
+    NOT_SURVEYED,
+    DataFolder,
+    DataSurvey,
+    find_data,
+    survey_data,
+)
+from hpo.dataset.trivial_baseline import trivial_scores
+from hpo.errors import UsageError
+from hpo.folders import other_spelling
+from hpo.plan.choices import (
     SPELLED,
     names_among,
     refuse_owned,
@@ -18,17 +32,7 @@ from hpo.choices import (
     spelled,
     with_choice,
 )
-from hpo.dataplan import (
-    LAYOUTS,
-    NOT_SURVEYED,
-    DataFolder,
-    DataSurvey,
-    find_data,
-    survey_data,
-)
-from hpo.errors import UsageError
-from hpo.folders import other_spelling
-from hpo.inputs import (
+from hpo.plan.inputs import (
     NetworkRequest,
     bring_networks,
     check_fields,
@@ -36,17 +40,13 @@ from hpo.inputs import (
     hash_text,
     refuse_other_data,
 )
-from hpo.intervals import Grouping
-from hpo.options import DataOptions, Options, SearchOptions
-from hpo.rules import SCORING_RULES
-from hpo.samescore import AT_SIZE, settle_score
-from hpo.scoredparts import check_coding, check_parts, scored_parts, scoring_of
-from hpo.space import Dimension, SearchSpace, checked_range, parse_search
-from hpo.spec import StudySpec, WorkFolders
-from hpo.split import split_validation, validation_folder
-from hpo.studyfile import TUTORIAL, StudyFile, find_study, load_study
-from hpo.trivial import trivial_scores
-from hpo.weights import find_weights
+from hpo.plan.options import DataOptions, Options, SearchOptions
+from hpo.plan.scoring import AT_SIZE, settle_score
+from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
+from hpo.plan.spec import StudySpec, WorkFolders
+from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.plan.weights import find_weights
+from hpo.scoring_rules import SCORING_RULES
 from studies.prepare.groups import GROUPS, read_groups
 from trainer.config import OPTIMIZERS, known_losses
 from trainer.keypath import get_path, parse_setting, set_path

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpo.errors import UsageError
-from hpo.space import Categorical, Dimension, SearchSpace, build_config, unpack
+from hpo.plan.space import Categorical, Dimension, SearchSpace, build_config, unpack
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 

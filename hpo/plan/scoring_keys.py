@@ -8,9 +8,9 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.launchers import Launcher
-from hpo.samescore import AT_SIZE
-from hpo.space import SearchSpace
-from hpo.spec import StudySpec
+from hpo.plan.scoring import AT_SIZE
+from hpo.plan.space import SearchSpace
+from hpo.plan.spec import StudySpec
 from trainer.config import EXTENSIONS
 from trainer.keypath import get_path
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hpo.dataplan import DataFolder, DataSurvey
-from hpo.inputs import NetworkChoice
-from hpo.intervals import Grouping
+from hpo.dataset.intervals import Grouping
+from hpo.dataset.survey import DataFolder, DataSurvey
+from hpo.dataset.trivial_baseline import TrivialScore
 from hpo.launchers import Launcher, Mount
-from hpo.rules import SCORING_KEY, SCORING_RULES
-from hpo.space import SearchSpace, build_config
-from hpo.trivial import TrivialScore
-from hpo.weights import StartWeights
+from hpo.plan.inputs import NetworkChoice
+from hpo.plan.space import SearchSpace, build_config
+from hpo.plan.weights import StartWeights
+from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 

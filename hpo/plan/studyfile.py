@@ -10,11 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 import studies
-from hpo.dataplan import NOT_SURVEYED, DataSurvey
+from hpo.dataset.survey import NOT_SURVEYED, DataSurvey
 from hpo.errors import UsageError
-from hpo.space import Categorical, Dimension, SearchSpace, checked_range, pack
+from hpo.plan.space import Categorical, Dimension, SearchSpace, checked_range, pack
 from trainer.config import Fraction, PositiveInt, Section
-from trainer.config_errors import describe_errors, hint
+from trainer.config.messages import describe_errors, hint
 from trainer.data.survey import MaskCoding
 from trainer.keypath import split_path
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from hpo.options import GROUPS, Options
+from hpo.plan.options import GROUPS, Options
 
 
 def as_options(command: Callable[[Options], None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hpo.errors import UsageError
-from hpo.inputs import hash_file
+from hpo.plan.inputs import hash_file
 from trainer.networks import is_builtin, network_json
 
 OPTION = "--transfer-learning"

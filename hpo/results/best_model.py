@@ -12,11 +12,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.artifacts import ArtifactError, Shelf
-from hpo.attempt import remove_checkpoints
 from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
-from hpo.models import (
+from hpo.plan.space import without_extensions
+from hpo.plan.spec import StudySpec
+from hpo.results.artifacts import ArtifactError, Shelf
+from hpo.results.list_acc import TrialList
+from hpo.results.models import (
     LAYERS_FILE,
     MODEL_FILE,
     MODEL_FILES,
@@ -31,11 +33,9 @@ from hpo.models import (
     new_folder,
     reason,
 )
-from hpo.outcome import COUNTED
-from hpo.space import without_extensions
-from hpo.spec import StudySpec
-from hpo.storage import STUDY_ID, best_trial, finished_trials, score
-from hpo.triallist import TrialList
+from hpo.run.attempt import remove_checkpoints
+from hpo.run.outcome import COUNTED
+from hpo.store.study import STUDY_ID, best_trial, finished_trials, score
 from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import set_path
@@ -47,7 +47,7 @@ _NOTHING = (-math.inf, 0)  # score and negative number of no trial
 class Candidate:
     """A finished trial's model, before it is known whether it is the best.
 
-    `figures` are those beside the score (`hpo.figures`).
+    `figures` are those beside the score (`hpo.results.metrics`).
     `config` is the trial's config as the worker got it, but with the host's own data paths.
     """
 

@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.provenance import PROVENANCE
-from hpo.storage import best_epoch, finished_trials, last_value, score
+from hpo.results.provenance import PROVENANCE
+from hpo.store.study import best_epoch, finished_trials, last_value, score
 from trainer import rundir
 from trainer.keypath import get_path
 

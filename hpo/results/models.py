@@ -20,7 +20,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.artifacts import Shelf
 from hpo.folders import (
     TRIAL_FILE,
     is_regular_file,
@@ -29,10 +28,11 @@ from hpo.folders import (
     read_json,
     replace_folder,
 )
-from hpo.lease import ATTEMPT
-from hpo.provenance import MAX_BYTES
-from hpo.spec import WorkFolders
-from hpo.storage import STUDY_ID, best_trial
+from hpo.plan.spec import WorkFolders
+from hpo.results.artifacts import Shelf
+from hpo.results.provenance import MAX_BYTES
+from hpo.store.lease import ATTEMPT
+from hpo.store.study import STUDY_ID, best_trial
 from trainer import rundir
 from trainer.errors import DataError
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.gpus import survey_gpus
+from hpo.launchers.gpus import survey_gpus
 
 if TYPE_CHECKING:
     from hpo.launchers import Launcher, Slot
@@ -151,7 +151,7 @@ def code_version() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    source = Path(__file__).parent.parent
+    source = Path(__file__).parents[2]
     if not (source / ".git").exists():
         return None
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]

@@ -7,15 +7,15 @@ import json
 import optuna
 from rich.console import Console
 
-from hpo.artifacts import open_shelf
-from hpo.databaseurl import choose_url, default_url
-from hpo.dataplan import NOT_SURVEYED
-from hpo.options import Options
-from hpo.picking import check_known, pick_launcher
-from hpo.session import settings_rows, show_settings
-from hpo.slots import reserve_slots
-from hpo.spec import StudySpec
-from hpo.storage import check_study, make_sampler
+from hpo.dataset.survey import NOT_SURVEYED
+from hpo.launchers.slots import reserve_slots
+from hpo.plan.options import Options
+from hpo.plan.spec import StudySpec
+from hpo.results.artifacts import open_shelf
+from hpo.run.launcher import check_known, pick_launcher
+from hpo.run.session import settings_rows, show_settings
+from hpo.store.databaseurl import choose_url, default_url
+from hpo.store.study import check_study, make_sampler
 
 
 def _ignore(text: str) -> None:

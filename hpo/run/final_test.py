@@ -13,9 +13,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.dataplan import Part
+from hpo.dataset.intervals import Grouping, Interval, interval_of_runs
+from hpo.dataset.survey import Part
 from hpo.errors import HpoError
-from hpo.figures import (
+from hpo.folders import locked
+from hpo.launchers import Launcher, Mount, Slot
+from hpo.plan.spec import StudySpec
+from hpo.results.best_model import Results
+from hpo.results.metrics import (
     OWN_DATASET,
     OWN_PER_IMAGE,
     WITH,
@@ -24,16 +29,11 @@ from hpo.figures import (
     numbers,
     read_figures,
 )
-from hpo.folders import locked
-from hpo.intervals import Grouping, Interval, interval_of_runs
-from hpo.launchers import Launcher, Mount, Slot
-from hpo.lease import ATTEMPT
-from hpo.models import LAYERS_FILE, MODEL_FILE
-from hpo.oneshot import run_config
-from hpo.results import Results
-from hpo.spec import StudySpec
-from hpo.storage import best_trial
-from hpo.turn import Turn
+from hpo.results.models import LAYERS_FILE, MODEL_FILE
+from hpo.run.oneshot import run_config
+from hpo.store.lease import ATTEMPT
+from hpo.store.study import best_trial
+from hpo.store.task_lease import Turn
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 

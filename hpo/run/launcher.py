@@ -10,10 +10,10 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
-from hpo.options import Options
-from hpo.scorekeys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
-from hpo.space import dropped_keys
-from hpo.spec import StudySpec
+from hpo.plan.options import Options
+from hpo.plan.scoring_keys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
+from hpo.plan.space import dropped_keys
+from hpo.plan.spec import StudySpec
 from trainer.keypath import parse_setting
 
 
@@ -30,7 +30,7 @@ def pick_launcher(
     Args:
         spec: the study's.
         options: the command line's.
-        labels: whose the workers are (`hpo.launchers.driver`).
+        labels: whose the workers are (`hpo.owner`).
         warn: takes a line for the user.
         stopping: set when nobody wants a worker any more.
         num_slots: workers at a time, which share the machine's memory.

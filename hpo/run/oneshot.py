@@ -34,7 +34,7 @@ def run_config(
     stopping: threading.Event | None = None,
 ) -> Finished | None:
     """Write a `neural_network` object as the worker knows it, and run it; None if stopped."""
-    from hpo.space import without_extensions  # pydantic, which no other command needs
+    from hpo.plan.space import without_extensions  # pydantic, which no other command needs
 
     known = launcher.capabilities()
     text = rundir.dump_config(without_extensions(network, known=known))

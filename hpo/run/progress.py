@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from hpo.outcome import Outcome, Watched
+    from hpo.run.outcome import Outcome, Watched
 
 UNFINISHED = ("given back", "lost")
 SILENCE_S = 120  # a log of trials that take hours shows that they go on

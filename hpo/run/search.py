@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.claims import Claims
-from hpo.database import PATIENCE_S, Patience
-from hpo.disk import DiskFullError, FolderGoneError
 from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
-from hpo.lease import Lease, LeaseOffice
-from hpo.outcome import FailurePolicy, Outcome
-from hpo.progress import Reporter, Tally
-from hpo.provenance import END
-from hpo.renewer import Renewer
-from hpo.results import Results
-from hpo.spec import StudySpec
-from hpo.storage import make_pruner, score
-from hpo.trial import TrialRunner
+from hpo.plan.spec import StudySpec
+from hpo.results.best_model import Results
+from hpo.results.provenance import END
+from hpo.run.claims import Claims
+from hpo.run.disk import DiskFullError, FolderGoneError
+from hpo.run.outcome import FailurePolicy, Outcome
+from hpo.run.progress import Reporter, Tally
+from hpo.run.trial import TrialRunner
+from hpo.store.database import PATIENCE_S, Patience
+from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.renewer import Renewer
+from hpo.store.study import make_pruner, score
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike

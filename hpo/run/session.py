@@ -13,30 +13,30 @@ import optuna
 from rich.console import Console
 from tabulate import tabulate
 
-from hpo.agreement import noticing_deletion
-from hpo.artifacts import open_shelf
-from hpo.database import Patience, close_storage, wait_for_storage
-from hpo.databaseurl import DATABASE_FILE, choose_url, default_url
+from hpo.dataset.near_duplicates import shown_alike
+from hpo.dataset.trivial_baseline import TrivialScore, describe_trivial, no_better_than
 from hpo.errors import EndingError, HpoError
-from hpo.figures import describe_averages, numbers
-from hpo.finish import TEST_TURN, FinalTest, TestScore, tested_before
 from hpo.folders import TRIAL_FILE, read_json
-from hpo.launchers.driver import HOST, SESSION, driver_labels
-from hpo.lease import LeaseOffice
-from hpo.likeness import shown_alike
-from hpo.options import Options
-from hpo.outcome import FailurePolicy
-from hpo.picking import check_known, pick_launcher
-from hpo.plan import restore_inputs
-from hpo.progress import describe_values, make_reporter, optuna_means
-from hpo.results import Results
-from hpo.search import Search, count_failed, tally_of
-from hpo.slots import reserve_slots
-from hpo.spec import StudySpec
-from hpo.stopping import StopRequest
-from hpo.storage import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
-from hpo.trivial import TrivialScore, describe_trivial, no_better_than
-from hpo.turn import Turn
+from hpo.launchers.slots import reserve_slots
+from hpo.owner import HOST, SESSION, driver_labels
+from hpo.plan.options import Options
+from hpo.plan.planner import restore_inputs
+from hpo.plan.spec import StudySpec
+from hpo.results.artifacts import open_shelf
+from hpo.results.best_model import Results
+from hpo.results.metrics import describe_averages, numbers
+from hpo.run.final_test import TEST_TURN, FinalTest, TestScore, tested_before
+from hpo.run.launcher import check_known, pick_launcher
+from hpo.run.outcome import FailurePolicy
+from hpo.run.progress import describe_values, make_reporter, optuna_means
+from hpo.run.search import Search, count_failed, tally_of
+from hpo.run.stopping import StopRequest
+from hpo.store.agreement import noticing_deletion
+from hpo.store.database import Patience, close_storage, wait_for_storage
+from hpo.store.databaseurl import DATABASE_FILE, choose_url, default_url
+from hpo.store.lease import LeaseOffice
+from hpo.store.study import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.store.task_lease import Turn
 from trainer.errors import TrainerError
 
 MIN_TRIALS_FOR_QUARTILES = 8

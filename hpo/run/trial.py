@@ -14,15 +14,17 @@ from typing import Any
 
 import optuna
 
-from hpo.attempt import AttemptFolder, prepare_attempt
-from hpo.database import Patience
-from hpo.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.errors import LauncherError, SlotError
-from hpo.figures import read_figures
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.lease import Lease, LeaseOffice
-from hpo.models import MODEL
-from hpo.outcome import (
+from hpo.plan.space import without_extensions
+from hpo.plan.spec import StudySpec
+from hpo.results.best_model import Candidate, Results
+from hpo.results.metrics import read_figures
+from hpo.results.models import MODEL
+from hpo.results.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
+from hpo.run.attempt import AttemptFolder, prepare_attempt
+from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
+from hpo.run.outcome import (
     COUNTED,
     LOST,
     STATES,
@@ -32,15 +34,13 @@ from hpo.outcome import (
     Watched,
     memory_advice,
 )
-from hpo.progress import Reporter
-from hpo.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
-from hpo.renewer import Renewer
-from hpo.results import Candidate, Results
-from hpo.sampling import UnfitValuesError, draw
-from hpo.space import without_extensions
-from hpo.spec import StudySpec
-from hpo.storage import derived_seed, finished_trials, make_sampler
-from hpo.watch import Watch
+from hpo.run.progress import Reporter
+from hpo.run.watch import Watch
+from hpo.store.database import Patience
+from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.renewer import Renewer
+from hpo.store.sampling import UnfitValuesError, draw
+from hpo.store.study import derived_seed, finished_trials, make_sampler
 from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path

@@ -11,13 +11,13 @@ from typing import Literal
 
 import optuna
 
-from hpo.database import DATABASE_ERRORS, Patience
 from hpo.launchers import Handle
 from hpo.launchers.base import KEEP_STATE_GRACE_S
-from hpo.lease import Lease, LeaseOffice
-from hpo.outcome import LOST, Watched, classify
-from hpo.renewer import Renewer
-from hpo.sampling import should_prune
+from hpo.run.outcome import LOST, Watched, classify
+from hpo.store.database import DATABASE_ERRORS, Patience
+from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.renewer import Renewer
+from hpo.store.sampling import should_prune
 from trainer import rundir
 
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.

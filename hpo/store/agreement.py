@@ -17,10 +17,10 @@ from sqlalchemy import Connection, create_engine, delete, insert, inspect, selec
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
-from hpo.connections import engine_settings
-from hpo.database import locking_engine
-from hpo.databaseurl import parse_url, show_url, why_unreachable
 from hpo.errors import StorageError, UsageError
+from hpo.store.connections import engine_settings
+from hpo.store.database import locking_engine
+from hpo.store.databaseurl import parse_url, show_url, why_unreachable
 
 IDENTITY = "rml:identity"
 NUM_TRIALS = "rml:num_trials"

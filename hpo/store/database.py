@@ -24,15 +24,15 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
-from hpo.databaseurl import (
+from hpo.errors import StorageError
+from hpo.store.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
+from hpo.store.databaseurl import (
     Warn,
     describe_error,
     parse_url,
     show_url,
     why_unreachable,
 )
-from hpo.errors import StorageError
 
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them

@@ -31,12 +31,12 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, insert, select, update
 
-from hpo import clock
-from hpo.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
-from hpo.connections import close_idle
-from hpo.database import locking_engine
-from hpo.rows import TrialRows
-from hpo.taken import TOKEN, count_finished, count_trials, find_free, is_dead
+from hpo.store import clock
+from hpo.store.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
+from hpo.store.available import TOKEN, count_finished, count_trials, find_free, is_dead
+from hpo.store.connections import close_idle
+from hpo.store.database import locking_engine
+from hpo.store.trial_rows import TrialRows
 
 ATTEMPT = "attempt"
 CRASHES = "crashes"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from hpo import clock
-from hpo.database import DATABASE_ERRORS
-from hpo.lease import Lease, LeaseOffice
+from hpo.store import clock
+from hpo.store.database import DATABASE_ERRORS
+from hpo.store.lease import Lease, LeaseOffice
 
 ROUNDS_PER_LEASE = 4
 TICK_S = 1.0

@@ -17,12 +17,12 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.agreement import IDENTITY, agree, peek, start_over
-from hpo.database import retry_first_start
 from hpo.errors import UsageError
-from hpo.rules import EARLIER, SCORING_KEY
-from hpo.sampling import OneLookStorage
-from hpo.spec import StudySpec
+from hpo.plan.spec import StudySpec
+from hpo.scoring_rules import EARLIER, SCORING_KEY
+from hpo.store.agreement import IDENTITY, agree, peek, start_over
+from hpo.store.database import retry_first_start
+from hpo.store.sampling import OneLookStorage
 
 TITLE = "rml:title"
 DATABASE_ID = "rml:database"

@@ -1,7 +1,7 @@
 """Lets one driver of a study do what is to be done once: a lease on it, kept with the study.
 
 The lease is an attribute of the study, written under the study's lock and by the database's clock,
-as those on trials are (`hpo.lease`); who holds it renews it, and a dead holder's expires.
+as those on trials are (`hpo.store.lease`); who holds it renews it, and a dead holder's expires.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from sqlalchemy import delete, func, insert, select
 
-from hpo.database import DATABASE_ERRORS, locking_engine
-from hpo.launchers.driver import is_dead
+from hpo.owner import is_dead
+from hpo.store.database import DATABASE_ERRORS, locking_engine
 
 ROUNDS_PER_LEASE = 4
 

@@ -12,9 +12,10 @@ import typer
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.connections import engine_settings
 from hpo.console import console, errors
-from hpo.databaseurl import (
+from hpo.errors import StorageError, UsageError
+from hpo.store.connections import engine_settings
+from hpo.store.databaseurl import (
     FILE_VARIABLE,
     URL_VARIABLE,
     choose_url,
@@ -23,7 +24,6 @@ from hpo.databaseurl import (
     show_url,
     why_unreachable,
 )
-from hpo.errors import StorageError, UsageError
 from hpo.study.queries import StudyReader, study_names
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def choose_study(name: str | None, names: Sequence[str]) -> str:
             raise UsageError(f"--study-name is needed; the database has: {', '.join(names)}")
         return names[0]
     if name not in names:
-        from trainer.config_errors import hint
+        from trainer.config.messages import hint
 
         raise UsageError(f"no study {name!r} in the database; {hint(name, names)}")
     return name
@@ -124,7 +124,7 @@ def opened_study(url: str, name: str | None) -> Iterator[optuna.Study]:
     import optuna
     from optuna.storages import get_storage
 
-    from hpo.database import close_storage, open_storage
+    from hpo.store.database import close_storage, open_storage
 
     rdb = open_storage(url)
     try:

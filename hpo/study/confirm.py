@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
-from hpo.intervals import Grouping
 from hpo.launchers import DEFAULT_IMAGE, Mount, Slot
-from hpo.provenance import PROVENANCE
+from hpo.results.provenance import PROVENANCE
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from hpo.dataplan import DataFolder, DataSurvey
+    from hpo.dataset.survey import DataFolder, DataSurvey
 
 
 def confirm(  # noqa: PLR0913  # a command's options
@@ -133,7 +133,7 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     Raises:
         UsageError: there are none, or they were chosen on the test images.
     """
-    from hpo.storage import finished_trials, score
+    from hpo.store.study import finished_trials, score
 
     scored = [(value, t) for t in finished_trials(study) if (value := score(t)) is not None]
     scored.sort(key=lambda entry: (-entry[0], entry[1].number))
@@ -157,7 +157,7 @@ def _find_test(
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
     from hpo.cli import counting
-    from hpo.dataplan import find_data, refuse_other_images, survey_data
+    from hpo.dataset.survey import find_data, refuse_other_images, survey_data
 
     provenance = trial.user_attrs[PROVENANCE]
     generated = folder / "data"

@@ -63,8 +63,8 @@ def dashboard(
         raise UsageError(
             "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
         ) from None
-    from hpo.database import close_storage, open_storage
-    from hpo.study.gate import Gate
+    from hpo.store.database import close_storage, open_storage
+    from hpo.study.dashboard_access import Gate
 
     port = _free_port(host, port)
     token = secrets.token_urlsafe(16) if needs_token else None

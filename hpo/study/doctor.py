@@ -15,11 +15,11 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine, select
 
-from hpo.databaseurl import FILE_VARIABLE, URL_VARIABLE
 from hpo.errors import HpoError
 from hpo.launchers import DEFAULT_IMAGE
-from hpo.options import WorkerOptions
-from hpo.slots import usable_gpus
+from hpo.launchers.slots import usable_gpus
+from hpo.plan.options import WorkerOptions
+from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
 from hpo.study.export import Artifacts
@@ -163,7 +163,7 @@ def _check_local_worker() -> Finding:
 
 
 def _check_data(data: Path | None) -> Finding:
-    from hpo.dataplan import find_data
+    from hpo.dataset.survey import find_data
 
     if data is None and not Path("data").exists():
         return Finding("data", "WARN", "no folder data/ here: name it with --data")
@@ -201,7 +201,7 @@ def _check_disk(output_dir: Path) -> Finding:
 def _check_artifacts(location: str, output_dir: Path) -> Finding:
     import tempfile
 
-    from hpo.artifacts import open_shelf
+    from hpo.results.artifacts import open_shelf
 
     try:
         shelf = open_shelf(location)

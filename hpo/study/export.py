@@ -39,12 +39,12 @@ def export(
     ] = None,
 ) -> None:
     """Write best_model/ and list_acc.json, on any node; never over those of another study."""
-    from hpo.artifacts import open_shelf
-    from hpo.finish import TestScore
     from hpo.folders import TRIAL_FILE, read_json
-    from hpo.models import fetch_best, study_folders
-    from hpo.storage import STUDY_ID
-    from hpo.triallist import write_list_acc
+    from hpo.results.artifacts import open_shelf
+    from hpo.results.list_acc import write_list_acc
+    from hpo.results.models import fetch_best, study_folders
+    from hpo.run.final_test import TestScore
+    from hpo.store.study import STUDY_ID
 
     target = (to or output_dir).absolute()
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:

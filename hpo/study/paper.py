@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from hpo.figures import WITH, WITHOUT
-from hpo.intervals import Grouping, interval_of_runs
-from hpo.progress import describe_values
-from hpo.provenance import PROVENANCE
-from hpo.storage import score
+from hpo.dataset.intervals import Grouping, interval_of_runs
+from hpo.results.metrics import WITH, WITHOUT
+from hpo.results.provenance import PROVENANCE
+from hpo.run.progress import describe_values
+from hpo.store.study import score
 from trainer import rundir
 from trainer.keypath import get_path
 

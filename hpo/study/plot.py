@@ -47,7 +47,7 @@ def plot(
             "matplotlib is not installed; try pip install 'rml-optimize[plot]'"
         ) from None
     mpl.use("Agg")
-    from hpo.storage import finished_trials, score
+    from hpo.store.study import finished_trials, score
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trials = [trial for trial in finished_trials(study) if score(trial) is not None]
@@ -175,6 +175,6 @@ def _rank(trial: FrozenTrial) -> tuple[float, int]:
 
 
 def _scores(trials: list[FrozenTrial]) -> list[float]:
-    from hpo.storage import score
+    from hpo.store.study import score
 
     return [value for trial in trials if (value := score(trial)) is not None]

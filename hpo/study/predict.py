@@ -12,7 +12,7 @@ import typer
 
 from hpo.errors import HpoError, UsageError
 from hpo.launchers import DEFAULT_IMAGE, Mount
-from hpo.oneshot import run_worker
+from hpo.run.oneshot import run_worker
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -98,9 +98,9 @@ def predict(  # noqa: PLR0913  # a command's options
 
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
-    from hpo.artifacts import open_shelf
-    from hpo.models import fetch_best, is_model_of, study_folders
-    from hpo.storage import STUDY_ID, best_trial
+    from hpo.results.artifacts import open_shelf
+    from hpo.results.models import fetch_best, is_model_of, study_folders
+    from hpo.store.study import STUDY_ID, best_trial
 
     best, here = best_trial(study), output / "best_model"
     if best is None:

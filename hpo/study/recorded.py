@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.contents import MEMORY, check_split
-from hpo.dataplan import HASH_LENGTH, data_fingerprint, find_data, refuse_other_images
+from hpo.dataset.content_hashes import MEMORY, check_split
+from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, find_data, refuse_other_images
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, Mount
-from hpo.provenance import config_hash
-from hpo.scorekeys import SCORE_KEYS
+from hpo.plan.scoring_keys import SCORE_KEYS
+from hpo.results.provenance import config_hash
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 

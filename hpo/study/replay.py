@@ -11,8 +11,8 @@ import typer
 
 from hpo.errors import HpoError, UsageError
 from hpo.launchers import DEFAULT_IMAGE, Slot
-from hpo.oneshot import run_config
-from hpo.provenance import PROVENANCE
+from hpo.results.provenance import PROVENANCE
+from hpo.run.oneshot import run_config
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -93,7 +93,7 @@ def replay(  # noqa: PLR0913  # a command's options
 
 
 def _run(workers: Workers, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
-    from hpo.space import dropped_keys  # pydantic, which most commands do without
+    from hpo.plan.space import dropped_keys  # pydantic, which most commands do without
 
     if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
         say(f"warning: this worker does not know, so does not get, {', '.join(dropped)}")

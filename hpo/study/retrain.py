@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
-from hpo.intervals import Grouping
 from hpo.launchers import Launcher, Mount, Slot
-from hpo.oneshot import run_config
-from hpo.provenance import PROVENANCE
+from hpo.results.provenance import PROVENANCE
+from hpo.run.oneshot import run_config
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
 from trainer.keypath import get_path, set_path
@@ -23,7 +23,7 @@ from trainer.keypath import get_path, set_path
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from hpo.dataplan import DataFolder, DataSurvey
+    from hpo.dataset.survey import DataFolder, DataSurvey
 
 RESULT = "result.json"
 MODEL = "model.pt"
@@ -79,8 +79,8 @@ def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, An
         HpoError: the worker failed.
         DataError: it left no checkpoint.
     """
-    from hpo.finish import read_test_score
-    from hpo.storage import derived_seed
+    from hpo.run.final_test import read_test_score
+    from hpo.store.study import derived_seed
 
     launcher = place.launcher
     config = placed_config(recorded_config(run.provenance), run.provenance, place.mounts, launcher)
@@ -140,7 +140,7 @@ def _make_room(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> 
 
 def _test_config(config: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """Return the config that evaluates the chosen checkpoint on the test images."""
-    from hpo.finish import place_test
+    from hpo.run.final_test import place_test
 
     network: dict[str, Any] = json.loads(json.dumps(config))
     for key in ("input_path", "target_path"):

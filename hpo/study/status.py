@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from hpo.console import console
-from hpo.progress import describe_values, format_seconds, optuna_means
-from hpo.provenance import END, PROVENANCE
+from hpo.results.provenance import END, PROVENANCE
+from hpo.run.progress import describe_values, format_seconds, optuna_means
 from hpo.study.common import (
     AsJson,
     OutputDir,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from hpo.progress import optuna_means
-from hpo.provenance import END, PROVENANCE
+from hpo.results.provenance import END, PROVENANCE
+from hpo.run.progress import optuna_means
 from hpo.study.common import (
     AsJson,
     OutputDir,
@@ -45,8 +45,8 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show the best trial with its parameters and its score on the test images."""
-    from hpo.finish import TestScore
-    from hpo.storage import best_of_optuna, best_trial
+    from hpo.run.final_test import TestScore
+    from hpo.store.study import best_of_optuna, best_trial
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trial = best_trial(study)
@@ -122,7 +122,7 @@ def _make_room(study: optuna.Study) -> None:
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.storage import best_epoch, last_value, score
+    from hpo.store.study import best_epoch, last_value, score
 
     provenance, end = trial.user_attrs.get(PROVENANCE, {}), trial.user_attrs.get(END, {})
     values = trial.intermediate_values
@@ -194,7 +194,7 @@ def _text(key: str, value: Any) -> str:
     if key == "durations":
         return ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in value.items())
     if key == "test":
-        from hpo.finish import TestScore
+        from hpo.run.final_test import TestScore
 
         return str(TestScore(**value))
     if key == "data":

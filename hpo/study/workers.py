@@ -16,7 +16,7 @@ import typer
 from hpo.console import errors
 from hpo.errors import UsageError
 from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
-from hpo.launchers.driver import driver_labels
+from hpo.owner import driver_labels
 
 LauncherKind = Annotated[
     Literal["auto", "local", "docker", "singularity"],
@@ -79,9 +79,9 @@ def open_workers(
     Raises:
         UsageError, LauncherError: no such GPU, engine, image or command here.
     """
-    from hpo.options import WorkerOptions
-    from hpo.slots import reserve_slots
-    from hpo.storage import DATABASE_ID
+    from hpo.launchers.slots import reserve_slots
+    from hpo.plan.options import WorkerOptions
+    from hpo.store.study import DATABASE_ID
 
     try:
         worker = tuple(shlex.split(choice.worker)) if choice.worker else None

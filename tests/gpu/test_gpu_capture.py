@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from training_cases import OPTIMIZERS, SET_OF_STEPS, Training, image_sets, unet
 
-from trainer import capture
-from trainer.batches import Picked
-from trainer.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, recorder_on
+from trainer.compute.device import compute_stream
+from trainer.compute.parallel import ALONE
 from trainer.config import Loss
-from trainer.device import compute_stream
-from trainer.evaluation import Evaluator, _Tally
+from trainer.evaluation.evaluator import Evaluator, _Tally
+from trainer.loading.batches import Picked
 from trainer.losses import build_loss
-from trainer.metrics import SegmentationCounts
+from trainer.metrics.scores import SegmentationCounts
 from trainer.networks.module import KerasModule
-from trainer.parallel import ALONE
+from trainer.training import capture
+from trainer.training.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, recorder_on
 
 Steps = Callable[[Picked], Tensor]
 NUM_EPOCHS = 2

@@ -17,8 +17,8 @@ from support import clean_environment, data_section
 from torch import Tensor
 
 from trainer import stopping
+from trainer.commands.serve import MAX_LEFT_ON_DEVICE_BYTES, _clean_up
 from trainer.networks.module import KerasModule
-from trainer.serve import MAX_LEFT_ON_DEVICE_BYTES, _clean_up
 
 LEFT_BYTES = 2**20  # constants, not a network; the worker ends itself above 64 MiB
 

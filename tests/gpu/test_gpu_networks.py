@@ -10,8 +10,8 @@ import torch
 from layer_cases import CASES, Case
 from torch import Tensor
 
-from trainer.augment import channels_last
-from trainer.device import exact_float32
+from trainer.compute.device import exact_float32
+from trainer.loading.augment import channels_last
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import KerasModule, build_module
 from trainer.networks.torch_layers.elementwise import TorchDropout

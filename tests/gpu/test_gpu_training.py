@@ -13,10 +13,10 @@ from training_cases import (
     image_sets,
 )
 
-from trainer.augment import channels_last
-from trainer.device import compute_stream, exact_float32
-from trainer.pixelcounts import count_pixels
-from trainer.tiles import blend_tiles
+from trainer.compute.device import compute_stream, exact_float32
+from trainer.evaluation.tiles import blend_tiles
+from trainer.loading.augment import channels_last
+from trainer.metrics.pixelcounts import count_pixels
 
 SETS = image_sets()
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo import attempt
-from hpo.attempt import MAX_COPIES, prepare_attempt
-from hpo.spec import WorkFolders
+from hpo.plan.spec import WorkFolders
+from hpo.run import attempt
+from hpo.run.attempt import MAX_COPIES, prepare_attempt
 from trainer import rundir
 
 CONFIG = {"checkpoints": {"resume": True}}

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from rough_network import FAR, RoughNetwork
 from support import STANDIN, Run, list_acc, require, standin_settings, wait_for
 
-from hpo.database import close_storage, open_storage
-from hpo.triallist import list_entry
+from hpo.results.list_acc import list_entry
+from hpo.store.database import close_storage, open_storage
 
 KINDS = (
     "driver", "worker", "container", "database", "pause",

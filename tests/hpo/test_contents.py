@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.contents import Contents
+from hpo.dataset.content_hashes import Contents
 from trainer.errors import DataError
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from support import data_section, write_disc
 
-from hpo.data_cli import main
-from hpo.dataplan import find_data
-from hpo.split import split_validation
-from trainer.adapt import with_range
-from trainer.batches import Batches
+from hpo.data.cli import main
+from hpo.dataset.split import split_validation
+from hpo.dataset.survey import find_data
 from trainer.config import parse_config
 from trainer.data.dataset import load_data
+from trainer.loading.batches import Batches
+from trainer.setup.adapt import with_range
 
 
 @pytest.fixture

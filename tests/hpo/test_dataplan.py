@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import names, write_discs
 
-from hpo.contents import check_split
-from hpo.dataplan import LAYOUTS, find_data, survey_data
+from hpo.dataset.content_hashes import check_split
+from hpo.dataset.split import split_validation
+from hpo.dataset.survey import LAYOUTS, find_data, survey_data
 from hpo.errors import UsageError
 from hpo.folders import replace_folder
-from hpo.split import split_validation
 from trainer.errors import DataError
 
 
@@ -172,7 +172,7 @@ def test_unchanged_files_are_not_read_again(large: Path, tmp_path: Path, monkeyp
     folder, cache = find_data(large, needs_test=True), tmp_path / "study/survey.json"
     survey_data(folder, cache=cache)
     split_validation(folder, tmp_path / "study/split", fraction=0.25)
-    monkeypatch.setattr("hpo.contents._read", None)  # is not called
+    monkeypatch.setattr("hpo.dataset.content_hashes._read", None)  # is not called
     survey_data(folder, cache=cache)
     split_validation(folder, tmp_path / "study/split", fraction=0.25)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpo.disk import DiskFullError
+from hpo.run.disk import DiskFullError
 
 
 def test_folder_that_is_gone_is_not_full(tmp_path: Path) -> None:

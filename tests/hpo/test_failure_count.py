@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from hpo.provenance import END
-from hpo.search import count_failed
+from hpo.results.provenance import END
+from hpo.run.search import count_failed
 
 
 def test_enqueued_values_outside_the_space_are_no_failures_of_the_search() -> None:

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 from support import Run, one_error, optimize, require, standin_settings, wait_for, write_config
 
-from hpo import heldfile
-from hpo.dataplan import find_data
+from hpo import lockfile
+from hpo.dataset.split import split_validation
+from hpo.dataset.survey import find_data
 from hpo.errors import UsageError
 from hpo.folders import ignores_case, other_spelling
-from hpo.heldfile import held
-from hpo.split import split_validation
+from hpo.lockfile import held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hpo.heldfile import held
+from hpo.lockfile import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -132,7 +132,7 @@ def test_many_do_not_hold_a_file_at_once(tmp_path: Path) -> None:
 def test_a_file_that_another_machine_holds_is_taken_when_nobody_touches_it_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heldfile, "STALE_S", 1.0)
+    monkeypatch.setattr(lockfile, "STALE_S", 1.0)
     lock, is_alive = tmp_path / "x.held", threading.Event()
     lock.write_text("another-host/boot.1.2.3/token")
     is_alive.set()
@@ -170,7 +170,7 @@ def test_images_that_differ_by_case_alone_are_refused_where_they_are_one_name(
     folder = find_data(data, needs_test=True)
     assert not ignores_case(tmp_path)
     split_validation(folder, tmp_path / "fine", fraction=0.2)
-    monkeypatch.setattr("hpo.split.ignores_case", lambda folder: True)
+    monkeypatch.setattr("hpo.dataset.split.ignores_case", lambda folder: True)
     with pytest.raises(UsageError, match=r"'IMG 00.png' and 'img 00.png' for one name"):
         split_validation(folder, tmp_path / "clash", fraction=0.2)
     assert not (tmp_path / "clash").exists()

@@ -13,8 +13,8 @@ import optuna
 import pytest
 from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for
 
-from hpo.database import close_storage, open_storage
-from hpo.turn import Turn
+from hpo.store.database import close_storage, open_storage
+from hpo.store.task_lease import Turn
 
 DYING = Path(__file__).with_name("dying_driver.py")
 

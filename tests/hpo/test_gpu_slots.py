@@ -25,8 +25,8 @@ from support import (
     states,
 )
 
-from hpo.gpulocks import GpuLocks, lock_folder
-from hpo.slots import reserve_slots
+from hpo.launchers.gpulocks import GpuLocks, lock_folder
+from hpo.launchers.slots import reserve_slots
 
 SOURCE = Path(__file__).parents[1] / "launchers" / "fake_nvml.c"
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--num-epochs", "1")
@@ -107,8 +107,8 @@ def machine(nvml: Path, discs: Path, tmp_path: Path) -> Iterator[Machine]:
 RESERVE = """
 import json, os, sys
 from hpo.errors import HpoError
-from hpo.options import WorkerOptions
-from hpo.slots import reserve_slots
+from hpo.plan.options import WorkerOptions
+from hpo.launchers.slots import reserve_slots
 answers = []
 for cuda, options in json.loads(sys.argv[1]):
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -128,12 +128,12 @@ TRY_TO_USE = """
 import os, sys
 from pathlib import Path
 import pynvml
-import hpo.gpus
+from hpo.launchers import gpus
 from hpo.errors import HpoError
-from hpo.options import WorkerOptions
-from hpo.slots import reserve_slots
+from hpo.plan.options import WorkerOptions
+from hpo.launchers.slots import reserve_slots
 machine = Path(sys.argv[1])
-hpo.gpus.DEVICES, hpo.gpus.LOADED, hpo.gpus.PCI = (machine / n for n in ("dev", "driver", "pci"))
+gpus.DEVICES, gpus.LOADED, gpus.PCI = (machine / n for n in ("dev", "driver", "pci"))
 if os.geteuid() == 0:
     try:
         pynvml.nvmlInit()  # loads a library that only root may read here
@@ -148,8 +148,8 @@ except HpoError as error:
 """
 HOLD = """
 import json, sys
-from hpo.options import WorkerOptions
-from hpo.slots import reserve_slots
+from hpo.plan.options import WorkerOptions
+from hpo.launchers.slots import reserve_slots
 found = reserve_slots(WorkerOptions(**json.loads(sys.argv[1])))
 print(found.text, flush=True)
 sys.stdin.read()
@@ -407,7 +407,7 @@ def test_traps_in_the_shared_folder_are_refused(machine: Machine, tmp_path: Path
 def test_cpu_slots_share_the_cores_and_their_workers_are_pinned(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpo.options import WorkerOptions
+    from hpo.plan.options import WorkerOptions
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6, 8, 9})
     found = reserve_slots(WorkerOptions(gpu=False, jobs=2))

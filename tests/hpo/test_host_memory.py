@@ -9,10 +9,10 @@ import torch
 from support import Run, one_error, optimize, write_config
 
 from hpo.launchers import Handle
-from hpo.outcome import classify
+from hpo.run.outcome import classify
+from trainer.compute.memory import memory_errors_named
 from trainer.config import load_config
 from trainer.errors import HostMemoryError, OutOfMemoryError
-from trainer.memory import memory_errors_named
 
 
 class Killed:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import Run, optimize, standin_settings, write_discs
 
-from hpo.intervals import Grouping
+from hpo.dataset.intervals import Grouping
 
 NUM_TEST = 12
 

@@ -11,7 +11,7 @@ from support import clean_environment, one_error, optimize, standin_settings
 
 FAILING = """
 import sys
-from hpo import session
+from hpo.run import session
 from hpo.cli import main
 from hpo.errors import StorageError
 from trainer.errors import DataError

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from support import one_error
 
-from hpo.data_cli import main
-from hpo.dataplan import find_data, survey_data
+from hpo.data.cli import main
+from hpo.dataset.survey import find_data, survey_data
 
 # How an image and its mask are called, by number and by a name.
 LAYOUTS = {

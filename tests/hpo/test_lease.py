@@ -16,12 +16,12 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from support import wait_for
 
-from hpo import clock
-from hpo.agreement import IDENTITY, agree, start_over
-from hpo.database import close_storage, open_storage
 from hpo.errors import UsageError
-from hpo.lease import Lease, LeaseOffice
-from hpo.renewer import Renewer
+from hpo.store import clock
+from hpo.store.agreement import IDENTITY, agree, start_over
+from hpo.store.database import close_storage, open_storage
+from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.renewer import Renewer
 
 HOUR_AGO = {
     "sqlite": "datetime('now', '-1 hour')",
@@ -130,8 +130,8 @@ def test_late_give_back_does_not_disturb_the_new_owner(study: optuna.Study) -> N
 WORKER = """
 import sys, optuna
 from optuna.storages import get_storage
-from hpo.lease import LeaseOffice
-from hpo.database import close_storage, open_storage
+from hpo.store.lease import LeaseOffice
+from hpo.store.database import close_storage, open_storage
 rdb = open_storage(sys.argv[1])
 study = optuna.create_study(study_name="s", storage=get_storage(rdb), direction="maximize",
                             load_if_exists=True)

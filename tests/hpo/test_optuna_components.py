@@ -12,9 +12,9 @@ from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.testing.pytest_storages import StorageTestCase
 
-from hpo.database import close_storage, open_storage
-from hpo.sampling import OneLookStorage
-from hpo.storage import make_sampler
+from hpo.store.database import close_storage, open_storage
+from hpo.store.sampling import OneLookStorage
+from hpo.store.study import make_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Optuna's tests expect what they warn of
 

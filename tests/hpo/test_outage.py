@@ -10,7 +10,7 @@ from optuna.storages import get_storage
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from hpo.database import Patience, close_storage, open_storage
+from hpo.store.database import Patience, close_storage, open_storage
 
 OWN_SESSION = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
 END_SESSION = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}

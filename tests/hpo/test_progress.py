@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from support import Run, optimize, standin_settings, start, wait_for
 
-from hpo.progress import SILENCE_S, PlainReporter
+from hpo.run.progress import SILENCE_S, PlainReporter
 
 
 def test_long_trial_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

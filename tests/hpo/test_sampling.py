@@ -16,10 +16,10 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from hpo.database import close_storage, open_storage
-from hpo.lease import LeaseOffice
-from hpo.sampling import OneLookStorage, UnfitValuesError, draw, should_prune
-from hpo.storage import make_pruner
+from hpo.store.database import close_storage, open_storage
+from hpo.store.lease import LeaseOffice
+from hpo.store.sampling import OneLookStorage, UnfitValuesError, draw, should_prune
+from hpo.store.study import make_pruner
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

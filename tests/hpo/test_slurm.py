@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from support import BIN, clean_environment, require, standin_settings
 
-from hpo.database import open_storage
+from hpo.store.database import open_storage
 from hpo.study.common import reading
 from hpo.study.queries import study_names
 

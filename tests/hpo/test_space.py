@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.errors import UsageError
-from hpo.space import (
+from hpo.plan.space import (
     Categorical,
     Dimension,
     Range,
@@ -17,7 +17,7 @@ from hpo.space import (
     parse_search,
     parse_values,
 )
-from hpo.studyfile import TUTORIAL, find_study, load_study
+from hpo.plan.studyfile import TUTORIAL, find_study, load_study
 from trainer.config import OPTIMIZERS, parse_config
 
 numbers = st.floats(min_value=1e-9, max_value=1e9, allow_nan=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.splitting import choose_validation
+from hpo.dataset.stratify import choose_validation
 
 NAMES = [f"patient {index}" for index in range(10)]
 

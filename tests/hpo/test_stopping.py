@@ -12,7 +12,7 @@ from support import clean_environment, wait_for
 
 STUCK = """
 import sys, time
-from hpo import stopping
+from hpo.run import stopping
 stopping.LIMIT_S = stopping._CLOSING_LIMIT_S = 0.5
 def say(text):
     print(text, flush=True)

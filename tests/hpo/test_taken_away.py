@@ -20,14 +20,14 @@ from support import (
     workers_of,
 )
 
-from hpo.database import close_storage, open_storage
+from hpo.store.database import close_storage, open_storage
 
 NUM_EPOCHS = 6
 IMPATIENT = """
 import sys
-import hpo.watch
+import hpo.run.watch
 from hpo.cli import main
-hpo.watch.END_GRACE_S = 2.0
+hpo.run.watch.END_GRACE_S = 2.0
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 
-from hpo.triallist import TrialList, list_entry
+from hpo.results.list_acc import TrialList, list_entry
 
 
 def test_list_grows_to_what_would_be_written_anew(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from support import (
     states,
 )
 
-from hpo.study_cli import main
+from hpo.study.cli import main
 
 DYING = Path(__file__).with_name("dying_driver.py")
 HONEST = ("--select-on", "validation", "--jobs", 1)

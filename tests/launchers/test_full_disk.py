@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpo.disk import is_full_error
 from hpo.errors import LauncherError
-from hpo.launchers.berths import Berths
+from hpo.launchers.premounted import Berths
 from hpo.launchers.users import make_cache
+from hpo.run.disk import is_full_error
 
 
 def fail(*_: object, **__: object) -> None:

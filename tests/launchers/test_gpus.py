@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hpo.errors import UsageError
-from hpo.gpus import survey_gpus
+from hpo.launchers.gpus import survey_gpus
 
 
 class FakeNvmlError(Exception):

@@ -221,7 +221,7 @@ def test_worker_that_does_not_know_the_question_has_no_capabilities(launcher):
 
 
 def test_importing_the_launchers_loads_neither_torch_nor_the_sdk():
-    code = "import sys, hpo.launchers, hpo.gpus; print({'torch', 'docker'} & set(sys.modules))"
+    code = "import sys, hpo.launchers.gpus; print({'torch', 'docker'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     assert output.stdout.strip() == "set()"

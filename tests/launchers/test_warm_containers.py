@@ -19,8 +19,8 @@ from support import list_acc, optimize, write_config
 
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Mount, Slot, WorkerJob
-from hpo.launchers.berths import NUM_BERTHS, Berths
-from hpo.launchers.driver import driver_labels
+from hpo.launchers.premounted import NUM_BERTHS, Berths
+from hpo.owner import driver_labels
 
 docker_only = pytest.mark.docker
 
@@ -41,7 +41,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from stand_in import until, write_job
 from hpo.launchers import choose_launcher
-from hpo.launchers.driver import driver_labels
+from hpo.owner import driver_labels
 folder = Path(sys.argv[1])
 launcher, _ = choose_launcher("docker", worker=None, image=sys.argv[3], mounts=(), pools=folder,
                               labels=driver_labels(sys.argv[4]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 
-from hpo.weights import find_weights
+from hpo.plan.weights import find_weights
 from trainer.errors import WeightsError
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import build_module

@@ -8,7 +8,7 @@ from cuda_rules import META, RefusedError, cuda_rules
 from layer_cases import CASES, Case
 from torch import nn
 
-from trainer.augment import channels_last
+from trainer.loading.augment import channels_last
 from trainer.networks import network_json, parse_network
 from trainer.networks.forward import forward_logits
 from trainer.networks.module import KerasModule, build_module

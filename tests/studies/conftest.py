@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from studies_archives import Rml
 
-from hpo.data_cli import main
+from hpo.data.cli import main
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from studies_archives import (
 )
 from support import BIN, Run, clean_environment, names, one_error
 
-from hpo.dataplan import find_data, survey_data
+from hpo.dataset.survey import find_data, survey_data
 from studies.prepare.likeness import similar_pairs, thumbnail
 from studies.prepare.split import draw_test_groups, merge_groups
 

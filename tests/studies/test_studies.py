@@ -17,7 +17,7 @@ from support import Run, list_acc, one_error, write_discs
 from test_prepare_medical import write_challenge, write_jsrt
 
 from hpo.cli import main as optimize_main
-from hpo.studyfile import find_study, load_study
+from hpo.plan.studyfile import find_study, load_study
 
 # The driver silences it once, at import; pytest turns it on again for each test.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

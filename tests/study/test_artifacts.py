@@ -17,9 +17,9 @@ import pytest
 from databases import empty_database, trials_of
 from support import BIN, Run, standin_settings, wait_for
 
-from hpo.artifacts import ArtifactError, open_shelf
 from hpo.errors import UsageError
-from hpo.models import MODEL, MODEL_FILES
+from hpo.results.artifacts import ArtifactError, open_shelf
+from hpo.results.models import MODEL, MODEL_FILES
 
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
 

@@ -20,7 +20,7 @@ import pytest
 from databases import empty_database, trials_of
 from support import STANDIN, Run, list_acc, one_error, standin_settings
 
-from hpo.launchers.driver import driver_labels
+from hpo.owner import driver_labels
 from hpo.study.trials import sparkline
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hpo.launchers import Launcher, Slot
-from hpo.provenance import config_hash, describe_run
+from hpo.results.provenance import config_hash, describe_run
 
 MARIADB_TEXT_BYTES = 65_535
 

@@ -12,7 +12,7 @@ import pytest
 from hpo.launchers import Mount, Slot
 from hpo.launchers.base import LaunchSettings
 from hpo.launchers.local import LocalLauncher
-from hpo.provenance import PROVENANCE
+from hpo.results.provenance import PROVENANCE
 from hpo.study import retrain
 from hpo.study.recorded import placed_config
 from trainer.keypath import get_path

@@ -67,7 +67,7 @@ def is_tensor(value: object) -> bool:
 
 
 class Tape:
-    """A `trainer.capture.Recorder`; `state` are all tensors that a step changes."""
+    """A `trainer.training.capture.Recorder`; `state` are all tensors that a step changes."""
 
     def __init__(self, state: Callable[[], list[Tensor]]) -> None:
         self._state = state

@@ -11,10 +11,10 @@ import torch
 from arrays import conv, keras_file, section, write_npy_folders
 from worker import Result, Worker, write_png
 
-from trainer.augment import Drawn, augment
 from trainer.cli import main
 from trainer.data.augmentation import Augmentation
 from trainer.data.transforms import Steps
+from trainer.loading.augment import Drawn, augment
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 import torch
 from worker import Worker, write_png
 
-from trainer.augment import Drawn, augment
 from trainer.config import Data, parse_config
 from trainer.data.augmentation import draw_augmentation
 from trainer.data.transforms import Steps, plan_transforms
 from trainer.errors import ConfigError
+from trainer.loading.augment import Drawn, augment
 
 SIZE = (24, 40)
 WARPS = [

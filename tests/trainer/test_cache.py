@@ -13,9 +13,9 @@ from cached import BUILT, FOUND, Load, assert_same, entries, make_load
 from support import write_discs
 from worker import write_pairs, write_png
 
-from trainer import batches, rowsource
 from trainer.data import reading, stores
 from trainer.errors import DataError
+from trainer.loading import batches, rowsource
 
 
 @pytest.fixture

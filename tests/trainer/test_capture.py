@@ -15,10 +15,11 @@ from tape import Operators, Tape
 from torch import Tensor
 from worker import Result, Worker
 
-from trainer import capture, run
-from trainer.capture import CapturedSteps
+from trainer.commands import run
 from trainer.errors import OutOfMemoryError
-from trainer.step import TrainingStep
+from trainer.training import capture
+from trainer.training.capture import CapturedSteps
+from trainer.training.step import TrainingStep
 
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "weight_decay": 0.01},

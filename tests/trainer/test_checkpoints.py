@@ -9,9 +9,14 @@ import torch
 from support import names
 from worker import Worker
 
-from trainer.checkpoints import MASK_RESIZE, CheckpointKeeper, weights_content, write_checkpoint
 from trainer.config import Checkpoints
 from trainer.errors import TrainerError
+from trainer.output.checkpoints import (
+    MASK_RESIZE,
+    CheckpointKeeper,
+    weights_content,
+    write_checkpoint,
+)
 
 
 def saved(folder: Path) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import Run, write_config
 
-from trainer.device import choose_device
+from trainer.compute.device import choose_device
 from trainer.errors import DeviceError
 
 GIVEN = {"CUDA_VISIBLE_DEVICES": "GPU-of-nobody"}

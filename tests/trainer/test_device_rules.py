@@ -22,15 +22,15 @@ from training_cases import (
     unet,
 )
 
-from trainer.augment import channels_last
+from trainer.compute.launch import Launch
+from trainer.compute.parallel import ALONE, World
 from trainer.config import Loss
 from trainer.errors import DeviceError
-from trainer.evaluation import Evaluator, _Tally
-from trainer.launch import Launch
+from trainer.evaluation.evaluator import Evaluator, _Tally
+from trainer.loading.augment import channels_last
 from trainer.losses import build_loss
-from trainer.metrics import SegmentationCounts
-from trainer.parallel import ALONE, World
-from trainer.pixelcounts import count_pixels
+from trainer.metrics.pixelcounts import count_pixels
+from trainer.metrics.scores import SegmentationCounts
 
 SETS = image_sets()
 

@@ -12,7 +12,7 @@ from PIL import Image
 from support import one_error
 from worker import Worker
 
-from hpo.data_cli import main
+from hpo.data.cli import main
 
 DRY = ("--num-trials", "1", "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--dry-run")
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from test_transforms import load, whole
 from worker import Worker, write_png
 
-from trainer.batches import Batches
 from trainer.cli import main
 from trainer.data.intensity import IntensityRange, choose_range, fit_range
 from trainer.errors import DataError
+from trainer.loading.batches import Batches
 from trainer.networks import network_json
 
 
@@ -240,7 +240,7 @@ def test_choice_goes_setting_then_fit_then_model() -> None:
 
 
 def test_overlay_of_a_dark_16_bit_image_is_not_black(tmp_path: Path) -> None:
-    from trainer.predict import shown
+    from trainer.commands.predict import shown
 
     image = np.random.default_rng(0).integers(0, 400, (20, 20, 3)).astype(np.uint16)
     assert shown(image).dtype == np.uint8

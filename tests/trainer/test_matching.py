@@ -13,9 +13,9 @@ from PIL import Image
 from support import one_error, write_discs
 from worker import Worker, write_json, write_png
 
-from hpo.data_cli import main as data_main
-from hpo.dataplan import find_data
-from hpo.split import split_validation
+from hpo.data.cli import main as data_main
+from hpo.dataset.split import split_validation
+from hpo.dataset.survey import find_data
 from trainer.cli import main
 from trainer.data.images import list_samples
 from trainer.errors import DataError

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.bootstrap import bootstrap_interval, rows_of_csv
 from trainer.errors import ConfigError, DataError
-from trainer.metrics import SegmentationCounts, predict_classes
-from trainer.surface import hd95_px
+from trainer.metrics.bootstrap import bootstrap_interval, rows_of_csv
+from trainer.metrics.scores import SegmentationCounts, predict_classes
+from trainer.metrics.surface import hd95_px
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from trainer.bootstrap import bootstrap_interval, dice_of_counts
 from trainer.errors import DataError
+from trainer.metrics.bootstrap import bootstrap_interval, dice_of_counts
 
 
 def rows_of(counts: np.ndarray) -> list[dict[str, int]]:
@@ -61,7 +61,7 @@ def test_bootstrap_names_what_is_wrong_with_the_rows():
 
 
 def test_bootstrap_does_not_import_torch():
-    code = "import sys, trainer.bootstrap; sys.exit('torch' in sys.modules)"
+    code = "import sys, trainer.metrics.bootstrap; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,10 +12,11 @@ from tape import Operators
 from torch import nn
 from worker import Worker, write_pairs
 
-from trainer import readings, run
+from trainer.commands import run
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import KerasModule, build_module
-from trainer.readings import Readings
+from trainer.training import readback
+from trainer.training.readback import Readings
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_figures_come_in_order_and_never_more_than_two_groups_late(
         def synchronize(self) -> None:
             Slow.num_waits += 1
 
-    monkeypatch.setattr(readings, "_NoEvent", Slow)
+    monkeypatch.setattr(readback, "_NoEvent", Slow)
     found: list[tuple[int, list[float]]] = []
     several: Readings[int] = Readings(torch.device("cpu"), 2, steps_a_group=4)
     for number in range(30):

@@ -13,7 +13,7 @@ from torch import nn
 from trainer import config as cfg
 from trainer.errors import NetworkError
 from trainer.optimizers import build_optimizer, load_state, needs_closure
-from trainer.schedule import LearningRate
+from trainer.optimizers.schedule import LearningRate
 
 torch.set_num_threads(1)
 

@@ -20,12 +20,12 @@ import torch
 from arrays import balls, conv, keras_file, section
 from support import BIN, clean_environment, data_section, require
 
+from trainer.commands.run import run
+from trainer.compute.launch import Launch, find_launch
+from trainer.compute.parallel import World
 from trainer.config import load_config
 from trainer.errors import ConfigError
-from trainer.launch import Launch, find_launch
 from trainer.log import Log
-from trainer.parallel import World
-from trainer.run import run
 
 WORKER = (sys.executable, "-m", "trainer.cli", "--config=config.json")
 TIMEOUT_S = 120

@@ -12,8 +12,8 @@ import pytest
 from support import write_config
 
 from trainer.cli import main
+from trainer.commands.predict import COLOURS, overlay
 from trainer.networks import network_json
-from trainer.predict import COLOURS, overlay
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker import Worker
 
-from trainer.assembly import Assembler
 from trainer.config import Slicer
 from trainer.data.arrays import Source
 from trainer.data.slicing import cut_up
+from trainer.evaluation.assembly import Assembler
 
 
 def source_of(array: np.ndarray) -> Source:

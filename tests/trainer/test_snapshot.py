@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.snapshot import Snapshots
+from trainer.output.snapshot import Snapshots
 
 CPU = torch.device("cpu")
 

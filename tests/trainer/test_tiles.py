@@ -13,13 +13,13 @@ from monai.inferers import sliding_window_inference
 from support import data_section, write_discs
 from worker import Worker, write_json, write_pairs
 
-from trainer.batches import Batches
 from trainer.cli import main
+from trainer.compute.launch import Launch
+from trainer.compute.parallel import World
 from trainer.config import parse_config
 from trainer.data.dataset import Resolve, load_data
-from trainer.launch import Launch
-from trainer.parallel import World
-from trainer.tiles import blend_tiles, num_tiles, window
+from trainer.evaluation.tiles import blend_tiles, num_tiles, window
+from trainer.loading.batches import Batches
 
 TILES = {"size": [32, 32], "overlap": 0.5}
 LARGE = (80, 56)  # in neither direction a whole number of steps

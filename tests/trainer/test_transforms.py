@@ -10,10 +10,10 @@ import pytest
 import torch
 from worker import write_pairs, write_png
 
-from trainer.batches import Batch, Batches
 from trainer.config import parse_config
 from trainer.data.dataset import LoadedData, Resolve, load_data
 from trainer.errors import ConfigError, DataError
+from trainer.loading.batches import Batch, Batches
 
 CPU = torch.device("cpu")
 FLIPS = [{"random_horizontal_flip": 0.5}, {"random_vertical_flip": 0.3}]

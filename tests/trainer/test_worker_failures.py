@@ -43,7 +43,8 @@ def test_memory_that_is_short_ends_with_4_and_names_the_batch(worker, monkeypatc
 def limited(limit_bytes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the worker with less memory than it wants, once its libraries are loaded."""
     code = (
-        "import resource, sys, torch._dynamo, trainer.run\n"  # what optimizers import, too
+        # what optimizers import, too
+        "import resource, sys, torch._dynamo, trainer.commands.run\n"
         "from trainer.cli import main\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {limit_bytes},) * 2)\n"

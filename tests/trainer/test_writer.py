@@ -12,10 +12,10 @@ import pytest
 import torch
 from worker import Worker
 
-from trainer import resume
-from trainer.outputs import OutputFiles
+from trainer.output import resume
+from trainer.output.files import OutputFiles
+from trainer.output.writer import EpochOutput, Writer
 from trainer.stopping import forget_stop, request_stop
-from trainer.writer import EpochOutput, Writer
 
 SAVE = torch.save
 KEEP_BEST = {"save": "ck", "keep": "best", "resume": True}

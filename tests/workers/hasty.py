@@ -2,9 +2,9 @@
 
 import sys
 
-import trainer.resume
+import trainer.output.resume
 from trainer.cli import main
 
-trainer.resume.RESUME_INTERVAL_S = 0.0
-trainer.resume.MAX_SHARE = float("inf")
+trainer.output.resume.RESUME_INTERVAL_S = 0.0
+trainer.output.resume.MAX_SHARE = float("inf")
 sys.exit(main())

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.compute.parallel import World
 from trainer.config import LOSSES, NeuralNetwork, parse_config
 from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
@@ -18,7 +19,6 @@ from trainer.data.intensity import PERCENTILES
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
-from trainer.parallel import World
 from trainer.rundir import CONFIG, PREDICTIONS
 
 MASKS = "masks"
@@ -50,8 +50,8 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         DataError: no such folder, no image in it, or one that cannot be read.
         TrainerError: the results cannot be written.
     """
-    from trainer.memory import memory_errors_named
-    from trainer.run import run
+    from trainer.commands.run import run
+    from trainer.compute.memory import memory_errors_named
 
     config = _prediction_config(model, images, output)
     paths = {

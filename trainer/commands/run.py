@@ -10,41 +10,23 @@ from pathlib import Path
 
 import torch
 
-from trainer.adapt import (
-    load_graph,
-    wanted_arrays,
-    with_ignored_padding,
-    with_numeric_weights,
-    with_range,
-    with_scoring_rules,
-)
-from trainer.augment import channels_last
-from trainer.batches import Batches
-from trainer.capture import captured, recorder_on
-from trainer.checkpoints import CheckpointKeeper
+from trainer.compute.device import choose_precision, compute_stream
+from trainer.compute.memory import BatchFitter, nothing_to_free
+from trainer.compute.parallel import ALONE, World
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import Resolve, load_data
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
-from trainer.device import choose_precision, compute_stream
 from trainer.errors import ConfigError, DataError
-from trainer.evaluation import Evaluator
-from trainer.fit import check_fit, resolve_activation
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.ownsize import OwnSize
+from trainer.evaluation.predictions import Destination
+from trainer.loading.augment import channels_last
+from trainer.loading.batches import Batches
 from trainer.log import Log
-from trainer.log_lines import (
-    log_data,
-    log_device,
-    log_eval_batch,
-    log_evaluation,
-    log_network,
-    log_train_batch,
-    log_training,
-)
-from trainer.loop import EpochLoop
 from trainer.losses import build_loss
-from trainer.memory import BatchFitter, nothing_to_free
-from trainer.metrics import SegmentationCounts
+from trainer.metrics.scores import SegmentationCounts
 from trainer.networks import (
     NetworkFacts,
     check_network,
@@ -54,14 +36,32 @@ from trainer.networks.module import KerasModule, build_module
 from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, needs_closure
-from trainer.outputs import EvaluationRecord, OutputFiles, write_network_graph
-from trainer.ownsize import OwnSize
-from trainer.parallel import ALONE, World
-from trainer.predictions import Destination
-from trainer.resume import State, Training, read_state, restore
-from trainer.schedule import LearningRate
-from trainer.step import TrainingStep
-from trainer.training import Trainer
+from trainer.optimizers.schedule import LearningRate
+from trainer.output.checkpoints import CheckpointKeeper
+from trainer.output.files import EvaluationRecord, OutputFiles, write_network_graph
+from trainer.output.log_lines import (
+    log_data,
+    log_device,
+    log_eval_batch,
+    log_evaluation,
+    log_network,
+    log_train_batch,
+    log_training,
+)
+from trainer.output.resume import State, Training, read_state, restore
+from trainer.setup.adapt import (
+    load_graph,
+    wanted_arrays,
+    with_ignored_padding,
+    with_numeric_weights,
+    with_range,
+    with_scoring_rules,
+)
+from trainer.setup.fit import check_fit, resolve_activation
+from trainer.training.capture import captured, recorder_on
+from trainer.training.epoch import Trainer
+from trainer.training.loop import EpochLoop
+from trainer.training.step import TrainingStep
 
 
 def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE) -> None:

@@ -49,7 +49,7 @@ def serve(run: Run) -> None:
     """
     # what the first run would wait for: the engine, and what torch's optimizers import when made
 
-    import trainer.run  # noqa: F401
+    import trainer.commands.run  # noqa: F401
 
     requests: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), name="requests", daemon=True).start()

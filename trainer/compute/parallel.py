@@ -28,7 +28,8 @@ from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.device import choose_device
+from trainer.compute.device import choose_device
+from trainer.compute.launch import Launch
 from trainer.errors import (
     ConfigError,
     LostProcessError,
@@ -36,7 +37,6 @@ from trainer.errors import (
     StopRequestedError,
     TrainerError,
 )
-from trainer.launch import Launch
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.config.messages import describe_errors
 from trainer.config.network import NeuralNetwork
-from trainer.config_errors import describe_errors
 from trainer.errors import ConfigError
 from trainer.keypath import set_path
 

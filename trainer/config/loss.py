@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from trainer.config.base import NonNegativeFloat, PositiveFloat, Section, named
-from trainer.config_errors import unknown_name_error
+from trainer.config.messages import unknown_name_error
 from trainer.plugins import LOSSES_GROUP, plugin_names
 
 LOSSES = ("NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz")

@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from trainer.config.base import PositiveInt, Section, named
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
+from trainer.config.messages import unknown_key_error, unknown_name_error
 from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
-from trainer.config_errors import unknown_key_error, unknown_name_error
 from trainer.plugins import METRICS_GROUP, plugin_names
 
 

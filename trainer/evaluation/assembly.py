@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from trainer.data.images import Array
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
-from trainer.outputs import make_folder
-from trainer.patient import PatientFile
+from trainer.evaluation.hdf5_file import PatientFile
+from trainer.output.files import make_folder
 
 Floats = NDArray[np.float32]
 

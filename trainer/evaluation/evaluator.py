@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.batches import Batch, Batches
-from trainer.device import exact_float32
+from trainer.compute.device import exact_float32
+from trainer.compute.memory import nothing_to_free, with_freed_memory
+from trainer.compute.parallel import World
+from trainer.evaluation.ownsize import OwnSize
+from trainer.evaluation.predictions import Destination, Write
+from trainer.evaluation.tiles import blend_tiles
+from trainer.loading.batches import Batch, Batches
 from trainer.losses import LossFunction
-from trainer.memory import nothing_to_free, with_freed_memory
-from trainer.metrics import Scores, SegmentationCounts, predict_classes
+from trainer.metrics.records import Evaluation
+from trainer.metrics.scores import Scores, SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Activation
-from trainer.ownsize import OwnSize
-from trainer.parallel import World
-from trainer.predictions import Destination, Write
-from trainer.records import Evaluation
 from trainer.stopping import stop_if_requested
-from trainer.tiles import blend_tiles
 
 SECONDS_BETWEEN_LINES = 2.0
 

@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.assembly import Assembler
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
-from trainer.outputs import make_folder
-from trainer.patient import PatientFile
+from trainer.evaluation.assembly import Assembler
+from trainer.evaluation.hdf5_file import PatientFile
+from trainer.output.files import make_folder
 from trainer.rundir import PREDICTIONS
 
 Floats = NDArray[np.float32]

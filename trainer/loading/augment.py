@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.compute.device import to_device
 from trainer.data.augmentation import Augmentation, Floats
 from trainer.data.transforms import Steps
-from trainer.device import to_device
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.augment import Drawn, augment
+from trainer.compute.parallel import ALONE, World
 from trainer.config import Normalize
 from trainer.data.augmentation import draw_augmentation
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
-from trainer.parallel import ALONE, World
-from trainer.rowsource import RowSource
+from trainer.loading.augment import Drawn, augment
+from trainer.loading.rowsource import RowSource
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.

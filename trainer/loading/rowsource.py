@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.compute.device import to_device
 from trainer.data.images import Array
 from trainer.data.rows import LazyRows
-from trainer.device import to_device
 
 CHUNK_BYTES = 2**26  # goes to the device at once: a mapped set need not fit into host memory
 

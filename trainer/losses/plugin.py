@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from trainer.compute.memory import is_shortage
 from trainer.config import Loss
 from trainer.errors import ConfigError, TrainerError
 from trainer.losses.common import Batch, Term, probabilities
-from trainer.memory import is_shortage
 from trainer.networks.spec import Activation
 from trainer.plugins import LOSSES_GROUP, describe, describe_plugin, load_plugin
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.metrics import Scores, SegmentationCounts
+    from trainer.metrics.scores import Scores, SegmentationCounts
 
 
 @dataclass(frozen=True)

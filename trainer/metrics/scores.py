@@ -26,12 +26,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.bootstrap import COUNTS, TARGET, Counts, column, dice_of_counts, mean_of_present
 from trainer.errors import ConfigError, DataError
-from trainer.pixelcounts import count_pixels
-from trainer.plugin_metrics import PluginMetrics
+from trainer.metrics.bootstrap import (
+    COUNTS,
+    TARGET,
+    Counts,
+    column,
+    dice_of_counts,
+    mean_of_present,
+)
+from trainer.metrics.pixelcounts import count_pixels
+from trainer.metrics.plugin_metrics import PluginMetrics
+from trainer.metrics.surface import hd95_px
 from trainer.rundir import write_atomic
-from trainer.surface import hd95_px
 
 OWN_SIZE = "_own_size"  # ends a column of what was counted at the images' own size
 

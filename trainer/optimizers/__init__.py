@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from trainer import config as cfg
-from trainer.adagrad import Adagrad
 from trainer.errors import NetworkError
-from trainer.layerwise import LAMB, LARS
+from trainer.optimizers.adagrad import Adagrad
+from trainer.optimizers.layerwise import LAMB, LARS
 
 # Pairs of steps and gradient changes that L-BFGS keeps, each twice the size of the network: with
 # torch's 100, 32 million parameters would take 26 GB. Nocedal and Wright (2006, 7.2): 3 to 20.

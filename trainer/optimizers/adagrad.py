@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.foreach import ForeachOptimizer
+from trainer.optimizers.foreach import ForeachOptimizer
 
 
 class Adagrad(ForeachOptimizer):

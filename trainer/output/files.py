@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
-from trainer.records import Evaluation, Step
+from trainer.metrics.records import Evaluation, Step
 from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
 
 if TYPE_CHECKING:
-    from trainer.metrics import SegmentationCounts
+    from trainer.metrics.scores import SegmentationCounts
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
+from trainer.compute.parallel import World
 from trainer.config import NeuralNetwork
 from trainer.data.doubts import doubts_about
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.log import Log
-from trainer.metrics import Scores
+from trainer.metrics.records import Evaluation, Step
+from trainer.metrics.scores import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
-from trainer.parallel import World
-from trainer.records import Evaluation, Step
 
 
 def log_device(

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoints import CheckpointKeeper
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
 from trainer.networks.module import KerasModule
 from trainer.optimizers import load_state
+from trainer.optimizers.schedule import LearningRate
+from trainer.output.checkpoints import CheckpointKeeper
 from trainer.rundir import RESUME
-from trainer.schedule import LearningRate
 
 RESUME_INTERVAL_S = 30.0
 MAX_SHARE = 0.03

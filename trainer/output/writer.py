@@ -21,10 +21,10 @@ from typing import Any, Self
 
 import torch
 
-from trainer.checkpoints import write_checkpoint
 from trainer.errors import DivergedError, StopRequestedError
-from trainer.outputs import EvaluationRecord, OutputFiles
-from trainer.snapshot import Snapshot, Snapshots
+from trainer.output.checkpoints import write_checkpoint
+from trainer.output.files import EvaluationRecord, OutputFiles
+from trainer.output.snapshot import Snapshot, Snapshots
 from trainer.stopping import sigterm_held_back, stop_if_requested
 
 MAX_WAITING_LINES = 1000

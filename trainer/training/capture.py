@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from trainer.augment import Drawn
-from trainer.batches import Picked
+from trainer.compute.memory import is_shortage
 from trainer.errors import first_line
-from trainer.memory import is_shortage
+from trainer.loading.augment import Drawn
+from trainer.loading.batches import Picked
 from trainer.optimizers import needs_closure
-from trainer.step import TrainingStep
+from trainer.training.step import TrainingStep
 
 Replay = Callable[[], Tensor]
 

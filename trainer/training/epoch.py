@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.batches import Batches, Picked
+from trainer.compute.parallel import World
 from trainer.errors import DivergedError
+from trainer.loading.batches import Batches, Picked
+from trainer.metrics.records import Step
 from trainer.networks.module import KerasModule
-from trainer.parallel import World
-from trainer.readings import Readings
-from trainer.records import Step
-from trainer.step import NUM_FIGURES
 from trainer.stopping import stop_if_requested
+from trainer.training.readback import Readings
+from trainer.training.step import NUM_FIGURES
 
 SECONDS_BETWEEN_LINES = 2.0
 

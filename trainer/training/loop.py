@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoints import weights_content
+from trainer.compute.memory import BatchFitter
 from trainer.config import NeuralNetwork
 from trainer.errors import DivergedError
-from trainer.evaluation import Evaluator
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.predictions import Destination
 from trainer.log import Log
-from trainer.log_lines import log_evaluation
-from trainer.memory import BatchFitter
-from trainer.outputs import EvaluationRecord, OutputFiles
-from trainer.predictions import Destination
-from trainer.records import Evaluation, Step
-from trainer.resume import Pace, StateKeeper, Training, state_path
-from trainer.training import Trainer
-from trainer.writer import EpochOutput, Writer
+from trainer.metrics.records import Evaluation, Step
+from trainer.output.checkpoints import weights_content
+from trainer.output.files import EvaluationRecord, OutputFiles
+from trainer.output.log_lines import log_evaluation
+from trainer.output.resume import Pace, StateKeeper, Training, state_path
+from trainer.output.writer import EpochOutput, Writer
+from trainer.training.epoch import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trainer.batches import Batch, Batches, Picked
+from trainer.compute.memory import BatchFitter
+from trainer.compute.parallel import World
+from trainer.loading.batches import Batch, Batches, Picked
 from trainer.losses import LossFunction
-from trainer.memory import BatchFitter
 from trainer.networks.forward import forward_logits
 from trainer.networks.module import KerasModule
 from trainer.networks.torch_layers.normalization import RunningVariances
 from trainer.optimizers import needs_closure
-from trainer.parallel import World
 
 NUM_FIGURES = 2  # of each step: loss and norm of the gradient
 
