@@ -89,21 +89,21 @@ def profile_step(ours: Ours, epoch_s: float) -> Profile:
 
 def _parts(ours: Ours) -> dict[str, float]:
     timers = Timers(ours.trainer.device)
-    watched: list[tuple[Any, str, str]] = [
+    attempt_result: list[tuple[Any, str, str]] = [
         (ours.step.batches, "make", "data"),
         (ours.network, "logits", "forward"),
         (ours.step.optimizer, "step", "optimizer"),
     ]
-    for owner, method, name in watched:
+    for owner, method, name in attempt_result:
         setattr(owner, method, timers.wrap(name, getattr(owner, method)))
     trainer = dataclasses.replace(ours.trainer, step=timers.wrap("step", ours.step))
     try:
         timers.wrap("epoch", trainer.run_epoch)(2)
     finally:
-        for owner, method, _ in watched:
+        for owner, method, _ in attempt_result:
             delattr(owner, method)
     seconds, num_steps = timers.seconds, len(trainer.batches)
-    known = sum(seconds[name] for _, _, name in watched)
+    known = sum(seconds[name] for _, _, name in attempt_result)
     parts = {
         "data": seconds["data"],
         "forward": seconds["forward"],

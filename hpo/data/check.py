@@ -84,7 +84,7 @@ class DataCheck:
 
 
 @dataclass(frozen=True)
-class Looked:
+class CheckedPair:
     """One pair, read."""
 
     part: str
@@ -106,7 +106,7 @@ def check_data(
     group: str | None = None,
     keys: ReadingKeys = DEFAULT_KEYS,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[DataCheck, list[Looked], MaskCoding | None]:
+) -> tuple[DataCheck, list[CheckedPair], MaskCoding | None]:
     """Read every pair of a data folder and say what is there, what is wrong, what is odd.
 
     Args:
@@ -170,11 +170,11 @@ def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
 
 def _look_at_all(
     pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
-) -> list[Looked]:
-    looked: list[Looked] = []
+) -> list[CheckedPair]:
+    looked: list[CheckedPair] = []
     failed: dict[str, list[tuple[Pair, str]]] = {}
 
-    def look(entry: tuple[str, Pair]) -> Looked | str:
+    def look(entry: tuple[str, Pair]) -> CheckedPair | str:
         try:
             return _look(*entry)
         except DataError as error:
@@ -213,7 +213,7 @@ def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
     return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
 
 
-def _look(part: str, pair: Pair) -> Looked:
+def _look(part: str, pair: Pair) -> CheckedPair:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
     image = read_image(pair.input, gray=False, header=headers[0])
@@ -221,7 +221,7 @@ def _look(part: str, pair: Pair) -> Looked:
     full_scale = int(np.iinfo(image.dtype).max)
     is_gray = bool((image == image[:, :, :1]).all())
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
-    return Looked(
+    return CheckedPair(
         part=part,
         pair=pair,
         size=(image.shape[0], image.shape[1]),
@@ -240,7 +240,7 @@ def _common(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
 
 
-def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
+def _judge_files(looked: Sequence[CheckedPair], check: DataCheck) -> None:
     findings = Findings()
     for entry in looked:
         try:
@@ -250,7 +250,7 @@ def _judge_files(looked: Sequence[Looked], check: DataCheck) -> None:
     check.advice += findings.notes()
 
 
-def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
+def _judge_intensities(looked: Sequence[CheckedPair], check: DataCheck) -> None:
     check.histogram = [
         round(float(share), 4) for share in np.mean([entry.histogram for entry in looked], axis=0)
     ]
@@ -280,7 +280,7 @@ def _judge_intensities(looked: Sequence[Looked], check: DataCheck) -> None:
 
 
 def _judge_masks(
-    looked: Sequence[Looked], folder: DataFolder, keys: ReadingKeys, check: DataCheck
+    looked: Sequence[CheckedPair], folder: DataFolder, keys: ReadingKeys, check: DataCheck
 ) -> MaskCoding | None:
     counts: Counter[int] = Counter()
     for entry in looked:
@@ -327,7 +327,7 @@ def _judge_masks(
     return coding
 
 
-def _trivial(looked: Sequence[Looked], part: str, coding: MaskCoding) -> dict[str, float]:
+def _trivial(looked: Sequence[CheckedPair], part: str, coding: MaskCoding) -> dict[str, float]:
     scoring = Scoring(coding)
     masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
     scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.dataset.near_duplicates import find_alike
+from hpo.dataset.near_duplicates import find_near_duplicates
 from hpo.dataset.split import group_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import shown
 
 if TYPE_CHECKING:
-    from hpo.data.check import DataCheck, Looked
+    from hpo.data.check import CheckedPair, DataCheck
 
 
-def judge_leaks(looked: Sequence[Looked], root: Path, group: str | None, check: DataCheck) -> None:
+def judge_leaks(
+    looked: Sequence[CheckedPair], root: Path, group: str | None, check: DataCheck
+) -> None:
     """Find what is in the training part and in the test part."""
     by_digest: dict[str, dict[str, str]] = {}
     for entry in looked:
@@ -32,7 +34,7 @@ def judge_leaks(looked: Sequence[Looked], root: Path, group: str | None, check: 
     ]
     for part in check.num_pairs:
         members = [entry for entry in looked if entry.part == part]
-        check.near_duplicates += find_alike(
+        check.near_duplicates += find_near_duplicates(
             [entry.pair.name for entry in members], [entry.small for entry in members]
         )
     if torn:

@@ -25,7 +25,7 @@ def thumbnail_of(image: Array) -> Thumbnail:
     return thumbnail(to_gray8(image))
 
 
-def find_alike(names: list[str], thumbnails: list[Thumbnail]) -> list[list[str]]:
+def find_near_duplicates(names: list[str], thumbnails: list[Thumbnail]) -> list[list[str]]:
     """Return the names of images that are nearly the same, cluster by cluster.
 
     None where one cluster would hold most of the set.

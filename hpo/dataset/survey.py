@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from hpo.dataset.content_hashes import MEMORY, Contents
 from hpo.dataset.layouts import suggest, unread_parts
-from hpo.dataset.near_duplicates import find_alike, thumbnail_of
+from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
 from studies.prepare.likeness import Thumbnail
 from trainer.data.findings import Findings, Seen, see
@@ -244,7 +244,7 @@ def _read_all(
         raise DataError(
             f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
         )
-    clusters = find_alike([pair.stem for pair in pairs[:num_train]], thumbnails)
+    clusters = find_near_duplicates([pair.stem for pair in pairs[:num_train]], thumbnails)
     notes = tuple(findings.notes())
     return _Found(is_gray, counts, min(sizes), max(sizes), of_masks, notes, clusters)
 

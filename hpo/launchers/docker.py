@@ -44,8 +44,8 @@ from hpo.launchers.inside import (
     mounted_path,
 )
 from hpo.launchers.log import MAX_LOG_BYTES, open_log
-from hpo.launchers.premounted import BerthError, Berths, remove_dead
-from hpo.launchers.probe import AskedOnce
+from hpo.launchers.premounted import NoFolderLeftError, PremountedFolders, remove_dead
+from hpo.launchers.probe import CachedCapabilities
 from hpo.launchers.users import (
     container_user,
     make_cache,
@@ -99,7 +99,7 @@ class DockerLauncher:
         self._handles: list[DockerHandle] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._asked = AskedOnce(self, settings, is_own=settings.image == DEFAULT_IMAGE)
+        self._asked = CachedCapabilities(self, settings, is_own=settings.image == DEFAULT_IMAGE)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""
@@ -117,7 +117,7 @@ class DockerLauncher:
         if self._pool is not None and is_run(job) and SERVE in self.capabilities():
             try:
                 return self._pool.start(job, lambda: self._serve(job, user))
-            except BerthError as error:
+            except NoFolderLeftError as error:
                 self._settings.warn(
                     f"{error}: its container is removed, {job.run_dir.parent.name} gets another"
                 )
@@ -136,18 +136,18 @@ class DockerLauncher:
         with open_log(job.run_dir) as log:
             if owner is not None:  # the worker writes it too
                 os.fchown(log.fileno(), *owner)
-        berths = Berths(self._settings.pools, RUNS_DIR, owner)
+        premounted = PremountedFolders(self._settings.pools, RUNS_DIR, owner)
         start = _Start(
             command=(*WORKER, SERVE),
-            folders=berths.mounts(),
+            folders=premounted.mounts(),
             working_dir="/",
             user=user,
             serves=True,
         )
         try:
-            return WarmWorker(self._start(job, start), berths)
+            return WarmWorker(self._start(job, start), premounted)
         except BaseException:
-            berths.close()
+            premounted.close()
             raise
 
     def _start(self, job: WorkerJob, start: _Start) -> DockerHandle:

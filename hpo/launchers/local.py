@@ -17,7 +17,7 @@ from hpo.launchers.base import (
     worker_environment,
 )
 from hpo.launchers.log import MAX_LOG_BYTES
-from hpo.launchers.probe import AskedOnce
+from hpo.launchers.probe import CachedCapabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 from hpo.launchers.warm import SERVE, WarmPool, WarmWorker, is_run
 
@@ -36,7 +36,7 @@ class LocalLauncher:
         self._shown = settings.worker or DEFAULT_WORKER
         self._processes = WorkerProcesses(settings.labels)
         self._pool = WarmPool() if settings.warm else None
-        self._asked = AskedOnce(self, settings, is_own=settings.worker is None)
+        self._asked = CachedCapabilities(self, settings, is_own=settings.worker is None)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the host's own path."""

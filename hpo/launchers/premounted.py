@@ -22,15 +22,15 @@ from pathlib import Path
 from hpo.errors import LauncherError
 from hpo.owner import HOST, SESSION, driver_labels, is_dead
 
-NUM_BERTHS = 16  # runs of a container; it bounds as well what a worker may leak
+NUM_PREMOUNTED = 16  # runs of a container; it bounds as well what a worker may leak
 PREFIX = ".pool_"
 
 
-class BerthError(LauncherError):
+class NoFolderLeftError(LauncherError):
     """A folder is not as it was made, so that no run may have it."""
 
 
-class Berths:
+class PremountedFolders:
     """The empty folders of one container, each of which is taken by one run."""
 
     def __init__(self, parent: Path, inside: str, owner: tuple[int, int] | None) -> None:
@@ -48,7 +48,7 @@ class Berths:
         name = f"{PREFIX}{ours[HOST]}_{ours[SESSION]}_{uuid.uuid4().hex[:8]}"
         self._root = parent / name
         self._inside = inside
-        self._free = [self._root / str(number) for number in range(NUM_BERTHS)]
+        self._free = [self._root / str(number) for number in range(NUM_PREMOUNTED)]
         try:
             for folder in self._free:
                 folder.mkdir(parents=True)
@@ -71,35 +71,39 @@ class Berths:
         """Make the next folder the run's, with all that is in it; return its path inside.
 
         Raises:
-            BerthError: the folder is not empty, say; the run's own is as it was.
+            NoFolderLeftError: the folder is not empty, say; the run's own is as it was.
             LauncherError: what the run is given could not be moved.
         """
-        berth = self._free[0]
+        free_folder = self._free[0]
         try:
-            with os.scandir(berth) as entries:
+            with os.scandir(free_folder) as entries:
                 planted = next(entries, None)
         except OSError as error:
-            raise BerthError(f"the folder of a run to come is gone ({error.strerror})") from None
+            raise NoFolderLeftError(
+                f"the folder of a run to come is gone ({error.strerror})"
+            ) from None
         if planted is not None:
-            raise BerthError(f"the worker has put {planted.name!r} into the folder of a later run")
+            raise NoFolderLeftError(
+                f"the worker has put {planted.name!r} into the folder of a later run"
+            )
         try:
             for name in os.listdir(run_dir):  # noqa: PTH208  # no iteration over what changes
-                (run_dir / name).rename(berth / name)
-            berth.rename(run_dir)
+                (run_dir / name).rename(free_folder / name)
+            free_folder.rename(run_dir)
         except OSError as error:
             raise LauncherError(
                 f"cannot move {run_dir} to a warm container ({error.strerror}); "
                 "--no-warm does without"
             ) from error
         self._free.pop(0)
-        return self._path_inside(berth)
+        return self._path_inside(free_folder)
 
     def close(self) -> None:
         """Remove the folders that no run has taken."""
         _remove(self._root)
 
-    def _path_inside(self, berth: Path) -> str:
-        return f"{self._inside}/{berth.name}"
+    def _path_inside(self, free_folder: Path) -> str:
+        return f"{self._inside}/{free_folder.name}"
 
 
 def remove_dead(parent: Path) -> None:

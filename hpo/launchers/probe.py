@@ -13,7 +13,7 @@ from hpo.errors import LauncherError
 from hpo.launchers.base import Launcher, LaunchSettings, Slot, WorkerJob, closed_error
 
 PROBE_ARGS = ("--capabilities",)
-PATIENCE_S = 120.0  # a first start from a cold network disk, an image that is unpacked
+WAIT_LIMIT_S = 120.0  # a first start from a cold network disk, an image that is unpacked
 WORD_AFTER_S = 10.0
 DELAYS_S = (0.0, 0.5, 2.0, 5.0, 10.0)  # before each time that it is asked
 CANNOT_RUN = (126, 127)  # of shells, env and docker-init: not executable, not found
@@ -24,7 +24,7 @@ REMEDY = "if it is an engine that does not know the question, add --plain-worker
 _PROBE_LINES = 200  # warnings may surround the answer
 
 
-class AskedOnce:
+class CachedCapabilities:
     """What a launcher's worker can do; safe to ask from several threads at once."""
 
     def __init__(self, launcher: Launcher, settings: LaunchSettings, *, is_own: bool) -> None:
@@ -60,7 +60,7 @@ def ask_capabilities(
     gets the contract's keys only. Nothing else means that: a worker that is killed, or whose
     answer is cut off, is asked again, and one that says nothing is waited for.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_LIMIT_S
     unclear = ""
     for delay_s in DELAYS_S:
         if delay_s:
@@ -122,7 +122,7 @@ def _ask(launcher: Launcher, settings: LaunchSettings, deadline: float) -> _Ende
                     word_at = deadline
                     settings.warn(
                         "the worker has not said yet what it can do; it gets up to "
-                        f"{PATIENCE_S:.0f} s ({REMEDY})"
+                        f"{WAIT_LIMIT_S:.0f} s ({REMEDY})"
                     )
                 if settings.stopping.wait(0.02):
                     raise closed_error()
@@ -130,7 +130,7 @@ def _ask(launcher: Launcher, settings: LaunchSettings, deadline: float) -> _Ende
             handle.stop()
         if code is None:
             raise LauncherError(
-                f"the worker has not said within {PATIENCE_S:.0f} s what it can do; {REMEDY}"
+                f"the worker has not said within {WAIT_LIMIT_S:.0f} s what it can do; {REMEDY}"
             )
         output = handle.log_tail(_PROBE_LINES)
         lines = output.splitlines() or [""]

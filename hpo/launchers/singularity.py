@@ -22,7 +22,7 @@ from hpo.launchers.inside import (
     mounted_path,
 )
 from hpo.launchers.log import MAX_LOG_BYTES
-from hpo.launchers.probe import AskedOnce
+from hpo.launchers.probe import CachedCapabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
 
 PROGRAMS = ("apptainer", "singularity")  # the same command line; the first that is there
@@ -50,7 +50,7 @@ class SingularityLauncher:
         self.image_id = _image_id(self._image)
         self._settings = settings
         self._processes = WorkerProcesses(settings.labels)
-        self._asked = AskedOnce(self, settings, is_own=False)
+        self._asked = CachedCapabilities(self, settings, is_own=False)
 
     def worker_path(self, mount: Mount, relative: PurePosixPath | str = "") -> str:
         """Return the path inside the container."""

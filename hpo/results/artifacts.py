@@ -23,7 +23,7 @@ class ArtifactError(HpoError):
     """The artifact store does not give or take what it should."""
 
 
-class Shelf:
+class ModelStore:
     """An artifact store, or the part of a bucket below a prefix."""
 
     def __init__(self, store: ArtifactStore, location: str, prefix: str = "") -> None:
@@ -93,7 +93,7 @@ class Shelf:
             self._store.remove(self._prefix + name)
 
 
-def open_shelf(location: str) -> Shelf:
+def open_model_store(location: str) -> ModelStore:
     """Open `DIR`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`.
 
     Raises:
@@ -108,7 +108,7 @@ def open_shelf(location: str) -> Shelf:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--artifacts {location}: {error.strerror}") from None
-        return Shelf(FileSystemArtifactStore(folder), str(folder))
+        return ModelStore(FileSystemArtifactStore(folder), str(folder))
     if scheme not in EXTRAS:
         raise UsageError(f"--artifacts {location}: expected a folder, s3://BUCKET or gs://BUCKET")
     bucket, _, prefix = rest.partition("/")
@@ -121,7 +121,7 @@ def open_shelf(location: str) -> Shelf:
         ) from None
     except Exception as error:  # no credentials, no region, …: each package has its own errors
         raise UsageError(f"--artifacts {location}: {_reason(error)}") from error
-    return Shelf(store, location, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+    return ModelStore(store, location, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
 
 
 def _bucket(scheme: str, name: str) -> Any:

@@ -16,7 +16,7 @@ from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
-from hpo.results.artifacts import ArtifactError, Shelf
+from hpo.results.artifacts import ArtifactError, ModelStore
 from hpo.results.list_acc import TrialList
 from hpo.results.models import (
     LAYERS_FILE,
@@ -64,9 +64,9 @@ class Candidate:
 class Results:
     """The two results that a user sees, for one study."""
 
-    def __init__(self, spec: StudySpec, shelf: Shelf | None = None) -> None:
+    def __init__(self, spec: StudySpec, model_store: ModelStore | None = None) -> None:
         self._spec = spec
-        self._shelf = shelf
+        self._model_store = model_store
         self._lock = threading.Lock()
         self._best = _NOTHING  # of the finished trials that were seen, which change no more
         self._announced: set[int] = set()  # trials that may be the best when they are told
@@ -112,7 +112,7 @@ class Results:
                     evaluation_config(candidate.config, self._spec),
                     known=candidate.known_extensions,
                 ),
-                has_shelf=self._shelf is not None,
+                has_shelf=self._model_store is not None,
             )
         except OSError as error:
             return f"the model of trial {candidate.number} cannot be stored ({reason(error)})"
@@ -135,8 +135,8 @@ class Results:
                 remove_checkpoints(self._spec.folders, number)  # nor need the database be asked
                 return None
             warning = self.fetch(study)
-            if self._shelf is not None:
-                drop_older(study, self._shelf)
+            if self._model_store is not None:
+                drop_older(study, self._model_store)
             self._clear_checkpoints(study, {number, *self._spared})
             best = best_trial(study)
             self._announced.discard(number)  # last: all of it is done again if the database fails
@@ -147,8 +147,8 @@ class Results:
         """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
         folders = (path.name for path in self._spec.folders.study.glob("trial_*"))
         numbers = {int(name[6:]) for name in folders if name[6:].isdecimal()}
-        if self._shelf is not None:
-            drop_older(study, self._shelf)
+        if self._model_store is not None:
+            drop_older(study, self._model_store)
         with self._lock:
             self._clear_checkpoints(study, numbers)
 
@@ -156,7 +156,7 @@ class Results:
         """Put the study's best model into `best_model/`; return a line that says why not."""
         folders = self._spec.folders
         try:
-            return fetch_best(study, folders.best_model, self._shelf, folders)
+            return fetch_best(study, folders.best_model, self._model_store, folders)
         except ArtifactError as error:
             return str(error)
         except OSError as error:
@@ -186,13 +186,13 @@ class Results:
         return find_checkpoint(trial, self._spec.folders) is not None
 
     def _put(self, model: Mapping[str, Any]) -> str | None:
-        if self._shelf is None:
+        if self._model_store is None:
             return None
         folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
         try:
             with new_folder(folder, "model") as aside:
                 make_model(model, aside, self._spec.folders)
-                self._shelf.put(model["artifact"], aside, MODEL_FILES)
+                self._model_store.put(model["artifact"], aside, MODEL_FILES)
         except (HpoError, OSError, DataError) as error:
             return f"{reason(error)}; the best model is on this host only"
         return None

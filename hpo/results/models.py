@@ -29,7 +29,7 @@ from hpo.folders import (
     replace_folder,
 )
 from hpo.plan.spec import WorkFolders
-from hpo.results.artifacts import Shelf
+from hpo.results.artifacts import ModelStore
 from hpo.results.provenance import MAX_BYTES
 from hpo.store.lease import ATTEMPT
 from hpo.store.study import STUDY_ID, best_trial
@@ -116,7 +116,7 @@ def make_model(model: Mapping[str, Any], aside: Path, folders: WorkFolders) -> N
     _write_json(aside / TRIAL_FILE, model["entry"])
 
 
-def drop_older(study: optuna.Study, shelf: Shelf) -> None:
+def drop_older(study: optuna.Study, model_store: ModelStore) -> None:
     """Remove from the shelf what is not the best trial's, once the best trial's is there.
 
     Only models of ended trials go, and the best of these can only be followed by a better one: so
@@ -130,11 +130,11 @@ def drop_older(study: optuna.Study, shelf: Shelf) -> None:
         model = trial.user_attrs.get(MODEL, {})
         for name in (*model.get("older", ()), model.get("artifact")):
             if trial.state.is_finished() and name is not None and name != keep:
-                shelf.remove(name)
+                model_store.remove(name)
 
 
 def fetch_best(
-    study: optuna.Study, target: Path, shelf: Shelf | None, here: WorkFolders
+    study: optuna.Study, target: Path, model_store: ModelStore | None, here: WorkFolders
 ) -> str | None:
     """Put the study's best model into the folder `target`, unless it is there.
 
@@ -160,8 +160,8 @@ def fetch_best(
             for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
                 shutil.rmtree(half, ignore_errors=True)
             with new_folder(place.parent, place.name) as aside:
-                if not _bring(best, study_id, aside, shelf, here):
-                    return _who_has(best, shelf)
+                if not _bring(best, study_id, aside, model_store, here):
+                    return _who_has(best, model_store)
                 keep_foreign(place, study_id)
                 replace_folder(aside, place)
         except (OSError, DataError) as error:
@@ -213,7 +213,11 @@ def find_checkpoint(trial: FrozenTrial, here: WorkFolders) -> WorkFolders | None
 
 
 def _bring(
-    best: FrozenTrial, study_id: str | None, aside: Path, shelf: Shelf | None, here: WorkFolders
+    best: FrozenTrial,
+    study_id: str | None,
+    aside: Path,
+    model_store: ModelStore | None,
+    here: WorkFolders,
 ) -> bool:
     """Fill a folder from the checkpoint, from the shelf, or from its driver's `best_model/`."""
     if (folders := find_checkpoint(best, here)) is not None:
@@ -221,7 +225,11 @@ def _bring(
         return True
     model = model_of(best)
     name = model.get("artifact")
-    if shelf is not None and isinstance(name, str) and shelf.get(name, aside, MODEL_FILES):
+    if (
+        model_store is not None
+        and isinstance(name, str)
+        and model_store.get(name, aside, MODEL_FILES)
+    ):
         return is_model_of(aside, best, study_id)
     source = Path(str(model.get("folder", "")))
     if not model or not is_model_of(source, best, study_id):
@@ -260,13 +268,13 @@ def _write_json(path: Path, obj: Any) -> None:
     path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
-def _who_has(best: FrozenTrial, shelf: Shelf | None) -> str:
+def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:
     model = model_of(best)
     if not model:
         return f"trial {best.number} is the best, but left no checkpoint"
     where = f"on host {model.get('host')} in {model.get('folder')}"
-    if shelf is not None:
-        return f"the model of trial {best.number} is not in {shelf.location}; look {where}"
+    if model_store is not None:
+        return f"the model of trial {best.number} is not in {model_store.location}; look {where}"
     if model.get("artifact"):
         return (
             f"the model of trial {best.number} is in the study's artifact store; give its place "

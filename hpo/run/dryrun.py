@@ -11,7 +11,7 @@ from hpo.dataset.survey import NOT_SURVEYED
 from hpo.launchers.slots import reserve_slots
 from hpo.plan.options import Options
 from hpo.plan.spec import StudySpec
-from hpo.results.artifacts import open_shelf
+from hpo.results.artifacts import open_model_store
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.session import settings_rows, show_settings
 from hpo.store.databaseurl import choose_url, default_url
@@ -38,7 +38,7 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
         check_study(spec, url, may_move=output.move_here)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
-        open_shelf(output.artifacts)
+        open_model_store(output.artifacts)
     try:  # it may have started a worker to ask what it knows
         check_known(
             spec, options, launcher, lambda text: console.print(f"warning: {text}", markup=False)

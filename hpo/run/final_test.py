@@ -33,13 +33,13 @@ from hpo.results.models import LAYERS_FILE, MODEL_FILE
 from hpo.run.oneshot import run_config
 from hpo.store.lease import ATTEMPT
 from hpo.store.study import best_trial
-from hpo.store.task_lease import Turn
+from hpo.store.task_lease import TaskLease
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
 TEST_FILE = "test.json"
 TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
-TEST_TURN = "rml:testing"
+TEST_TASK = "rml:testing"
 WAIT_INTERVAL_S = 1.0
 
 
@@ -107,7 +107,7 @@ class FinalTest:
     study: optuna.Study
     launcher: Launcher
     slot: Slot
-    turn: Turn
+    task_lease: TaskLease
     warn: Callable[[str], None]
     stopping: threading.Event
 
@@ -129,8 +129,8 @@ class FinalTest:
             stored = self.results.stored_trial(self.study)
             if stored is None or stored.number != best.number:
                 return None
-            if (owner := self.turn.take()) is None:
-                with self.turn.kept():
+            if (owner := self.task_lease.take()) is None:
+                with self.task_lease.kept():
                     # another may have ended just before
                     return self._known(best) or self._record(best)
             if not has_waited:

@@ -18,7 +18,7 @@ POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunResult:
     """A worker that has ended by itself: its exit code, the end of its log, its evaluations."""
 
     exit_code: int
@@ -32,7 +32,7 @@ def run_config(
     run_dir: Path,
     network: Mapping[str, Any],
     stopping: threading.Event | None = None,
-) -> Finished | None:
+) -> RunResult | None:
     """Write a `neural_network` object as the worker knows it, and run it; None if stopped."""
     from hpo.plan.space import without_extensions  # pydantic, which no other command needs
 
@@ -51,7 +51,7 @@ def run_worker(
     args: tuple[str, ...] = CONFIG_ARGS,
     stopping: threading.Event | None = None,
     keeps_state: bool = False,
-) -> Finished | None:
+) -> RunResult | None:
     """Start a worker in its folder and wait for its end; None if it was stopped before.
 
     `keeps_state`: it has a state to write then, from which the next call goes on.
@@ -69,4 +69,4 @@ def run_worker(
         else:
             handle.stop()
     evaluations = rundir.TestLogReader(run_dir / rundir.TEST_LOG).read_new()
-    return Finished(code, handle.log_tail(), evaluations)
+    return RunResult(code, handle.log_tail(), evaluations)

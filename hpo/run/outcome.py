@@ -89,7 +89,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Watched:
+class AttemptResult:
     """What was seen of a worker.
 
     Attributes:
@@ -126,26 +126,28 @@ class Watched:
 
 def classify(
     code: int, curve: Mapping[int, float], handle: Handle, *, on_gpu: bool = False
-) -> Watched:
+) -> AttemptResult:
     """Decide from the exit code what a worker's end means (see `trainer.errors`).
 
     The machine's memory is not a GPU's: what a batch needs there says nothing of the batch.
     """
     tail = handle.log_tail(LOG_TAIL_LINES)
     if code == 0 and curve:
-        return Watched("complete", curve)
+        return AttemptResult("complete", curve)
     if code == 0:
-        return Watched("failed", curve, "the worker ended without a line in out_test.txt", tail)
+        return AttemptResult(
+            "failed", curve, "the worker ended without a line in out_test.txt", tail
+        )
     if code == UserError.exit_code:
-        return Watched("refused", curve, "the worker refused its config or data", tail)
+        return AttemptResult("refused", curve, "the worker refused its config or data", tail)
     if code == DivergedError.exit_code:
-        return Watched("diverged", curve, "the loss became NaN or infinite")
+        return AttemptResult("diverged", curve, "the loss became NaN or infinite")
     if handle.oom_killed and on_gpu:
-        return Watched("failed", curve, HOST_MEMORY, tail, is_crash=True)
+        return AttemptResult("failed", curve, HOST_MEMORY, tail, is_crash=True)
     if code == OutOfMemoryError.exit_code or handle.oom_killed:
-        return Watched("out of memory", curve, "the batch does not fit the memory", tail)
+        return AttemptResult("out of memory", curve, "the batch does not fit the memory", tail)
     message = f"the worker ended with exit code {code}"
-    return Watched("failed", curve, message, tail, is_crash=True, exit_code=code)
+    return AttemptResult("failed", curve, message, tail, is_crash=True, exit_code=code)
 
 
 def memory_advice(

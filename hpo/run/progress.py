@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from hpo.run.outcome import Outcome, Watched
+    from hpo.run.outcome import AttemptResult, Outcome
 
 UNFINISHED = ("given back", "lost")
 SILENCE_S = 120  # a log of trials that take hours shows that they go on
@@ -28,7 +28,7 @@ class Reporter(Protocol):
         """Say that a trial has evaluated an epoch; `best` is its best accuracy so far."""
         ...
 
-    def attempt_ended(self, number: int, attempt: int, watched: Watched) -> None:
+    def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:
         """Say that an attempt at a trial failed, and that the next one starts."""
         ...
 
@@ -146,9 +146,11 @@ class PlainReporter:
             self._last_line[slot] = now
             self._line(f"trial {number:3d} epoch {epoch}, Dice {best:.4f} so far")
 
-    def attempt_ended(self, number: int, attempt: int, watched: Watched) -> None:
+    def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:
         """Print why."""
-        self._line(f"trial {number:3d} attempt {attempt} failed: {watched.message}; once more")
+        self._line(
+            f"trial {number:3d} attempt {attempt} failed: {attempt_result.message}; once more"
+        )
 
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Print the result and where the search stands."""

@@ -20,8 +20,8 @@ from hpo.run.disk import DiskFullError, FolderGoneError
 from hpo.run.outcome import FailurePolicy, Outcome
 from hpo.run.progress import Reporter, Tally
 from hpo.run.trial import TrialRunner
-from hpo.store.database import PATIENCE_S, Patience
-from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
+from hpo.store.lease import Lease, LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.study import make_pruner, score
 
@@ -51,8 +51,8 @@ class Search:
     launcher: Launcher
     slots: Sequence[Slot]
     num_procs: int
-    office: LeaseOffice
-    patience: Patience
+    lease_manager: LeaseManager
+    retry: DatabaseRetry
     results: Results
     reporter: Reporter
     tally: Tally
@@ -74,7 +74,7 @@ class Search:
             StorageError: the database went away.
         """
         self._sweep()
-        renewer = Renewer(self.office)
+        renewer = Renewer(self.lease_manager)
         claims = self._claims(renewer)
         errors: list[BaseException] = []
         threads = [
@@ -114,7 +114,7 @@ class Search:
 
     def _take_trials(self, slot: Slot, renewer: Renewer, claims: Claims) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
-        study = self.patience.call(
+        study = self.retry.call(
             lambda: optuna.load_study(
                 study_name=self.spec.name,
                 storage=self.study._storage,
@@ -128,9 +128,9 @@ class Search:
             launcher=self.launcher,
             slot=slot,
             num_procs=self.num_procs,
-            office=self.office,
+            lease_manager=self.lease_manager,
             renewer=renewer,
-            patience=self.patience,
+            retry=self.retry,
             results=self.results,
             reporter=self.reporter,
             stopping=self.stopping,
@@ -139,7 +139,9 @@ class Search:
         full_since: float | None = None
         num_trials = self.spec.num_trials
         while lease := claims.next():
-            if (total := self.office.total) != num_trials:  # another driver has asked for more
+            if (
+                total := self.lease_manager.total
+            ) != num_trials:  # another driver has asked for more
                 self.tally.num_trials = num_trials = total
                 spec = replace(self.spec, num_trials=total)
                 study.pruner = make_pruner(spec)
@@ -196,7 +198,7 @@ class Search:
         """Let other nodes go on while the disk of this one is full."""
         self.reporter.warn(f"{error}; until then this slot waits, and its trial is given back")
         while not self.stopping.wait(ROOM_INTERVAL_S):
-            if time.monotonic() - full_since > PATIENCE_S:
+            if time.monotonic() - full_since > WAIT_LIMIT_S:
                 raise error
             if error.has_room():
                 return
@@ -207,17 +209,17 @@ class Search:
 
     def _claims(self, renewer: Renewer) -> Claims:
         def claim() -> Lease | None:
-            return self.office.claim(
+            return self.lease_manager.claim(
                 self.spec.num_trials, may_reap=renewer.is_steady, held=renewer.tokens
             )
 
         def is_done() -> bool:
-            self.tally.num_trials = self.office.num_trials(self.spec.num_trials)
-            return self.office.num_finished() >= self.tally.num_trials
+            self.tally.num_trials = self.lease_manager.num_trials(self.spec.num_trials)
+            return self.lease_manager.num_finished() >= self.tally.num_trials
 
         return Claims(
-            claim=lambda: self.patience.call(claim),
-            is_done=lambda: self.patience.call(is_done),
+            claim=lambda: self.retry.call(claim),
+            is_done=lambda: self.retry.call(is_done),
             stopping=self.stopping,
         )
 
@@ -233,7 +235,7 @@ class Search:
                 )
             num_failed = 0
             if outcome.end in FAILED:
-                num_failed = self.patience.call(lambda: count_failed(study))
+                num_failed = self.retry.call(lambda: count_failed(study))
             max_failed = self.policy.failures_of(self.tally.num_trials)
             self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 

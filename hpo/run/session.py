@@ -22,21 +22,21 @@ from hpo.owner import HOST, SESSION, driver_labels
 from hpo.plan.options import Options
 from hpo.plan.planner import restore_inputs
 from hpo.plan.spec import StudySpec
-from hpo.results.artifacts import open_shelf
+from hpo.results.artifacts import open_model_store
 from hpo.results.best_model import Results
 from hpo.results.metrics import describe_averages, numbers
-from hpo.run.final_test import TEST_TURN, FinalTest, TestScore, tested_before
+from hpo.run.final_test import TEST_TASK, FinalTest, TestScore, tested_before
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.outcome import FailurePolicy
 from hpo.run.progress import describe_values, make_reporter, optuna_means
 from hpo.run.search import Search, count_failed, tally_of
 from hpo.run.stopping import StopRequest
 from hpo.store.agreement import noticing_deletion
-from hpo.store.database import Patience, close_storage, wait_for_storage
+from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import DATABASE_FILE, choose_url, default_url
-from hpo.store.lease import LeaseOffice
+from hpo.store.lease import LeaseManager
 from hpo.store.study import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
-from hpo.store.task_lease import Turn
+from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -67,13 +67,13 @@ def _run_session(
     rdb = wait_for_storage(
         url or default_url(spec.folders.output), options.output.lease_s, stopping, warn
     )
-    patience = Patience(rdb.engine.url, stopping, warn)
-    study = patience.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
-    labels = driver_labels(patience.call(lambda: study.user_attrs)[DATABASE_ID])
+    retry = DatabaseRetry(rdb.engine.url, stopping, warn)
+    study = retry.call(lambda: open_study(spec, rdb, may_move=options.output.move_here))
+    labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(slots))
     stopping.before_leaving(launcher.close)
-    office = LeaseOffice(
+    lease_manager = LeaseManager(
         rdb,
         study._study_id,
         lease_s=options.output.lease_s,
@@ -81,16 +81,18 @@ def _run_session(
         identity=spec.identity(),
     )
     # Another driver may have asked for more.
-    total = patience.call(lambda: office.num_trials(spec.num_trials))
+    total = retry.call(lambda: lease_manager.num_trials(spec.num_trials))
     spec = replace(spec, num_trials=total)
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
-    turn = Turn(rdb, study._study_id, TEST_TURN, owner=owner, lease_s=options.output.lease_s)
+    task_lease = TaskLease(
+        rdb, study._study_id, TEST_TASK, owner=owner, lease_s=options.output.lease_s
+    )
     artifacts = options.output.artifacts
-    results = Results(spec, open_shelf(artifacts) if artifacts else None)
-    patience.call(lambda: results.bring_back(study))
-    tally = patience.call(lambda: tally_of(spec, finished_trials(study)))
+    results = Results(spec, open_model_store(artifacts) if artifacts else None)
+    retry.call(lambda: results.bring_back(study))
+    tally = retry.call(lambda: tally_of(spec, finished_trials(study)))
     reporter = make_reporter(
         console, num_slots=len(slots), num_epochs=spec.num_epochs, tally=tally
     )
@@ -105,12 +107,12 @@ def _run_session(
         launcher=launcher,
         slots=slots,
         num_procs=reservation.num_procs,
-        office=office,
-        patience=patience,
+        lease_manager=lease_manager,
+        retry=retry,
         results=results,
         reporter=reporter,
         tally=tally,
-        num_failed_before=patience.call(lambda: count_failed(study)),
+        num_failed_before=retry.call(lambda: count_failed(study)),
         stopping=stopping,
         restore=lambda: restore_inputs(spec, options),
     )
@@ -122,22 +124,22 @@ def _run_session(
             search.run()
         finally:
             reporter.close()
-            _complete_list(results, study, patience, warn)
+            _complete_list(results, study, retry, warn)
         if not stopping.is_set():  # else there may be seconds left
-            if missing := patience.call(lambda: finished_trials(study) and results.fetch(study)):
+            if missing := retry.call(lambda: finished_trials(study) and results.fetch(study)):
                 console.print(f"best_model/ is not the best: {missing}", markup=False)
-            patience.call(lambda: results.sweep(study))
+            retry.call(lambda: results.sweep(study))
             test = FinalTest(
                 spec=spec,
                 results=results,
                 study=study,
                 launcher=launcher,
                 slot=search.usable_slot(),
-                turn=turn,
+                task_lease=task_lease,
                 warn=warn,
                 stopping=stopping,
             )
-            tested = patience.call(test.run)
+            tested = retry.call(test.run)
     except EndingError:
         pass  # it was stopped
     except (HpoError, TrainerError) as error:
@@ -147,14 +149,14 @@ def _run_session(
     finally:
         launcher.close()
         reservation.close()
-        office.close()
-        turn.close()
+        lease_manager.close()
+        task_lease.close()
     is_interrupted = stopping.is_set() and failure is None
     known = replace(spec, num_trials=tally.num_trials)
     try:
-        stored = patience.call(lambda: results.stored_trial(study))
+        stored = retry.call(lambda: results.stored_trial(study))
         ending = Ending(tested, None if stored is None else stored.number, is_interrupted)
-        patience.call(lambda: show_summary(known, study, ending, console))
+        retry.call(lambda: show_summary(known, study, ending, console))
     except (HpoError, KeyError):  # the database is away, or the study deleted
         if failure is None:
             raise
@@ -164,11 +166,11 @@ def _run_session(
 
 
 def _complete_list(
-    results: Results, study: optuna.Study, patience: Patience, warn: Callable[[str], None]
+    results: Results, study: optuna.Study, retry: DatabaseRetry, warn: Callable[[str], None]
 ) -> None:
     """Write `list_acc.json` once more, whatever ended the search."""
     try:
-        patience.call(lambda: results.write_list_acc(study))
+        retry.call(lambda: results.write_list_acc(study))
     except OSError as error:
         warn(f"list_acc.json is not complete: {error.strerror}; see rml-study export")
     except HpoError as error:  # the search says why, if it ended for that

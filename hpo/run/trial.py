@@ -28,16 +28,16 @@ from hpo.run.outcome import (
     COUNTED,
     LOST,
     STATES,
+    AttemptResult,
     End,
     FailurePolicy,
     Outcome,
-    Watched,
     memory_advice,
 )
 from hpo.run.progress import Reporter
 from hpo.run.watch import Watch
-from hpo.store.database import Patience
-from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.database import DatabaseRetry
+from hpo.store.lease import Lease, LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import derived_seed, finished_trials, make_sampler
@@ -60,9 +60,9 @@ class TrialRunner:
     launcher: Launcher
     slot: Slot
     num_procs: int
-    office: LeaseOffice
+    lease_manager: LeaseManager
     renewer: Renewer
-    patience: Patience
+    retry: DatabaseRetry
     results: Results
     reporter: Reporter
     stopping: threading.Event
@@ -73,19 +73,19 @@ class TrialRunner:
         self.renewer.hold(lease)
         try:
             try:
-                number, chosen, is_ours = self.patience.call(lambda: self._sample(lease))
+                number, chosen, is_ours = self.retry.call(lambda: self._sample(lease))
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
-                return self._finish(job, lease, Watched(end, message=str(error)))
+                return self._finish(job, lease, AttemptResult(end, message=str(error)))
             job = _Job(number, chosen, clock)
             if not is_ours:
-                return self._finish(job, lease, Watched("lost", message=LOST))
+                return self._finish(job, lease, AttemptResult("lost", message=LOST))
             self.reporter.trial_started(number, self.slot.index, chosen)
             return self._run_attempts(job, lease)
         except BaseException:
             with contextlib.suppress(Exception):
-                self.office.give_back(lease)
+                self.lease_manager.give_back(lease)
             raise
         finally:
             self.renewer.release(lease)
@@ -95,20 +95,24 @@ class TrialRunner:
         may_resume = True
         if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
             message = f"{lease.num_deaths} drivers in a row died with this trial"
-            watched = Watched("failed", message=message, why="drivers died with the trial")
-            return self._finish(job, lease, watched)
+            attempt_result = AttemptResult(
+                "failed", message=message, why="drivers died with the trial"
+            )
+            return self._finish(job, lease, attempt_result)
         while True:
-            watched, was_resumed = self._attempt(job, lease, resume=may_resume)
+            attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
-            is_bad_state = watched.end == "refused" and was_resumed
-            is_retried = watched.is_crash and lease.num_crashes < self.policy.max_retries
+            is_bad_state = attempt_result.end == "refused" and was_resumed
+            is_retried = attempt_result.is_crash and lease.num_crashes < self.policy.max_retries
             if self.stopping.is_set() or not (is_bad_state or is_retried):
-                return self._finish(job, lease, watched)
+                return self._finish(job, lease, attempt_result)
             may_resume = not is_bad_state
-            again = self.patience.call(partial(self.office.start_again, lease, crashed=is_retried))
+            again = self.retry.call(
+                partial(self.lease_manager.start_again, lease, crashed=is_retried)
+            )
             if again is None:
-                return self._finish(job, lease, replace(watched, end="lost", message=LOST))
-            self.reporter.attempt_ended(job.number, lease.attempt, watched)
+                return self._finish(job, lease, replace(attempt_result, end="lost", message=LOST))
+            self.reporter.attempt_ended(job.number, lease.attempt, attempt_result)
             lease = again
 
     def _sample(self, lease: Lease) -> tuple[int, dict[str, Any], bool]:
@@ -120,7 +124,7 @@ class TrialRunner:
             self.spec.space.suggest,
             self.spec.space.check,
         )
-        return trial.number, chosen, self.office.set_params(lease, trial)
+        return trial.number, chosen, self.lease_manager.set_params(lease, trial)
 
     def _config(self, number: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trial's `neural_network` object as the worker will read it.
@@ -137,7 +141,7 @@ class TrialRunner:
         parse_config({"neural_network": config}, f"trial {number}")
         return config
 
-    def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[Watched, bool]:
+    def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.
 
         Raises:
@@ -158,21 +162,21 @@ class TrialRunner:
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
             provenance = self._provenance(job, lease, written, folder.run_dir)
-            run = {PROVENANCE: provenance | {"lease_s": self.office.lease_s}}
-            if not self.patience.call(
-                lambda: self.office.begin(lease, keep=folder.evaluated, attributes=run)
+            run = {PROVENANCE: provenance | {"lease_s": self.lease_manager.lease_s}}
+            if not self.retry.call(
+                lambda: self.lease_manager.begin(lease, keep=folder.evaluated, attributes=run)
             ):
-                return Watched("lost", message=LOST), was_resumed
+                return AttemptResult("lost", message=LOST), was_resumed
             keeps_state = get_path(written, "checkpoints.resume") is True
-            watched = self._watch(job, lease, folder, keeps_state=keeps_state)
-            if watched.score is not None and STATES.get(watched.end) in COUNTED:
-                self.patience.call(
-                    lambda: self._offer(job, lease, watched, folder.run_dir, config)
+            attempt_result = self._watch(job, lease, folder, keeps_state=keeps_state)
+            if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
+                self.retry.call(
+                    lambda: self._offer(job, lease, attempt_result, folder.run_dir, config)
                 )
         except ConfigError as error:
             # These values don't go together; others may.
             why = _NUMBERS.sub("#", str(error))
-            return Watched("failed", message=str(error), why=why), was_resumed
+            return AttemptResult("failed", message=str(error), why=why), was_resumed
         except (OSError, LauncherError) as error:
             if is_full_error(error) or is_full_error(error.__cause__):
                 raise DiskFullError(self.spec.folders.study) from None
@@ -180,18 +184,20 @@ class TrialRunner:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             why = error.strerror or str(error)
-            return Watched("failed", message=where + why, is_crash=True, why=why), was_resumed
-        is_whole = self.spec.num_epochs in watched.curve
-        is_told = watched.end in ("complete", "failed", "refused") and not is_whole
+            return AttemptResult(
+                "failed", message=where + why, is_crash=True, why=why
+            ), was_resumed
+        is_whole = self.spec.num_epochs in attempt_result.curve
+        is_told = attempt_result.end in ("complete", "failed", "refused") and not is_whole
         if is_told and not folder.run_dir.exists():
             raise FolderGoneError(self.spec.folders.study)
-        if watched.is_crash and is_full(folder.run_dir, watched.log_tail):
+        if attempt_result.is_crash and is_full(folder.run_dir, attempt_result.log_tail):
             raise DiskFullError(self.spec.folders.study)
-        return watched, was_resumed
+        return attempt_result, was_resumed
 
     def _watch(
         self, job: _Job, lease: Lease, folder: AttemptFolder, *, keeps_state: bool
-    ) -> Watched:
+    ) -> AttemptResult:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
         def tell_epoch(epoch: int, best: float) -> None:
@@ -202,16 +208,16 @@ class TrialRunner:
             WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
         )
         job.clock.launch()
-        watched = Watch(
+        attempt_result = Watch(
             study=self.study,
             lease=lease,
             handle=handle,
             log=folder.log,
             inherited=folder.evaluated,
             num_epochs=self.spec.num_epochs,
-            office=self.office,
+            lease_manager=self.lease_manager,
             renewer=self.renewer,
-            patience=self.patience,
+            retry=self.retry,
             stopping=self.stopping,
             tell_epoch=tell_epoch,
             keeps_state=keeps_state,
@@ -219,9 +225,12 @@ class TrialRunner:
             deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
         ).follow()
         # An engine that takes `device` says by its exit code that it is the GPU's fault.
-        if watched.exit_code == DeviceError.exit_code and "device" in self.launcher.capabilities():
+        if (
+            attempt_result.exit_code == DeviceError.exit_code
+            and "device" in self.launcher.capabilities()
+        ):
             raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
-        return watched
+        return attempt_result
 
     def _provenance(
         self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path
@@ -238,14 +247,19 @@ class TrialRunner:
         )
 
     def _offer(
-        self, job: _Job, lease: Lease, watched: Watched, run_dir: Path, config: Mapping[str, Any]
+        self,
+        job: _Job,
+        lease: Lease,
+        attempt_result: AttemptResult,
+        run_dir: Path,
+        config: Mapping[str, Any],
     ) -> None:
-        assert watched.score is not None
-        assert watched.epoch is not None
+        assert attempt_result.score is not None
+        assert attempt_result.epoch is not None
 
         def announce(model: Mapping[str, Any]) -> bool:
             # False: somebody else has the trial, and with it the right to the best model.
-            return self.office.annotate(lease, {MODEL: dict(model)})
+            return self.lease_manager.annotate(lease, {MODEL: dict(model)})
 
         host_config: dict[str, Any] = json.loads(json.dumps(config))
         host_config["layers"] = self.spec.network_of(job.chosen)
@@ -257,9 +271,9 @@ class TrialRunner:
             Candidate(
                 number=job.number,
                 attempt=lease.attempt,
-                score=watched.score,
-                epoch=watched.epoch,
-                figures=read_figures(run_dir, watched.epoch),
+                score=attempt_result.score,
+                epoch=attempt_result.epoch,
+                figures=read_figures(run_dir, attempt_result.epoch),
                 config=host_config,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -270,58 +284,64 @@ class TrialRunner:
         if warning:
             self.reporter.warn_once(warning)
 
-    def _finish(self, job: _Job, lease: Lease, watched: Watched) -> Outcome:
+    def _finish(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
         """Tell the study, if the trial is still ours."""
-        if watched.end == "out of memory":
-            watched = self.patience.call(lambda: self._note_memory(job, lease, watched))
-        if watched.end == "given back" or (self.stopping.is_set() and watched.is_crash):
-            watched = replace(watched, end="given back")
-            self.patience.call(lambda: self.office.give_back(lease))
-        elif watched.end != "lost":
-            state = STATES[watched.end]
-            value = watched.score if state in COUNTED else None
+        if attempt_result.end == "out of memory":
+            attempt_result = self.retry.call(lambda: self._note_memory(job, lease, attempt_result))
+        if attempt_result.end == "given back" or (
+            self.stopping.is_set() and attempt_result.is_crash
+        ):
+            attempt_result = replace(attempt_result, end="given back")
+            self.retry.call(lambda: self.lease_manager.give_back(lease))
+        elif attempt_result.end != "lost":
+            state = STATES[attempt_result.end]
+            value = attempt_result.score if state in COUNTED else None
             attributes = {
                 END: describe_end(
-                    end=watched.end,
-                    score=watched.score,
-                    epoch=watched.epoch,
-                    message=watched.message,
-                    log_tail=watched.log_tail,
+                    end=attempt_result.end,
+                    score=attempt_result.score,
+                    epoch=attempt_result.epoch,
+                    message=attempt_result.message,
+                    log_tail=attempt_result.log_tail,
                     attempt=lease.attempt,
                     seconds=job.clock.seconds(),
                 )
             }
-            if not self.patience.call(lambda: self.office.finish(lease, state, value, attributes)):
-                watched = replace(watched, end="lost", message=LOST)
+            if not self.retry.call(
+                lambda: self.lease_manager.finish(lease, state, value, attributes)
+            ):
+                attempt_result = replace(attempt_result, end="lost", message=LOST)
             else:
                 self._record(job)
         return Outcome(
             number=job.number,
-            end=watched.end,
-            score=watched.score,
-            epoch=watched.epoch,
-            num_epochs=len(watched.curve),
+            end=attempt_result.end,
+            score=attempt_result.score,
+            epoch=attempt_result.epoch,
+            num_epochs=len(attempt_result.curve),
             seconds=job.clock.total,
-            message=watched.message,
-            log_tail=watched.log_tail,
-            cause=watched.cause,
+            message=attempt_result.message,
+            log_tail=attempt_result.log_tail,
+            cause=attempt_result.cause,
         )
 
-    def _note_memory(self, job: _Job, lease: Lease, watched: Watched) -> Watched:
+    def _note_memory(
+        self, job: _Job, lease: Lease, attempt_result: AttemptResult
+    ) -> AttemptResult:
         """Tell the sampler that these values don't fit the memory, and the user what would."""
         # The dashboard reads constraints from user attributes.
-        is_ours = self.office.annotate(lease, {"constraints": {MEMORY: 1.0}})
+        is_ours = self.lease_manager.annotate(lease, {"constraints": {MEMORY: 1.0}})
         trial = optuna.Trial(self.study, lease.trial_id)
         if is_ours and MEMORY not in trial.constraints:
             trial.set_constraint(MEMORY, 1.0)
         advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
-        return replace(watched, message=advice)
+        return replace(attempt_result, message=advice)
 
     def _record(self, job: _Job) -> None:
         try:
-            if warning := self.patience.call(lambda: self.results.settle(self.study, job.number)):
+            if warning := self.retry.call(lambda: self.results.settle(self.study, job.number)):
                 self.reporter.warn_once(f"best_model/ is not the best: {warning}")
-            self.patience.call(lambda: self.results.refresh_list_acc(self.study))
+            self.retry.call(lambda: self.results.refresh_list_acc(self.study))
         except OSError as error:  # the trial is in the database; the next one writes the list
             self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 

@@ -13,9 +13,9 @@ import optuna
 
 from hpo.launchers import Handle
 from hpo.launchers.base import KEEP_STATE_GRACE_S
-from hpo.run.outcome import LOST, Watched, classify
-from hpo.store.database import DATABASE_ERRORS, Patience
-from hpo.store.lease import Lease, LeaseOffice
+from hpo.run.outcome import LOST, AttemptResult, classify
+from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
+from hpo.store.lease import Lease, LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
 from trainer import rundir
@@ -47,9 +47,9 @@ class Watch:
     log: rundir.TestLogReader
     inherited: Mapping[int, float]
     num_epochs: int
-    office: LeaseOffice
+    lease_manager: LeaseManager
     renewer: Renewer
-    patience: Patience
+    retry: DatabaseRetry
     stopping: threading.Event
     tell_epoch: Callable[[int, float], None]
     keeps_state: bool = False
@@ -60,23 +60,23 @@ class Watch:
     _is_replaced: bool = False
     _next_try: float = 0.0
 
-    def follow(self) -> Watched:
+    def follow(self) -> AttemptResult:
         """Report each epoch until there is nothing more to come; leave no worker behind.
 
         While the database is away the worker goes on, and what it reaches is reported late.
         """
-        watched: Watched | None = None
+        attempt_result: AttemptResult | None = None
         try:
-            watched = self._follow()
-            return watched
+            attempt_result = self._follow()
+            return attempt_result
         finally:
             # Given back, or cut off by an error of ours: somebody goes on with it.
-            if self.keeps_state and (watched is None or watched.end == "given back"):
+            if self.keeps_state and (attempt_result is None or attempt_result.end == "given back"):
                 self.handle.stop(KEEP_STATE_GRACE_S, keep_state=True)
             else:
                 self.handle.stop()
 
-    def _follow(self) -> Watched:
+    def _follow(self) -> AttemptResult:
         self._curve.update(self.inherited)
         why: Literal["pruned", "out of time"] | None = None  # of our stopping the worker
         began = time.monotonic()
@@ -87,7 +87,7 @@ class Watch:
             was_pending = bool(self._unreported)
             is_ours = self._report()
             if not is_ours or self.renewer.is_lost(self.lease):
-                return Watched("lost", self._curve, LOST)
+                return AttemptResult("lost", self._curve, LOST)
             if not self._unreported:
                 if why is not None:
                     return self._stopped(why)
@@ -107,10 +107,10 @@ class Watch:
             elif has_to_end is not None and time.monotonic() > has_to_end:
                 self.handle.stop()
                 text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
-                return Watched("complete", self._curve, text)
+                return AttemptResult("complete", self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
-                return Watched("given back", self._curve)
+                return AttemptResult("given back", self._curve)
 
     def _read(self) -> None:
         entries = self.log.read_new()
@@ -131,16 +131,16 @@ class Watch:
         if not (self._unreported or self._is_replaced) or now < self._next_try:
             return True
         try:
-            if self._is_replaced and not self.office.keep_steps(self.lease, self._curve):
+            if self._is_replaced and not self.lease_manager.keep_steps(self.lease, self._curve):
                 return False
             self._is_replaced = False
-            if self._unreported and not self.office.report(self.lease, self._unreported):
+            if self._unreported and not self.lease_manager.report(self.lease, self._unreported):
                 return False
         except DATABASE_ERRORS as error:
-            self.patience.failed(error)
+            self.retry.failed(error)
             self._next_try = now + DATABASE_INTERVAL_S
             return True
-        self.patience.succeeded()
+        self.retry.succeeded()
         self._unreported.clear()
         return True
 
@@ -148,12 +148,12 @@ class Watch:
         try:
             return should_prune(self.study, self.lease.trial_id)
         except DATABASE_ERRORS as error:
-            self.patience.failed(error)
+            self.retry.failed(error)
             return False
 
-    def _stopped(self, why: Literal["pruned", "out of time"]) -> Watched:
+    def _stopped(self, why: Literal["pruned", "out of time"]) -> AttemptResult:
         if why == "pruned":
-            return Watched("pruned", self._curve)
+            return AttemptResult("pruned", self._curve)
         if self._curve:
-            return Watched("out of time", self._curve, "stopped by --trial-timeout")
-        return Watched("failed", message="no epoch was evaluated within --trial-timeout")
+            return AttemptResult("out of time", self._curve, "stopped by --trial-timeout")
+        return AttemptResult("failed", message="no epoch was evaluated within --trial-timeout")

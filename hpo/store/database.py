@@ -36,9 +36,9 @@ from hpo.store.databaseurl import (
 
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
-PATIENCE_S = 3600.0  # a server's restart or fail-over takes minutes
+WAIT_LIMIT_S = 3600.0  # a server's restart or fail-over takes minutes
 
-START_PATIENCE_S = 60.0  # it may be restarting, or all its connections are taken
+START_WAIT_LIMIT_S = 60.0  # it may be restarting, or all its connections are taken
 _INSUFFICIENT_PRIVILEGE = "42501"
 # Not: a wrong password, name of a host or of a database, a certificate. What cannot be connected
 # to has no code that tells them apart.
@@ -112,12 +112,12 @@ class DatabaseAwayError(StorageError):
 def wait_for_storage(
     url: str, lease_s: float, stopping: threading.Event, warn: Warn
 ) -> RDBStorage:
-    """Open a storage, and wait for up to START_PATIENCE_S for a database that is on its way.
+    """Open a storage, and wait for up to START_WAIT_LIMIT_S for a database that is on its way.
 
     Raises:
         StorageError: as `open_storage`; or the search was stopped meanwhile.
     """
-    deadline = time.monotonic() + START_PATIENCE_S
+    deadline = time.monotonic() + START_WAIT_LIMIT_S
     delay_s = 0.5
     while True:
         try:
@@ -126,7 +126,7 @@ def wait_for_storage(
             if time.monotonic() > deadline:
                 raise
             if delay_s < 1:
-                warn(f"{error}; tries again for {START_PATIENCE_S:g} s")
+                warn(f"{error}; tries again for {START_WAIT_LIMIT_S:g} s")
             if stopping.wait(delay_s * random.uniform(0.5, 1)):  # not all nodes at once
                 raise
             delay_s = min(2 * delay_s, 5.0)
@@ -198,7 +198,7 @@ def _may_start_soon(error: BaseException) -> bool:
     return any(sign in text for sign in _ON_ITS_WAY)
 
 
-class Patience:
+class DatabaseRetry:
     """Waits for a database that is away, while workers go on training."""
 
     def __init__(self, url: URL, stopping: threading.Event, warn: Warn) -> None:
@@ -211,7 +211,7 @@ class Patience:
         """Do something with the database, again and again until it answers.
 
         Raises:
-            StorageError: it is broken, has been away for PATIENCE_S, or the search is stopped.
+            StorageError: it is broken, has been away for WAIT_LIMIT_S, or the search is stopped.
         """
         delay_s = 0.2
         while True:
@@ -238,7 +238,7 @@ class Patience:
                     f"the study's database does not answer ({describe_error(error, self._url)}); "
                     "workers go on, their results are reported when it is back"
                 )
-        if not is_away(error) or now - since > PATIENCE_S:
+        if not is_away(error) or now - since > WAIT_LIMIT_S:
             raise self._error(error) from None
 
     def succeeded(self) -> None:

@@ -65,7 +65,7 @@ class Lease:
     num_deaths: int = 0
 
 
-class LeaseOffice:
+class LeaseManager:
     """Claims, renews and gives back leases on the trials of one study."""
 
     def __init__(

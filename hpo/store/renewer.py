@@ -6,7 +6,7 @@ import threading
 
 from hpo.store import clock
 from hpo.store.database import DATABASE_ERRORS
-from hpo.store.lease import Lease, LeaseOffice
+from hpo.store.lease import Lease, LeaseManager
 
 ROUNDS_PER_LEASE = 4
 TICK_S = 1.0
@@ -20,8 +20,8 @@ class Renewer:
     database, or a pause of this machine, everybody's lease looks expired until it is renewed.
     """
 
-    def __init__(self, office: LeaseOffice) -> None:
-        self._office = office
+    def __init__(self, lease_manager: LeaseManager) -> None:
+        self._office = lease_manager
         self._held: dict[str, Lease] = {}
         self._lost: set[str] = set()
         self._lock = threading.Lock()

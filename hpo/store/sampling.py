@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainer.errors import ConfigError
 
 
-class OneLookStorage(_CachedStorage):
+class SnapshotStorage(_CachedStorage):
     """Optuna's storage with its cache, which can take one look for all that a step asks."""
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -133,7 +133,7 @@ def draw(
     """Sample the parameters that a trial lacks, and store nothing.
 
     Args:
-        study: its storage is a OneLookStorage.
+        study: its storage is a SnapshotStorage.
         trial_id: of a trial that is ours.
         make_sampler: returns the sampler of a trial's number.
         suggest: samples all dimensions that apply.
@@ -146,7 +146,7 @@ def draw(
         UnfitValuesError: somebody has enqueued what is not in the space, or told other trials so.
     """
     storage = study._storage
-    assert isinstance(storage, OneLookStorage)
+    assert isinstance(storage, SnapshotStorage)
     study._thread_local.cached_all_trials = None  # of the look before
     with storage.draft(study._study_id, trial_id) as trial:
         study.sampler = make_sampler(trial.number)
@@ -164,7 +164,7 @@ def should_prune(study: optuna.Study, trial_id: int) -> bool:
     if isinstance(study.pruner, NopPruner):
         return False
     storage = study._storage
-    assert isinstance(storage, OneLookStorage)
+    assert isinstance(storage, SnapshotStorage)
     with storage.one_look(study._study_id):
         # `Trial.should_prune` looks at what was reported through that very object only.
         return study.pruner.prune(study, storage.get_trial(trial_id))

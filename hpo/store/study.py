@@ -22,7 +22,7 @@ from hpo.plan.spec import StudySpec
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import IDENTITY, agree, peek, start_over
 from hpo.store.database import retry_first_start
-from hpo.store.sampling import OneLookStorage
+from hpo.store.sampling import SnapshotStorage
 
 TITLE = "rml:title"
 DATABASE_ID = "rml:database"
@@ -44,7 +44,7 @@ def open_study(spec: StudySpec, rdb: RDBStorage, *, may_move: bool = False) -> o
         UsageError: a study of that name with another space, data or objective; it says what
             differs and offers a name that is free. Or SQLite, from a second host.
     """
-    storage = OneLookStorage(rdb)
+    storage = SnapshotStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
             study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True

@@ -26,7 +26,7 @@ ROUNDS_PER_LEASE = 4
 _Attribute = models.StudyUserAttributeModel
 
 
-class Turn:
+class TaskLease:
     """One driver's turn at one task of a study; its owner is `HOST/SESSION`."""
 
     def __init__(

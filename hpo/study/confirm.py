@@ -31,7 +31,7 @@ from hpo.study.common import (
     say,
 )
 from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
-from hpo.study.retrain import Place, Run, retrain
+from hpo.study.retrain import Run, TrainingData, retrain
 from hpo.study.workers import (
     DockerImage,
     Gpu,
@@ -113,7 +113,7 @@ def confirm(  # noqa: PLR0913  # a command's options
             warn=say,
         ) as workers:
             say(f"{len(todo)} trainings: {workers.text}")
-            place = Place(workers.launcher, (images, inputs), tests, tested, survey)
+            place = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
             failed = list(_run_all(todo, place, workers.slots, done=done, total=len(runs)))
     from hpo.study.paper import write_tables
 
@@ -182,7 +182,7 @@ def _find_test(
 
 
 def _run_all(
-    todo: Sequence[Run], place: Place, slots: Sequence[Slot], *, done: int, total: int
+    todo: Sequence[Run], place: TrainingData, slots: Sequence[Slot], *, done: int, total: int
 ) -> Iterator[str]:
     """Run all trainings, as many at a time as there are slots; yield what went wrong."""
     free: SimpleQueue[Slot] = SimpleQueue()

@@ -64,7 +64,7 @@ def dashboard(
             "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
         ) from None
     from hpo.store.database import close_storage, open_storage
-    from hpo.study.dashboard_access import Gate
+    from hpo.study.dashboard_access import AccessGate
 
     port = _free_port(host, port)
     token = secrets.token_urlsafe(16) if needs_token else None
@@ -74,7 +74,7 @@ def dashboard(
         with make_server(
             host,
             port,
-            Gate(app, token=token, port=port, writable=writable),
+            AccessGate(app, token=token, port=port, writable=writable),
             server_class=_Server,
             handler_class=_Quiet,
         ) as server:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 READING = ("GET", "HEAD")
 
 
-class Gate:
+class AccessGate:
     """A WSGI application around another."""
 
     def __init__(

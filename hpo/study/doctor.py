@@ -201,19 +201,19 @@ def _check_disk(output_dir: Path) -> Finding:
 def _check_artifacts(location: str, output_dir: Path) -> Finding:
     import tempfile
 
-    from hpo.results.artifacts import open_shelf
+    from hpo.results.artifacts import open_model_store
 
     try:
-        shelf = open_shelf(location)
+        model_store = open_model_store(location)
         name = f"doctor-{time.time_ns()}.tar"
         with tempfile.TemporaryDirectory(prefix="rml-doctor-") as folder:
             probe = Path(folder)
             (probe / "sent").mkdir()
             (probe / "got").mkdir()
             (probe / "sent/probe").write_text(name)
-            shelf.put(name, probe / "sent", ["probe"])
-            is_back = shelf.get(name, probe / "got", ["probe"])
-            shelf.remove(name)
+            model_store.put(name, probe / "sent", ["probe"])
+            is_back = model_store.get(name, probe / "got", ["probe"])
+            model_store.remove(name)
     except HpoError as error:
         return Finding("artifacts", "FAIL", str(error))
     if not is_back:

@@ -40,7 +40,7 @@ def export(
 ) -> None:
     """Write best_model/ and list_acc.json, on any node; never over those of another study."""
     from hpo.folders import TRIAL_FILE, read_json
-    from hpo.results.artifacts import open_shelf
+    from hpo.results.artifacts import open_model_store
     from hpo.results.list_acc import write_list_acc
     from hpo.results.models import fetch_best, study_folders
     from hpo.run.final_test import TestScore
@@ -58,7 +58,9 @@ def export(
         write_list_acc(study, listed)
         say(f"wrote {listed}")
         here = study_folders(output_dir.absolute(), study.study_name)
-        missing = fetch_best(study, model, open_shelf(artifacts) if artifacts else None, here)
+        missing = fetch_best(
+            study, model, open_model_store(artifacts) if artifacts else None, here
+        )
         if missing:
             raise HpoError(f"{model} is not written: {missing}")
         number = read_json(model / TRIAL_FILE)["trial"]

@@ -98,7 +98,7 @@ def predict(  # noqa: PLR0913  # a command's options
 
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
-    from hpo.results.artifacts import open_shelf
+    from hpo.results.artifacts import open_model_store
     from hpo.results.models import fetch_best, is_model_of, study_folders
     from hpo.store.study import STUDY_ID, best_trial
 
@@ -109,8 +109,8 @@ def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str |
         aside.chmod(0o755)  # a container's user is not us
         here = aside / "best_model"
         folders = study_folders(output, study.study_name)
-        shelf = open_shelf(artifacts) if artifacts else None
-        missing = fetch_best(study, here, shelf, folders)
+        model_store = open_model_store(artifacts) if artifacts else None
+        missing = fetch_best(study, here, model_store, folders)
         if missing:
             raise HpoError(f"no model to predict with: {missing}")
     say(f"model of trial {best.number}: {os.path.relpath(here)}")

@@ -58,7 +58,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainingData:
     """Where a training finds its images, and the images that it is tested on."""
 
     launcher: Launcher
@@ -72,7 +72,7 @@ class Place:
         return Grouping(self.tested.root, run.provenance["data"].get("group_by"))
 
 
-def retrain(run: Run, place: Place, slot: Slot, stopping: Event) -> dict[str, Any] | None:
+def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[str, Any] | None:
     """Train and test once; return the result, which is then in its file, None if stopped.
 
     Raises:
@@ -138,7 +138,7 @@ def _make_room(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> 
     rundir.write_atomic(note, text)
 
 
-def _test_config(config: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def _test_config(config: Mapping[str, Any], place: TrainingData) -> dict[str, Any]:
     """Return the config that evaluates the chosen checkpoint on the test images."""
     from hpo.run.final_test import place_test
 

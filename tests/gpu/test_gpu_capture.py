@@ -15,14 +15,14 @@ from trainer.compute.device import compute_stream
 from trainer.compute.parallel import ALONE
 from trainer.config import Loss
 from trainer.evaluation.evaluator import Evaluator, _Tally
-from trainer.loading.batches import Picked
+from trainer.loading.batches import BatchSelection
 from trainer.losses import build_loss
 from trainer.metrics.scores import SegmentationCounts
 from trainer.networks.module import KerasModule
 from trainer.training import capture
 from trainer.training.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, recorder_on
 
-Steps = Callable[[Picked], Tensor]
+Steps = Callable[[BatchSelection], Tensor]
 NUM_EPOCHS = 2
 OTHER_NETWORKS = ("volumes", "classes")
 

@@ -36,11 +36,11 @@ def die_at_the_second_call(method):
     return wrapped
 
 
-office = lease.LeaseOffice
+lease_manager = lease.LeaseManager
 if MOMENT.endswith("in claim"):
-    office._start_new = die_at_the_second_call(office._start_new)
+    lease_manager._start_new = die_at_the_second_call(lease_manager._start_new)
 elif MOMENT == "before told":
-    office.finish = die
+    lease_manager.finish = die
 elif MOMENT == "after told":
     trial.TrialRunner._record = die
 elif MOMENT == "testing":

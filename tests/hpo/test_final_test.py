@@ -14,7 +14,7 @@ import pytest
 from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for
 
 from hpo.store.database import close_storage, open_storage
-from hpo.store.task_lease import Turn
+from hpo.store.task_lease import TaskLease
 
 DYING = Path(__file__).with_name("dying_driver.py")
 
@@ -94,12 +94,12 @@ def test_driver_that_dies_in_the_final_test_is_not_waited_for(
 def test_turn_at_a_study_that_is_deleted_ends_in_its_own_thread_only(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
     study = optuna.create_study(storage=storage)
-    turn = Turn(storage, study._study_id, "task", owner="node/x", lease_s=0.4)
-    assert turn.take() is None
-    with pytest.raises(KeyError), turn.kept():
+    task_lease = TaskLease(storage, study._study_id, "task", owner="node/x", lease_s=0.4)
+    assert task_lease.take() is None
+    with pytest.raises(KeyError), task_lease.kept():
         optuna.delete_study(study_name=study.study_name, storage=storage)
         time.sleep(0.5)  # several renewals: an error in their thread fails this test
-    turn.close()
+    task_lease.close()
     close_storage(storage)
 
 
@@ -107,7 +107,7 @@ def test_turn_is_one_drivers_until_it_falls_silent(url: str) -> None:
     storage = open_storage(url)
     study = optuna.create_study(storage=storage)
     first, second = (
-        Turn(storage, study._study_id, "task", owner=f"node{number}/x", lease_s=lease_s)
+        TaskLease(storage, study._study_id, "task", owner=f"node{number}/x", lease_s=lease_s)
         for number, lease_s in ((1, 60), (2, 2))
     )
     assert first.take() is None
@@ -118,8 +118,8 @@ def test_turn_is_one_drivers_until_it_falls_silent(url: str) -> None:
     with second.kept():
         assert first.take() == "node2/x"
     assert first.take() is None
-    for turn in (first, second):
-        turn.close()
+    for task_lease in (first, second):
+        task_lease.close()
     close_storage(storage)
 
 

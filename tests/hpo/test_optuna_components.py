@@ -13,7 +13,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.testing.pytest_storages import StorageTestCase
 
 from hpo.store.database import close_storage, open_storage
-from hpo.store.sampling import OneLookStorage
+from hpo.store.sampling import SnapshotStorage
 from hpo.store.study import make_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Optuna's tests expect what they warn of
@@ -36,22 +36,24 @@ COUNT_MICROS = {
 )
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OneLookStorage]:
+) -> Iterator[SnapshotStorage]:
     """Our storage on one database of each kind, for all tests: making one takes a second."""
     if request.param == "sqlite":
         backend = open_storage(f"sqlite:///{tmp_path_factory.mktemp('database') / 'studies.db'}")
-        yield OneLookStorage(backend)
+        yield SnapshotStorage(backend)
         close_storage(backend)
     else:
         with empty_database(request.param) as url:
             backend = open_storage(url)
-            yield OneLookStorage(backend)
+            yield SnapshotStorage(backend)
             close_storage(backend)
 
 
 class TestStorage(StorageTestCase):
     @pytest.fixture
-    def storage(self, database: OneLookStorage, request: pytest.FixtureRequest) -> OneLookStorage:
+    def storage(
+        self, database: SnapshotStorage, request: pytest.FixtureRequest
+    ) -> SnapshotStorage:
         """The storage without studies."""
         if database._backend.engine.name == "mysql" and request.node.originalname in COUNT_MICROS:
             reason = "MySQL's DATETIME has whole seconds, for Optuna's own storage too"

@@ -10,7 +10,7 @@ from optuna.storages import get_storage
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from hpo.store.database import Patience, close_storage, open_storage
+from hpo.store.database import DatabaseRetry, close_storage, open_storage
 
 OWN_SESSION = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
 END_SESSION = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
@@ -42,8 +42,8 @@ def test_connection_lost_while_trials_are_read_is_waited_for(url: str) -> None:
                 other.execute(text(END_SESSION[storage.engine.name].format(session)))
 
     warnings: list[str] = []
-    patience = Patience(storage.engine.url, threading.Event(), warnings.append)
-    trials = patience.call(study.get_trials)
+    retry = DatabaseRetry(storage.engine.url, threading.Event(), warnings.append)
+    trials = retry.call(study.get_trials)
     assert [trial.value for trial in trials] == [1.0]
     assert num_ended == 1
     assert len(warnings) == 1, warnings
@@ -53,8 +53,8 @@ def test_connection_lost_while_trials_are_read_is_waited_for(url: str) -> None:
 
 
 def test_slot_that_fails_while_another_succeeds_waits() -> None:
-    patience = Patience(
-        make_url("sqlite://"), threading.Event(), warn=lambda _: patience.succeeded()
+    retry = DatabaseRetry(
+        make_url("sqlite://"), threading.Event(), warn=lambda _: retry.succeeded()
     )
     answers = iter([OperationalError("SELECT 1", None, Exception("gone")), "back"])
 
@@ -64,4 +64,4 @@ def test_slot_that_fails_while_another_succeeds_waits() -> None:
             raise answer
         return answer
 
-    assert patience.call(ask) == "back"
+    assert retry.call(ask) == "back"

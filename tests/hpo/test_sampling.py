@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
 from hpo.store.database import close_storage, open_storage
-from hpo.store.lease import LeaseOffice
-from hpo.store.sampling import OneLookStorage, UnfitValuesError, draw, should_prune
+from hpo.store.lease import LeaseManager
+from hpo.store.sampling import SnapshotStorage, UnfitValuesError, draw, should_prune
 from hpo.store.study import make_pruner
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -93,14 +93,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(filled: Path, tmp_path: Path) -> Iterator[optuna.Study]:
     shutil.copy(filled, tmp_path / "studies.db")
     rdb = open_storage(f"sqlite:///{tmp_path / 'studies.db'}")
-    yield optuna.load_study(study_name="s", storage=OneLookStorage(rdb))
+    yield optuna.load_study(study_name="s", storage=SnapshotStorage(rdb))
     close_storage(rdb)
 
 
-def office_of(study: optuna.Study) -> LeaseOffice:
+def office_of(study: optuna.Study) -> LeaseManager:
     storage = study._storage
-    assert isinstance(storage, OneLookStorage)
-    return LeaseOffice(storage._backend, study._study_id, lease_s=30)
+    assert isinstance(storage, SnapshotStorage)
+    return LeaseManager(storage._backend, study._study_id, lease_s=30)
 
 
 def test_values_are_those_of_optunas_own_ask(
@@ -112,32 +112,32 @@ def test_values_are_those_of_optunas_own_ask(
     expected = other.ask()
     values = suggest(expected)
 
-    office = office_of(study)
-    lease = office.claim(100, may_reap=False)
+    lease_manager = office_of(study)
+    lease = lease_manager.claim(100, may_reap=False)
     assert lease is not None
     trial, chosen = draw(study, lease.trial_id, make_sampler, suggest)
     assert (trial.number, chosen) == (13, values)
     assert study.trials[13].params == {}  # nothing is stored yet
-    assert office.set_params(lease, trial)
+    assert lease_manager.set_params(lease, trial)
     stored, asked = study.trials[13], other.trials[13]
     assert list(stored.params.items()) == list(asked.params.items())
     assert stored.distributions == asked.distributions
     # What is stored is what a second look finds, and nothing is sampled again.
     assert draw(study, lease.trial_id, lambda number: make_sampler(99), suggest)[1] == values
-    office.close()
+    lease_manager.close()
     close_storage(rdb)
 
 
 def test_enqueued_values_are_taken(study: optuna.Study) -> None:
     study.enqueue_trial({"type": "SGD", "size": 3})
-    office = office_of(study)
-    lease = office.claim(100, may_reap=False)
+    lease_manager = office_of(study)
+    lease = lease_manager.claim(100, may_reap=False)
     assert lease is not None
     trial, chosen = draw(study, lease.trial_id, make_sampler, suggest)
     assert (chosen["type"], chosen["size"]) == ("SGD", 3)
-    assert office.set_params(lease, trial)
+    assert lease_manager.set_params(lease, trial)
     assert study.trials[-1].params["size"] == 3
-    office.close()
+    lease_manager.close()
 
 
 @pytest.mark.parametrize("pruner", [MedianPruner(n_warmup_steps=0), HyperbandPruner()])
@@ -145,20 +145,20 @@ def test_pruner_decides_as_optuna_does(
     study: optuna.Study, pruner: optuna.pruners.BasePruner
 ) -> None:
     study.pruner = pruner
-    office = office_of(study)
-    lease = office.claim(100, may_reap=False)
+    lease_manager = office_of(study)
+    lease = lease_manager.claim(100, may_reap=False)
     assert lease is not None
     for value in (1.0, -1.0):
         trial = optuna.Trial(study, lease.trial_id)
-        assert office.report(lease, {1: value})
+        assert lease_manager.report(lease, {1: value})
         expected = study.pruner.prune(study, study._storage.get_trial(trial._trial_id))
         assert should_prune(study, lease.trial_id) == expected
-    office.close()
+    lease_manager.close()
 
 
 def test_trials_are_read_once_for_all_that_sampling_asks(study: optuna.Study) -> None:
-    office = office_of(study)
-    lease = office.claim(100, may_reap=False)
+    lease_manager = office_of(study)
+    lease = lease_manager.claim(100, may_reap=False)
     assert lease is not None
     statements: list[str] = []
 
@@ -169,14 +169,14 @@ def test_trials_are_read_once_for_all_that_sampling_asks(study: optuna.Study) ->
     try:
         trial, _ = draw(study, lease.trial_id, make_sampler, suggest)
         num_read = len(statements)
-        assert office.set_params(lease, trial)
+        assert lease_manager.set_params(lease, trial)
         num_stored = len(statements) - num_read
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     # Study, trials, and five kinds of rows of theirs; then SQLite's lock, lease, token, and the
     # old and new parameters.
     assert (num_read, num_stored) == (7, 5), statements
-    office.close()
+    lease_manager.close()
 
 
 def test_sampler_that_fails_by_itself_is_told_from_enqueued_values(study: optuna.Study) -> None:
@@ -185,10 +185,10 @@ def test_sampler_that_fails_by_itself_is_told_from_enqueued_values(study: optuna
 
     for values in ({}, {"type": "SGD"}):
         study.enqueue_trial(values)
-        office = LeaseOffice(study._storage._backend, study._study_id, lease_s=30)  # type: ignore
-        lease = office.claim(100, may_reap=False)
+        lease_manager = LeaseManager(study._storage._backend, study._study_id, lease_s=30)  # type: ignore
+        lease = lease_manager.claim(100, may_reap=False)
         assert lease is not None
         with pytest.raises(UnfitValuesError, match="choices that differ") as caught:
             draw(study, lease.trial_id, make_sampler, suggest_badly)
         assert caught.value.is_enqueued == bool(values)
-        office.close()
+        lease_manager.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import LauncherError
-from hpo.launchers.premounted import Berths
+from hpo.launchers.premounted import PremountedFolders
 from hpo.launchers.users import make_cache
 from hpo.run.disk import is_full_error
 
@@ -22,10 +22,10 @@ def fail(*_: object, **__: object) -> None:
 def test_error_of_a_full_disk_is_known_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    berths = Berths(tmp_path, "/rml/runs", None)
+    premounted = PremountedFolders(tmp_path, "/rml/runs", None)
     acts = {
-        "berths": lambda: Berths(tmp_path, "/rml/runs", None),
-        "move": lambda: berths.enter(tmp_path),
+        "berths": lambda: PremountedFolders(tmp_path, "/rml/runs", None),
+        "move": lambda: premounted.enter(tmp_path),
         "cache": lambda: make_cache(tmp_path / "cache", "1:1", rootless=True),
     }
     with monkeypatch.context() as patch:
@@ -33,5 +33,5 @@ def test_error_of_a_full_disk_is_known_as_such(
         patch.setattr(Path, "rename", fail)
         with pytest.raises(LauncherError) as caught:
             acts[what]()
-    berths.close()
+    premounted.close()
     assert is_full_error(caught.value.__cause__)

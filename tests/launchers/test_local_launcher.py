@@ -196,7 +196,7 @@ def test_a_slow_answer_is_waited_for_with_a_word_about_it(make_launcher, monkeyp
 def test_a_worker_that_hangs_at_the_question_is_an_error_unless_it_is_said_to_be_plain(
     make_launcher, monkeypatch
 ):
-    monkeypatch.setattr("hpo.launchers.probe.PATIENCE_S", 0.3)
+    monkeypatch.setattr("hpo.launchers.probe.WAIT_LIMIT_S", 0.3)
     monkeypatch.setenv("STAND_IN_ANSWER", "sleep 60")
     with pytest.raises(LauncherError, match=r"has not said within .*--plain-worker"):
         make_launcher("local").capabilities()

@@ -19,7 +19,7 @@ from support import list_acc, optimize, write_config
 
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Mount, Slot, WorkerJob
-from hpo.launchers.premounted import NUM_BERTHS, Berths
+from hpo.launchers.premounted import NUM_PREMOUNTED, PremountedFolders
 from hpo.owner import driver_labels
 
 docker_only = pytest.mark.docker
@@ -99,14 +99,14 @@ def test_a_slots_runs_share_a_container_until_its_folders_are_used_up(
 ) -> None:
     launcher = make()
     seen = []
-    for number in range(NUM_BERTHS + 2):
+    for number in range(NUM_PREMOUNTED + 2):
         job = write_job(tmp_path / "trial" / f"attempt {number}", f"echo {number} | cat > mine")
         handle = launcher.start(job)
         seen += [each.id for each in living()]
         assert wait(handle) == 0, handle.log_tail()
         assert (job.run_dir / "mine").read_text() == f"{number}\n"
         assert (job.run_dir / "mine").stat().st_uid == job.run_dir.stat().st_uid
-    assert [seen.count(each) for each in dict.fromkeys(seen)] == [NUM_BERTHS, 2]
+    assert [seen.count(each) for each in dict.fromkeys(seen)] == [NUM_PREMOUNTED, 2]
     assert len(pools(tmp_path)) == 1, "only the living container's"
     launcher.close()
     assert living() == []
@@ -150,7 +150,7 @@ def test_a_warm_container_is_restricted_as_a_cold_one(make, living, tmp_path, mo
         settings.append((host, config["User"], config["Labels"], config["Env"]))
         mounts = container.attrs["Mounts"]
         assert all(each["RW"] for each in mounts)
-        assert len(mounts) == (NUM_BERTHS if warm else 1)
+        assert len(mounts) == (NUM_PREMOUNTED if warm else 1)
         handle.stop(0.1)
         launcher.close()
     assert settings[0] == settings[1]
@@ -267,23 +267,23 @@ def test_a_search_goes_on_past_an_image_that_plants_links(
 @pytest.fixture
 def enter_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
     """Move `run` into the first folder, where a link appears after this was found empty."""
-    berths = Berths(tmp_path, "/rml/runs", None)
+    premounted = PremountedFolders(tmp_path, "/rml/runs", None)
     (tmp_path / "run" / "temp_model").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("ours")
 
     def enter(link: str, target: Path) -> None:
-        berth, listdir = berths.mounts()["/rml/runs/0"], os.listdir
+        free_folder, listdir = premounted.mounts()["/rml/runs/0"], os.listdir
 
         def plant_before(folder: Path) -> list[str]:
-            (berth / link).symlink_to(target)
+            (free_folder / link).symlink_to(target)
             return listdir(folder)
 
         with monkeypatch.context() as patch:
             patch.setattr("os.listdir", plant_before)
-            berths.enter(tmp_path / "run")
+            premounted.enter(tmp_path / "run")
 
     yield enter
-    berths.close()
+    premounted.close()
     assert pools(tmp_path) == []
 
 

@@ -18,7 +18,7 @@ from databases import empty_database, trials_of
 from support import BIN, Run, standin_settings, wait_for
 
 from hpo.errors import UsageError
-from hpo.results.artifacts import ArtifactError, open_shelf
+from hpo.results.artifacts import ArtifactError, open_model_store
 from hpo.results.models import MODEL, MODEL_FILES
 
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
@@ -31,13 +31,13 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
     # trial 1 beats 0; 2, on the second node, is worse: the first node's model has to get there
     curves = {"0": [0.4, 0.5], "1": [0.6, 0.8], "2": [0.3, 0.3], "3": [0.1, 0.2]}
     worker = standin_settings(tmp_path, {"curve": curves})
-    shelf = tmp_path / "shared shelf"
+    model_store = tmp_path / "shared shelf"
     with empty_database("postgres") as url:
         for node, num_trials in (("a", 2), ("b", 4)):
             (tmp_path / node).mkdir()
             result = run(
                 "rml-optimize", *SMALL, "--data", discs, "--worker", worker, "--jobs", 1,
-                "--storage", url, "--num-trials", num_trials, "--artifacts", shelf,
+                "--storage", url, "--num-trials", num_trials, "--artifacts", model_store,
                 "--select-on", "validation", cwd=tmp_path / node,
             )  # fmt: skip
             assert result.returncode == 0, result.stdout + result.stderr
@@ -53,7 +53,7 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
         assert json.loads((second / "trial.json").read_text())["trial"] == 1
         assert (second / "best_model_file.pt").read_text() == "1 2"
         # only the best is kept
-        assert [path.name for path in shelf.iterdir()] == [stored[1]["artifact"]]
+        assert [path.name for path in model_store.iterdir()] == [stored[1]["artifact"]]
         assert [model is not None for model in stored] == [True, True, False, False]
 
 
@@ -88,19 +88,19 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_best_model_goes_through_a_bucket(discs: Path, run: Run, tmp_path: Path, s3: Any) -> None:
     s3.create_bucket(Bucket="models")
     worker = standin_settings(tmp_path, {"curve": {"0": [0.4, 0.5], "1": [0.6, 0.8]}})
-    study, shelf = ("--storage", f"sqlite:///{tmp_path / 's.db'}"), "s3://models/our team"
+    study, model_store = ("--storage", f"sqlite:///{tmp_path / 's.db'}"), "s3://models/our team"
     here, there = tmp_path / "here", tmp_path / "there"
     for node in (here, there):
         node.mkdir()
     search = run(
         "rml-optimize", *SMALL, *study, "--data", discs, "--worker", worker, "--jobs", 1,
-        "--num-trials", 2, "--artifacts", shelf, "--select-on", "validation", cwd=here,
+        "--num-trials", 2, "--artifacts", model_store, "--select-on", "validation", cwd=here,
     )  # fmt: skip
     assert search.returncode == 0, search.stdout + search.stderr
     (stored,) = s3.list_objects_v2(Bucket="models")["Contents"]  # the best only
     assert stored["Key"].startswith("our team/")
     here.rename(tmp_path / "elsewhere")
-    export = run("rml-study", "export", *study, "--artifacts", shelf, cwd=there)
+    export = run("rml-study", "export", *study, "--artifacts", model_store, cwd=there)
     assert export.returncode == 0, export.stdout + export.stderr
     for file in (*MODEL_FILES, "test.json"):
         ours = (tmp_path / "elsewhere/best_model" / file).read_bytes()
@@ -117,7 +117,7 @@ def test_doctor_says_what_is_wrong_with_a_bucket(run: Run, s3: Any) -> None:
 
 
 def test_a_shelf_takes_only_the_files_named_out_of_an_archive(tmp_path: Path) -> None:
-    shelf = open_shelf(str(tmp_path / "shelf"))
+    model_store = open_model_store(str(tmp_path / "shelf"))
     with tarfile.open(tmp_path / "shelf/x.tar", "w") as archive:
         for name, kind in (("../../escaped", tarfile.REGTYPE), ("a", tarfile.SYMTYPE)):
             member = tarfile.TarInfo(name)
@@ -125,9 +125,9 @@ def test_a_shelf_takes_only_the_files_named_out_of_an_archive(tmp_path: Path) ->
             archive.addfile(member, io.BytesIO(b""))
     (tmp_path / "out").mkdir()
     with pytest.raises(ArtifactError, match="lacks a"):
-        shelf.get("x.tar", tmp_path / "out", ["a"])
+        model_store.get("x.tar", tmp_path / "out", ["a"])
     assert not list((tmp_path / "out").iterdir())
-    assert not shelf.get("nothing.tar", tmp_path / "out", ["a"])
+    assert not model_store.get("nothing.tar", tmp_path / "out", ["a"])
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_a_store_that_cannot_be_opened_is_refused(
     for package in ("boto3", "google.cloud.storage"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(UsageError, match=text):
-        open_shelf(location)
+        open_model_store(location)

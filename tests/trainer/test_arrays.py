@@ -14,7 +14,7 @@ from worker import Result, Worker, write_png
 from trainer.cli import main
 from trainer.data.augmentation import Augmentation
 from trainer.data.transforms import Steps
-from trainer.loading.augment import Drawn, augment
+from trainer.loading.augment import DrawnAugmentation, augment
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_flips_of_volumes_are_those_of_the_last_two_axes(tmp_path: Path) -> None
     steps = Steps((), ((1, 0.5), (0, 0.5)), ())
     drawn = Augmentation(np.array([[True, False], [False, True]]), None, None)
     moved, targets = augment(
-        values, values[:, 0].long(), Drawn.on(torch.device("cpu"), drawn), steps
+        values, values[:, 0].long(), DrawnAugmentation.on(torch.device("cpu"), drawn), steps
     )
     np.testing.assert_array_equal(moved[0], values[0].flip(-1))
     np.testing.assert_array_equal(moved[1], values[1].flip(-2))

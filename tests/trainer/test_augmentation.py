@@ -14,7 +14,7 @@ from trainer.config import Data, parse_config
 from trainer.data.augmentation import draw_augmentation
 from trainer.data.transforms import Steps, plan_transforms
 from trainer.errors import ConfigError
-from trainer.loading.augment import Drawn, augment
+from trainer.loading.augment import DrawnAugmentation, augment
 
 SIZE = (24, 40)
 WARPS = [
@@ -52,7 +52,7 @@ def apply(images_NHWC: np.ndarray, steps: Steps, targets: np.ndarray | None = No
     return drawn, *augment(
         inputs,
         None if targets is None else torch.from_numpy(targets),
-        Drawn.on(torch.device("cpu"), drawn),
+        DrawnAugmentation.on(torch.device("cpu"), drawn),
         steps,
     )
 
@@ -81,7 +81,7 @@ def test_rotation_is_opencv_s_by_the_angle_in_degrees() -> None:
     images = smooth_images(1)
     one = drawn[np.array([int(angle.argmax())])]
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2)
-    turned, _ = augment(inputs, None, Drawn.on(torch.device("cpu"), one), steps)
+    turned, _ = augment(inputs, None, DrawnAugmentation.on(torch.device("cpu"), one), steps)
     height, width = SIZE
     signed = -np.rad2deg(np.arcsin(one.warps[0, 0, 1] * width / height))
     middle = ((width - 1) / 2, (height - 1) / 2)

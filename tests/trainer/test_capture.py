@@ -162,7 +162,7 @@ def test_two_later_steps_issue_the_same_operators_with_the_same_numbers(
 ) -> None:
     scripts = []
 
-    class Watched(CapturedSteps):
+    class AttemptResult(CapturedSteps):
         def __call__(self, picked):
             with Operators() as operators:
                 figures = self._step.whole(picked)
@@ -171,7 +171,7 @@ def test_two_later_steps_issue_the_same_operators_with_the_same_numbers(
                 scripts.append(operators.script())
             return figures
 
-    monkeypatch.setattr(capture, "CapturedSteps", Watched)
+    monkeypatch.setattr(capture, "CapturedSteps", AttemptResult)
     train(worker, OPTIMIZERS[name], tmp_path, num_epochs=2)
     # the first one makes the optimizer's state; the third is of the second epoch, at another rate
     assert scripts[1] == scripts[2] == scripts[3]

@@ -16,7 +16,7 @@ from trainer.commands import run
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import KerasModule, build_module
 from trainer.training import readback
-from trainer.training.readback import Readings
+from trainer.training.readback import Readback
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_figures_come_in_order_and_never_more_than_two_groups_late(
 
     monkeypatch.setattr(readback, "_NoEvent", Slow)
     found: list[tuple[int, list[float]]] = []
-    several: Readings[int] = Readings(torch.device("cpu"), 2, steps_a_group=4)
+    several: Readback[int] = Readback(torch.device("cpu"), 2, steps_a_group=4)
     for number in range(30):
         several.add(number, torch.tensor([number, -number], dtype=torch.float32))
         found += several.arrived()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trainer.data.images import Array
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
-from trainer.evaluation.hdf5_file import PatientFile
+from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
 
 Floats = NDArray[np.float32]
@@ -87,7 +87,7 @@ class Assembler:
 
     def _finish(self) -> None:
         covers = _covers(self._slices.values())
-        with PatientFile(self._temporary, "w+b") as disk:
+        with ErrorKeepingFile(self._temporary, "w+b") as disk:
             with h5py.File(disk, "w") as file:
                 for group, sums in self._sums.items():
                     result = file.create_dataset(group, sums.shape, self._dtype)

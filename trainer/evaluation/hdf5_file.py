@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class PatientFile(io.FileIO):
+class ErrorKeepingFile(io.FileIO):
     """A file that keeps its first error for later: HDF5 crashes the process when a write fails."""
 
     error: OSError | None = None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
 from trainer.evaluation.assembly import Assembler
-from trainer.evaluation.hdf5_file import PatientFile
+from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
 from trainer.rundir import PREDICTIONS
 
@@ -77,7 +77,7 @@ class PredictionWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._disk = PatientFile(self._temporary, "w+b")
+            self._disk = ErrorKeepingFile(self._temporary, "w+b")
         except OSError as error:
             raise self._failure(error) from None
         self._file = h5py.File(self._disk, "w")

@@ -16,7 +16,7 @@ from trainer.data.transforms import Steps
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnAugmentation:
     """An `Augmentation` on the device; its fields are the same, warps and tones in float32."""
 
     flips: Tensor
@@ -32,9 +32,9 @@ class Drawn:
 
         return cls(to_device(drawn.flips, device), copied(drawn.warps), copied(drawn.tones))
 
-    def __getitem__(self, samples: slice) -> Drawn:
+    def __getitem__(self, samples: slice) -> DrawnAugmentation:
         warps, tones = self.warps, self.tones
-        return Drawn(
+        return DrawnAugmentation(
             self.flips[samples],
             None if warps is None else warps[samples],
             None if tones is None else tones[samples],
@@ -42,7 +42,7 @@ class Drawn:
 
 
 def augment(
-    inputs_NCHW: Tensor, targets: Tensor | None, drawn: Drawn, steps: Steps
+    inputs_NCHW: Tensor, targets: Tensor | None, drawn: DrawnAugmentation, steps: Steps
 ) -> tuple[Tensor, Tensor | None]:
     """Flip and warp images and their targets together, and change the images' tones.
 

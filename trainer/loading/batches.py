@@ -16,7 +16,7 @@ from trainer.config import Normalize
 from trainer.data.augmentation import draw_augmentation
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
-from trainer.loading.augment import Drawn, augment
+from trainer.loading.augment import DrawnAugmentation, augment
 from trainer.loading.rowsource import RowSource
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
@@ -25,7 +25,7 @@ DEVICE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Picked:
+class BatchSelection:
     """What a training batch is made of, all of it on the device; see `Batches.make`.
 
     Attributes:
@@ -39,7 +39,7 @@ class Picked:
     indices: NDArray[np.int64]
     inputs: Tensor
     targets: Tensor | None
-    drawn: Drawn
+    drawn: DrawnAugmentation
     share: float = 1.0
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class Batches:
             indices = next(mine, None)
             yield None if indices is None else self._evaluated(indices)
 
-    def epoch(self, *, seed: int, epoch: int) -> Iterator[Picked]:
+    def epoch(self, *, seed: int, epoch: int) -> Iterator[BatchSelection]:
         """Pick the samples of a training epoch: shuffled, and what augments them, by the seed.
 
         All that the epoch draws goes to the device at once, and no batch waits for it.
@@ -155,7 +155,7 @@ class Batches:
             seed=seed,
             epoch=epoch,
         )
-        drawn_on_device = Drawn.on(self._device, drawn[mine])
+        drawn_on_device = DrawnAugmentation.on(self._device, drawn[mine])
         places = self._places(mine, seed=seed, epoch=epoch)
         # Of a set that lies elsewhere each batch is read when it is wanted.
         inputs, targets = self._pick(places) if self._inputs.is_resident else (None, None)
@@ -168,9 +168,9 @@ class Batches:
                 picked = inputs[chosen], None if targets is None else targets[chosen]
             share = len(part) / len(samples)
             indices = mine[chosen] // self._crops_per_image
-            yield Picked(indices, *picked, drawn_on_device[chosen], share)
+            yield BatchSelection(indices, *picked, drawn_on_device[chosen], share)
 
-    def make(self, picked: Picked) -> Batch:
+    def make(self, picked: BatchSelection) -> Batch:
         """Make the batch of what was picked, on the device alone: a graph may repeat it."""
         targets = None if self._targets is None else self._take_targets(picked.targets)
         inputs = self._scaled(self._inputs.take(picked.inputs))

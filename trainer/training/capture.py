@@ -20,8 +20,8 @@ from torch import Tensor
 
 from trainer.compute.memory import is_shortage
 from trainer.errors import first_line
-from trainer.loading.augment import Drawn
-from trainer.loading.batches import Picked
+from trainer.loading.augment import DrawnAugmentation
+from trainer.loading.batches import BatchSelection
 from trainer.optimizers import needs_closure
 from trainer.training.step import TrainingStep
 
@@ -49,7 +49,7 @@ class _Size:
 
     num_seen: int = 0
     is_eager: bool = False  # for good: a capture has failed
-    picked: Picked | None = None
+    picked: BatchSelection | None = None
     replay: Replay | None = None
 
 
@@ -71,7 +71,7 @@ class CapturedSteps:
         self._sizes: dict[int, _Size] = {}
         self._is_off = False
 
-    def __call__(self, picked: Picked) -> Tensor:
+    def __call__(self, picked: BatchSelection) -> Tensor:
         """Return loss and norm of the gradient, on the device; to be copied before the next."""
         if self._step.fitter.piece is not None and not self._is_off:
             self._give_up("batches are computed in pieces")
@@ -104,13 +104,13 @@ class CapturedSteps:
             self._give_up("their memory is needed")
         return had_graphs
 
-    def _watched(self, picked: Picked) -> Tensor:
+    def _watched(self, picked: BatchSelection) -> Tensor:
         figures, reason = self._recorder.watched(lambda: self._step(picked))
         if reason is not None:
             self._give_up(reason)
         return figures
 
-    def _capture(self, size: _Size, picked: Picked) -> None:
+    def _capture(self, size: _Size, picked: BatchSelection) -> None:
         size.picked = held = _copied(picked)
         try:
             size.replay = self._recorder.record(lambda: self._step.whole(held))
@@ -243,7 +243,7 @@ def _waits_warned_of() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def _copied(picked: Picked) -> Picked:
+def _copied(picked: BatchSelection) -> BatchSelection:
     """Return the same on tensors of its own, which stay."""
 
     def copy(values: Tensor | None) -> Tensor | None:
@@ -254,5 +254,5 @@ def _copied(picked: Picked) -> Picked:
         picked,
         inputs=picked.inputs.clone(),
         targets=copy(picked.targets),
-        drawn=Drawn(drawn.flips.clone(), copy(drawn.warps), copy(drawn.tones)),
+        drawn=DrawnAugmentation(drawn.flips.clone(), copy(drawn.warps), copy(drawn.tones)),
     )

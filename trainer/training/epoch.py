@@ -13,11 +13,11 @@ from torch import Tensor
 
 from trainer.compute.parallel import World
 from trainer.errors import DivergedError
-from trainer.loading.batches import Batches, Picked
+from trainer.loading.batches import Batches, BatchSelection
 from trainer.metrics.records import Step
 from trainer.networks.module import KerasModule
 from trainer.stopping import stop_if_requested
-from trainer.training.readback import Readings
+from trainer.training.readback import Readback
 from trainer.training.step import NUM_FIGURES
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -33,7 +33,7 @@ class Trainer:
 
     network: KerasModule
     batches: Batches
-    step: Callable[[Picked], Tensor]
+    step: Callable[[BatchSelection], Tensor]
     device: torch.device
     world: World
     seed: int
@@ -51,7 +51,7 @@ class Trainer:
         if self.world.rank > 0:  # dropout masks of its own, and the same ones when resumed
             seeds = np.random.SeedSequence([self.seed, epoch, self.world.rank])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
-        readings: Readings[tuple[float, int]] = Readings(self.device, NUM_FIGURES)
+        readings: Readback[tuple[float, int]] = Readback(self.device, NUM_FIGURES)
         losses: list[float] = []
         data_s, last_line = 0.0, time.monotonic()
         epoch_started = mark = time.monotonic()

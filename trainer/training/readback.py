@@ -42,7 +42,7 @@ class _Group(Generic[Label]):
     labels: list[Label] = field(default_factory=list)
 
 
-class Readings(Generic[Label]):
+class Readback(Generic[Label]):
     """Figures of steps, in order, as numbers; on a CPU each as soon as it is there.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.compute.memory import BatchFitter
 from trainer.compute.parallel import World
-from trainer.loading.batches import Batch, Batches, Picked
+from trainer.loading.batches import Batch, Batches, BatchSelection
 from trainer.losses import LossFunction
 from trainer.networks.forward import forward_logits
 from trainer.networks.module import KerasModule
@@ -36,7 +36,7 @@ class TrainingStep:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_variances", self.network.running_variances())
 
-    def __call__(self, picked: Picked) -> Tensor:
+    def __call__(self, picked: BatchSelection) -> Tensor:
         """Return loss and norm of the gradient, (2,), which stay on the device.
 
         Raises:
@@ -55,7 +55,7 @@ class TrainingStep:
             self.optimizer.step()
         return torch.stack((loss, norm))
 
-    def whole(self, picked: Picked) -> Tensor:
+    def whole(self, picked: BatchSelection) -> Tensor:
         """Do the same without asking the host anything on the way: what a graph repeats."""
         loss = self._gradients(self.batches.make(picked), len(picked))
         norm = self._gradient_norm()
