@@ -13,7 +13,7 @@ from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import shown
 
 if TYPE_CHECKING:
-    from hpo.data.check import CheckedPair, DataCheck
+    from hpo.data.examine import CheckedPair, DataCheck
 
 
 def judge_leaks(

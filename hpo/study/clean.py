@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
 from hpo.results.provenance import PROVENANCE
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    open_reader,
-    reading,
-    say,
-)
+from hpo.study.common import database_url, open_reader, reading, say
+from hpo.study.options import StudyOptions
 from trainer import rundir
 
 DATABASE_ID, STUDY_ID = "rml:database", "rml:id"  # as in hpo.store.study, which loads Optuna
@@ -46,25 +39,29 @@ class Leftover:
     container: Any = None
 
 
-def clean(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions:
+    """Options of `rml-study clean`."""
+
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask")] = False
+    study: StudyOptions
+
+
+@as_options
+def clean(options: CleanOptions) -> None:
     """Remove orphan containers, checkpoints of ended attempts and the study's image cache.
 
     Lists everything with its size first, and asks. Logs, metrics, best_model/ and what a running
     trial needs stay.
     """
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        name, reader = open_reader(engine, study_name)
-        folder = output_dir.absolute() / "runs" / name
+    output = options.study.output_dir.absolute()
+    with reading(database_url(options.study)) as engine:
+        name, reader = open_reader(engine, options.study.study_name)
+        folder = output / "runs" / name
         busy = {trial.number for trial in reader.running(PROVENANCE)}
         # given back: to be resumed
         waiting = reader.numbers("WAITING")
-        needed = busy | waiting | _not_stored(output_dir.absolute() / "best_model", reader)
+        needed = busy | waiting | _not_stored(output / "best_model", reader)
         found = list(_find_files(folder, needed, is_busy=bool(busy)))
         found += _find_containers(name, reader)
     if not found:
@@ -76,7 +73,7 @@ def clean(
         say(f"{_size_text(leftover.size_bytes):>9}  {text}")
     total = sum(leftover.size_bytes for leftover in found)
     say(f"{_size_text(total):>9}  in all, in {folder}")
-    if not yes and not typer.confirm("remove all of these?"):
+    if not options.yes and not typer.confirm("remove all of these?"):
         raise typer.Exit(1)
     for leftover in found:
         _remove(leftover)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.console import counting
 from hpo.dataset.content_hashes import MEMORY, check_split
 from hpo.dataset.datafolder import find_data
 from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_images
@@ -84,8 +85,6 @@ def check_images(provenance: Mapping[str, Any], images: Path, folder: Path) -> N
         UsageError: they are not.
         DataError: they cannot be read.
     """
-    from hpo.cli import counting
-
     with counting("reading files") as progress:
         if reads_split(provenance):
             check_split(images, progress)
