@@ -21,7 +21,7 @@ from hpo.dataset.split import (
 from hpo.dataset.survey import NOT_SURVEYED, DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
-from hpo.folders import other_spelling
+from hpo.folders import WorkFolders, other_spelling
 from hpo.plan.choices import (
     SPELLED,
     names_among,
@@ -42,7 +42,7 @@ from hpo.plan.inputs import (
 from hpo.plan.options import DataOptions, Options, SearchOptions
 from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
-from hpo.plan.spec import StudySpec, WorkFolders
+from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.plan.weights import find_weights
 from hpo.scoring_rules import SCORING_RULES
@@ -238,22 +238,22 @@ class _Planner:
     def _place(self) -> tuple[str, Path, WorkFolders]:
         """Return study name, data folder and work folders; generate data where a study does."""
         options, generator = self.options, self.file.generator
-        output = options.output.output_dir.absolute()
+        output = options.output.output_dir
         name = options.output.study_name
         if name is not None and (
             not re.fullmatch(r"[\w][\w .+-]*", name) or len(name) > MAX_NAME_LENGTH
         ):
             raise UsageError(f"--study-name {name!r}: use letters, digits, '_', '-', '.', '+'")
         if options.data.data is None and generator is not None:
-            folders = WorkFolders(output=output, study=output / "runs" / (name or generator))
-            root = folders.study / "data"
+            folders = WorkFolders.of(output, name or generator)
+            root = folders.generated
             studies.GENERATORS[generator](root)
             return name or generator, root, folders
         root = (options.data.data or DEFAULT_DATA).absolute()
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
-        folders = WorkFolders(output=output, study=output / "runs" / name)
+        folders = WorkFolders.of(output, name)
         if other := other_spelling(folders.study):
             raise UsageError(
                 f"--study-name {name}: on this file system its folder would be that of study "
@@ -279,7 +279,7 @@ class _Planner:
         data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         survey = survey_data(
             data,
-            cache=folders.study / "survey.json",
+            cache=folders.survey,
             mask_values=_optional_tuple(get_path(base, "data.mask_values")),
             mask_threshold=get_path(base, "data.mask_threshold"),
             progress=self.progress,

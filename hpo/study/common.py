@@ -15,6 +15,7 @@ from hpo.console import console, errors
 from hpo.errors import StorageError, UsageError
 from hpo.store.connections import engine_settings
 from hpo.store.databaseurl import (
+    DATABASE_FILE,
     choose_url,
     default_url,
     parse_url,
@@ -40,10 +41,10 @@ def database_url(options: DatabaseOptions) -> str:
         lambda text: errors.print(f"warning: {text}", markup=False),
     )
     if url is None:
-        file = options.output_dir.absolute() / "rml_optimize.db"
+        file = options.output_dir.absolute() / DATABASE_FILE
         if not file.exists():
             raise UsageError(
-                f"no rml_optimize.db in {options.output_dir.absolute()}; name the database with "
+                f"no {DATABASE_FILE} in {options.output_dir.absolute()}; name the database with "
                 "--storage or its folder with --output-dir"
             )
         return default_url(options.output_dir)

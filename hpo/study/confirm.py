@@ -22,6 +22,7 @@ from hpo.command_line import as_options
 from hpo.console import counting
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
+from hpo.folders import WorkFolders
 from hpo.launchers import Mount, Slot
 from hpo.results.provenance import PROVENANCE
 from hpo.study.common import opened_study, say
@@ -68,14 +69,14 @@ def confirm(options: ConfirmOptions) -> None:
     with opened_study(options.study) as opened:
         study = Chosen(_best_trials(opened, options.top), opened.study_name, opened.user_attrs)
     output = options.study.output_dir
-    folder = output.absolute() / "runs" / study.name
-    tested, survey = _find_test(study.trials[0], options.data, folder)
+    folders = WorkFolders.of(output, study.name)
+    tested, survey = _find_test(study.trials[0], options.data, folders)
     runs = [
-        Run(trial, seed, folder / "confirm" / f"trial_{trial.number:05d}" / f"seed_{seed}")
+        Run(trial, seed, folders.confirmation(trial.number, seed))
         for trial in study.trials
         for seed in range(1, options.seeds + 1)
     ]
-    failed = _train(study, runs, options, folder, tested, survey)
+    failed = _train(study, runs, options, folders, tested, survey)
     from hpo.study.paper import write_tables
 
     grouping = Grouping(tested.root, runs[0].provenance["data"].get("group_by"))
@@ -101,7 +102,7 @@ def _train(
     study: Chosen,
     runs: Sequence[Run],
     options: ConfirmOptions,
-    folder: Path,
+    folders: WorkFolders,
     tested: DataFolder,
     survey: DataSurvey,
 ) -> list[str]:
@@ -112,8 +113,8 @@ def _train(
         say(f"{done} of {len(runs)} trainings are finished already")
     if not todo:
         return []
-    images, inputs = recorded_mounts(todo[0].provenance, folder, None, name="split")
-    check_images(todo[0].provenance, images.path, folder)
+    images, inputs = recorded_mounts(todo[0].provenance, folders, None, name="split")
+    check_images(todo[0].provenance, images.path, folders)
     tests = Mount(name="data", path=tested.root)
     with open_workers(
         options.workers,
@@ -121,8 +122,8 @@ def _train(
         study=study.name,
         attributes=study.attributes,
         jobs=options.jobs,
-        cache=folder / "cache",
-        pools=folder,
+        cache=folders.cache,
+        pools=folders.study,
         warn=say,
     ) as workers:
         say(f"{len(todo)} trainings: {workers.text}")
@@ -156,14 +157,14 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
 
 
 def _find_test(
-    trial: FrozenTrial, data: Path | None, folder: Path
+    trial: FrozenTrial, data: Path | None, folders: WorkFolders
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
     from hpo.dataset.datafolder import find_data
     from hpo.dataset.survey import refuse_other_images, survey_data
 
     provenance = trial.user_attrs[PROVENANCE]
-    generated = folder / "data"
+    generated = folders.generated
     root = data or (generated if generated.is_dir() else Path("data"))
     if not root.is_dir():
         raise UsageError(f"--data: no such folder: {root}; name the one with the test images")
@@ -175,7 +176,7 @@ def _find_test(
     with counting("reading images") as progress:
         survey = survey_data(
             found,
-            cache=folder / "survey.json",
+            cache=folders.survey,
             mask_values=tuple(values) if values else None,
             mask_threshold=settings.get("mask_threshold"),
             progress=progress,

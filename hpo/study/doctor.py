@@ -20,7 +20,7 @@ from hpo.command_line import as_options
 from hpo.errors import HpoError
 from hpo.launchers import DEFAULT_IMAGE
 from hpo.launchers.slots import SlotRequest, usable_gpus
-from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
+from hpo.store.databaseurl import DATABASE_FILE, FILE_VARIABLE, URL_VARIABLE
 from hpo.study.common import database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
 from hpo.study.finding import Finding
@@ -80,9 +80,9 @@ def _check_database(options: DatabaseOptions) -> Iterator[Finding]:
         or os.environ.get(FILE_VARIABLE)
         or os.environ.get(URL_VARIABLE)
     )
-    if not named and not (options.output_dir / "rml_optimize.db").exists():
+    if not named and not (options.output_dir / DATABASE_FILE).exists():
         yield Finding(
-            "database", "OK", "none named and no rml_optimize.db here: a search makes one"
+            "database", "OK", f"none named and no {DATABASE_FILE} here: a search makes one"
         )
         return
     try:

@@ -32,18 +32,18 @@ class ExportOptions:
 @as_options
 def export(options: ExportOptions) -> None:
     """Write best_model/ and list_acc.json, on any node; never over those of another study."""
-    from hpo.folders import TRIAL_FILE, read_json
+    from hpo.folders import TRIAL_FILE, WorkFolders, read_json
     from hpo.results.artifacts import open_model_store
     from hpo.results.list_acc import write_list_acc
-    from hpo.results.models import fetch_best, study_folders
+    from hpo.results.models import fetch_best
     from hpo.run.final_test import TestScore
     from hpo.store.study import STUDY_ID
 
-    output = options.study.output_dir.absolute()
-    target = (options.to or output).absolute()
     with opened_study(options.study) as study:
-        target.mkdir(parents=True, exist_ok=True)
-        model, listed = target / "best_model", target / "list_acc.json"
+        here = WorkFolders.of(options.study.output_dir, study.study_name)
+        there = WorkFolders.of(options.to, study.study_name) if options.to else here
+        there.output.mkdir(parents=True, exist_ok=True)
+        model, listed = there.best_model, there.list_acc
         study_id = study.user_attrs.get(STUDY_ID)
         if model.exists() and read_json(model / TRIAL_FILE).get("study_id") != study_id:
             raise UsageError(f"{model} is not of study {study.study_name!r}; choose another --to")
@@ -51,7 +51,6 @@ def export(options: ExportOptions) -> None:
             raise UsageError(f"{listed} is not of study {study.study_name!r}; choose another --to")
         write_list_acc(study, listed)
         say(f"wrote {listed}")
-        here = study_folders(output, study.study_name)
         missing = fetch_best(
             study, model, open_model_store(options.artifacts) if options.artifacts else None, here
         )

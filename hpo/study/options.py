@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
+from hpo.store.databaseurl import DATABASE_FILE, FILE_VARIABLE, URL_VARIABLE
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 TrialNumber = Annotated[int, typer.Option("--trial", min=0, help="Number of the trial")]
@@ -27,7 +27,7 @@ class DatabaseOptions:
 
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="SQLAlchemy URL (default: OUTPUT_DIR/rml_optimize.db)"),
+        typer.Option("--storage", help=f"SQLAlchemy URL (default: OUTPUT_DIR/{DATABASE_FILE})"),
     ] = None
     storage_file: Annotated[
         Path | None,
@@ -35,7 +35,7 @@ class DatabaseOptions:
                      f"{FILE_VARIABLE}, {URL_VARIABLE})"),
     ] = None  # fmt: skip
     output_dir: Annotated[
-        Path, typer.Option("--output-dir", help="Where rml_optimize.db and the results are")
+        Path, typer.Option("--output-dir", help=f"Where {DATABASE_FILE} and the results are")
     ] = Path()
 
 

@@ -12,6 +12,7 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.errors import UsageError
+from hpo.folders import WorkFolders
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 
@@ -51,7 +52,8 @@ def plot(options: PlotOptions) -> None:
         trials = [trial for trial in finished_trials(study) if score(trial) is not None]
         if not trials:
             raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-        folder = (options.to or options.study.output_dir / "plots").absolute()
+        folders = WorkFolders.of(options.study.output_dir, study.study_name)
+        folder = (options.to or folders.plots).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         drawings: dict[str, Callable[[list[FrozenTrial]], Any]] = {
             "history.png": _history,

@@ -13,6 +13,7 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
+from hpo.folders import WorkFolders
 from hpo.launchers import Mount
 from hpo.run.oneshot import run_worker
 from hpo.study.common import opened_study, say
@@ -85,16 +86,16 @@ def predict(options: PredictOptions) -> None:
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.results.artifacts import open_model_store
-    from hpo.results.models import fetch_best, is_model_of, study_folders
+    from hpo.results.models import fetch_best, is_model_of
     from hpo.store.study import STUDY_ID, best_trial
 
-    best, here = best_trial(study), output / "best_model"
+    best, folders = best_trial(study), WorkFolders.of(output, study.study_name)
+    here = folders.best_model
     if best is None:
         raise UsageError(f"study {study.study_name!r} has no finished trial yet")
     if not is_model_of(here, best, study.user_attrs.get(STUDY_ID)):
         aside.chmod(0o755)  # a container's user is not us
-        here = aside / "best_model"
-        folders = study_folders(output, study.study_name)
+        here = aside / folders.best_model.name
         model_store = open_model_store(artifacts) if artifacts else None
         missing = fetch_best(study, here, model_store, folders)
         if missing:

@@ -12,6 +12,7 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
+from hpo.folders import WorkFolders
 from hpo.launchers import Slot
 from hpo.results.provenance import PROVENANCE
 from hpo.run.oneshot import run_config
@@ -54,14 +55,14 @@ def replay(options: ReplayOptions) -> None:
     with opened_study(options.study) as study:
         found, name = find_trial(study, trial), study.study_name
         attributes = study.user_attrs
-    folder = options.study.output_dir.absolute() / "runs" / name
+    folders = WorkFolders.of(options.study.output_dir, name)
     provenance = found.user_attrs.get(PROVENANCE)
     if not provenance or not found.intermediate_values:
         raise UsageError(f"--trial {trial} has no recorded config or no curve to compare with")
     config = recorded_config(provenance)
-    mounts = recorded_mounts(provenance, folder, options.data)
-    check_images(provenance, mounts[0].path, folder)
-    run_dir = folder / f"replay_of_trial_{trial:05d}" / time.strftime("%Y%m%d-%H%M%S")
+    mounts = recorded_mounts(provenance, folders, options.data)
+    check_images(provenance, mounts[0].path, folders)
+    run_dir = folders.replay(trial) / time.strftime("%Y%m%d-%H%M%S")
     with open_workers(options.workers, mounts, study=name, attributes=attributes) as workers:
         say(f"trial {trial} again: {workers.text}")
         curve = _run(workers, run_dir, placed_config(config, provenance, mounts, workers.launcher))

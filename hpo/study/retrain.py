@@ -18,7 +18,7 @@ from hpo.results.provenance import PROVENANCE
 from hpo.run.oneshot import run_config
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
-from trainer.keypath import get_path, set_path
+from trainer.keypath import copy_config, get_path, set_path
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -143,7 +143,7 @@ def _test_config(config: Mapping[str, Any], place: TrainingData) -> dict[str, An
     """Return the config that evaluates the chosen checkpoint on the test images."""
     from hpo.run.final_test import place_test
 
-    network: dict[str, Any] = json.loads(json.dumps(config))
+    network = copy_config(config)
     for key in ("input_path", "target_path"):
         network["data"].pop(key, None)
     network["checkpoints"] = {"load": f"./{MODEL}"}
