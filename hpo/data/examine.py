@@ -1,4 +1,4 @@
-"""Looks at a data folder as an experienced colleague would, before anything is trained on it."""
+"""Reads every pair of a data folder, and collects what is to be said of them."""
 
 from __future__ import annotations
 
@@ -7,96 +7,32 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hpo.data.facts import CheckedPair, DataCheck
+from hpo.data.judge import judge_files, judge_intensities, judge_masks
 from hpo.data.leaks import judge_leaks
+from hpo.data.mask_colours import colours_of
 from hpo.data.reading_keys import ReadingKeys
 from hpo.dataset.datafolder import DataFolder, Part, find_data
 from hpo.dataset.near_duplicates import thumbnail_of
-from hpo.dataset.scored_parts import Scoring, score_part
-from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
-from studies.prepare.colours import count_colours, propose
-from studies.prepare.likeness import Thumbnail
+from studies.prepare.colours import propose
 from studies.prepare.samples import shown
 from trainer.data.decoding import COLOURED
-from trainer.data.doubts import doubts_about
-from trainer.data.findings import Findings, Seen, see
+from trainer.data.findings import see
 from trainer.data.headers import read_header
 from trainer.data.images import Pair, match_folders, read_image
 from trainer.data.reading import read_checked_mask
-from trainer.data.survey import MaskCoding, count_values, decide_coding
+from trainer.data.survey import MaskCoding, count_values
 from trainer.errors import DataError
 
 NUM_BINS = 16
-RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
-NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
 PARTS = ("train", "validation", "test")
 DEFAULT_KEYS = ReadingKeys()
-MAX_COLOURED = 50  # masks of colours whose colours are counted
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassFacts:
-    """One class: the stored mask value, its share of all pixels, images that have it."""
-
-    value: int
-    pixel_share: float
-    num_images: dict[str, int]
-
-
-@dataclass(kw_only=True)
-class DataCheck:
-    """What was found; `problems` must be mended, `advice` should be read.
-
-    Attributes:
-        num_pairs: part -> images with a usable mask.
-        sizes: "HxW" -> images of that size.
-        types: "uint8 gray" and the like -> images.
-        histogram: share of pixels in each sixteenth of the full scale, colours averaged.
-        levels: (smallest, largest) pixel value.
-        trivial: part -> class -> its Dice if every pixel is taken for it.
-        near_duplicates: names within one part that show nearly the same, cluster by cluster.
-    """
-
-    root: str
-    num_pairs: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
-    histogram: list[float] = field(default_factory=list)
-    levels: tuple[int, int] = (0, 0)
-    masks: str = ""
-    classes: list[ClassFacts] = field(default_factory=list)
-    trivial: dict[str, dict[str, float]] = field(default_factory=dict)
-    near_duplicates: list[list[str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class CheckedPair:
-    """One pair, read."""
-
-    part: str
-    pair: Pair
-    size: tuple[int, int]
-    kind: str
-    histogram: NDArray[np.float64]
-    levels: tuple[int, int]
-    full_scale: int
-    values: Counter[int]
-    digest: str
-    small: Thumbnail
-    seen: Seen
 
 
 def check_data(
@@ -138,9 +74,9 @@ def check_data(
         return check, [], None
     check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in looked)
     check.types = _common(entry.kind for entry in looked)
-    _judge_files(looked, check)
-    _judge_intensities(looked, check)
-    coding = _judge_masks(looked, folder, keys, check)
+    judge_files(looked, check)
+    judge_intensities(looked, check)
+    coding = judge_masks(looked, folder, keys, check)
     judge_leaks(looked, root, group, check)
     return check, looked, coding
 
@@ -201,20 +137,11 @@ def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
     """Return the colours that masks of colours have, as the option that makes classes of them."""
     if not reason.startswith(COLOURED):
         return ""
-    counts = _colours_of(pairs)
+    counts = colours_of(pairs)
     table = propose(counts)
     if table is None:
         return f"; they have {len(counts)} colours"
     return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
-
-
-def _colours_of(pairs: Sequence[Pair]) -> Counter[int]:
-    """Count the pixels of each colour in the masks of some pairs."""
-    counts: Counter[int] = Counter()
-    for pair in pairs[:MAX_COLOURED]:
-        assert pair.target is not None
-        counts += count_colours(pair.target)
-    return counts
 
 
 def _look(part: str, pair: Pair) -> CheckedPair:
@@ -242,115 +169,3 @@ def _look(part: str, pair: Pair) -> CheckedPair:
 
 def _common(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
-
-
-def _judge_files(looked: Sequence[CheckedPair], check: DataCheck) -> None:
-    findings = Findings()
-    disagreeing: dict[Pair, str] = {}
-    for entry in looked:
-        try:
-            findings.add(entry.seen)
-        except DataError as error:
-            disagreeing[entry.pair] = str(error)
-    if disagreeing:
-        colours = _colours_of([entry.pair for entry in looked if entry.seen.colours])
-        if table := propose(colours):
-            colours_text = f"; all masks together have --colors {table}"
-        else:
-            colours_text = f"; all masks together have {len(colours)} colours"
-        more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
-        check.problems.append(next(iter(disagreeing.values())) + more + colours_text)
-    try:
-        findings.refuse_copies()
-    except DataError as error:
-        check.problems.append(str(error))
-    check.advice += findings.notes()
-
-
-def _judge_intensities(looked: Sequence[CheckedPair], check: DataCheck) -> None:
-    check.histogram = [
-        round(float(share), 4) for share in np.mean([entry.histogram for entry in looked], axis=0)
-    ]
-    low = min(entry.levels[0] for entry in looked)
-    high = max(entry.levels[1] for entry in looked)
-    check.levels = (low, high)
-    scale = max(entry.full_scale for entry in looked)
-    # 16 bits are scaled by the range of the training images, whatever corner they fill.
-    if scale <= np.iinfo(np.uint8).max and high - low < NARROW_SHARE * scale:
-        mean, std = low / scale, max(high - low, 1) / scale
-        check.advice.append(
-            f"images use {low} to {high} of {scale} levels; spread them with the transform "
-            f'{{"normalize": {{"mean": {mean:.4g}, "std": {std:.4g}}}}}'
-        )
-    flat = [entry.pair.name for entry in looked if entry.levels[0] == entry.levels[1]]
-    if flat:
-        check.problems.append(f"{len(flat)} images of one value only: {shown(flat)}")
-    depths = {entry.full_scale for entry in looked}
-    if len(depths) > 1:
-        check.problems.append("some images have 8 bits a channel and some 16; convert one kind")
-    if len(check.sizes) > 1:
-        check.advice.append(
-            f"images have {len(check.sizes)} sizes; a search resizes them (--resize, 256,256)"
-        )
-    if all(entry.kind.endswith("gray") for entry in looked):
-        check.advice.append("all images are gray: networks of one channel are enough")
-
-
-def _judge_masks(
-    looked: Sequence[CheckedPair], folder: DataFolder, keys: ReadingKeys, check: DataCheck
-) -> MaskCoding | None:
-    counts: Counter[int] = Counter()
-    for entry in looked:
-        counts.update(entry.values)
-    total = sum(counts.values())
-    for value in sorted(counts)[:64]:
-        images = Counter(entry.part for entry in looked if value in entry.values)
-        check.classes.append(
-            ClassFacts(value=value, pixel_share=counts[value] / total, num_images=dict(images))
-        )
-    try:
-        coding = decide_coding(
-            counts,
-            where=str(folder.root / folder.train.targets),
-            mask_values=keys.mask_values,
-            mask_threshold=keys.mask_threshold,
-        )
-    except DataError as error:
-        check.problems.append(str(error))
-        return None
-    check.masks = coding.describe()
-    for doubt in doubts_about(coding):
-        (check.problems if doubt.is_wrong else check.advice).append(str(doubt))
-    check.trivial = {part: _trivial(looked, part, coding) for part in check.num_pairs}
-    if coding.is_single_valued:
-        check.problems.append("every pixel of every mask has one value: nothing to segment")
-    for facts in check.classes if coding.kind != "threshold" else ():
-        if _is_ignored(facts.value, coding, keys):
-            continue
-        for part in check.num_pairs:
-            if part not in facts.num_images:
-                check.advice.append(f"mask value {facts.value} occurs in no {part} image")
-        if facts.value != 0 and facts.pixel_share < RARE_SHARE:
-            check.advice.append(
-                f"mask value {facts.value} is {facts.pixel_share:.1%} of all pixels: predicting "
-                f"none of it is right in {1 - facts.pixel_share:.1%} of them, so use Dice, not "
-                "accuracy; a Dice loss or loss.weight helps it to be learnt"
-            )
-    empty = sum(set(entry.values) == {0} for entry in looked)
-    if empty and coding.kind == "binary":
-        check.advice.append(
-            f"{empty} of {len(looked)} masks are empty: dice_per_image counts a right one as 1"
-        )
-    return coding
-
-
-def _trivial(looked: Sequence[CheckedPair], part: str, coding: MaskCoding) -> dict[str, float]:
-    scoring = Scoring(coding)
-    masks = score_part(part, [entry.values for entry in looked if entry.part == part], scoring)
-    scores = trivial_scores(masks, scoring, has_one_channel=coding.num_classes == 2)
-    return {entry.class_name: round(entry.of_class, 6) for entry in scores}
-
-
-def _is_ignored(value: int, coding: MaskCoding, keys: ReadingKeys) -> bool:
-    index = keys.ignore_index
-    return index is not None and index < len(coding.values) and coding.values[index] == value

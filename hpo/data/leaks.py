@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hpo.data.facts import CheckedPair, DataCheck
 from hpo.dataset.near_duplicates import find_near_duplicates
 from hpo.dataset.split import group_of
 from studies.prepare.groups import read_groups
 from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import shown
-
-if TYPE_CHECKING:
-    from hpo.data.examine import CheckedPair, DataCheck
 
 
 def judge_leaks(

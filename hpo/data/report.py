@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from hpo.data.facts import DataCheck
 from hpo.dataset.near_duplicates import shown_alike
-
-if TYPE_CHECKING:
-    from hpo.data.examine import DataCheck
 
 BARS = " ▁▂▃▄▅▆▇█"
 
