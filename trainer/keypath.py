@@ -77,7 +77,7 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def copy_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an object of its own, all the way down, as it is after a journey through JSON."""
+    """Return a deep copy of plain JSON values; tuples become lists."""
     copied: dict[str, Any] = json.loads(json.dumps(config))
     return copied
 

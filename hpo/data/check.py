@@ -1,4 +1,4 @@
-"""`rml-data check`: looks at a data folder before anything is trained on it."""
+"""`rml-data check`: reports on a data folder before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def check(options: CheckOptions) -> None:
 
     keys = reading_keys(options.study, options.settings or ())
     with counting("reading images") as progress:
-        found, looked, coding = check_data(
+        found, checked, coding = check_data(
             options.data, group=options.group, keys=keys, progress=progress
         )
-    if looked:
-        draw_sheet(options.sheet, [entry.pair for entry in looked], coding)
+    if checked:
+        draw_sheet(options.sheet, [entry.pair for entry in checked], coding)
     if options.as_json:
         console.print(json.dumps(found.as_json(), indent=2), markup=False)
     else:
         for line in describe_check(found):
             console.print(line, markup=False)
-        if looked:
+        if checked:
             console.print(f"contact sheet: {options.sheet}", markup=False)
     if found.problems:
         raise typer.Exit(1)

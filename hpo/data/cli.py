@@ -1,4 +1,4 @@
-"""The command `rml-data`: prepares data folders, and looks at them before anything is trained."""
+"""The command `rml-data`: prepares data folders, and checks them before anything is trained."""
 
 from __future__ import annotations
 

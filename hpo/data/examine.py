@@ -1,4 +1,4 @@
-"""Reads every pair of a data folder, and collects what is to be said of them."""
+"""Reads every pair of a data folder and collects facts, problems and advice."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def check_data(
         if part is not None
         for pair in _pairs(folder, part, check)
     ]
-    looked = _look_at_all(pairs, check, progress)
-    check.num_pairs = dict(Counter(entry.part for entry in looked))
-    if not looked:
+    checked = _read_all(pairs, check, progress)
+    check.num_pairs = dict(Counter(entry.part for entry in checked))
+    if not checked:
         check.problems.append("no image with a usable mask")
         return check, [], None
-    check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in looked)
-    check.types = _common(entry.kind for entry in looked)
-    judge_files(looked, check)
-    judge_intensities(looked, check)
-    coding = judge_masks(looked, folder, keys, check)
-    judge_leaks(looked, root, group, check)
-    return check, looked, coding
+    check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in checked)
+    check.types = _common(entry.kind for entry in checked)
+    judge_files(checked, check)
+    judge_intensities(checked, check)
+    coding = judge_masks(checked, folder, keys, check)
+    judge_leaks(checked, root, group, check)
+    return check, checked, coding
 
 
 def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
@@ -102,27 +102,27 @@ def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
     return found.pairs
 
 
-def _look_at_all(
+def _read_all(
     pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
 ) -> list[CheckedPair]:
-    looked: list[CheckedPair] = []
+    checked: list[CheckedPair] = []
     failed: dict[str, list[tuple[Pair, str]]] = {}
 
-    def look(entry: tuple[str, Pair]) -> CheckedPair | str:
+    def read(entry: tuple[str, Pair]) -> CheckedPair | str:
         try:
-            return _look(*entry)
+            return _read_pair(*entry)
         except DataError as error:
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, ((_, pair), found) in enumerate(
-            zip(pairs, pool.map(look, pairs), strict=True), 1
+            zip(pairs, pool.map(read, pairs), strict=True), 1
         ):
             if isinstance(found, str):
                 reason = found.removeprefix(f"{pair.target}: ").removeprefix(f"{pair.input}: ")
                 failed.setdefault(reason, []).append((pair, found))
             else:
-                looked.append(found)
+                checked.append(found)
             progress(done, len(pairs))
     for reason, members in failed.items():
         pairs_of = [pair for pair, _ in members]
@@ -130,7 +130,7 @@ def _look_at_all(
         if len(members) > 1:
             text = f"{len(members)} pairs ({shown([pair.name for pair in pairs_of])}): {reason}"
         check.problems.append(text + _remedy(reason, pairs_of))
-    return looked
+    return checked
 
 
 def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
@@ -144,7 +144,7 @@ def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
     return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
 
 
-def _look(part: str, pair: Pair) -> CheckedPair:
+def _read_pair(part: str, pair: Pair) -> CheckedPair:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
     image = read_image(pair.input, gray=False, header=headers[0])

@@ -1,4 +1,4 @@
-"""What a look at a data folder finds: of each pair of image and mask, and of all together."""
+"""What `rml-data check` finds: of each pair of image and mask, and of the whole data folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.prepare.likeness import Thumbnail
+from studies.prepare.similarity import Thumbnail
 from trainer.data.findings import Seen
 from trainer.data.images import Pair
 

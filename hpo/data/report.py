@@ -1,4 +1,4 @@
-"""What a look at a data folder has found, as text."""
+"""What `rml-data check` has found, as text."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hpo.dataset.datafolder import DataFolder, Part, unread_parts
 from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
 from hpo.folders import CONTENTS
-from studies.prepare.likeness import Thumbnail
+from studies.prepare.similarity import Thumbnail
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.fingerprint import FORMAT
 from trainer.data.headers import read_header

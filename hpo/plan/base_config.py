@@ -54,7 +54,7 @@ def base_config(file: StudyFile, search: SearchOptions, data: DataOptions) -> di
         key, value = parse_setting(text)
         refuse_owned(key, "--set")
         set_path(base, key, value)
-    # Said in every config: what an engine takes for the default may be another.
+    # Stated in every config, because engines differ in their defaults.
     for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
         if get_path(base, key) is None:
             set_path(base, key, value)

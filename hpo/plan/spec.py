@@ -31,7 +31,9 @@ class StudySpec:
         networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
             config fields that go with that network.
         weights: what trials start from, None for random weights.
-        trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        data: the user's folder; its test images are read once, at the end, where trials are
+            compared on a validation part.
+        trained: the folder that trials read: training images, and those they are compared on.
         grouping: which images are of one patient.
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.

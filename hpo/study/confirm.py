@@ -29,7 +29,7 @@ from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
 from hpo.study.retrain import Run, TrainingData, retrain
-from hpo.study.workers import AnyWorkerOptions, open_workers
+from hpo.study.workers import WorkerOrPlainOptions, open_workers
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ConfirmOptions:
         typer.Option("--jobs", min=1, help="Trainings at a time (default: as rml-optimize)"),
     ] = None
     study: StudyOptions
-    workers: AnyWorkerOptions
+    workers: WorkerOrPlainOptions
 
 
 @as_options
@@ -127,8 +127,8 @@ def _train(
         warn=say,
     ) as workers:
         say(f"{len(todo)} trainings: {workers.text}")
-        place = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
-        return list(_run_all(todo, place, workers.slots, done=done, total=len(runs)))
+        training_data = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
+        return list(_run_all(todo, training_data, workers.slots, done=done, total=len(runs)))
 
 
 def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
@@ -186,7 +186,7 @@ def _find_test(
 
 
 def _run_all(
-    todo: Sequence[Run], place: TrainingData, slots: Sequence[Slot], *, done: int, total: int
+    todo: Sequence[Run], data: TrainingData, slots: Sequence[Slot], *, done: int, total: int
 ) -> Iterator[str]:
     """Run all trainings, as many at a time as there are slots; yield what went wrong."""
     free: SimpleQueue[Slot] = SimpleQueue()
@@ -197,7 +197,7 @@ def _run_all(
     def train(run: Run) -> dict[str, Any] | None:
         slot = free.get()
         try:
-            return None if stopping.is_set() else retrain(run, place, slot, stopping)
+            return None if stopping.is_set() else retrain(run, data, slot, stopping)
         finally:
             free.put(slot)
 

@@ -22,7 +22,7 @@ from hpo.results.provenance import config_hash
 from trainer import rundir
 from trainer.keypath import copy_config, get_path, set_path
 
-# What was meant before configs said it.
+# The defaults of earlier releases, whose configs do not state them.
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
 
 
@@ -95,11 +95,11 @@ def check_images(provenance: Mapping[str, Any], images: Path, folders: WorkFolde
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
-def _unsaid_rules(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what was meant by keys that are not in a trial's config.
+def _rules_not_stated(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a trial ran with where its config states nothing: key -> value.
 
-    It is repeated by the rules that it ran with: those of an earlier release, or since then those
-    of an engine that does not know the keys, and so did not get them.
+    The defaults of an earlier release, or since then those of an engine that does not know the
+    keys, and so did not get them.
     """
     is_earlier = len(str(provenance["data"]["hash"])) < HASH_LENGTH
     return EARLIER_RULES if is_earlier else SCORE_KEYS
@@ -113,7 +113,7 @@ def placed_config(
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
     placed = copy_config(config)
-    for key, rule in _unsaid_rules(provenance).items():
+    for key, rule in _rules_not_stated(provenance).items():
         if rule is not None and get_path(placed, key) is None:
             set_path(placed, key, rule)
     images, inputs = mounts

@@ -19,7 +19,7 @@ from hpo.run.oneshot import run_config
 from hpo.study.common import find_trial, opened_study, say, show_table
 from hpo.study.options import StudyOptions, TrialNumber
 from hpo.study.recorded import check_images, placed_config, recorded_config, recorded_mounts
-from hpo.study.workers import AnyWorkerOptions, Workers, open_workers
+from hpo.study.workers import WorkerOrPlainOptions, Workers, open_workers
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -41,7 +41,7 @@ class ReplayOptions:
         float, typer.Option("--tolerance", min=0, help="Largest difference that is rounding")
     ] = TOLERANCE
     study: StudyOptions
-    workers: AnyWorkerOptions
+    workers: WorkerOrPlainOptions
 
 
 @as_options

@@ -44,10 +44,10 @@ def requeue(options: RequeueOptions) -> None:
         study.enqueue_trial(found.params, user_attrs={REQUEUED_FROM: trial})
         new = max(each.number for each in study.get_trials(deepcopy=False))
         say(f"trial {new} waits, with the values of trial {trial}")
-        _make_room(study)
+        _raise_total(study)
 
 
-def _make_room(study: optuna.Study) -> None:
+def _raise_total(study: optuna.Study) -> None:
     """Raise the study's total by one where all of it is taken: a failed trial was replaced."""
     from optuna.trial import TrialState
 

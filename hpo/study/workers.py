@@ -47,7 +47,7 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyWorkerOptions(WorkerOptions):
+class WorkerOrPlainOptions(WorkerOptions):
     """Worker"""
 
     plain_worker: Annotated[
