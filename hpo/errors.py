@@ -4,8 +4,14 @@ HpoError               1   the search could not be finished
 ├── UsageError         2   an option, a study, a data folder: the user can mend it
 ├── LauncherError      2   a worker cannot be started here at all
 │   ├── EndingError        none is started any more
-│   └── SlotError          none of one slot: its GPU cannot be used
-└── StorageError       2   the database cannot be reached or refuses us
+│   ├── SlotError          none of one slot: its GPU cannot be used
+│   └── NoFolderLeftError  (launchers.premounted) no run may have a container's folder
+├── StorageError       2   the database cannot be reached or refuses us
+│   └── DatabaseAwayError  (store.database) it cannot be reached for the moment
+├── ArtifactError      1   (results.artifacts) the store of models
+├── FailureLimitError  1   (run.search) too many trials have failed
+├── DiskFullError      1   (run.disk)
+└── FolderGoneError    1   (run.disk) somebody has removed the study's folder
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The options of `rml-optimize`, grouped by what they are about.
 
-Each group is a dataclass; `hpo.plan.typer_options` turns the groups into one Typer command. An
+Each group is a dataclass; `hpo.command_line` turns the groups into one Typer command. An
 option of None was not given: the study's own value holds.
 """
 
@@ -282,11 +282,3 @@ class Options:
     data: DataOptions
     worker: WorkerOptions
     output: OutputOptions
-
-
-GROUPS: dict[str, type] = {
-    "search": SearchOptions,
-    "data": DataOptions,
-    "worker": WorkerOptions,
-    "output": OutputOptions,
-}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from hpo.dataset.datafolder import DataFolder
 from hpo.dataset.intervals import Grouping
 from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
+from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
@@ -23,42 +23,6 @@ from trainer.networks import NetworkFacts
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkFolders:
-    """Where a study keeps its files, all below the output folder."""
-
-    output: Path
-    study: Path
-
-    @property
-    def inputs(self) -> Path:
-        """Network files and weights, which every worker may read."""
-        return self.study / "inputs"
-
-    @property
-    def cache(self) -> Path:
-        """Decoded images of the study's containers, which must not reach the host's cache."""
-        return self.study / "cache"
-
-    def split(self, identity: str) -> Path:
-        """Training and validation part, where the study selects on one."""
-        return self.study / f"split_{identity}"
-
-    @property
-    def best_model(self) -> Path:
-        """The best model so far."""
-        return self.output / "best_model"
-
-    @property
-    def list_acc(self) -> Path:
-        """The tutorial's summary of all trials."""
-        return self.output / "list_acc.json"
-
-    def attempt(self, number: int, attempt: int) -> Path:
-        """Return the folder of one attempt at a trial."""
-        return self.study / f"trial_{number:05d}" / f"attempt_{attempt}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A search, planned and checked.
 
@@ -67,7 +31,9 @@ class StudySpec:
         networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
             config fields that go with that network.
         weights: what trials start from, None for random weights.
-        trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        data: the user's folder; its test images are read once, at the end, where trials are
+            compared on a validation part.
+        trained: the folder that trials read: training images, and those they are compared on.
         grouping: which images are of one patient.
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.

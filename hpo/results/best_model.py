@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,7 +37,7 @@ from hpo.results.models import (
 from hpo.store.study import COUNTED, STUDY_ID, best_trial, finished_trials, score
 from trainer import rundir
 from trainer.errors import DataError
-from trainer.keypath import set_path
+from trainer.keypath import copy_config, set_path
 
 _NOTHING = (-math.inf, 0)  # score and negative number of no trial
 
@@ -145,12 +144,10 @@ class Results:
 
     def sweep(self, study: optuna.Study) -> None:
         """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
-        folders = (path.name for path in self._spec.folders.study.glob("trial_*"))
-        numbers = {int(name[6:]) for name in folders if name[6:].isdecimal()}
         if self._model_store is not None:
             drop_older(study, self._model_store)
         with self._lock:
-            self._clear_checkpoints(study, numbers)
+            self._clear_checkpoints(study, set(self._spec.folders.trials()))
 
     def fetch(self, study: optuna.Study) -> str | None:
         """Put the study's best model into `best_model/`; return a line that says why not."""
@@ -198,7 +195,7 @@ class Results:
     def _put(self, model: Mapping[str, Any]) -> str | None:
         if self._model_store is None:
             return None
-        folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
+        folder = self._spec.folders.trial(model["entry"]["trial"])
         try:
             with new_folder(folder, "model") as aside:
                 make_model(model, aside, self._spec.folders)
@@ -269,7 +266,7 @@ class Results:
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Return the config that evaluates a trial's model, from the folder that it is in."""
-    result: dict[str, Any] = json.loads(json.dumps(config))
+    result = copy_config(config)
     for key in ("input_path", "target_path"):
         result["data"].pop(key, None)
     result["layers"] = f"./{LAYERS_FILE}"

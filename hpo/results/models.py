@@ -23,13 +23,13 @@ from optuna.trial import FrozenTrial
 from hpo.folders import (
     TRIAL_FILE,
     LockHeldError,
+    WorkFolders,
     is_regular_file,
     keep_foreign,
     locked,
     read_json,
     replace_folder,
 )
-from hpo.plan.spec import WorkFolders
 from hpo.results.artifacts import ModelStore
 from hpo.results.provenance import MAX_BYTES
 from hpo.store.lease import ATTEMPT
@@ -260,11 +260,6 @@ def _long_config(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
     return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
 
 
-def study_folders(output: Path, study_name: str) -> WorkFolders:
-    """Return where a study of this name has its files, below an output folder."""
-    return WorkFolders(output=output, study=output / "runs" / study_name)
-
-
 def _folders(model: Mapping[str, Any]) -> WorkFolders:
     return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
 
@@ -304,10 +299,9 @@ def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None =
 
     The best model is stored; the rest would fill the disk at 130 MB a trial.
     """
-    trial = folders.attempt(number, 1).parent
-    for half in trial.glob(".model.*.tmp"):  # of a driver that was killed
+    for half in folders.trial(number).glob(".model.*.tmp"):  # of a driver that was killed
         shutil.rmtree(half, ignore_errors=True)
-    for attempt in trial.glob("attempt_*"):
+    for attempt in folders.attempts(number):
         folder = attempt / rundir.CHECKPOINTS
         if keep is None or keep.parent != folder:
             shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hpo.plan.spec import WorkFolders
+from hpo.folders import WorkFolders
 from trainer import rundir
 from trainer.keypath import get_path
 

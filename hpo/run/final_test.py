@@ -175,7 +175,7 @@ def tested_before(study: optuna.Study, number: int) -> list[int]:
 def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     spec, launcher = test.spec, test.launcher
     best, trial = spec.folders.best_model, winner.number
-    run_dir = spec.folders.study / f"test_of_trial_{trial:05d}"
+    run_dir = spec.folders.test(trial)
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):

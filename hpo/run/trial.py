@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 from collections.abc import Mapping
@@ -43,7 +42,7 @@ from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import COUNTED, finished_trials
 from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
-from trainer.keypath import get_path, set_path
+from trainer.keypath import copy_config, get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 _NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
@@ -261,7 +260,7 @@ class TrialRunner:
             # False: somebody else has the trial, and with it the right to the best model.
             return self.lease_manager.annotate(lease, {MODEL: dict(model)})
 
-        host_config: dict[str, Any] = json.loads(json.dumps(config))
+        host_config = copy_config(config)
         host_config["layers"] = self.spec.network_of(job.chosen)
         root, test = self.spec.trained.root, self.spec.trained.test
         assert test is not None

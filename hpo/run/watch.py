@@ -12,7 +12,7 @@ from typing import Literal
 import optuna
 
 from hpo.launchers import Handle
-from hpo.launchers.base import KEEP_STATE_GRACE_S
+from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
 from hpo.run.outcome import LOST, AttemptResult, classify
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
 from hpo.store.lease import Lease, LeaseManager
@@ -23,7 +23,6 @@ from trainer import rundir
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
-END_GRACE_S = 120.0  # after its last epoch a worker has nothing more to tell us
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
 

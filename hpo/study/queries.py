@@ -1,8 +1,8 @@
-"""Asks the study's database for sums, not for trials.
+"""Asks the study's database for counts and bests, not for whole trials.
 
 Optuna's own `study.trials` reads every value of every trial: half a minute at 10,000 trials of 50
-epochs. This module alone reads Optuna's tables (5.0) directly, and only reads. It does not import
-Optuna, whose loading costs more than the queries.
+epochs. This module reads Optuna's tables (5.0) without importing Optuna, whose loading costs more
+than the queries, and writes nothing; `hpo.store` uses the same tables through Optuna's models.
 """
 
 from __future__ import annotations

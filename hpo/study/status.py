@@ -1,32 +1,22 @@
-"""`rml-study list` and `rml-study status`: where studies stand."""
+"""`rml-study status`: where a study stands."""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
 from collections import defaultdict
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.console import console
 from hpo.results.provenance import END, PROVENANCE
 from hpo.run.progress import describe_values, format_seconds, optuna_means
-from hpo.study.common import (
-    AsJson,
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    open_reader,
-    reading,
-    say,
-    show_json,
-    show_table,
-)
-from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader, study_names
+from hpo.study.common import database_url, open_reader, reading, say, show_json, show_table
+from hpo.study.options import AsJson, StudyOptions
+from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
 
 TITLE = "rml:title"
 NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
@@ -35,58 +25,32 @@ RATE_WINDOW = 20  # trials that the rate is taken from
 MAX_ROWS = 12
 
 
-def list_studies(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """List the studies in a database."""
-    rows: list[dict[str, object]] = []
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        for name, study_id in study_names(engine).items():
-            reader = StudyReader(engine, study_id)
-            states, best = reader.states(), reader.best()
-            rows.append(
-                {
-                    "study": name,
-                    "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
-                    "running": states.get("RUNNING", 0),
-                    "failed": states.get("FAIL", 0),
-                    "best dice_dataset": best.score if best else None,
-                }
-            )
-    if as_json:
-        show_json(rows)
-    elif rows:
-        show_table(rows)
-    else:
-        say("no studies")
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Options of `rml-study status`."""
 
-
-def status(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes")] = False,
+    as_json: AsJson = False
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes")] = False
     interval_s: Annotated[
         float, typer.Option("--interval", min=0.5, help="Seconds between two looks")
-    ] = 2.0,
-) -> None:
+    ] = 2.0
+    study: StudyOptions
+
+
+@as_options
+def status(options: StatusOptions) -> None:
     """Show where a study stands, on one screen.
 
     Exit code: 0 all trials are finished, 3 it is running, 4 it stopped short of them (the same
     rml-optimize command goes on), 2 a mistake in the options or no database.
     """
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        name, reader = open_reader(engine, study_name)
-        if watch and not as_json:
-            entry = _watch(name, reader, interval_s)
+    with reading(database_url(options.study)) as engine:
+        name, reader = open_reader(engine, options.study.study_name)
+        if options.watch and not options.as_json:
+            entry = _watch(name, reader, options.interval_s)
         else:
             entry = read_status(name, reader)
-            if as_json:
+            if options.as_json:
                 show_json(entry)
             else:
                 _show(entry)

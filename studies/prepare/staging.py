@@ -19,8 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from studies.prepare.likeness import Thumbnail, thumbnail
 from studies.prepare.samples import Found, Sample, Skipped
+from studies.prepare.similarity import Thumbnail, thumbnail
 from trainer.data.images import Array, read_image, read_mask
 from trainer.data.reading import num_threads_of_worker
 from trainer.data.spelling import find_clash, ignores_case

@@ -26,7 +26,7 @@ from trainer.loading.augment import channels_last
 from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
-from trainer.metrics.scores import SegmentationCounts
+from trainer.metrics.counts import SegmentationCounts
 from trainer.networks import (
     NetworkFacts,
     check_network,

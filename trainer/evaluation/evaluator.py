@@ -20,8 +20,9 @@ from trainer.evaluation.predictions import Destination, Write
 from trainer.evaluation.tiles import blend_tiles
 from trainer.loading.batches import Batch, Batches
 from trainer.losses import LossFunction
+from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.records import Evaluation
-from trainer.metrics.scores import Scores, SegmentationCounts, predict_classes
+from trainer.metrics.scores import Scores
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Activation

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.errors import NetworkError
 from trainer.networks.config import Config
-from trainer.networks.functions import nearest
+from trainer.networks.functions import guess
 from trainer.networks.graph import Graph, Layer, Node
 from trainer.networks.keras_json import (
     MAX_LAYERS,
@@ -62,7 +62,7 @@ def _instead_of(name: str) -> str:
         return ""
     network = name.partition(":")[0]
     return (
-        f", and no built-in network{nearest(network, BUILTIN_NETWORKS)}; "
+        f", and no built-in network{guess(network, BUILTIN_NETWORKS)}; "
         f"these are {', '.join(BUILTIN_NETWORKS)}"
     )
 
@@ -266,7 +266,7 @@ class _Builder:
             if ref.layer not in block.layers:
                 raise NetworkError(
                     f"{self.source}: layer '{'/'.join([*path, user])}': inbound_nodes: "
-                    f"there is no layer '{ref.layer[:80]}'{nearest(ref.layer, block.layers)}"
+                    f"there is no layer '{ref.layer[:80]}'{guess(ref.layer, block.layers)}"
                 )
             target = block.layers[ref.layer]
             count = max(len(target.calls), 1)
@@ -305,7 +305,6 @@ def _unknown_layer(where: str, kind: str) -> str:
             "safely; use layers for it (Rescaling, Resizing, Concatenate, Multiply, …)"
         )
     hint: dict[str, Any] = dict(LAYERS)
-    return (
-        f"{where}: class_name: not supported{nearest(kind, hint)}; expected one of "
-        + ", ".join(sorted(LAYERS))
+    return f"{where}: class_name: not supported{guess(kind, hint)}; expected one of " + ", ".join(
+        sorted(LAYERS)
     )

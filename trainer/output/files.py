@@ -14,7 +14,7 @@ from trainer.metrics.records import Evaluation, Step
 from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
 
 if TYPE_CHECKING:
-    from trainer.metrics.scores import SegmentationCounts
+    from trainer.metrics.counts import SegmentationCounts
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:

@@ -36,7 +36,7 @@ _FREE = {
     "outfile": True,
 }
 
-# What was meant before configs said it: section -> key -> value.
+# The defaults of earlier releases, whose configs do not state them: section -> key -> value.
 EARLIER_RULES: dict[str, dict[str, Any]] = {
     "data": {"mask_resize": "opencv"},
     "metrics": {"include_background": False},

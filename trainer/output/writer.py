@@ -28,7 +28,7 @@ from trainer.output.snapshot import Snapshot, Snapshots
 from trainer.stopping import sigterm_held_back, stop_if_requested
 
 MAX_WAITING_LINES = 1000
-LOOK_INTERVAL_S = 0.1  # at a request to stop, while the disk is waited for
+POLL_INTERVAL_S = 0.1  # between looks at a request to stop, while waiting for the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Writer:
         """
         with self._changed:
             while self._failure is None and self._is_full():
-                self._changed.wait(LOOK_INTERVAL_S)
+                self._changed.wait(POLL_INTERVAL_S)
                 stop_if_requested()
         self.raise_failure()
         with sigterm_held_back():  # the last state is overwritten meanwhile

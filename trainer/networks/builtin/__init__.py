@@ -14,7 +14,7 @@ from trainer.networks.builtin.jsrt import write_fcn, write_large_fcn, write_ligh
 from trainer.networks.builtin.pets import write_pets
 from trainer.networks.builtin.resunet import write_resunet
 from trainer.networks.builtin.unet import write_unet
-from trainer.networks.functions import nearest
+from trainer.networks.functions import guess
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def network_json(spec: str, input_shape: tuple[int, int, int], num_classes: int)
     if name not in BUILTIN_NETWORKS:
         raise NetworkError(
             f"network '{name[:60]}': there is no built-in network of this name"
-            f"{nearest(name, BUILTIN_NETWORKS)}; expected one of {', '.join(BUILTIN_NETWORKS)}"
+            f"{guess(name, BUILTIN_NETWORKS)}; expected one of {', '.join(BUILTIN_NETWORKS)}"
         )
     if num_classes < 1 or min(input_shape) < 1:
         raise NetworkError(
@@ -104,7 +104,7 @@ def _read_options(spec: str, settings: str, builtin: Builtin) -> dict[str, int]:
             valid = ", ".join(builtin.options) or "none"
             raise NetworkError(
                 f"network '{spec}': there is no option '{key}'"
-                f"{nearest(key, builtin.options)}; expected one of: {valid}"
+                f"{guess(key, builtin.options)}; expected one of: {valid}"
             )
         if key in given:
             raise NetworkError(f"network '{spec}': {key} is given twice")

@@ -1,127 +1,24 @@
-"""`rml-study best`, `show` and `requeue`: single trials."""
+"""What is known of one trial, for JSON and for the screen."""
 
 from __future__ import annotations
 
 import datetime as dt
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import UsageError
 from hpo.results.provenance import END, PROVENANCE
 from hpo.run.progress import optuna_means
-from hpo.study.common import (
-    AsJson,
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    TrialNumber,
-    database_url,
-    find_trial,
-    opened_study,
-    say,
-    show_json,
-)
-from hpo.study.status import NUM_TRIALS
+from hpo.study.common import say
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.trial import FrozenTrial
 
 REQUEUED_FROM = "rml:requeued_from"
 BARS = "▁▂▃▄▅▆▇█"
 MAX_BARS = 60
 LOG_LINES = 15
-
-
-def best(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """Show the best trial with its parameters and its score on the test images."""
-    from hpo.run.final_test import TestScore
-    from hpo.store.study import best_of_optuna, best_trial, is_foreign
-
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
-        trial = best_trial(study)
-        if trial is None:
-            raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-        entry = describe_trial(trial)
-        if tested := TestScore.recorded(study, trial.number):
-            entry["test"] = asdict(tested)
-        other = best_of_optuna(study)
-        if other is not None and other.number != trial.number:
-            entry["best_of_optuna"] = {
-                "trial": other.number,
-                "dice_dataset": other.value,
-                "is_foreign": is_foreign(other),
-            }
-        if as_json:
-            show_json(entry)
-        else:
-            _show(entry, with_log=False)
-
-
-def show(
-    trial: TrialNumber,
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """Show all that is known of one trial."""
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
-        entry = describe_trial(find_trial(study, trial))
-        if as_json:
-            show_json(entry)
-        else:
-            _show(entry, with_log=True)
-
-
-def requeue(
-    trial: TrialNumber,
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-) -> None:
-    """Try the values of a failed trial again: the next free slot of any driver takes them."""
-    from optuna.trial import TrialState
-
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
-        found = find_trial(study, trial)
-        if found.state != TrialState.FAIL:
-            raise UsageError(
-                f"--trial {trial} is {found.state.name.lower()}; only failed trials are requeued"
-            )
-        for other in study.get_trials(deepcopy=False):
-            if other.user_attrs.get(REQUEUED_FROM) == trial and other.state != TrialState.FAIL:
-                raise UsageError(f"--trial {trial} was requeued already, as trial {other.number}")
-        if not found.params:
-            raise UsageError(f"--trial {trial} failed before its values were sampled")
-        study.enqueue_trial(found.params, user_attrs={REQUEUED_FROM: trial})
-        new = max(each.number for each in study.get_trials(deepcopy=False))
-        say(f"trial {new} waits, with the values of trial {trial}")
-        _make_room(study)
-
-
-def _make_room(study: optuna.Study) -> None:
-    """Raise the study's total by one where all of it is taken: a failed trial was replaced."""
-    from optuna.trial import TrialState
-
-    total = study.user_attrs.get(NUM_TRIALS)
-    taken = sum(t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
-    if isinstance(total, int) and taken > total:
-        study.set_user_attr(NUM_TRIALS, taken)
-        say(f"the study had its {total} trials already and now has {taken}")
-    say("run the same rml-optimize command again, unless a driver is running")
 
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
@@ -174,7 +71,8 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
-def _show(entry: dict[str, Any], *, with_log: bool) -> None:
+def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
+    """Print what is known of a trial, with the end of its log."""
     from tabulate import tabulate
 
     rows: list[tuple[str, object]] = [
