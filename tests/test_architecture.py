@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import hpo
 
 HEAVY = ("torch", "tensorflow", "keras")
 
@@ -64,3 +68,23 @@ def test_looking_at_the_status_loads_no_optuna() -> None:
 def test_worker_knows_nothing_of_the_driver(module: str) -> None:
     modules = loaded_by(f"import {module}")
     assert not modules & {"hpo", "studies", "optuna", "typer", "sqlalchemy", "docker"}
+
+
+def test_names_of_database_attributes_stand_in_one_file() -> None:
+    root = Path(hpo.__file__).parent
+    elsewhere = [
+        f"{file.relative_to(root)}:{node.lineno}"
+        for file in root.rglob("*.py")
+        if file != root / "keys.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith("rml:")
+    ]
+    assert not elsewhere
+
+
+def test_names_of_database_attributes_import_nothing() -> None:
+    tree = ast.parse((Path(hpo.__file__).parent / "keys.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert all(getattr(node, "module", None) == "__future__" for node in imports)

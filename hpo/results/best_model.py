@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
+from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import ArtifactError, ModelStore
@@ -34,7 +35,7 @@ from hpo.results.models import (
     reason,
     remove_checkpoints,
 )
-from hpo.store.study import COUNTED, STUDY_ID, best_trial, finished_trials, score
+from hpo.store.study import COUNTED, best_trial, finished_trials, score
 from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import set_path

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.results.provenance import PROVENANCE
+from hpo.keys import PROVENANCE
 from hpo.store.study import best_epoch, finished_trials, last_value, score
 from trainer import rundir
 from trainer.keypath import get_path

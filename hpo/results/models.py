@@ -28,15 +28,14 @@ from hpo.folders import (
     read_json,
     replace_folder,
 )
+from hpo.keys import ATTEMPT, MODEL, STUDY_ID
 from hpo.plan.spec import WorkFolders
 from hpo.results.artifacts import ModelStore
 from hpo.results.provenance import MAX_BYTES
-from hpo.store.lease import ATTEMPT
-from hpo.store.study import STUDY_ID, best_trial
+from hpo.store.study import best_trial
 from trainer import rundir
 from trainer.errors import DataError
 
-MODEL = "rml:model"
 MODEL_FILE = "best_model_file.pt"
 LAYERS_FILE = "layers.json"
 MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)

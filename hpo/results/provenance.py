@@ -27,8 +27,6 @@ from hpo.launchers.gpus import survey_gpus
 if TYPE_CHECKING:
     from hpo.launchers import Launcher, Slot
 
-PROVENANCE = "rml:provenance"
-END = "rml:end"
 MAX_BYTES = 50_000  # MariaDB's TEXT column holds 65,535, and Optuna stores JSON text
 MAX_MESSAGE_CHARS = 500
 MAX_TAIL_CHARS = 2000

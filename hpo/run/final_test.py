@@ -17,6 +17,7 @@ from hpo.dataset.datafolder import Part
 from hpo.dataset.intervals import Grouping, Interval, interval_of_runs
 from hpo.errors import HpoError
 from hpo.folders import locked
+from hpo.keys import ATTEMPT, TESTED
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Results
@@ -31,15 +32,12 @@ from hpo.results.metrics import (
 )
 from hpo.results.models import LAYERS_FILE, MODEL_FILE
 from hpo.run.oneshot import run_config
-from hpo.store.lease import ATTEMPT
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
 TEST_FILE = "test.json"
-TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
-TEST_TASK = "rml:testing"
 WAIT_INTERVAL_S = 1.0
 
 

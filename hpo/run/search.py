@@ -11,11 +11,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError, LauncherError, SlotError, UsageError
+from hpo.keys import END
 from hpo.launchers import Launcher, Slot
 from hpo.plan.pruners import make_pruner
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Results
-from hpo.results.provenance import END
 from hpo.run.claims import Claims
 from hpo.run.disk import DiskFullError, FolderGoneError
 from hpo.run.outcome import FailurePolicy, Outcome

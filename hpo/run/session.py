@@ -17,6 +17,7 @@ from hpo.dataset.near_duplicates import shown_alike
 from hpo.dataset.trivial_baseline import TrivialScore, describe_trivial, no_better_than
 from hpo.errors import EndingError, HpoError
 from hpo.folders import TRIAL_FILE, read_json
+from hpo.keys import DATABASE_ID, TEST_TASK
 from hpo.launchers.slots import reserve_slots
 from hpo.owner import HOST, SESSION, driver_labels
 from hpo.plan.options import Options
@@ -25,7 +26,7 @@ from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_model_store
 from hpo.results.best_model import Results
 from hpo.results.metrics import describe_averages, numbers
-from hpo.run.final_test import TEST_TASK, FinalTest, TestScore, tested_before
+from hpo.run.final_test import FinalTest, TestScore, tested_before
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.outcome import FailurePolicy
 from hpo.run.progress import describe_values, make_reporter, optuna_means
@@ -35,7 +36,7 @@ from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import DATABASE_FILE, choose_url, default_url
 from hpo.store.lease import LeaseManager
-from hpo.store.study import DATABASE_ID, best_of_optuna, finished_trials, open_study, score
+from hpo.store.study import best_of_optuna, finished_trials, open_study, score
 from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
 

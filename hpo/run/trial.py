@@ -15,14 +15,14 @@ from typing import Any
 import optuna
 
 from hpo.errors import LauncherError, SlotError
+from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.plan.samplers import derived_seed, make_sampler
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Candidate, Results
 from hpo.results.metrics import read_figures
-from hpo.results.models import MODEL
-from hpo.results.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
+from hpo.results.provenance import Stopwatch, describe_end, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.run.outcome import (
@@ -47,7 +47,6 @@ from trainer.keypath import get_path, set_path
 
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 _NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
-MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +329,7 @@ class TrialRunner:
     ) -> AttemptResult:
         """Tell the sampler that these values don't fit the memory, and the user what would."""
         # The dashboard reads constraints from user attributes.
-        is_ours = self.lease_manager.annotate(lease, {"constraints": {MEMORY: 1.0}})
+        is_ours = self.lease_manager.annotate(lease, {CONSTRAINTS: {MEMORY: 1.0}})
         trial = optuna.Trial(self.study, lease.trial_id)
         if is_ours and MEMORY not in trial.constraints:
             trial.set_constraint(MEMORY, 1.0)

@@ -31,16 +31,13 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, insert, select, update
 
+from hpo.keys import ATTEMPT, CRASHES, DEATHS, NUM_TRIALS, TOKEN
 from hpo.store import clock
-from hpo.store.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
-from hpo.store.available import TOKEN, count_finished, count_trials, find_free, is_dead
+from hpo.store.agreement import agree_on_total, check_identity, read_agreed
+from hpo.store.available import count_finished, count_trials, find_free, is_dead
 from hpo.store.connections import close_idle
 from hpo.store.database import locking_engine
 from hpo.store.trial_rows import TrialRows
-
-ATTEMPT = "attempt"
-CRASHES = "crashes"
-DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
 
 _Study, _Trial = models.StudyModel, models.TrialModel
 _Heartbeat, _Attribute = models.TrialHeartbeatModel, models.TrialUserAttributeModel

@@ -16,16 +16,13 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UsageError
+from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE
 from hpo.scoring_rules import EARLIER, SCORING_KEY
-from hpo.store.agreement import IDENTITY, agree, peek, start_over
+from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
 from hpo.store.sampling import SnapshotStorage
 
-TITLE = "rml:title"
-DATABASE_ID = "rml:database"
-SQLITE_HOST = "rml:sqlite_host"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
-STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
 # TPE's `group` is experimental; Optuna is pinned, so nothing changes behind our back.

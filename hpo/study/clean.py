@@ -15,9 +15,9 @@ import typer
 
 from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, read_json
+from hpo.keys import DATABASE_ID, PROVENANCE, STUDY_ID
 from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
-from hpo.results.provenance import PROVENANCE
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -29,8 +29,6 @@ from hpo.study.common import (
     say,
 )
 from trainer import rundir
-
-DATABASE_ID, STUDY_ID = "rml:database", "rml:id"  # as in hpo.store.study, which loads Optuna
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader

@@ -19,8 +19,8 @@ import typer
 
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
+from hpo.keys import PROVENANCE
 from hpo.launchers import DEFAULT_IMAGE, Mount, Slot
-from hpo.results.provenance import PROVENANCE
 from hpo.study.common import (
     OutputDir,
     Storage,

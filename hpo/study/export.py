@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.errors import HpoError, UsageError
+from hpo.keys import STUDY_ID
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -44,7 +45,6 @@ def export(
     from hpo.results.list_acc import write_list_acc
     from hpo.results.models import fetch_best, study_folders
     from hpo.run.final_test import TestScore
-    from hpo.store.study import STUDY_ID
 
     target = (to or output_dir).absolute()
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from hpo.dataset.intervals import Grouping, interval_of_runs
+from hpo.keys import PROVENANCE
 from hpo.results.metrics import WITH, WITHOUT
-from hpo.results.provenance import PROVENANCE
 from hpo.run.progress import describe_values
 from hpo.store.study import score
 from trainer import rundir

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.errors import HpoError, UsageError
+from hpo.keys import STUDY_ID
 from hpo.launchers import DEFAULT_IMAGE, Mount
 from hpo.run.oneshot import run_worker
 from hpo.study.common import (
@@ -100,7 +101,7 @@ def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str |
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.results.artifacts import open_model_store
     from hpo.results.models import fetch_best, is_model_of, study_folders
-    from hpo.store.study import STUDY_ID, best_trial
+    from hpo.store.study import best_trial
 
     best, here = best_trial(study), output / "best_model"
     if best is None:

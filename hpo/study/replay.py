@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError, UsageError
+from hpo.keys import PROVENANCE
 from hpo.launchers import DEFAULT_IMAGE, Slot
-from hpo.results.provenance import PROVENANCE
 from hpo.run.oneshot import run_config
 from hpo.study.common import (
     OutputDir,

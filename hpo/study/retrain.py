@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
+from hpo.keys import PROVENANCE
 from hpo.launchers import Launcher, Mount, Slot
-from hpo.results.provenance import PROVENANCE
 from hpo.run.oneshot import run_config
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir

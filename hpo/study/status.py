@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo.console import console
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.run.progress import describe_values, format_seconds, optuna_means
 from hpo.study.common import (
     AsJson,
@@ -28,8 +28,6 @@ from hpo.study.common import (
 )
 from hpo.study.queries import COUNTED, Best, Note, Running, StudyReader, study_names
 
-TITLE = "rml:title"
-NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
 MAX_ROWS = 12

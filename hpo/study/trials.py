@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import ATTEMPT, END, NUM_TRIALS, PROVENANCE, REQUEUED_FROM
 from hpo.run.progress import optuna_means
 from hpo.study.common import (
     AsJson,
@@ -25,13 +25,11 @@ from hpo.study.common import (
     say,
     show_json,
 )
-from hpo.study.status import NUM_TRIALS
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-REQUEUED_FROM = "rml:requeued_from"
 BARS = "▁▂▃▄▅▆▇█"
 MAX_BARS = 60
 LOG_LINES = 15
@@ -139,7 +137,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "end": end.get("end"),
         "message": end.get("message"),
         "log_tail": end.get("log_tail"),
-        "attempt": trial.user_attrs.get("attempt"),
+        "attempt": trial.user_attrs.get(ATTEMPT),
         "requeued_from": trial.user_attrs.get(REQUEUED_FROM),
         **{
             key: provenance.get(key)

@@ -17,8 +17,9 @@ from sqlalchemy import text
 from support import wait_for
 
 from hpo.errors import UsageError
+from hpo.keys import IDENTITY
 from hpo.store import clock
-from hpo.store.agreement import IDENTITY, agree, start_over
+from hpo.store.agreement import agree, start_over
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import Lease, LeaseManager
 from hpo.store.renewer import Renewer
