@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -35,12 +34,11 @@ from hpo.results.models import (
     reason,
     remove_checkpoints,
 )
-from hpo.store.study import COUNTED, best_trial, finished_trials, score
+from hpo.store.ranking import UNSCORED, rank
+from hpo.store.study import COUNTED, best_trial, finished_trials, trial_rank
 from trainer import rundir
 from trainer.errors import DataError
 from trainer.keypath import set_path
-
-_NOTHING = (-math.inf, 0)  # score and negative number of no trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class Results:
         self._spec = spec
         self._model_store = model_store
         self._lock = threading.Lock()
-        self._best = _NOTHING  # of the finished trials that were seen, which change no more
+        self._best = UNSCORED  # rank of the finished trials that were seen, which change no more
         self._announced: set[int] = set()  # trials that may be the best when they are told
         self._spared: set[int] = set()  # trials whose checkpoint waits to become `best_model/`
         self._list = TrialList(spec.folders.list_acc)
@@ -86,13 +84,13 @@ class Results:
         how and where, or returns False if the trial is no longer ours. It comes first: a driver
         that is killed here leaves no archive that nobody knows of.
         """
-        rank = (candidate.score, -candidate.number)
+        offered = rank(candidate.score, candidate.number)
         with self._lock:
-            if self._best > rank:  # nor need the database be asked
+            if self._best > offered:  # nor need the database be asked
                 return None
             best = best_trial(study)
-            self._best = _NOTHING if best is None else _rank(best)
-            if self._best > rank:
+            self._best = UNSCORED if best is None else trial_rank(best)
+            if self._best > offered:
                 return None
         entry = self._entry(candidate, study.user_attrs.get(STUDY_ID))
         folders = self._spec.folders
@@ -171,9 +169,9 @@ class Results:
                 if trial.number in numbers and trial.state.is_finished()
             ]
             stored = self.stored_trial(study)
-            least = _NOTHING if stored is None else _rank(stored)
-            better = [trial for trial in ended if trial.state in COUNTED and _rank(trial) > least]
-            better.sort(key=_rank, reverse=True)
+            least = UNSCORED if stored is None else trial_rank(stored)
+            better = [t for t in ended if t.state in COUNTED and trial_rank(t) > least]
+            better.sort(key=trial_rank, reverse=True)
             spared = next(filter(self._has_checkpoint, better), None)
             self._spared = set() if spared is None else {spared.number}
             for trial in ended:
@@ -267,8 +265,3 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     if spec.survey.coding.kind in ("binary", "classes"):
         set_path(result, "data.mask_values", list(spec.survey.coding.values))
     return result
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    value = score(trial)
-    return _NOTHING if value is None else (value, -trial.number)

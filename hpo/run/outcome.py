@@ -9,6 +9,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
+from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import COUNTED
 from trainer.errors import DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import get_path
@@ -115,13 +116,12 @@ class AttemptResult:
     @property
     def score(self) -> float | None:
         """The best accuracy, None before the first."""
-        return max(self.curve.values()) if self.curve else None
+        return peak(self.curve)
 
     @property
     def epoch(self) -> int | None:
         """The epoch of the score, the first of equals."""
-        best = self.score
-        return min(e for e, value in self.curve.items() if value == best) if self.curve else None
+        return peak_epoch(self.curve)
 
 
 def classify(

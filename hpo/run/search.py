@@ -24,7 +24,7 @@ from hpo.run.trial import TrialRunner
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
 from hpo.store.lease import Lease, LeaseManager
 from hpo.store.renewer import Renewer
-from hpo.store.study import score
+from hpo.store.study import best_of, score
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
@@ -280,6 +280,10 @@ def count_failed(study: optuna.Study) -> int:
 
 def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:
     """Return where a study stands that has these finished trials."""
-    scored = [(value, trial.number) for trial in finished if (value := score(trial)) is not None]
-    best = max(scored, key=lambda entry: (entry[0], -entry[1])) if scored else None
-    return Tally(spec.num_trials, len(finished), best)
+    best = best_of(finished)
+    value = None if best is None else score(best)
+    return Tally(
+        spec.num_trials,
+        len(finished),
+        None if best is None or value is None else (value, best.number),
+    )

@@ -6,7 +6,7 @@ import shlex
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
+from hpo.store.ranking import DIRECTION, UNSCORED, peak, peak_epoch, rank
 from hpo.store.sampling import SnapshotStorage
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
@@ -51,7 +52,7 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     storage = SnapshotStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
-            study_name=wanted.name, storage=storage, direction="maximize", load_if_exists=True
+            study_name=wanted.name, storage=storage, direction=DIRECTION, load_if_exists=True
         )
     )
     identity = dict(wanted.identity)
@@ -167,8 +168,7 @@ def score(trial: FrozenTrial) -> float | None:
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
     """
-    values = trial.intermediate_values.values()
-    return max(values) if values else None
+    return peak(trial.intermediate_values)
 
 
 def last_value(trial: FrozenTrial) -> float | None:
@@ -179,8 +179,12 @@ def last_value(trial: FrozenTrial) -> float | None:
 
 def best_epoch(trial: FrozenTrial) -> int | None:
     """Return the epoch of the score, the first of equals."""
-    values = trial.intermediate_values
-    return max(values, key=lambda epoch: (values[epoch], -epoch)) if values else None
+    return peak_epoch(trial.intermediate_values)
+
+
+def trial_rank(trial: FrozenTrial) -> tuple[float, int]:
+    """Return a trial's rank (`hpo.store.ranking`): the best one's is the greatest."""
+    return rank(score(trial), trial.number)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -191,10 +195,15 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
     """Return what Optuna's `best_trial` is: of the complete trials only, None without one."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return max(complete, key=lambda trial: rank(trial.value, trial.number), default=None)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the finished trial with the best score, of equals the earliest."""
-    scored = [trial for trial in finished_trials(study) if score(trial) is not None]
-    return max(scored, key=lambda trial: (score(trial), -trial.number), default=None)
+    return best_of(finished_trials(study))
+
+
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best trial of some, None where none has a score."""
+    best = max(trials, key=trial_rank, default=None)
+    return best if best is not None and trial_rank(best) > UNSCORED else None

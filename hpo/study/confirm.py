@@ -134,13 +134,11 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     Raises:
         UsageError: there are none, or they were chosen on the test images.
     """
-    from hpo.store.study import finished_trials, score
+    from hpo.store.study import finished_trials, score, trial_rank
 
-    scored = [(value, t) for t in finished_trials(study) if (value := score(t)) is not None]
-    scored.sort(key=lambda entry: (-entry[0], entry[1].number))
     chosen: dict[str, FrozenTrial] = {}
-    for _, trial in scored:
-        if trial.user_attrs.get(PROVENANCE):
+    for trial in sorted(finished_trials(study), key=trial_rank, reverse=True):
+        if score(trial) is not None and trial.user_attrs.get(PROVENANCE):
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:

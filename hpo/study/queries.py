@@ -142,7 +142,7 @@ class StudyReader:
             select(_TRIALS.c.trial_id, _TRIALS.c.number, value, _VALUES.c.step)
             .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
             .where(self._is_counted(states), value.is_not(None))
-            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)
+            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)  # hpo.store.ranking
             .limit(1)
         )
         found = self._rows(query)

@@ -16,6 +16,7 @@ from hpo.folders import read_json
 from hpo.keys import PROVENANCE
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.run.oneshot import run_config
+from hpo.store.ranking import rank
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
 from trainer.keypath import get_path, set_path
@@ -97,7 +98,7 @@ def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[
         return None
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
-    best = max(trained.evaluations, key=lambda entry: (entry.accuracy, -entry.epoch))
+    best = max(trained.evaluations, key=lambda entry: rank(entry.accuracy, entry.epoch))
     shutil.rmtree(run.test_dir, ignore_errors=True)
     run.test_dir.mkdir(parents=True)
     checkpoints = train_dir / rundir.CHECKPOINTS

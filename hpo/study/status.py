@@ -13,6 +13,7 @@ import typer
 from hpo.console import console
 from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.run.progress import describe_values, format_seconds, optuna_means
+from hpo.store.ranking import rank
 from hpo.study.common import (
     AsJson,
     OutputDir,
@@ -142,7 +143,7 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
     scored = [end for end in counted if end.value["dice_dataset"] is not None]
     if not scored:
         return None
-    best = max(scored, key=lambda end: (end.value["dice_dataset"], -end.number))
+    best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
     return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
 
 
