@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import hpo
+import trainer
 
 HEAVY = ("torch", "tensorflow", "keras")
 
@@ -88,3 +91,29 @@ def test_names_of_database_attributes_import_nothing() -> None:
     tree = ast.parse((Path(hpo.__file__).parent / "keys.py").read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert all(getattr(node, "module", None) == "__future__" for node in imports)
+
+
+@pytest.mark.parametrize("package", [hpo, trainer], ids=["hpo", "trainer"])
+def test_tree_of_errors_names_each_with_its_base(package: ModuleType) -> None:
+    root = Path(package.__file__ or "").parent
+    base = {"hpo": "HpoError", "trainer": "TrainerError"}[package.__name__]
+    classes = [
+        (node.name, ast.unparse(node.bases[0]))
+        for file in root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.bases
+    ]
+    known = {base}
+    while found := {name for name, parent in classes if parent in known} - known:
+        known |= found
+    bases = {name: parent for name, parent in classes if parent in known}
+
+    tree: dict[str, str] = {}
+    path: list[str] = []
+    text = ast.get_docstring(ast.parse((root / "errors.py").read_text(encoding="utf-8")))
+    for line in re.finditer(r"^([│├└─ ]*)(\w+)  ", text or "", re.MULTILINE):
+        del path[len(line[1]) // 4 :]
+        if path:
+            tree[line[2]] = path[-1]
+        path.append(line[2])
+    assert tree == bases
