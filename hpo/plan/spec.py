@@ -16,6 +16,7 @@ from hpo.launchers import Launcher, Mount
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
+from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
 from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
@@ -67,7 +68,9 @@ class StudySpec:
         networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
             config fields that go with that network.
         weights: what trials start from, None for random weights.
-        trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        data: the data folder; its test images are touched once, at the end, unless trials are
+            compared on them.
+        trained: what trials read: its test part is what they are compared on.
         grouping: which images are of one patient.
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.
@@ -118,7 +121,7 @@ class StudySpec:
 
     @property
     def averaged(self) -> str:
-        """Say which classes the accuracy averages."""
+        """Say which classes the score averages."""
         if self.facts.output_shape[-1] == 1:
             return "of the foreground, the network's one class"
         if get_path(self.base, "metrics.include_background", True) is True:
@@ -163,7 +166,7 @@ class StudySpec:
         are_files = all((self.folders.inputs / file).is_file() for file in files)
         return are_files and (self.trained.root / self.trained.train.inputs).is_dir()
 
-    def describe_data(self) -> dict[str, Any]:
+    def describe_data(self) -> DataRecord:
         """Return what trials read: hash of the data set, and the parts of which folder."""
         trained = self.trained
         assert trained.test is not None

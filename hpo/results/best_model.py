@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -16,6 +16,7 @@ from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_
 from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
+from hpo.records import ModelEntry, ModelRecord
 from hpo.results.artifacts import ArtifactError, ModelStore
 from hpo.results.list_acc import TrialList
 from hpo.results.models import (
@@ -75,7 +76,7 @@ class Results:
         self,
         candidate: Candidate,
         study: optuna.Study,
-        announce: Callable[[Mapping[str, Any]], bool],
+        announce: Callable[[ModelRecord], bool],
     ) -> str | None:
         """Describe a trial's model if it beats every trial of the study; return a warning, if any.
 
@@ -110,7 +111,7 @@ class Results:
                     evaluation_config(candidate.config, self._spec),
                     known=candidate.known_extensions,
                 ),
-                has_shelf=self._model_store is not None,
+                has_store=self._model_store is not None,
             )
         except OSError as error:
             return f"the model of trial {candidate.number} cannot be stored ({reason(error)})"
@@ -118,9 +119,11 @@ class Results:
             return None
         with self._lock:
             self._announced.add(candidate.number)
-        if warning := self._put(model):
-            lost = {"artifact": None, "older": [*model["older"], model["artifact"]]}
-            announce(model | lost)
+        archive = model["artifact"]
+        if self._model_store is None or archive is None:
+            return None
+        if warning := self._put(model, archive, self._model_store):
+            announce({**model, "artifact": None, "older": [*model["older"], archive]})
         return warning
 
     def settle(self, study: optuna.Study, number: int) -> str | None:
@@ -183,14 +186,12 @@ class Results:
     def _has_checkpoint(self, trial: FrozenTrial) -> bool:
         return find_checkpoint(trial, self._spec.folders) is not None
 
-    def _put(self, model: Mapping[str, Any]) -> str | None:
-        if self._model_store is None:
-            return None
+    def _put(self, model: ModelRecord, archive: str, model_store: ModelStore) -> str | None:
         folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
         try:
             with new_folder(folder, "model") as aside:
                 make_model(model, aside, self._spec.folders)
-                self._model_store.put(model["artifact"], aside, MODEL_FILES)
+                model_store.put(archive, aside, MODEL_FILES)
         except (HpoError, OSError, DataError) as error:
             return f"{reason(error)}; the best model is on this host only"
         return None
@@ -209,9 +210,9 @@ class Results:
         if self._list.is_due():
             self.write_list_acc(study)
 
-    def _entry(self, candidate: Candidate, study_id: str | None) -> dict[str, Any]:
+    def _entry(self, candidate: Candidate, study_id: str | None) -> ModelEntry:
         """Return what `trial.json` says of the model."""
-        return {
+        entry = {
             "study": self._spec.name,
             "study_id": study_id,
             "trial": candidate.number,
@@ -223,6 +224,7 @@ class Results:
             **candidate.figures,
             "params": dict(candidate.params),
         }
+        return cast("ModelEntry", entry)
 
     def bring_back(self, study: optuna.Study) -> None:
         """Put this study's best model back in its place, if another study's is there."""

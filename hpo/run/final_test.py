@@ -208,14 +208,14 @@ def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: P
 
 
 def read_test_score(
-    run_dir: Path, trial: int, accuracy: float, *, num_images: int, grouping: Grouping
+    run_dir: Path, trial: int, score: float, *, num_images: int, grouping: Grouping
 ) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
     found = interval_of_runs([run_dir], grouping)
     figures = read_figures(run_dir)
     return TestScore(
         trial=trial,
-        dice_dataset=accuracy,
+        dice_dataset=score,
         dice_per_image=figures.get("dice_per_image"),
         dice_with_background=figures.get(WITH),
         dice_without_background=figures.get(WITHOUT),

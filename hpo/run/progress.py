@@ -27,7 +27,7 @@ class Reporter(Protocol):
         ...
 
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
-        """Say that a trial has evaluated an epoch; `best` is its best accuracy so far."""
+        """Say that a trial has evaluated an epoch; `best` is its score so far."""
         ...
 
     def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:

@@ -90,7 +90,12 @@ def _compose(
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
     stopping.before_leaving(launcher.close)
     lease_manager = LeaseManager(
-        rdb, study._study_id, lease_s=output.lease_s, owner=owner, identity=spec.identity()
+        rdb,
+        study._study_id,
+        lease_s=output.lease_s,
+        owner=owner,
+        identity=spec.identity(),
+        retry=retry,
     )
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)

@@ -164,15 +164,15 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def score(trial: FrozenTrial) -> float | None:
-    """Return a trial's score, whatever its state: the best accuracy over its epochs.
+    """Return a trial's score, whatever its state: the best one of its epochs.
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
     """
     return peak(trial.intermediate_values)
 
 
-def last_value(trial: FrozenTrial) -> float | None:
-    """Return the accuracy of a trial's last epoch."""
+def last_score(trial: FrozenTrial) -> float | None:
+    """Return the score of a trial's last epoch."""
     values = trial.intermediate_values
     return values[max(values)] if values else None
 

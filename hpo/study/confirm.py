@@ -19,8 +19,8 @@ import typer
 
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
-from hpo.keys import PROVENANCE
 from hpo.launchers import DEFAULT_IMAGE, Mount, Slot
+from hpo.records import run_of
 from hpo.study.common import (
     OutputDir,
     Storage,
@@ -138,12 +138,12 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
 
     chosen: dict[str, FrozenTrial] = {}
     for trial in sorted(finished_trials(study), key=trial_rank, reverse=True):
-        if score(trial) is not None and trial.user_attrs.get(PROVENANCE):
+        if score(trial) is not None and run_of(trial.user_attrs):
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:
         raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-    if not all(reads_split(trial.user_attrs[PROVENANCE]) for trial in trials):
+    if not all(reads_split(run_of(trial.user_attrs)) for trial in trials):
         raise UsageError(
             f"study {study.study_name!r} selected on its test images, so no image is left that "
             "did not choose its trials; search again with --select-on validation"
@@ -159,7 +159,7 @@ def _find_test(
     from hpo.dataset.datafolder import find_data
     from hpo.dataset.survey import refuse_other_images, survey_data
 
-    provenance = trial.user_attrs[PROVENANCE]
+    provenance = run_of(trial.user_attrs)
     generated = folder / "data"
     root = data or (generated if generated.is_dir() else Path("data"))
     if not root.is_dir():

@@ -1,8 +1,8 @@
 """Asks the study's database for sums, not for trials.
 
 Optuna's own `study.trials` reads every value of every trial: half a minute at 10,000 trials of 50
-epochs. This module alone reads Optuna's tables (5.0) directly, and only reads. It does not import
-Optuna, whose loading costs more than the queries.
+epochs. This module reads Optuna's tables (5.0) directly, and writes nothing (`hpo.store` does). It
+does not import Optuna, whose loading costs more than the queries.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.sql.elements import ColumnElement
+
+from hpo.records import RunRecord
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _METADATA = MetaData()
@@ -94,7 +96,7 @@ class Running:
     silent_s: float | None  # since the last sign of life of its driver
     epoch: int
     best: float | None
-    provenance: dict[str, Any]
+    provenance: RunRecord
 
     @property
     def is_alive(self) -> bool:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.errors import HpoError, UsageError
-from hpo.keys import PROVENANCE
 from hpo.launchers import DEFAULT_IMAGE, Slot
+from hpo.records import run_of
 from hpo.run.oneshot import run_config
 from hpo.study.common import (
     OutputDir,
@@ -41,7 +41,7 @@ from hpo.study.workers import (
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-# Same device, same seed: what another order of summing leaves, in a printed accuracy.
+# Same device, same seed: what another order of summing leaves, in a printed score.
 TOLERANCE = 1e-4
 
 
@@ -74,7 +74,7 @@ def replay(  # noqa: PLR0913  # a command's options
         found, name = find_trial(study, trial), study.study_name
         attributes = study.user_attrs
     folder = output_dir.absolute() / "runs" / name
-    provenance = found.user_attrs.get(PROVENANCE)
+    provenance = run_of(found.user_attrs)
     if not provenance or not found.intermediate_values:
         raise UsageError(f"--trial {trial} has no recorded config or no curve to compare with")
     config = recorded_config(provenance)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
-from hpo.keys import PROVENANCE
 from hpo.launchers import Launcher, Mount, Slot
+from hpo.records import RunRecord, run_of
 from hpo.run.oneshot import run_config
 from hpo.store.ranking import rank
 from hpo.study.recorded import placed_config, recorded_config
@@ -40,9 +40,9 @@ class Run:
     folder: Path
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> RunRecord:
         """What the trial ran with."""
-        return dict(self.trial.user_attrs[PROVENANCE])
+        return run_of(self.trial.user_attrs)
 
     @property
     def test_dir(self) -> Path:

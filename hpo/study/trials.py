@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from hpo.keys import ATTEMPT, END, NUM_TRIALS, PROVENANCE, REQUEUED_FROM
+from hpo.keys import ATTEMPT, NUM_TRIALS, REQUEUED_FROM
+from hpo.records import end_of, run_of
 from hpo.run.progress import optuna_means
 from hpo.study.common import (
     AsJson,
@@ -120,16 +121,16 @@ def _make_room(study: optuna.Study) -> None:
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.store.study import best_epoch, last_value, score
+    from hpo.store.study import best_epoch, last_score, score
 
-    provenance, end = trial.user_attrs.get(PROVENANCE, {}), trial.user_attrs.get(END, {})
+    provenance, end = run_of(trial.user_attrs), end_of(trial.user_attrs)
     values = trial.intermediate_values
     return {
         "trial": trial.number,
         "state": trial.state.name.lower(),
         "dice_dataset": score(trial),
         "epoch": best_epoch(trial),
-        "last_dice_dataset": last_value(trial),
+        "last_dice_dataset": last_score(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
         "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
