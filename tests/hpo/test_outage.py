@@ -141,3 +141,14 @@ def test_what_is_asked_by_the_clock_does_not_wait(url: str, what: str) -> None:
             AT_ONCE[what](manager, lease, None)
         assert study.get_trials()[0].state == TrialState.RUNNING
     assert not warnings
+
+
+@SERVERS
+def test_claim_is_left_to_its_caller_who_knows_what_may_be_taken_by_then(url: str) -> None:
+    warnings: list[str] = []
+    with claimed(url, warnings) as (study, manager, _):
+        with ending_session_at("FROM studies", manager._engine), pytest.raises(DBAPIError):
+            manager.claim(2)
+        assert len(study.get_trials()) == 1
+        assert manager.claim(2) is not None
+    assert not warnings
