@@ -7,7 +7,8 @@ HpoError                  1   what was asked for could not be finished
 │   ├── SlotError             none of one slot: its GPU cannot be used
 │   └── NoFolderLeftError     none in one container: a folder of it is not as it was made
 ├── StorageError          2   the database cannot be reached or refuses us
-│   └── DatabaseAwayError     not now; it may be there later
+│   ├── DatabaseAwayError     not now; it may be there later
+│   └── OtherDatabaseError    it is another program's, or another Optuna's
 ├── ArtifactError         1   the store of models does not give or take what it should
 ├── FailureLimitError     1   too many trials failed
 ├── DiskFullError         1   there is no room for run folders

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hpo.lockfile import held
 from trainer.data.locks import NO_LOCKS
 
 TRIAL_FILE = "trial.json"  # says whose model a folder holds
+
+# To bring a large model from the artifact store takes its time; a driver that was stopped
+# (SIGSTOP) takes for ever.
+LOCK_PATIENCE_S = 60.0
+IMPATIENCE_S = 1.0
+LOOK_INTERVAL_S = 0.05
+MAX_HOLDER = 300  # characters
+_stuck: set[Path] = set()
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: <fcntl.h>, <linux/fs.h>
 
@@ -47,19 +58,61 @@ def other_spelling(path: Path) -> str | None:
     return next((name for name in names if name.casefold() == path.name.casefold()), None)
 
 
+class LockHeldError(OSError):
+    """Somebody has a lock and does not go on: stopped, say, or its disk hangs."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep the other drivers of this output folder away from a file or folder in it."""
+    """Keep the other drivers of this output folder away from a file or folder in it.
+
+    Raises:
+        LockHeldError: another has it for long.
+    """
     path = folder.with_name(f".{folder.name}.lock")
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("w"))
+        file = stack.enter_context(path.open("a+"))  # it says who has it
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, killed or not
+            _wait_for(file, path)  # given back when the file closes, killed or not
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             stack.enter_context(held(path.with_suffix(".held")))
+        else:
+            _sign(file)
         yield
+
+
+def _wait_for(file: TextIO, path: Path) -> None:
+    # Once it has waited in vain it waits no more until then, or each trial would.
+    patience_s = IMPATIENCE_S if path in _stuck else LOCK_PATIENCE_S
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(LOOK_INTERVAL_S)
+                continue
+            _stuck.add(path)
+            raise LockHeldError(
+                errno.ETIMEDOUT, f"{_holder(file)} has it locked and does not go on", str(path)
+            ) from None
+        _stuck.discard(path)
+        return
+
+
+def _sign(file: TextIO) -> None:
+    """Write who has a lock, for those that wait for it."""
+    with contextlib.suppress(OSError):  # a full disk
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of host {socket.gethostname()}")
+        file.flush()
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read(MAX_HOLDER) or "another process"
 
 
 def keep_foreign(folder: Path, study_id: str | None) -> None:

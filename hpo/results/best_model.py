@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
+from hpo.folders import TRIAL_FILE, LockHeldError, is_regular_file, keep_foreign, locked, read_json
 from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
@@ -164,13 +165,23 @@ class Results:
             return f"{error.filename}: {reason(error)}"
 
     def _clear_checkpoints(self, study: optuna.Study, numbers: Collection[int]) -> None:
+        ended = [
+            trial
+            for trial in study.get_trials(deepcopy=False)
+            if trial.number in numbers and trial.state.is_finished()
+        ]
+        try:
+            self._clear(study, ended)
+        except LockHeldError:  # who has it may make a model of any that was the best
+            for trial in ended:
+                if model := model_of(trial):
+                    self._spared.add(trial.number)
+                keep = checkpoint_file(self._spec.folders, model["entry"]) if model else None
+                remove_checkpoints(self._spec.folders, trial.number, keep=keep)
+
+    def _clear(self, study: optuna.Study, ended: Sequence[FrozenTrial]) -> None:
         folders = self._spec.folders
         with locked(folders.best_model):  # nobody makes a model of them now
-            ended = [
-                trial
-                for trial in study.get_trials(deepcopy=False)
-                if trial.number in numbers and trial.state.is_finished()
-            ]
             stored = self.stored_trial(study)
             least = UNSCORED if stored is None else trial_rank(stored)
             better = [t for t in ended if t.state in COUNTED and trial_rank(t) > least]
@@ -198,7 +209,9 @@ class Results:
 
     def write_list_acc(self, study: optuna.Study) -> None:
         """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
-        with self._lock, locked(self._spec.folders.list_acc):
+        with self._lock, contextlib.ExitStack() as stack:
+            with contextlib.suppress(LockHeldError):  # who has it writes its own once more
+                stack.enter_context(locked(self._spec.folders.list_acc))
             self._list.write(study)
 
     def refresh_list_acc(self, study: optuna.Study) -> None:
@@ -229,7 +242,7 @@ class Results:
     def bring_back(self, study: optuna.Study) -> None:
         """Put this study's best model back in its place, if another study's is there."""
         target, study_id = self._spec.folders.best_model, study.user_attrs.get(STUDY_ID)
-        with self._lock, locked(target):
+        with self._lock, contextlib.suppress(LockHeldError), locked(target):
             if read_json(target / TRIAL_FILE).get("study_id") == study_id:
                 return
             for kept in sorted(target.parent.glob(f"{target.name}-*")):

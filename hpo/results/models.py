@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.folders import (
     TRIAL_FILE,
+    LockHeldError,
     is_regular_file,
     keep_foreign,
     locked,
@@ -144,6 +145,18 @@ def fetch_best(
     Raises:
         ArtifactError: the model store does not answer, or holds something else.
     """
+    try:
+        return _fetch_best(study, target, model_store, here)
+    except LockHeldError as error:
+        return (
+            f"{error.filename}: {error.strerror}; wake or end it, and run rml-study export, or "
+            "the same search again"
+        )
+
+
+def _fetch_best(
+    study: optuna.Study, target: Path, model_store: ModelStore | None, here: WorkFolders
+) -> str | None:
     with locked(target):
         # Asked inside: who waited for the lock may have been overtaken.
         best = best_trial(study)

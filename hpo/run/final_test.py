@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from hpo.dataset.datafolder import Part
 from hpo.dataset.intervals import Grouping, Interval, interval_of_runs
 from hpo.errors import HpoError
-from hpo.folders import locked
+from hpo.folders import LockHeldError, locked
 from hpo.keys import ATTEMPT, TESTED
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.plan.spec import StudySpec
@@ -154,10 +154,13 @@ class FinalTest:
 
     def _put(self, score: TestScore, best: FrozenTrial) -> None:
         folder = self.spec.folders.best_model
-        with locked(folder):
-            stored = self.results.stored_trial(self.study)
-            if stored is not None and stored.number == best.number:
-                score.write(folder)
+        try:
+            with locked(folder):
+                stored = self.results.stored_trial(self.study)
+                if stored is not None and stored.number == best.number:
+                    score.write(folder)
+        except LockHeldError as error:  # the study has it
+            self.warn(f"{folder / TEST_FILE} is not written: {error.filename}: {error.strerror}")
 
 
 def tested_before(study: optuna.Study, number: int) -> list[int]:

@@ -108,8 +108,10 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def optuna_means(number: int, value: float) -> str:
+def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
     """Return what Optuna calls the best trial, where that is another one."""
+    if is_foreign:
+        return f"trial {number} with {value:.4f}, which was not made by rml-optimize"
     return f"trial {number} with {value:.4f}, of complete trials only"
 
 

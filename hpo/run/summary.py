@@ -21,7 +21,7 @@ from hpo.run.progress import describe_values, optuna_means
 from hpo.run.search import tally_of
 from hpo.run.settings import DEMO_BANNER, selection_text
 from hpo.store.databaseurl import DATABASE_FILE
-from hpo.store.study import best_of, best_of_optuna, finished_trials, score
+from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
 
 MIN_TRIALS_FOR_QUARTILES = 8
 
@@ -65,7 +65,9 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
-        say(f"  (it is not complete; Optuna's best is {optuna_means(other.number, other.value)})")
+        text = optuna_means(other.number, other.value, is_foreign=is_foreign(other))
+        why = "" if is_foreign(other) else "it is not complete; "
+        say(f"  ({why}Optuna's best is {text})")
     if ending.model_of is not None and ending.model_of != number:
         say(f"  but best_model/ is of trial {ending.model_of}, see above")
     if ending.tested is not None:

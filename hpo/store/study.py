@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UsageError
-from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE
+from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE, TOKEN
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
@@ -163,12 +163,18 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     return f"{name}-{number}"
 
 
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Say whether a plain Optuna script has run a trial, so that nobody knows of what model."""
+    return TOKEN not in trial.user_attrs
+
+
 def score(trial: FrozenTrial) -> float | None:
     """Return a trial's score, whatever its state: the best one of its epochs.
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
+    A foreign trial has none: it has no model to be the best, and what it tells may be anything.
     """
-    return peak(trial.intermediate_values)
+    return None if is_foreign(trial) else peak(trial.intermediate_values)
 
 
 def last_score(trial: FrozenTrial) -> float | None:
@@ -193,7 +199,10 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
-    """Return what Optuna's `best_trial` is: of the complete trials only, None without one."""
+    """Return what Optuna's `best_trial` is: of the complete trials only, None without one.
+
+    Foreign trials are among them.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(complete, key=lambda trial: rank(trial.value, trial.number), default=None)
 

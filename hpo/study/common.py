@@ -24,6 +24,7 @@ from hpo.store.databaseurl import (
     show_url,
     why_unreachable,
 )
+from hpo.store.schema import check_schema
 from hpo.study.queries import StudyReader, study_names
 
 if TYPE_CHECKING:
@@ -78,12 +79,13 @@ def reading(url: str) -> Iterator[Engine]:
     """Connect to a database for reading sums.
 
     Raises:
-        StorageError: it does not answer; the password is never shown.
+        StorageError: it does not answer, or is another program's; the password is never shown.
     """
     parsed = parse_url(url)
     try:
         engine = create_engine(parsed, **engine_settings(parsed))
         try:
+            check_schema(engine)
             yield engine
         finally:
             engine.dispose()

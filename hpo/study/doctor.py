@@ -19,6 +19,7 @@ from hpo.errors import HpoError
 from hpo.launchers import DEFAULT_IMAGE
 from hpo.launchers.slots import SlotRequest, usable_gpus
 from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
+from hpo.store.schema import OtherDatabaseError
 from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
 from hpo.study.export import Artifacts
@@ -89,6 +90,8 @@ def _check_database(
                 f"{kind} answers in {latency_s * 1000:.1f} ms, {_count_studies(engine)}{remedy}",
             )
             yield _check_clock(engine)
+    except OtherDatabaseError as error:
+        yield Finding("database", "FAIL", str(error))
     except HpoError as error:
         yield Finding("database", "FAIL", f"{error}; see --storage, and that its server runs")
 

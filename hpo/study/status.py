@@ -27,7 +27,7 @@ from hpo.study.common import (
     show_json,
     show_table,
 )
-from hpo.study.queries import COUNTED, Best, Note, Running, StudyReader, study_names
+from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader, study_names
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -99,11 +99,8 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     total = reader.attribute(NUM_TRIALS)
     running = reader.running(PROVENANCE)
     ends = reader.notes(END)
-    best = _best(ends, num_finished) or reader.best()
-    whole = None
-    if num_complete := states.get("COMPLETE"):
-        complete = [end for end in ends if end.state == "COMPLETE"]
-        whole = _best(complete, num_complete) or reader.best(("COMPLETE",))
+    foreign = reader.foreign()
+    best = _best(ends, num_finished - len(foreign)) or reader.best()
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     is_done = num_finished >= total if total else not running and not states.get("WAITING")
@@ -125,7 +122,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         }
         if best
         else None,
-        "best_of_optuna": {"trial": whole.number, "dice_dataset": whole.score} if whole else None,
+        "best_of_optuna": _best_of_optuna(ends, states.get("COMPLETE", 0), foreign, reader),
         "running": [_describe_running(trial) for trial in running],
         "hosts": _hosts(ends, running),
         "failures": _failures(ends),
@@ -145,6 +142,23 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
         return None
     best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
     return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
+
+
+def _best_of_optuna(
+    ends: list[Note], num_complete: int, foreign: list[Foreign], reader: StudyReader
+) -> dict[str, Any] | None:
+    """Return the best of the complete trials, be they ours or not."""
+    whole = [each for each in foreign if each.state == "COMPLETE"]
+    found = [(each.value, each.number) for each in whole if each.value is not None]
+    if num_ours := num_complete - len(whole):
+        complete = [end for end in ends if end.state == "COMPLETE"]
+        if best := _best(complete, num_ours) or reader.best(("COMPLETE",)):
+            found.append((best.score, best.number))
+    if not found:
+        return None
+    value, number = max(found, key=lambda entry: rank(*entry))
+    is_foreign = any(each.number == number for each in foreign)
+    return {"trial": number, "dice_dataset": value, "is_foreign": is_foreign}
 
 
 def _rate(
@@ -244,9 +258,10 @@ def _show(entry: dict[str, Any]) -> None:
             f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
-        other = entry["best_of_optuna"]
-        if other is not None and other["trial"] != best["trial"]:
-            say(f"  Optuna's best: {optuna_means(other['trial'], other['dice_dataset'])}")
+    other = entry["best_of_optuna"]
+    if other is not None and (best is None or other["trial"] != best["trial"]):
+        means = optuna_means(other["trial"], other["dice_dataset"], is_foreign=other["is_foreign"])
+        say(f"  Optuna's best: {means}")
     for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
         if rows:
             say(f"\n{heading}")

@@ -45,7 +45,7 @@ def best(
 ) -> None:
     """Show the best trial with its parameters and its score on the test images."""
     from hpo.run.final_test import TestScore
-    from hpo.store.study import best_of_optuna, best_trial
+    from hpo.store.study import best_of_optuna, best_trial, is_foreign
 
     with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
         trial = best_trial(study)
@@ -56,7 +56,11 @@ def best(
             entry["test"] = asdict(tested)
         other = best_of_optuna(study)
         if other is not None and other.number != trial.number:
-            entry["best_of_optuna"] = {"trial": other.number, "dice_dataset": other.value}
+            entry["best_of_optuna"] = {
+                "trial": other.number,
+                "dice_dataset": other.value,
+                "is_foreign": is_foreign(other),
+            }
         if as_json:
             show_json(entry)
         else:
@@ -121,7 +125,7 @@ def _make_room(study: optuna.Study) -> None:
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.store.study import best_epoch, last_score, score
+    from hpo.store.study import best_epoch, is_foreign, last_score, score
 
     provenance, end = run_of(trial.user_attrs), end_of(trial.user_attrs)
     values = trial.intermediate_values
@@ -129,6 +133,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "trial": trial.number,
         "state": trial.state.name.lower(),
         "dice_dataset": score(trial),
+        "foreign_value": trial.value if is_foreign(trial) else None,
         "epoch": best_epoch(trial),
         "last_dice_dataset": last_score(trial),
         "epochs": max(values, default=0),
@@ -199,7 +204,7 @@ def _text(key: str, value: Any) -> str:
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
     if key == "best_of_optuna":
-        return optuna_means(value["trial"], value["dice_dataset"])
+        return optuna_means(value["trial"], value["dice_dataset"], is_foreign=value["is_foreign"])
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items() if part)
     return f"{value:.4f}" if key.endswith("dice_dataset") else str(value)

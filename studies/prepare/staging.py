@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from trainer.data.images import Array, read_image, read_mask
 from trainer.data.reading import num_threads_of_worker
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.errors import DataError
+from trainer.rundir import aside_name
 
 JOURNAL = "journal.jsonl"
 
@@ -168,7 +168,7 @@ def _put(content: Path | Array, target: Path) -> Path:
     """Write a file aside and rename it; return where it is."""
     suffix = content.suffix.lower() if isinstance(content, Path) else ".png"
     path = target.with_name(target.name + suffix)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_name(path)
     if isinstance(content, Path):
         shutil.copyfile(content, aside)
     else:

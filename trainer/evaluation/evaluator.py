@@ -101,7 +101,8 @@ class Evaluator:
         With several processes each line but the last is about the first one's images; what is
         returned is about all, and the same for all.
         """
-        # Of several processes one alone must not begin again: they meet at each batch.
+        # Of several processes one alone must not begin again: they meet at each batch. Each does
+        # its part of a batch again, see `_evaluate`.
         free = self.free_memory if self.world.size == 1 else nothing_to_free
         return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
@@ -139,8 +140,7 @@ class Evaluator:
         return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
 
     def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
-        logits = self._logits(network, batch.inputs_NCHW)
-        output = activate(logits, self.activation)
+        output, loss = with_freed_memory(lambda: self._compute(network, batch), self.free_memory)
         names = self._names(batch)
         if batch.targets is not None and tally.counts is not None:
             if self.own_size is None or tally.own_counts is not None:
@@ -151,11 +151,16 @@ class Evaluator:
             if self.own_size is not None:
                 counts = tally.own_counts or tally.counts
                 self.own_size.update(counts, [*batch.indices], output)
+        tally.see(len(names), loss)
+        return output
+
+    def _compute(self, network: KerasModule, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the network's output and the loss: what takes memory, and changes nothing."""
+        logits = self._logits(network, batch.inputs_NCHW)
         loss = None
         if batch.targets is not None and self.loss is not None:
             loss = self.loss(logits, batch.targets)
-        tally.see(len(names), loss)
-        return output
+        return activate(logits, self.activation), loss
 
     def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
         images = self.batches.images

@@ -165,20 +165,22 @@ class Writer:
             path, content = output.checkpoint
             checkpoint = path, self._weights.take(content)
         if output.state is not None:
-            with self._changed:
-                if self._state is not None:
-                    self._state.release()
-                    self._state = None
+            # Beside the one that waits, which is lost if there is no memory for this one.
             state = self._states.take(output.state)
         with self._changed:
+            replaced = []
             if checkpoint is not None:
                 if self._checkpoint is not None:
-                    self._checkpoint[1].release()
+                    replaced.append(self._checkpoint[1])
                 self._checkpoint = checkpoint
             if output.record is not None:
                 self._records.append(output.record)
+            if self._state is not None:
+                replaced.append(self._state)
             self._state = state
             self._is_state_due |= output.is_state_due
+            for snapshot in replaced:
+                snapshot.release()
             self._changed.notify_all()
 
     def _run(self) -> None:
