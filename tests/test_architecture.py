@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import hpo
+import trainer
 from hpo.folders import WorkFolders
 
 HEAVY = ("torch", "tensorflow", "keras")
@@ -114,3 +116,49 @@ def test_folders_of_trials_are_found_again_and_links_are_not(tmp_path: Path) -> 
     (folders.study / "trial_00007").symlink_to(folders.trial(2))
     assert folders.trials() == {number: folders.trial(number) for number in (2, 123456)}
     assert folders.attempts(2) == [folders.attempt(2, 1), folders.attempt(2, 3)]
+
+
+def test_names_of_database_attributes_stand_in_one_file() -> None:
+    root = Path(hpo.__file__).parent
+    elsewhere = [
+        f"{file.relative_to(root)}:{node.lineno}"
+        for file in root.rglob("*.py")
+        if file != root / "keys.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith("rml:")
+    ]
+    assert not elsewhere
+
+
+def test_names_of_database_attributes_import_nothing() -> None:
+    tree = ast.parse((Path(hpo.__file__).parent / "keys.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert all(getattr(node, "module", None) == "__future__" for node in imports)
+
+
+@pytest.mark.parametrize("package", [hpo, trainer], ids=["hpo", "trainer"])
+def test_tree_of_errors_names_each_with_its_base(package: ModuleType) -> None:
+    root = Path(package.__file__ or "").parent
+    base = {"hpo": "HpoError", "trainer": "TrainerError"}[package.__name__]
+    classes = [
+        (node.name, ast.unparse(node.bases[0]))
+        for file in root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.bases
+    ]
+    known = {base}
+    while found := {name for name, parent in classes if parent in known} - known:
+        known |= found
+    bases = {name: parent for name, parent in classes if parent in known}
+
+    tree: dict[str, str] = {}
+    path: list[str] = []
+    text = ast.get_docstring(ast.parse((root / "errors.py").read_text(encoding="utf-8")))
+    for line in re.finditer(r"^([│├└─ ]*)(\w+)  ", text or "", re.MULTILINE):
+        del path[len(line[1]) // 4 :]
+        if path:
+            tree[line[2]] = path[-1]
+        path.append(line[2])
+    assert tree == bases

@@ -16,6 +16,7 @@ from hpo.launchers import Launcher, Mount
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
+from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
 from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
@@ -84,7 +85,7 @@ class StudySpec:
 
     @property
     def averaged(self) -> str:
-        """Say which classes the accuracy averages."""
+        """Say which classes the score averages."""
         if self.facts.output_shape[-1] == 1:
             return "of the foreground, the network's one class"
         if get_path(self.base, "metrics.include_background", True) is True:
@@ -129,7 +130,7 @@ class StudySpec:
         are_files = all((self.folders.inputs / file).is_file() for file in files)
         return are_files and (self.trained.root / self.trained.train.inputs).is_dir()
 
-    def describe_data(self) -> dict[str, Any]:
+    def describe_data(self) -> DataRecord:
         """Return what trials read: hash of the data set, and the parts of which folder."""
         trained = self.trained
         assert trained.test is not None

@@ -30,14 +30,14 @@ from hpo.folders import (
     read_json,
     replace_folder,
 )
+from hpo.keys import ATTEMPT, STUDY_ID
+from hpo.records import ModelEntry, ModelRecord, recorded_model
 from hpo.results.artifacts import ModelStore
 from hpo.results.provenance import MAX_BYTES
-from hpo.store.lease import ATTEMPT
-from hpo.store.study import STUDY_ID, best_trial
+from hpo.store.study import best_trial
 from trainer import rundir
 from trainer.errors import DataError
 
-MODEL = "rml:model"
 MODEL_FILE = "best_model_file.pt"
 LAYERS_FILE = "layers.json"
 MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
@@ -46,12 +46,12 @@ MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
 def describe_model(
     folders: WorkFolders,
     study_id: str | None,
-    entry: Mapping[str, Any],
+    entry: ModelEntry,
     *,
     network: str,
     config: Mapping[str, Any],
-    has_shelf: bool,
-) -> dict[str, Any]:
+    has_store: bool,
+) -> ModelRecord:
     """Return the attribute MODEL of a trial whose checkpoint is there.
 
     The archive's name is known before it is written, and those of earlier attempts, whose drivers
@@ -75,29 +75,28 @@ def describe_model(
         "folder": str(folders.best_model),
         "runs": str(folders.study),
         "attempt": attempt,
-        "artifact": names[-1] if has_shelf else None,
-        "older": names[:-1] if has_shelf else [],
+        "artifact": names[-1] if has_store else None,
+        "older": names[:-1] if has_store else [],
         "checkpoint": _identity(checkpoint_file(folders, entry)),
         "network": network,
         "config": None if is_long else dict(config),
-        "entry": dict(entry),
+        "entry": entry,
     }
 
 
-def checkpoint_file(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+def checkpoint_file(folders: WorkFolders, entry: ModelEntry) -> Path:
     """Return the checkpoint of which a model is made, whose `trial.json` is `entry`."""
     run_dir = folders.attempt(int(entry["trial"]), int(entry["attempt"]))
     return run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(int(entry["epoch"]))
 
 
-def model_of(trial: FrozenTrial) -> dict[str, Any]:
+def model_of(trial: FrozenTrial) -> ModelRecord:
     """Return the attribute MODEL of a trial, an empty one if it is of an attempt that died."""
-    model = trial.user_attrs.get(MODEL)
-    is_current = isinstance(model, dict) and model.get("attempt") in (None, _attempt(trial))
-    return model if isinstance(model, dict) and is_current else {}
+    model = recorded_model(trial.user_attrs)
+    return model if model.get("attempt") in (None, _attempt(trial)) else {}
 
 
-def make_model(model: Mapping[str, Any], aside: Path, folders: WorkFolders) -> None:
+def make_model(model: ModelRecord, aside: Path, folders: WorkFolders) -> None:
     """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
 
     Args:
@@ -128,7 +127,7 @@ def drop_older(study: optuna.Study, model_store: ModelStore) -> None:
     if keep is None:
         return
     for trial in study.get_trials(deepcopy=False):
-        model = trial.user_attrs.get(MODEL, {})
+        model = recorded_model(trial.user_attrs)
         for name in (*model.get("older", ()), model.get("artifact")):
             if trial.state.is_finished() and name is not None and name != keep:
                 model_store.remove(name)
@@ -216,11 +215,12 @@ def find_checkpoint(trial: FrozenTrial, here: WorkFolders) -> WorkFolders | None
     They are `here`, wherever they were when the model was described, or where they were then.
     """
     model = model_of(trial)
-    if not isinstance(model.get("checkpoint"), list):
+    checkpoint = model.get("checkpoint")
+    if not isinstance(checkpoint, list):
         return None
     for folders in (here, _folders(model)):
         # Another study's may be at the same place: of that name, in a database that was deleted.
-        if _identity(checkpoint_file(folders, model["entry"])) == list(model["checkpoint"]):
+        if _identity(checkpoint_file(folders, model["entry"])) == checkpoint:
             return folders
     return None
 
@@ -256,11 +256,11 @@ def _attempt(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(ATTEMPT, 1))
 
 
-def _long_config(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+def _long_config(folders: WorkFolders, entry: ModelEntry) -> Path:
     return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
 
 
-def _folders(model: Mapping[str, Any]) -> WorkFolders:
+def _folders(model: ModelRecord) -> WorkFolders:
     return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
 
 

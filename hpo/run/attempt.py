@@ -27,7 +27,7 @@ class AttemptFolder:
     Attributes:
         log: its test log, read as far as the earlier attempt has written it.
         resumed: the attempt that it goes on from, None if it starts anew.
-        evaluated: accuracy by epoch of that attempt.
+        evaluated: score by epoch of that attempt.
     """
 
     run_dir: Path

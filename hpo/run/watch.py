@@ -14,8 +14,9 @@ import optuna
 from hpo.launchers import Handle
 from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
 from hpo.run.outcome import LOST, AttemptResult, classify
+from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
 from trainer import rundir
@@ -37,7 +38,7 @@ class Watch:
         keeps_state: whether the worker has a state to write, for who goes on with the trial.
         deadline: `time.monotonic()` after which the worker is stopped.
         on_gpu: whether it computes on one.
-        tell_epoch: called with each epoch and the best accuracy so far.
+        tell_epoch: called with each epoch and the score so far.
     """
 
     study: optuna.Study

@@ -18,13 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
+from hpo.keys import IDENTITY, NUM_TRIALS
 from hpo.store.connections import engine_settings
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
 from hpo.store.schema import check_schema
 
-IDENTITY = "rml:identity"
-NUM_TRIALS = "rml:num_trials"
 _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -69,6 +69,7 @@ _ON_ITS_WAY = (
     "read_only",
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -226,7 +227,7 @@ class DatabaseRetry:
         self._warn = warn
         self._away_since: float | None = None
 
-    def call(self, action: Callable[[], T]) -> T:
+    def call(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the database, again and again until it answers.
 
         Raises:
@@ -235,7 +236,7 @@ class DatabaseRetry:
         delay_s = 0.2
         while True:
             try:
-                result = action()
+                result = action(*args, **kwargs)
             except DATABASE_ERRORS as error:
                 self.failed(error)
                 if self._stopping.wait(delay_s):

@@ -16,14 +16,12 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import HpoError
 from hpo.folders import TRIAL_FILE, WorkFolders, read_json, real_folders
+from hpo.keys import DATABASE_ID, PROVENANCE, STUDY_ID
 from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
-from hpo.results.provenance import PROVENANCE
 from hpo.study.common import database_url, open_reader, reading, say
 from hpo.study.options import StudyOptions
 from trainer import rundir
-
-DATABASE_ID, STUDY_ID = "rml:database", "rml:id"  # as in hpo.store.study, which loads Optuna
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader

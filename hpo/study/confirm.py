@@ -24,7 +24,7 @@ from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Mount, Slot
-from hpo.results.provenance import PROVENANCE
+from hpo.records import run_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
@@ -137,18 +137,16 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     Raises:
         UsageError: there are none, or they were chosen on the test images.
     """
-    from hpo.store.study import finished_trials, score
+    from hpo.store.study import finished_trials, score, trial_rank
 
-    scored = [(value, t) for t in finished_trials(study) if (value := score(t)) is not None]
-    scored.sort(key=lambda entry: (-entry[0], entry[1].number))
     chosen: dict[str, FrozenTrial] = {}
-    for _, trial in scored:
-        if trial.user_attrs.get(PROVENANCE):
+    for trial in sorted(finished_trials(study), key=trial_rank, reverse=True):
+        if score(trial) is not None and run_of(trial.user_attrs):
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:
         raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-    if not all(reads_split(trial.user_attrs[PROVENANCE]) for trial in trials):
+    if not all(reads_split(run_of(trial.user_attrs)) for trial in trials):
         raise UsageError(
             f"study {study.study_name!r} selected on its test images, so no image is left that "
             "did not choose its trials; search again with --select-on validation"
@@ -163,7 +161,7 @@ def _find_test(
     from hpo.dataset.datafolder import find_data
     from hpo.dataset.survey import refuse_other_images, survey_data
 
-    provenance = trial.user_attrs[PROVENANCE]
+    provenance = run_of(trial.user_attrs)
     generated = folders.generated
     root = data or (generated if generated.is_dir() else Path("data"))
     if not root.is_dir():

@@ -11,6 +11,7 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
+from hpo.keys import STUDY_ID
 from hpo.study.common import opened_study, say
 from hpo.study.options import Artifacts, StudyOptions
 
@@ -37,7 +38,6 @@ def export(options: ExportOptions) -> None:
     from hpo.results.list_acc import write_list_acc
     from hpo.results.models import fetch_best
     from hpo.run.final_test import TestScore
-    from hpo.store.study import STUDY_ID
 
     with opened_study(options.study) as study:
         here = WorkFolders.of(options.study.output_dir, study.study_name)

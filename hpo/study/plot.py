@@ -92,6 +92,8 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from hpo.store.study import trial_rank
+
     names = _searched(trials)
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, -(-len(names) // columns))
@@ -99,7 +101,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    best = max(trials, key=_rank)
+    best = max(trials, key=trial_rank)
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
         places = _places(axes, [trial.params[name] for trial in chosen])
@@ -151,9 +153,11 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
 def _curves(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
 
+    from hpo.store.study import trial_rank
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(trials, key=_rank)
+    ranked = sorted(trials, key=trial_rank)
     for trial in ranked[-MAX_CURVES:]:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is ranked[-1]
@@ -167,11 +171,6 @@ def _curves(trials: list[FrozenTrial]) -> Any:
         axes.plot([], [], c=colour, label=state.lower())
     axes.legend()
     return figure
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    """Sort key: the best trial is the largest, of equal ones the first."""
-    return _scores([trial])[0], -trial.number
 
 
 def _scores(trials: list[FrozenTrial]) -> list[float]:

@@ -14,6 +14,7 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
+from hpo.keys import STUDY_ID
 from hpo.launchers import Mount
 from hpo.run.oneshot import run_worker
 from hpo.study.common import opened_study, say
@@ -87,7 +88,7 @@ def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str |
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.results.artifacts import open_model_store
     from hpo.results.models import fetch_best, is_model_of
-    from hpo.store.study import STUDY_ID, best_trial
+    from hpo.store.study import best_trial
 
     best, folders = best_trial(study), WorkFolders.of(output, study.study_name)
     here = folders.best_model

@@ -29,6 +29,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+from hpo.keys import TOKEN
+from hpo.records import RunRecord
+
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _METADATA = MetaData()
 _STUDIES = Table(
@@ -65,7 +68,6 @@ _HEARTBEATS = Table(
     "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
 )  # fmt: skip
 
-TOKEN = "lease"  # the attribute that all trials have that are ours: hpo.store.available
 DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state
@@ -108,7 +110,7 @@ class Running:
     silent_s: float | None  # since the last sign of life of its driver
     epoch: int
     best: float | None
-    provenance: dict[str, Any]
+    provenance: RunRecord
 
     @property
     def is_alive(self) -> bool:
@@ -156,7 +158,7 @@ class StudyReader:
             select(_TRIALS.c.trial_id, _TRIALS.c.number, value, _VALUES.c.step)
             .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
             .where(self._is_counted(states), _TRIALS.c.trial_id.in_(_OURS), value.is_not(None))
-            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)
+            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)  # hpo.store.ranking
             .limit(1)
         )
         found = self._rows(query)

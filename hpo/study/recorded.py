@@ -18,6 +18,7 @@ from hpo.errors import UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
 from hpo.plan.scoring_keys import SCORE_KEYS
+from hpo.records import RunRecord
 from hpo.results.provenance import config_hash
 from trainer import rundir
 from trainer.keypath import copy_config, get_path, set_path
@@ -26,7 +27,7 @@ from trainer.keypath import copy_config, get_path, set_path
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
 
 
-def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_config(provenance: RunRecord) -> dict[str, Any]:
     """Return the trial's whole config: from the database, or from its run folder if too long."""
     if not provenance.get("is_shortened"):
         return dict(provenance["config"])
@@ -44,13 +45,13 @@ def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def reads_split(provenance: Mapping[str, Any]) -> bool:
+def reads_split(provenance: RunRecord) -> bool:
     """Say whether the trial was compared on a validation part, not on the test images."""
     return Path(str(provenance["data"]["folder"])).name != "data"
 
 
 def recorded_mounts(
-    provenance: Mapping[str, Any], folders: WorkFolders, data: Path | None, *, name: str = "data"
+    provenance: RunRecord, folders: WorkFolders, data: Path | None, *, name: str = "data"
 ) -> tuple[Mount, Mount]:
     """Return what the worker reads: images and networks, in folders of this command line.
 
@@ -74,7 +75,7 @@ def recorded_mounts(
     return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
 
 
-def check_images(provenance: Mapping[str, Any], images: Path, folders: WorkFolders) -> None:
+def check_images(provenance: RunRecord, images: Path, folders: WorkFolders) -> None:
     """Check that images here are those that a trial read, all of their content.
 
     Args:
@@ -95,7 +96,7 @@ def check_images(provenance: Mapping[str, Any], images: Path, folders: WorkFolde
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
-def _rules_not_stated(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+def _rules_not_stated(provenance: RunRecord) -> Mapping[str, Any]:
     """Return what a trial ran with where its config states nothing: key -> value.
 
     The defaults of an earlier release, or since then those of an engine that does not know the
@@ -107,7 +108,7 @@ def _rules_not_stated(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def placed_config(
     config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: RunRecord,
     mounts: tuple[Mount, Mount],
     launcher: Launcher,
 ) -> dict[str, Any]:
@@ -117,11 +118,12 @@ def placed_config(
         if rule is not None and get_path(placed, key) is None:
             set_path(placed, key, rule)
     images, inputs = mounts
-    for part, keys in (
-        ("train", ("input_path", "target_path")),
-        ("test", ("test_input_path", "test_target_path")),
+    data = provenance["data"]
+    for parts, keys in (
+        (data["train"], ("input_path", "target_path")),
+        (data["test"], ("test_input_path", "test_target_path")),
     ):
-        for key, relative in zip(keys, provenance["data"][part], strict=True):
+        for key, relative in zip(keys, parts, strict=True):
             if Path(relative).is_absolute() or ".." in Path(relative).parts:
                 raise UsageError(f"the trial's record names a path outside its data: {relative}")
             set_path(placed, f"data.{key}", launcher.worker_path(images, relative))

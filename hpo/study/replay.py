@@ -14,7 +14,7 @@ from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Slot
-from hpo.results.provenance import PROVENANCE
+from hpo.records import run_of
 from hpo.run.oneshot import run_config
 from hpo.study.common import find_trial, opened_study, say, show_table
 from hpo.study.options import StudyOptions, TrialNumber
@@ -24,7 +24,7 @@ from hpo.study.workers import WorkerOrPlainOptions, Workers, open_workers
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-# Same device, same seed: what another order of summing leaves, in a printed accuracy.
+# Same device, same seed: what another order of summing leaves, in a printed score.
 TOLERANCE = 1e-4
 
 
@@ -56,7 +56,7 @@ def replay(options: ReplayOptions) -> None:
         found, name = find_trial(study, trial), study.study_name
         attributes = study.user_attrs
     folders = WorkFolders.of(options.study.output_dir, name)
-    provenance = found.user_attrs.get(PROVENANCE)
+    provenance = run_of(found.user_attrs)
     if not provenance or not found.intermediate_values:
         raise UsageError(f"--trial {trial} has no recorded config or no curve to compare with")
     config = recorded_config(provenance)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from hpo.command_line import as_options
 from hpo.errors import UsageError
+from hpo.keys import NUM_TRIALS, REQUEUED_FROM
 from hpo.study.common import find_trial, opened_study, say
 from hpo.study.options import StudyOptions, TrialNumber
-from hpo.study.status import NUM_TRIALS
-from hpo.study.trial_report import REQUEUED_FROM
 
 if TYPE_CHECKING:
     import optuna

@@ -14,8 +14,9 @@ from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
 from hpo.launchers import Launcher, Mount, Slot
-from hpo.results.provenance import PROVENANCE
+from hpo.records import RunRecord, run_of
 from hpo.run.oneshot import run_config
+from hpo.store.ranking import rank
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
 from trainer.keypath import copy_config, get_path, set_path
@@ -39,9 +40,9 @@ class Run:
     folder: Path
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> RunRecord:
         """What the trial ran with."""
-        return dict(self.trial.user_attrs[PROVENANCE])
+        return run_of(self.trial.user_attrs)
 
     @property
     def test_dir(self) -> Path:
@@ -97,7 +98,7 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
         return None
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
-    best = max(trained.evaluations, key=lambda entry: (entry.accuracy, -entry.epoch))
+    best = max(trained.evaluations, key=lambda entry: rank(entry.accuracy, entry.epoch))
     shutil.rmtree(run.test_dir, ignore_errors=True)
     run.test_dir.mkdir(parents=True)
     checkpoints = train_dir / rundir.CHECKPOINTS

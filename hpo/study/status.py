@@ -12,14 +12,13 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.console import console
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.run.progress import describe_values, format_seconds, optuna_means
+from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
 
-TITLE = "rml:title"
-NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
 MAX_ROWS = 12
@@ -105,7 +104,7 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
     scored = [end for end in counted if end.value["dice_dataset"] is not None]
     if not scored:
         return None
-    best = max(scored, key=lambda end: (end.value["dice_dataset"], -end.number))
+    best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
     return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
 
 
@@ -121,7 +120,7 @@ def _best_of_optuna(
             found.append((best.score, best.number))
     if not found:
         return None
-    value, number = max(found, key=lambda entry: (entry[0], -entry[1]))
+    value, number = max(found, key=lambda entry: rank(*entry))
     is_foreign = any(each.number == number for each in foreign)
     return {"trial": number, "dice_dataset": value, "is_foreign": is_foreign}
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import ATTEMPT, REQUEUED_FROM
+from hpo.records import end_of, run_of
 from hpo.run.progress import optuna_means
 from hpo.study.common import say
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-REQUEUED_FROM = "rml:requeued_from"
 BARS = "▁▂▃▄▅▆▇█"
 MAX_BARS = 60
 LOG_LINES = 15
@@ -23,9 +23,9 @@ LOG_LINES = 15
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.store.study import best_epoch, is_foreign, last_value, score
+    from hpo.store.study import best_epoch, is_foreign, last_score, score
 
-    provenance, end = trial.user_attrs.get(PROVENANCE, {}), trial.user_attrs.get(END, {})
+    provenance, end = run_of(trial.user_attrs), end_of(trial.user_attrs)
     values = trial.intermediate_values
     return {
         "trial": trial.number,
@@ -33,7 +33,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "dice_dataset": score(trial),
         "foreign_value": trial.value if is_foreign(trial) else None,
         "epoch": best_epoch(trial),
-        "last_dice_dataset": last_value(trial),
+        "last_dice_dataset": last_score(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
         "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
@@ -41,7 +41,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "end": end.get("end"),
         "message": end.get("message"),
         "log_tail": end.get("log_tail"),
-        "attempt": trial.user_attrs.get("attempt"),
+        "attempt": trial.user_attrs.get(ATTEMPT),
         "requeued_from": trial.user_attrs.get(REQUEUED_FROM),
         **{
             key: provenance.get(key)

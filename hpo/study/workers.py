@@ -15,6 +15,7 @@ import typer
 
 from hpo.console import errors
 from hpo.errors import UsageError
+from hpo.keys import DATABASE_ID
 from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
 from hpo.owner import driver_labels
 
@@ -96,7 +97,6 @@ def open_workers(
         UsageError, LauncherError: no such GPU, engine, image or command here.
     """
     from hpo.launchers.slots import SlotRequest, reserve_slots
-    from hpo.store.study import DATABASE_ID
 
     try:
         worker = tuple(shlex.split(chosen.worker)) if chosen.worker else None
