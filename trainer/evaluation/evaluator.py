@@ -23,7 +23,7 @@ from trainer.losses import LossFunction
 from trainer.metrics.records import Evaluation
 from trainer.metrics.scores import Scores, SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.stopping import stop_if_requested
 
@@ -94,7 +94,7 @@ class Evaluator:
     at_size: str = "network"
 
     def run(
-        self, network: KerasModule, epoch: int, destination: Destination | None = None
+        self, network: NetworkModule, epoch: int, destination: Destination | None = None
     ) -> Evaluation:
         """Evaluate every sample once, in order; write predictions where it is said where to.
 
@@ -106,7 +106,7 @@ class Evaluator:
         return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
     def _run(
-        self, network: KerasModule, epoch: int, destination: Destination | None
+        self, network: NetworkModule, epoch: int, destination: Destination | None
     ) -> Evaluation:
         network.eval()
         tally = self._new_tally()
@@ -138,7 +138,7 @@ class Evaluator:
             return _Tally(None)
         return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
 
-    def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
+    def _evaluate(self, network: NetworkModule, batch: Batch, tally: _Tally) -> Tensor:
         logits = self._logits(network, batch.inputs_NCHW)
         output = activate(logits, self.activation)
         names = self._names(batch)
@@ -157,7 +157,7 @@ class Evaluator:
         tally.see(len(names), loss)
         return output
 
-    def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
+    def _logits(self, network: NetworkModule, inputs_NCHW: Tensor) -> Tensor:
         images = self.batches.images
         size_HW = images.input_shape[:-1]
         if images.tiles is None:
