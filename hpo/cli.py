@@ -11,13 +11,13 @@ import typer
 from hpo.console import console, run_app
 from hpo.errors import StorageError
 from hpo.plan.options import Options
-from hpo.plan.typer_options import as_options
+from hpo.plan.typer_options import SearchCommand, as_options
 from hpo.run.stopping import StopRequest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=SearchCommand)
 @as_options
 def optimize(options: Options) -> None:
     """Search the hyperparameters of a segmentation network.

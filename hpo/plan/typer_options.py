@@ -10,7 +10,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from hpo.plan.options import GROUPS, Options
+import typer.core
+
+from hpo.plan.options import GROUPS, PLUGIN_GROUPS, Options
+from trainer.plugins import plugin_names
+
+
+class SearchCommand(typer.core.TyperCommand):
+    """A command whose help names installed plug-ins: they are looked for only where it is read."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        for parameter in self.params:
+            group = PLUGIN_GROUPS.get(str(parameter.name))
+            names = plugin_names(group) if group else ()
+            if names and isinstance(parameter, typer.core.TyperOption):
+                parameter.help = f"{parameter.help}; installed plug-ins: {', '.join(names)}"
+        super().format_help(ctx, formatter)
 
 
 def as_options(command: Callable[[Options], None]) -> Callable[..., None]:

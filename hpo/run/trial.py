@@ -16,7 +16,7 @@ import optuna
 
 from hpo.errors import LauncherError, SlotError
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.plan.samplers import derived_seed, make_sampler
+from hpo.plan.samplers import derived_seed, make_sampler, sampler_errors_named
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Candidate, Results
@@ -117,13 +117,14 @@ class TrialRunner:
 
     def _sample(self, lease: Lease) -> tuple[int, dict[str, Any], bool]:
         """Return the trial's number and values, and whether it is still ours."""
-        trial, chosen = draw(
-            self.study,
-            lease.trial_id,
-            lambda number: make_sampler(self.spec, number),
-            self.spec.space.suggest,
-            self.spec.space.check,
-        )
+        with sampler_errors_named(self.spec.sampler):
+            trial, chosen = draw(
+                self.study,
+                lease.trial_id,
+                lambda number: make_sampler(self.spec, number),
+                self.spec.space.suggest,
+                self.spec.space.check,
+            )
         return trial.number, chosen, self.lease_manager.set_params(lease, trial)
 
     def _config(self, number: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +221,7 @@ class TrialRunner:
             retry=self.retry,
             stopping=self.stopping,
             tell_epoch=tell_epoch,
+            pruner=self.spec.pruner,
             keeps_state=keeps_state,
             on_gpu=bool(slot.gpu_uuids),
             deadline=None if timeout_s is None else job.clock.claimed + timeout_s,

@@ -9,19 +9,17 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hpo.console import errors
 from hpo.errors import UsageError
-from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
+from hpo.launchers import AUTO, DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
 from hpo.owner import driver_labels
+from hpo.plan.options import launcher_option
 
-LauncherKind = Annotated[
-    Literal["auto", "local", "docker", "singularity"],
-    typer.Option("--launcher", help="As of rml-optimize"),
-]
+LauncherKind = Annotated[str, launcher_option("As of rml-optimize")]
 Worker = Annotated[str | None, typer.Option("--worker", help="Command of a local worker")]
 PlainWorker = Annotated[
     bool, typer.Option("--plain-worker", help="As of rml-optimize: the worker is not asked")
@@ -37,7 +35,7 @@ Gpu = Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Demand or refu
 class WorkerChoice:
     """What the options say of the worker."""
 
-    launcher: Literal["auto", "local", "docker", "singularity"] = "auto"
+    launcher: str = AUTO
     worker: str | None = None
     plain: bool = False
     docker_image: str = DEFAULT_IMAGE
