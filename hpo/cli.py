@@ -11,12 +11,13 @@ from hpo.command_line import as_options
 from hpo.console import console, counting, run_app
 from hpo.errors import StorageError
 from hpo.plan.options import Options
+from hpo.plan.plugin_help import SearchCommand
 from hpo.run.stopping import StopRequest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=SearchCommand)
 @as_options
 def optimize(options: Options) -> None:
     """Search the hyperparameters of a segmentation network.

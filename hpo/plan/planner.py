@@ -16,7 +16,7 @@ from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders, other_spelling
 from hpo.plan.base_config import base_config, search_space
-from hpo.plan.choices import refuse_unsearchable
+from hpo.plan.choices import check_name, refuse_unsearchable
 from hpo.plan.inputs import (
     NetworkRequest,
     bring_networks,
@@ -25,6 +25,8 @@ from hpo.plan.inputs import (
     refuse_other_data,
 )
 from hpo.plan.options import DataOptions, Options, SearchOptions
+from hpo.plan.pruners import PRUNERS, known_pruners, make_pruner
+from hpo.plan.samplers import SAMPLERS, known_samplers, make_sampler
 from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.selection import select_images
 from hpo.plan.spec import StudySpec
@@ -95,6 +97,9 @@ class _Planner:
     def plan(self) -> StudySpec:
         options, file = self.options, self.file
         self._refuse_options_without_effect()
+        search = options.search
+        check_name(search.sampler, known_samplers(), "--sampler")
+        check_name(search.pruner or file.pruner, known_pruners(), "--pruner")
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         base = base_config(file, options.search, options.data)
@@ -134,7 +139,7 @@ class _Planner:
         if weights is not None:
             weights.check_fit(networks)
             weights.bring(folders.inputs)
-        return StudySpec(
+        spec = StudySpec(
             name=name,
             title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,
             is_synthetic=is_synthetic,
@@ -172,6 +177,12 @@ class _Planner:
                 for part in parts
             },
         )
+        # Plug-ins that cannot be used are refused before any worker is started.
+        if spec.sampler not in SAMPLERS:
+            make_sampler(spec, 0)
+        if spec.pruner not in PRUNERS:
+            make_pruner(spec)
+        return spec
 
     def _refuse_options_without_effect(self) -> None:
         data = self.options.data

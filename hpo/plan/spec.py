@@ -62,8 +62,8 @@ class StudySpec:
     validation_fraction: float | None
     group_by: str | None
     grouping: Grouping
-    pruner: Literal["median", "hyperband", "none"]
-    sampler: Literal["tpe", "random"]
+    pruner: str
+    sampler: str
     seed: int
     published: str | None
     hashes: Mapping[str, str]

@@ -14,7 +14,7 @@ import optuna
 from hpo.errors import LauncherError, SlotError
 from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.plan.samplers import make_sampler
+from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Candidate, Results
@@ -69,14 +69,15 @@ class TrialRunner:
         self.renewer.hold(lease)
         try:
             try:
-                trial, chosen = self.retry.call(
-                    draw,
-                    self.study,
-                    lease.trial_id,
-                    partial(make_sampler, self.spec),
-                    self.spec.space.suggest,
-                    self.spec.space.check,
-                )
+                with sampler_errors_named(self.spec.sampler):
+                    trial, chosen = self.retry.call(
+                        draw,
+                        self.study,
+                        lease.trial_id,
+                        partial(make_sampler, self.spec),
+                        self.spec.space.suggest,
+                        self.spec.space.check,
+                    )
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
@@ -181,6 +182,7 @@ class TrialRunner:
             retry=self.retry,
             stopping=self.stopping,
             tell_epoch=tell_epoch,
+            pruner=self.spec.pruner,
             keeps_state=keeps_state,
             on_gpu=bool(slot.gpu_uuids),
             deadline=None if timeout_s is None else job.clock.claimed + timeout_s,

@@ -9,25 +9,23 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hpo.console import errors
 from hpo.errors import UsageError
 from hpo.keys import DATABASE_ID
-from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
+from hpo.launchers import AUTO, DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
 from hpo.owner import driver_labels
+from hpo.plan.options import launcher_option
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
     """Worker"""
 
-    launcher: Annotated[
-        Literal["auto", "local", "docker", "singularity"],
-        typer.Option("--launcher", help="As of rml-optimize"),
-    ] = "auto"
+    launcher: Annotated[str, launcher_option("As of rml-optimize")] = AUTO
     worker: Annotated[str | None, typer.Option("--worker", help="Command of a local worker")] = (
         None
     )

@@ -19,7 +19,13 @@ from trainer.config.base import (
 from trainer.config.data import Data, IntensityJitter, Normalize, Tiles, Transform
 from trainer.config.load import load_config, parse_config
 from trainer.config.loss import LOSSES, Loss, known_losses
-from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
+from trainer.config.network import (
+    EXTENSIONS,
+    PLUGIN_NETWORK,
+    Checkpoints,
+    Metrics,
+    NeuralNetwork,
+)
 from trainer.config.optimizers import (
     LAMB,
     LARS,
@@ -46,6 +52,7 @@ __all__ = [
     "LARS",
     "LOSSES",
     "OPTIMIZERS",
+    "PLUGIN_NETWORK",
     "SCHEDULERS",
     "SGD",
     "Adagrad",

@@ -24,7 +24,7 @@ from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.records import Evaluation
 from trainer.metrics.scores import Scores
 from trainer.networks.forward import activate, forward_logits
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.stopping import stop_if_requested
 
@@ -95,7 +95,7 @@ class Evaluator:
     at_size: str = "network"
 
     def run(
-        self, network: KerasModule, epoch: int, destination: Destination | None = None
+        self, network: NetworkModule, epoch: int, destination: Destination | None = None
     ) -> Evaluation:
         """Evaluate every sample once, in order; write predictions where it is said where to.
 
@@ -108,7 +108,7 @@ class Evaluator:
         return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
     def _run(
-        self, network: KerasModule, epoch: int, destination: Destination | None
+        self, network: NetworkModule, epoch: int, destination: Destination | None
     ) -> Evaluation:
         network.eval()
         tally = self._new_tally()
@@ -140,7 +140,7 @@ class Evaluator:
             return _Tally(None)
         return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
 
-    def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
+    def _evaluate(self, network: NetworkModule, batch: Batch, tally: _Tally) -> Tensor:
         output, loss = with_freed_memory(lambda: self._compute(network, batch), self.free_memory)
         names = self._names(batch)
         if batch.targets is not None and tally.counts is not None:
@@ -155,7 +155,7 @@ class Evaluator:
         tally.see(len(names), loss)
         return output
 
-    def _compute(self, network: KerasModule, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _compute(self, network: NetworkModule, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the network's output and the loss: what takes memory, and changes nothing."""
         logits = self._logits(network, batch.inputs_NCHW)
         loss = None
@@ -163,7 +163,7 @@ class Evaluator:
             loss = self.loss(logits, batch.targets)
         return activate(logits, self.activation), loss
 
-    def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
+    def _logits(self, network: NetworkModule, inputs_NCHW: Tensor) -> Tensor:
         images = self.batches.images
         size_HW = images.input_shape[:-1]
         if images.tiles is None:

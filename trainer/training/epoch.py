@@ -15,7 +15,7 @@ from trainer.compute.parallel import World
 from trainer.errors import DivergedError
 from trainer.loading.batches import Batches, BatchSelection
 from trainer.metrics.records import Step
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.stopping import stop_if_requested
 from trainer.training.readback import Readback
 from trainer.training.step import NUM_FIGURES
@@ -31,7 +31,7 @@ class Trainer:
         step: carries one out and returns loss and norm of the gradient, on the device.
     """
 
-    network: KerasModule
+    network: NetworkModule
     batches: Batches
     step: Callable[[BatchSelection], Tensor]
     device: torch.device

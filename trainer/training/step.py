@@ -13,7 +13,7 @@ from trainer.compute.parallel import World
 from trainer.loading.batches import Batch, Batches, BatchSelection
 from trainer.losses import LossFunction
 from trainer.networks.forward import forward_logits
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.torch_layers.normalization import RunningStatistics, RunningVariances
 from trainer.optimizers import needs_closure
 
@@ -24,7 +24,7 @@ NUM_FIGURES = 2  # of each step: loss and norm of the gradient
 class TrainingStep:
     """All that a step needs besides its samples."""
 
-    network: KerasModule
+    network: NetworkModule
     batches: Batches
     loss: LossFunction
     optimizer: torch.optim.Optimizer
