@@ -31,6 +31,7 @@ from trainer.networks import (
     network_json,
     parse_any_network,
     read_network,
+    takes_colour,
 )
 from trainer.rundir import write_atomic
 from trainer.setup.fit import check_fit, resolve_activation
@@ -38,7 +39,6 @@ from trainer.setup.fit import check_fit, resolve_activation
 DEFAULT_LAYERS = Path("layers.json")  # the tutorial's
 BUILTIN_LAYERS = "unet"
 ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
-COLOUR_NETWORKS = ("resunet",)  # made for weights that were trained on three channels
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def bring_networks(
             is_model = path.suffix in MODEL_SUFFIXES
             text = json.dumps(obj) if is_model else path.read_text(encoding="utf-8-sig")
         else:
-            is_gray = survey.is_gray and not name.startswith(COLOUR_NETWORKS)
+            is_gray = survey.is_gray and not takes_colour(name)
             network = network_json(
                 name, (height, width, 1 if is_gray else 3), num_classes if num_classes > 2 else 1
             )

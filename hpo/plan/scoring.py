@@ -7,12 +7,14 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.plan.space import Categorical, Dimension, SearchSpace, build_config, unpack
+from trainer.data.transforms import READING
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
 AT_SIZE = "metrics.at_size"
 _LISTS = ("data.transforms", "data.input_transforms", "data.target_transforms")
-_GRID_STEPS = ("resize", "center_crop", "rotate")  # what decides which pixels a mask has
+# What decides which pixels a mask has.
+_GRID_STEPS = tuple(step for step in READING if step != "convert_color")
 # Fields that decide what a score is of, so that trials of different values have no common one.
 _SCORED_BY = {
     "data.mask_values": "which classes the masks hold",

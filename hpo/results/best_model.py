@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Collection, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -16,20 +14,23 @@ from hpo.folders import TRIAL_FILE, LockHeldError, is_regular_file, keep_foreign
 from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
-from hpo.records import ModelEntry, ModelRecord
+from hpo.records import ModelRecord
 from hpo.results.artifacts import ArtifactError, ModelStore
 from hpo.results.list_acc import TrialList
-from hpo.results.models import (
-    LAYERS_FILE,
-    MODEL_FILE,
+from hpo.results.model_folder import (
     MODEL_FILES,
+    Candidate,
     checkpoint_file,
     describe_model,
+    evaluation_config,
+    make_model,
+    trial_entry,
+)
+from hpo.results.models import (
     drop_older,
     fetch_best,
     find_checkpoint,
     is_model_of,
-    make_model,
     model_of,
     new_folder,
     reason,
@@ -39,25 +40,6 @@ from hpo.store.ranking import UNSCORED, rank
 from hpo.store.study import COUNTED, best_trial, finished_trials, trial_rank
 from trainer import rundir
 from trainer.errors import DataError
-from trainer.keypath import copy_config, set_path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A finished trial's model, before it is known whether it is the best.
-
-    `figures` are those beside the score (`hpo.results.metrics`).
-    `config` is the trial's config as the worker got it, but with the host's own data paths.
-    """
-
-    number: int
-    attempt: int
-    score: float
-    epoch: int
-    figures: Mapping[str, float]
-    config: Mapping[str, Any]
-    params: Mapping[str, Any]
-    known_extensions: frozenset[str]
 
 
 class Results:
@@ -93,7 +75,7 @@ class Results:
             self._best = UNSCORED if best is None else trial_rank(best)
             if self._best > offered:
                 return None
-        entry = self._entry(candidate, study.user_attrs.get(STUDY_ID))
+        entry = trial_entry(candidate, self._spec, study.user_attrs.get(STUDY_ID))
         folders = self._spec.folders
         checkpoint = checkpoint_file(folders, entry)
         if not is_regular_file(checkpoint):
@@ -220,22 +202,6 @@ class Results:
         if self._list.is_due():
             self.write_list_acc(study)
 
-    def _entry(self, candidate: Candidate, study_id: str | None) -> ModelEntry:
-        """Return what `trial.json` says of the model."""
-        entry = {
-            "study": self._spec.name,
-            "study_id": study_id,
-            "trial": candidate.number,
-            "attempt": candidate.attempt,
-            "epoch": candidate.epoch,
-            "selected_on": self._spec.select_on,
-            "dice_dataset": candidate.score,
-            "dice_per_image": None,
-            **candidate.figures,
-            "params": dict(candidate.params),
-        }
-        return cast("ModelEntry", entry)
-
     def bring_back(self, study: optuna.Study) -> None:
         """Put this study's best model back in its place, if another study's is there."""
         target, study_id = self._spec.folders.best_model, study.user_attrs.get(STUDY_ID)
@@ -263,17 +229,3 @@ class Results:
             ),
             None,
         )
-
-
-def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
-    """Return the config that evaluates a trial's model, from the folder that it is in."""
-    result = copy_config(config)
-    for key in ("input_path", "target_path"):
-        result["data"].pop(key, None)
-    result["layers"] = f"./{LAYERS_FILE}"
-    result["checkpoints"] = {"load": f"./{MODEL_FILE}"}
-    result["relative_to"] = "config"
-    result.pop("num_epochs", None)
-    if spec.survey.coding.kind in ("binary", "classes"):
-        set_path(result, "data.mask_values", list(spec.survey.coding.values))
-    return result

@@ -9,13 +9,10 @@ attempt's is another model.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -31,89 +28,23 @@ from hpo.folders import (
     replace_folder,
 )
 from hpo.keys import ATTEMPT, STUDY_ID
-from hpo.records import ModelEntry, ModelRecord, recorded_model
+from hpo.records import ModelRecord, recorded_model
 from hpo.results.artifacts import ModelStore
-from hpo.results.provenance import MAX_BYTES
+from hpo.results.model_folder import (
+    MODEL_FILES,
+    checkpoint_file,
+    checkpoint_identity,
+    make_model,
+)
 from hpo.store.study import best_trial
 from trainer import rundir
 from trainer.errors import DataError
-
-MODEL_FILE = "best_model_file.pt"
-LAYERS_FILE = "layers.json"
-MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
-
-
-def describe_model(
-    folders: WorkFolders,
-    study_id: str | None,
-    entry: ModelEntry,
-    *,
-    network: str,
-    config: Mapping[str, Any],
-    has_store: bool,
-) -> ModelRecord:
-    """Return the attribute MODEL of a trial whose checkpoint is there.
-
-    The archive's name is known before it is written, and those of earlier attempts, whose drivers
-    may have been killed, with it: so all can be removed.
-
-    Args:
-        entry: what `trial.json` will say.
-        network: the network's file in the inputs folder.
-        config: evaluates the model, from the folder that it will be in.
-
-    Raises:
-        OSError: the config is too long for a database, and the disk is full.
-    """
-    number, attempt = entry["trial"], entry["attempt"]
-    is_long = len(json.dumps(config)) > MAX_BYTES
-    if is_long:
-        _write_json(_long_config(folders, entry), config)
-    names = [f"{study_id}-trial-{number}-attempt-{each}.tar" for each in range(1, attempt + 1)]
-    return {
-        "host": socket.gethostname(),
-        "folder": str(folders.best_model),
-        "runs": str(folders.study),
-        "attempt": attempt,
-        "artifact": names[-1] if has_store else None,
-        "older": names[:-1] if has_store else [],
-        "checkpoint": _identity(checkpoint_file(folders, entry)),
-        "network": network,
-        "config": None if is_long else dict(config),
-        "entry": entry,
-    }
-
-
-def checkpoint_file(folders: WorkFolders, entry: ModelEntry) -> Path:
-    """Return the checkpoint of which a model is made, whose `trial.json` is `entry`."""
-    run_dir = folders.attempt(int(entry["trial"]), int(entry["attempt"]))
-    return run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(int(entry["epoch"]))
 
 
 def model_of(trial: FrozenTrial) -> ModelRecord:
     """Return the attribute MODEL of a trial, an empty one if it is of an attempt that died."""
     model = recorded_model(trial.user_attrs)
     return model if model.get("attempt") in (None, _attempt(trial)) else {}
-
-
-def make_model(model: ModelRecord, aside: Path, folders: WorkFolders) -> None:
-    """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
-
-    Args:
-        model: the attribute.
-        aside: the folder.
-        folders: those that the checkpoint is in.
-
-    Raises:
-        OSError: the disk is full, say.
-        DataError: the checkpoint is none.
-    """
-    rundir.copy_untrusted(checkpoint_file(folders, model["entry"]), aside / MODEL_FILE)
-    network = folders.inputs / Path(model["network"]).name
-    shutil.copyfile(network, aside / LAYERS_FILE, follow_symlinks=False)
-    config = model["config"] or read_json(_long_config(folders, model["entry"]))
-    _write_json(aside / rundir.CONFIG, {"neural_network": config})
-    _write_json(aside / TRIAL_FILE, model["entry"])
 
 
 def drop_older(study: optuna.Study, model_store: ModelStore) -> None:
@@ -220,7 +151,7 @@ def find_checkpoint(trial: FrozenTrial, here: WorkFolders) -> WorkFolders | None
         return None
     for folders in (here, _folders(model)):
         # Another study's may be at the same place: of that name, in a database that was deleted.
-        if _identity(checkpoint_file(folders, model["entry"])) == checkpoint:
+        if checkpoint_identity(checkpoint_file(folders, model["entry"])) == checkpoint:
             return folders
     return None
 
@@ -256,24 +187,8 @@ def _attempt(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(ATTEMPT, 1))
 
 
-def _long_config(folders: WorkFolders, entry: ModelEntry) -> Path:
-    return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
-
-
 def _folders(model: ModelRecord) -> WorkFolders:
     return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
-
-
-def _identity(file: Path) -> list[int] | None:
-    """Return size and time of a regular file; None if there is none."""
-    if not is_regular_file(file):
-        return None
-    status = file.lstat()
-    return [status.st_size, int(status.st_mtime)]
-
-
-def _write_json(path: Path, obj: Any) -> None:
-    path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
 def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:

@@ -30,14 +30,13 @@ from hpo.results.metrics import (
     numbers,
     read_figures,
 )
-from hpo.results.models import LAYERS_FILE, MODEL_FILE
+from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
-TEST_FILE = "test.json"
 WAIT_INTERVAL_S = 1.0
 
 

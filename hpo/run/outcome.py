@@ -17,7 +17,6 @@ from trainer.keypath import get_path
 
 BATCH_SIZE = "data.batch_size"
 LOG_TAIL_LINES = 12
-MIN_MAX_FAILED = 5
 
 End = Literal[
     "complete",
@@ -49,26 +48,6 @@ HOST_MEMORY = (
 )
 LOST = "another driver has taken the trial over"
 _NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailurePolicy:
-    """What the search does about failures.
-
-    Attributes:
-        max_retries: new starts of a trial whose worker crashed, before the trial has failed.
-        max_failed: failed trials in the study since this driver began, before the search stops;
-            None for a quarter of the study's trials.
-        trial_timeout_s: how long this driver lets a trial run, new starts included.
-    """
-
-    max_retries: int
-    max_failed: int | None = None
-    trial_timeout_s: float | None = None
-
-    def failures_of(self, num_trials: int) -> int:
-        """Return how many failed trials stop a study of that many."""
-        return self.max_failed or max(MIN_MAX_FAILED, num_trials // 4)
 
 
 @dataclass(frozen=True, kw_only=True)

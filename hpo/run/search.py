@@ -9,17 +9,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from hpo.errors import HpoError, LauncherError, SlotError, UsageError
+from hpo.errors import LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.plan.pruners import make_pruner
 from hpo.plan.spec import StudySpec
-from hpo.records import end_of
 from hpo.results.best_model import Results
 from hpo.run.claims import Claims
 from hpo.run.disk import DiskFullError, FolderGoneError
-from hpo.run.outcome import FailurePolicy, Outcome
+from hpo.run.failures import (
+    FAILED,
+    NUM_SAME_FAILURES,
+    FailureCount,
+    FailurePolicy,
+    count_failed,
+    launch_delay_s,
+)
+from hpo.run.outcome import Outcome
 from hpo.run.progress import Reporter, Tally
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
@@ -29,13 +36,6 @@ from hpo.store.renewer import Renewer
 from hpo.store.study import best_of, score
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
-NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
-LAUNCH_DELAYS_S = (1, 2, 5, 10, 20, 30)  # an engine that restarts is back within a minute
-FAILED = ("failed", "refused")
-
-
-class FailureLimitError(HpoError):
-    """Too many trials failed; the search stops rather than burn the rest of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Search:
     num_failed_before: int
     stopping: threading.Event
     restore: Callable[[], None]
-    _failures: _Failures = field(default_factory=lambda: _Failures())
+    _failures: FailureCount = field(default_factory=FailureCount)
     _lost: dict[int, str] = field(default_factory=dict)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
     _restoring: threading.Lock = field(default_factory=threading.Lock)
@@ -165,13 +165,13 @@ class Search:
                 full_since = full_since or time.monotonic()
                 self._wait_for_room(error, full_since)
                 continue
-            except LauncherError as error:  # so it was here
+            except LauncherError as error:  # the trial was given back
+                delay_s = launch_delay_s(num_refused)
                 # What has never worked will not by waiting.
                 is_hopeless = not self._has_launched.is_set() or self.stopping.is_set()
-                if is_hopeless or num_refused == len(LAUNCH_DELAYS_S):
+                if is_hopeless or delay_s is None:
                     raise
-                delay_s = LAUNCH_DELAYS_S[num_refused]
-                self.reporter.warn(f"{error}; tries again in {delay_s} s")
+                self.reporter.warn(f"{error}; tries again in {delay_s:g} s")
                 num_refused += 1
                 self.stopping.wait(delay_s)
                 continue
@@ -241,43 +241,6 @@ class Search:
                 num_failed = self.retry.call(count_failed, study)
             max_failed = self.policy.failures_of(self.tally.num_trials)
             self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
-
-
-class _Failures:
-    """Counts failures that are alike and says when to give up."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._last_cause = ""
-        self._num_alike = 0
-
-    def add(self, outcome: Outcome, num_failed: int, max_failed: int) -> None:
-        if outcome.end not in FAILED:
-            if outcome.counts:
-                self._num_alike = 0
-            return
-        alike = outcome.cause == self._last_cause
-        self._num_alike = self._num_alike + 1 if alike else 1
-        self._last_cause = outcome.cause
-        if self._num_alike >= NUM_SAME_FAILURES:
-            raise FailureLimitError(
-                f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
-                f"the last one's log ends:\n{outcome.log_tail}"
-            )
-        if num_failed >= max_failed:
-            raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
-                f"the last one: {outcome.message}; see its worker.log"
-            )
-
-
-def count_failed(study: optuna.Study) -> int:
-    """Return how many trials of a study failed, on any node.
-
-    Not those whose enqueued values are outside the space: they say nothing against the search.
-    """
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return sum(end_of(trial.user_attrs).get("end") != "unfit" for trial in failed)
 
 
 def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:

@@ -18,11 +18,11 @@ from hpo.plan.planner import restore_inputs
 from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_model_store
 from hpo.results.best_model import Results
+from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
-from hpo.run.outcome import FailurePolicy
 from hpo.run.progress import Tally, make_reporter
-from hpo.run.search import Search, count_failed, tally_of
+from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
 from hpo.run.summary import Ending, show_summary

@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from hpo.dataset.near_duplicates import shown_alike
 from hpo.dataset.trivial_baseline import describe_trivial
+from hpo.plan.pruners import NO_PRUNER
 from hpo.plan.spec import StudySpec
 
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -83,6 +84,6 @@ def selection_text(spec: StudySpec) -> str:
 
 
 def _pruner_text(spec: StudySpec) -> str:
-    if spec.pruner == "none":
+    if spec.pruner == NO_PRUNER:
         return "no pruning"
     return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"

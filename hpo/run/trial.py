@@ -17,17 +17,18 @@ from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
-from hpo.results.best_model import Candidate, Results
+from hpo.results.best_model import Results
 from hpo.results.metrics import read_figures
+from hpo.results.model_folder import Candidate
 from hpo.results.provenance import Stopwatch, describe_end, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
+from hpo.run.failures import FailurePolicy
 from hpo.run.outcome import (
     LOST,
     STATES,
     AttemptResult,
     End,
-    FailurePolicy,
     Outcome,
     failed_by,
     memory_advice,
@@ -42,8 +43,6 @@ from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import COUNTED, finished_trials
 from trainer.errors import ConfigError, DeviceError
-
-MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class TrialRunner:
     def _run_attempts(self, job: _Job, lease: Lease) -> Outcome:
         """Start the worker, and again where it crashed, until the trial has an end."""
         may_resume = True
-        if lease.num_deaths > self.policy.max_retries + MORE_DEATHS:
+        if self.policy.is_deadly(lease.num_deaths):
             message = f"{lease.num_deaths} drivers in a row died with this trial"
             attempt_result = AttemptResult(
                 "failed", message=message, why="drivers died with the trial"
@@ -107,7 +106,7 @@ class TrialRunner:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that refuses the state that it was given works without it.
             is_bad_state = attempt_result.end == "refused" and was_resumed
-            is_retried = attempt_result.is_crash and lease.num_crashes < self.policy.max_retries
+            is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
                 return self._finish(job, lease, attempt_result)
             may_resume = not is_bad_state

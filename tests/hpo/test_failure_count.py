@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from hpo.keys import END
-from hpo.run.search import count_failed
+from hpo.run.failures import count_failed
 
 
 def test_enqueued_values_outside_the_space_are_no_failures_of_the_search() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import optuna
 import pytest
-from hpo.study.trials import describe_trial
 
 from hpo.records import end_of, recorded_model, run_of
 from hpo.results.list_acc import list_entry
 from hpo.results.models import model_of
 from hpo.results.provenance import describe_end
-from hpo.run.search import count_failed
+from hpo.run.failures import count_failed
+from hpo.study.trial_report import describe_trial
 
 
 def trial_with(**attributes: Any) -> optuna.trial.FrozenTrial:

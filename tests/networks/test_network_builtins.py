@@ -180,3 +180,13 @@ def test_build_is_reproducible_and_seeded():
     torch.manual_seed(7)
     second = build("unet", (32, 32, 1))[1].state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [("resunet", True), ("resunet:width=8", True), ("unet", False), ("resunet_of_mine", False)],
+)
+def test_only_networks_of_colour_weights_read_gray_images_as_colours(
+    spec: str, expected: bool
+) -> None:
+    assert takes_colour(spec) is expected

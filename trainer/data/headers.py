@@ -16,7 +16,16 @@ from trainer.errors import DataError
 MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
 # Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
 Image.MAX_IMAGE_PIXELS = None
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+# What is read: Pillow's name of the format -> the suffixes of its files.
+SUFFIXES_OF = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+}
+FORMATS = tuple(SUFFIXES_OF)
+_NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -66,7 +75,7 @@ def read_header(path: Path) -> Header:
         layout = read_layout(path)
         header = _of_tiff(path, layout) if layout is not None else _of_others(path)
     except Exception:  # noqa: BLE001  (whatever the bytes lead to)
-        raise broken(path, "no PNG, JPEG, TIFF, BMP or GIF, whatever its name") from None
+        raise broken(path, f"no {_NAMES}, whatever its name") from None
     num_pixels = header.width * header.height
     if num_pixels > MAX_PIXELS:
         raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")

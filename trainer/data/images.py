@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.data.decoding import Array, opencv_reason, read_image, read_mask
 from trainer.data.dicom import is_dicom
 from trainer.data.folders import refuse_foreign_links, walk
-from trainer.data.headers import MAX_PIXELS
+from trainer.data.headers import MAX_PIXELS, SUFFIXES_OF
 from trainer.data.matching import (
     MASK_ENDINGS,
     Matching,
@@ -36,13 +36,13 @@ __all__ = [
     "refuse_foreign_links",
 ]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 # Images and volumes that other programs know: whoever has put one here meant it to be read.
 OTHER_IMAGES = frozenset({
     ".webp", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".pbm",
     ".tga", ".psd", ".svg", ".exr", ".hdr", ".dcm", ".dicom", ".nii", ".gz", ".mha", ".mhd",
     ".nrrd", ".svs", ".ndpi", ".czi", ".npy", ".npz", ".mat",
-})  # fmt: skip
+}).difference(SUFFIXES)  # fmt: skip
 
 
 def list_images(

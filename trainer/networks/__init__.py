@@ -4,7 +4,13 @@ JSON -> keras_json.py (its forms) -> parse.py (a Graph) -> shapes.py (facts) -> 
 plug-in's: plugin.py -> plugin_module.py. blueprint.py takes either.
 """
 
-from trainer.networks.builtin import BUILTIN_NETWORKS, is_builtin, is_named, network_json
+from trainer.networks.builtin import (
+    BUILTIN_NETWORKS,
+    is_builtin,
+    is_named,
+    network_json,
+    takes_colour,
+)
 from trainer.networks.graph import Graph
 from trainer.networks.parse import (
     MODEL_SUFFIXES,
@@ -39,4 +45,5 @@ __all__ = [
     "parse_any_network",
     "parse_network",
     "read_network",
+    "takes_colour",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import config as cfg
+from trainer.config import optimizers as cfg
 from trainer.errors import NetworkError
 from trainer.optimizers.adagrad import Adagrad
 from trainer.optimizers.layerwise import LAMB, LARS

@@ -31,11 +31,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Builtin:
-    """A built-in network: `write(input_shape, num_classes, **options)` and what it is."""
+    """A built-in network: `write(input_shape, num_classes, **options)` and what it is.
+
+    `takes_colour`: gray images, too, are read as three channels, which its weights expect.
+    """
 
     write: Callable[..., dict[str, Any]]
     summary: str
     options: Mapping[str, Option] = field(default_factory=dict)
+    takes_colour: bool = False
 
 
 BUILTIN_NETWORKS: Mapping[str, Builtin] = {
@@ -49,7 +53,11 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
         "U-Net over EfficientNet-Lite, 3.3 million parameters, starts from ImageNet",
         {"lite": Option(0, 0, len(SCALES) - 1)},
     ),
-    "resunet": Builtin(write_resunet, "U-Net over a ResNet-50 encoder, 32.5 million parameters"),
+    "resunet": Builtin(
+        write_resunet,
+        "U-Net over a ResNet-50 encoder, 32.5 million parameters",
+        takes_colour=True,
+    ),
     "pets": Builtin(write_pets, "Xception-style U-Net of the Oxford-pets tutorial, 2.1 million"),
     "fcn": Builtin(
         write_fcn,
@@ -79,6 +87,12 @@ def known_networks() -> tuple[str, ...]:
 def is_builtin(spec: str) -> bool:
     """Tell whether `spec` (a name, perhaps with `:option=number,…`) means a built-in network."""
     return spec.split(":", maxsplit=1)[0] in BUILTIN_NETWORKS
+
+
+def takes_colour(spec: str) -> bool:
+    """Tell whether `spec` means a built-in network that takes three channels at all events."""
+    builtin = BUILTIN_NETWORKS.get(spec.partition(":")[0])
+    return builtin is not None and builtin.takes_colour
 
 
 def is_named(spec: str) -> bool:
