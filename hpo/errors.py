@@ -9,7 +9,7 @@ HpoError                  1   what was asked for could not be finished
 ├── StorageError          2   the database cannot be reached or refuses us
 │   ├── DatabaseAwayError     not now; it may be there later
 │   └── OtherDatabaseError    it is another program's, or another Optuna's
-├── ArtifactError         1   the store of models does not give or take what it should
+├── ArtifactError         1   a model cannot be written to the artifact store, or read from it
 ├── FailureLimitError     1   too many trials failed
 ├── DiskFullError         1   there is no room for run folders
 └── FolderGoneError       1   the run folders were removed while the search ran

@@ -1,6 +1,6 @@
 """Launchers: how a worker is started, watched and stopped.
 
-The seam is `base.py`. Importing this package loads neither torch nor the Docker SDK.
+Their interface is in `base.py`. Importing this package loads neither torch nor the Docker SDK.
 """
 
 from __future__ import annotations

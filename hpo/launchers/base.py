@@ -134,7 +134,7 @@ class LaunchSettings:
     # without it each run gets a container
     pools: Path | None = None
     warn: Callable[[str], None] = lambda text: None  # takes a line for the user
-    stopping: threading.Event = field(default_factory=threading.Event)  # nobody waits any more
+    stopping: threading.Event = field(default_factory=threading.Event)  # set to stop
     image: str = DEFAULT_IMAGE
     singularity_image: str | None = None  # a file, or a folder with a root file system
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -154,7 +154,7 @@ def stop_all(handles: Sequence[Handle]) -> None:
 
 
 def closed_error() -> EndingError:
-    """Return what a slot gets that starts a worker while the search is being stopped."""
+    """Return the error of starting a worker while the search is being stopped."""
     return EndingError("no worker is started any more: the search is ending")
 
 

@@ -61,7 +61,7 @@ MIN_MEMORY_BYTES = 2**30  # less holds no worker at all
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """What containers that are started differ in."""
+    """What differs from one container to the next."""
 
     command: tuple[str, ...]
     folders: Mapping[str, Path]  # by their paths inside, to be written
@@ -130,7 +130,7 @@ class DockerLauncher:
         return self._start(job, start)
 
     def _serve(self, job: WorkerJob, user: str) -> WarmWorker:
-        """Start a container that waits for runs; what it says before is in the first one's log."""
+        """Start a container that waits for runs; what it prints before goes to the first log."""
         assert self._settings.pools is not None
         owner = owner_of(user, rootless=self._rootless)
         with open_log(job.run_dir) as log:
@@ -214,7 +214,7 @@ class DockerLauncher:
         self._client.close()
 
     def _remove_unstarted(self) -> None:
-        """Remove what an engine that was being restarted has made without our hearing of it."""
+        """Remove containers that an engine has made and, while restarting, not told us of."""
         if SESSION not in self._settings.labels:
             return
         labels = [f"{name}={value}" for name, value in self._settings.labels.items()]

@@ -43,6 +43,7 @@ class Survey:
 
     Attributes:
         has_library: whether NVIDIA's driver is installed here, at least its libraries.
+        is_loaded: whether its kernel module is loaded, as far as NVML says.
         failure: what NVML said instead of a list.
     """
 
@@ -90,7 +91,7 @@ def survey_gpus() -> Survey:
 
 
 def select_gpus(gpus: Sequence[Gpu], selection: str) -> tuple[Gpu, ...]:
-    """Return the GPUs that a user names among the visible ones, in his order.
+    """Return the GPUs that a user names among the visible ones, in that order.
 
     Raises:
         UsageError: a name that means no visible GPU, or several, or one that cannot be used.

@@ -1,4 +1,4 @@
-"""Ends the local workers of a driver that died without a chance to do so (SIGKILL, power of OOM).
+"""Ends the local workers of a driver that died without a chance to do so (SIGKILL, out of memory).
 
 Run as a script, one per driver: `python -I -S guard.py TOKEN`, standard input a pipe from the
 driver. A byte on it means that the driver ends in order; its end without one, that the driver

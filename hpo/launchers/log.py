@@ -66,7 +66,7 @@ class BoundedLog:
 
 
 class LogLimit:
-    """Keeps the size of a log down that its worker writes itself, and goes on writing at its end.
+    """Limits the size of a log that its worker itself appends to.
 
     What comes after the limit is dropped each time, with one line that says so.
     """

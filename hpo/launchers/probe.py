@@ -14,7 +14,7 @@ from hpo.launchers.base import Launcher, LaunchSettings, Slot, WorkerJob, closed
 
 PROBE_ARGS = ("--capabilities",)
 WAIT_LIMIT_S = 120.0  # a first start from a cold network disk, an image that is unpacked
-WORD_AFTER_S = 10.0
+WORD_AFTER_S = 10.0  # then the user is told what the search waits for
 DELAYS_S = (0.0, 0.5, 2.0, 5.0, 10.0)  # before each time that it is asked
 CANNOT_RUN = (126, 127)  # of shells, env and docker-init: not executable, not found
 LOST = 125  # of docker, env, timeout and the like: they have failed, not what they ran

@@ -110,7 +110,7 @@ def _take_gpus(
     gpus = usable_gpus(worker, warn)
     if not gpus:
         return [], ""
-    # what a scheduler or the user names is his, whoever else computes there
+    # those that a scheduler or the user names are taken, whoever else computes there
     is_named = bool(worker.gpus) or VISIBLE_DEVICES in os.environ
     num_wanted = len(gpus)
     if worker.jobs:

@@ -1,4 +1,4 @@
-"""Says as whom a container runs, and gives it what it must be able to write."""
+"""Chooses the user that a container runs as, and gives that user the folders to write to."""
 
 from __future__ import annotations
 

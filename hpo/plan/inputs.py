@@ -1,4 +1,4 @@
-"""Brings networks and weights into the study's inputs folder, and checks that all fit together."""
+"""Writes the networks into the study's inputs folder, and checks that all fit together."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class NetworkRequest:
     Attributes:
         layers: file or built-in name, empty for the default.
         study_dir: where a study's own network files are.
-        num_classes: the user's word against what the masks show.
+        num_classes: what the user says, in place of what the masks show.
     """
 
     layers: str

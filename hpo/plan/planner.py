@@ -1,4 +1,4 @@
-"""Turns options, study file and data into a checked `StudySpec`, before any worker is paid for."""
+"""Turns options, study file and data into a checked `StudySpec`, before any worker starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search knows of plug-ins' networks before it starts a worker."""
+"""Checks plug-ins' networks in a process of their own: the driver never imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sees to it that all trials of a search are scored on the same pixels and classes."""
+"""Checks that all trials of a search are scored on the same pixels and classes."""
 
 from __future__ import annotations
 

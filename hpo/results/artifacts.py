@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 64 * 2**30  # what one file of a fetched model may hold; far ab
 
 
 class ArtifactError(HpoError):
-    """The artifact store does not give or take what it should."""
+    """A model cannot be written to the artifact store, or read from it."""
 
 
 class ModelStore:

@@ -1,4 +1,4 @@
-"""Keeps `best_model/` and `list_acc.json`, each replaced as a whole."""
+"""Keeps `best_model/` and `list_acc.json` up to date, each replaced as a whole."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Results:
         Of equals the earlier trial is the better. To be called before the trial is told as
         finished, so that who sees it finished finds its model. `announce` records with the trial
         how and where, or returns False if the trial is no longer ours. It comes first: a driver
-        that is killed here leaves no archive that nobody knows of.
+        that is killed here leaves no archive that is recorded nowhere.
         """
         offered = rank(candidate.score, candidate.number)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Makes the folder of an attempt at a trial, with what an earlier attempt left to go on from."""
+"""Makes the folder of an attempt at a trial, with the state of an earlier one to resume from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AttemptFolder:
 
     Attributes:
         log: its test log, read as far as the earlier attempt has written it.
-        resumed: the attempt that it goes on from, None if it starts anew.
+        resumed: the attempt that it resumes, None if it starts anew.
         evaluated: score by epoch of that attempt.
     """
 
@@ -68,7 +68,7 @@ def prepare_attempt(
 
 
 def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
-    """Copy what a worker goes on from; say whether it is there.
+    """Copy what a worker resumes from; say whether it is there.
 
     The earlier worker may still run, if its driver was only cut off: the state is copied again if
     it was replaced meanwhile, for its best checkpoint may have gone with it.

@@ -1,4 +1,4 @@
-"""Knows a full disk, and run folders that were removed: no trial is to blame for them."""
+"""Recognizes a full disk and run folders that were removed: both are no trial's failure."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
 
 
 def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: Part) -> None:
-    """Have a config evaluate on the test images, where a worker sees them."""
+    """Set the paths of the test images, as a worker sees them, in a config."""
     set_path(network, "data.test_input_path", launcher.worker_path(data, test.inputs))
     set_path(network, "data.test_target_path", launcher.worker_path(data, test.targets))
     if get_path(network, "metrics.at_size") in (None, "network"):

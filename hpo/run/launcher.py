@@ -1,4 +1,4 @@
-"""Chooses the workers of a search, and says what they will not get."""
+"""Builds the launcher that the options ask for, and names settings that its workers lack."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pick_launcher(
         options: the command line's.
         labels: whose the workers are (`hpo.owner`).
         warn: takes a line for the user.
-        stopping: set when nobody wants a worker any more.
+        stopping: set when the search is to stop.
         num_slots: workers at a time, which share the machine's memory.
 
     Raises:

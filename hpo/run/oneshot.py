@@ -34,7 +34,7 @@ def run_config(
     network: Mapping[str, Any],
     stopping: threading.Event | None = None,
 ) -> RunResult | None:
-    """Write a `neural_network` object as the worker knows it, and run it; None if stopped."""
+    """Run a `neural_network` object, less keys unknown to the worker; None if it was stopped."""
     from hpo.plan.space import without_extensions  # pydantic, which no other command needs
 
     known = launcher.capabilities()

@@ -78,7 +78,7 @@ class AttemptResult:
         curve: score by epoch.
         is_crash: another attempt may work.
         exit_code: of a crash.
-        why: the message without what is of this trial alone, if it has such; see `cause`.
+        why: the message without the numbers of this trial, where it has any; see `cause`.
     """
 
     end: End
@@ -91,7 +91,7 @@ class AttemptResult:
 
     @property
     def cause(self) -> str:
-        """What two failures have in common that are alike."""
+        """What is the same in two failures that count as alike."""
         return self.why or self.message
 
     @property

@@ -45,7 +45,7 @@ class Search:
     Attributes:
         num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
-        restore: makes again what workers read, below the run folder.
+        restore: writes the study's inputs again (networks, weights, split) if they were removed.
     """
 
     spec: StudySpec

@@ -1,4 +1,4 @@
-"""The table of what a search is, printed before it starts."""
+"""Prints the settings of a search as a table before it starts."""
 
 from __future__ import annotations
 

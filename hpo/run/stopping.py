@@ -1,4 +1,4 @@
-"""Ends a driver that is asked to, whatever its database or anything else does meanwhile."""
+"""Stops a driver within seconds of a signal, even if its database does not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StopRequest(threading.Event):
         self._last_acts: list[Callable[[], None]] = []
 
     def before_leaving(self, act: Callable[[], None]) -> None:
-        """Have something done even if the driver has to leave in the midst of its work."""
+        """Have something done before the process ends, even if it cannot end in order."""
         self._last_acts.append(act)
 
     @contextlib.contextmanager
@@ -80,8 +80,9 @@ class StopRequest(threading.Event):
             _mute_lost_outputs()  # they may be lost a little later than the signal comes
             if time.monotonic() > deadline:
                 self._try_to_say(
-                    "warning: stopped in the midst of things, as something (the database?) does "
-                    "not answer; trials that were not given back are taken over after their lease"
+                    "warning: stopped before everything was done, because something (the "
+                    "database?) does not answer; trials that were not given back are taken over "
+                    "when their lease expires"
                 )
                 self._leave()
 
@@ -109,7 +110,7 @@ def _is_heeded(number: signal.Signals) -> bool:
 
 
 def _mute_lost_outputs() -> None:
-    """Have what goes to a closed terminal, or to a reader that is gone, go nowhere."""
+    """Send what would go to a closed terminal, or to a reader that is gone, to /dev/null."""
     poll = select.poll()
     for output in (1, 2):
         poll.register(output, 0)

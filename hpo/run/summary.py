@@ -1,4 +1,4 @@
-"""What a search came to: the best trial, where its model is, and what to type next."""
+"""Prints the result of a search: best trial, where its model is, what to type next."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class TrialRunner:
     stopping: threading.Event
 
     def run(self, lease: Lease) -> Outcome:
-        """Run the trial that was claimed; every way out leaves the lease told or given back."""
+        """Run the trial that was claimed; in the end it is told to the study, or given back."""
         clock = Stopwatch()
         self.renewer.hold(lease)
         try:
@@ -104,7 +104,7 @@ class TrialRunner:
             return self._finish(job, lease, attempt_result)
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
-            # A worker that refuses the state that it was given works without it.
+            # A worker that cannot resume from the state may work without it.
             is_bad_state = attempt_result.end == "refused" and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
@@ -149,8 +149,8 @@ class TrialRunner:
                 raise
             return failed_by(error), was_resumed
         is_whole = self.spec.num_epochs in attempt_result.curve
-        is_told = attempt_result.end in ("complete", "failed", "refused") and not is_whole
-        if is_told and not folder.run_dir.exists():
+        ended_early = attempt_result.end in ("complete", "failed", "refused") and not is_whole
+        if ended_early and not folder.run_dir.exists():
             raise FolderGoneError(self.spec.folders.study)
         if attempt_result.is_crash and is_full(folder.run_dir, attempt_result.log_tail):
             raise DiskFullError(self.spec.folders.study)
@@ -239,7 +239,7 @@ class TrialRunner:
             self.reporter.warn_once(warning)
 
     def _finish(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
-        """Tell the study, if the trial is still ours."""
+        """Write to the study how the trial ended, if it is still ours."""
         if attempt_result.end == "out of memory":
             attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
         if attempt_result.end == "given back" or (

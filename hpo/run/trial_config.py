@@ -1,4 +1,4 @@
-"""Builds the config of one trial, as each of those who use it reads it."""
+"""Builds the config of one trial: for its worker, for the database and for `best_model/`."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def make_trial_config(
 
     Raises:
         ConfigError: the values don't go together.
-        LauncherError: nobody can say what the worker knows.
+        LauncherError: the worker cannot be asked what it knows.
     """
     config = spec.worker_config(launcher, chosen)
     config["seed"] = derived_seed(spec.seed, number, "training")
-    if get_path(config, "checkpoints.resume"):  # a trial that is done is gone on with by nobody
+    if get_path(config, "checkpoints.resume"):  # nobody resumes a trial that is done
         set_path(config, "checkpoints.resume_when_done", False)
     parse_config({"neural_network": config}, f"trial {number}")
     written = without_extensions(config, known=launcher.capabilities())

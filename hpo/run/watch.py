@@ -36,7 +36,7 @@ class Watch:
         log: the worker's test log, read as far as an earlier attempt has written it.
         inherited: what it says so far. The worker may go on from before that, and then it
             replaces the log; no decision rests on this.
-        keeps_state: whether the worker has a state to write, for who goes on with the trial.
+        keeps_state: whether the worker can write a state, from which another attempt resumes.
         deadline: `time.monotonic()` after which the worker is stopped.
         pruner: its name.
         on_gpu: whether it computes on one.
@@ -83,7 +83,7 @@ class Watch:
         self._curve.update(self.inherited)
         why: Literal["pruned", "out of time"] | None = None  # of our stopping the worker
         began = time.monotonic()
-        has_to_end: float | None = None  # a worker that hangs or is frozen after its last epoch
+        end_deadline: float | None = None  # of a worker that hangs after its last epoch
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
             self._read()
@@ -105,9 +105,9 @@ class Watch:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
-            if has_to_end is None and self.num_epochs in self._curve and not self._unreported:
-                has_to_end = time.monotonic() + END_GRACE_S
-            elif has_to_end is not None and time.monotonic() > has_to_end:
+            if end_deadline is None and self.num_epochs in self._curve and not self._unreported:
+                end_deadline = time.monotonic() + END_GRACE_S
+            elif end_deadline is not None and time.monotonic() > end_deadline:
                 self.handle.stop()
                 text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
                 return AttemptResult("complete", self._curve, text)

@@ -29,10 +29,10 @@ _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 @contextlib.contextmanager
 def noticing_deletion(study_name: str) -> Iterator[None]:
-    """Say clearly that somebody has deleted the study that is used in the block.
+    """Turn Optuna's error in the block about a study that was deleted into one of ours.
 
     Raises:
-        StorageError: somebody has.
+        StorageError: the study was deleted while it was used.
     """
     try:
         yield
@@ -46,10 +46,10 @@ def noticing_deletion(study_name: str) -> Iterator[None]:
 
 
 def agree(storage: RDBStorage, study_id: int, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Store attributes of a study unless it has them; return all, None if it is a stranger's.
+    """Store attributes of a study unless it has them; return all, None of a foreign study.
 
-    Of several drivers that start at once the first one's hold. A stranger's study has trials and
-    none of the attributes.
+    Of several drivers that start at once the first one's hold. A foreign study, which another
+    program made, has trials and none of the attributes.
     """
     engine = locking_engine(storage)
     with sessionmaker(engine).begin() as session:
@@ -77,7 +77,7 @@ class Known:
     """What a database holds of a study.
 
     Attributes:
-        attributes: what its drivers have agreed on; None if it is a stranger's.
+        attributes: what its drivers have agreed on; None of a foreign study.
         names: of all studies.
         may_start_over: no trial of it counts or runs.
     """
@@ -129,15 +129,15 @@ def _look(connection: Connection, name: str) -> Known | None:
         row.state
         for row in connection.execute(select(trial.state).where(trial.study_id == ids[name]))
     }
-    is_strange = IDENTITY not in attributes and bool(states)
-    return Known(None if is_strange else attributes, [*ids], states.isdisjoint(_COUNTING))
+    is_foreign = IDENTITY not in attributes and bool(states)
+    return Known(None if is_foreign else attributes, [*ids], states.isdisjoint(_COUNTING))
 
 
 def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) -> bool:
-    """Make a study another search, unless a trial of it counts or runs; say whether it is.
+    """Turn a study into another search, unless a trial of it counts or runs; say whether it is.
 
-    What was given back was sampled from the old space, so it has failed, and how many trials the
-    old search wanted is forgotten. Drivers of the old search find out at their next claim.
+    Trials that were given back become failed ones, as they were sampled from the old space; the
+    old total is deleted. Drivers of the old search notice at their next claim.
     """
     engine = locking_engine(storage)
     trial, attribute = models.TrialModel, models.StudyUserAttributeModel

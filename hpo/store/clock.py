@@ -9,5 +9,5 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def seconds() -> float:
-    """Return the seconds since some moment, those of suspend included."""
+    """Return seconds since an arbitrary moment, those of suspend included."""
     return time.clock_gettime(_CLOCK)

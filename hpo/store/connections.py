@@ -1,8 +1,9 @@
-"""Opens connections to a shared database that never wait for ever, and that are few.
+"""Opens few connections to a shared database, none of which waits for ever.
 
-Whoever sits in a transaction (a driver that was stopped, a machine that lost its power) holds its
-rows for less than a lease, who waits for a row gives up after that, and a server that says nothing
-is left last. The victim's next statement fails, and is tried again over a new connection.
+The time limits follow from the lease, the shortest first: the server ends a session that holds
+locks and says nothing (a driver that was stopped, a machine without power); a statement that waits
+for a lock fails; the driver drops a server that does not answer. What has failed so is tried again
+over a new connection.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _TCP = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a connection waits for what, by the lease of a trial."""
+    """The time limits of a connection, derived from the lease of a trial."""
 
     lease_s: float = DEFAULT_LEASE_S
 
@@ -78,9 +79,9 @@ def engine_settings(url: URL, lease_s: float = DEFAULT_LEASE_S) -> dict[str, Any
 
 
 def abandon(settings: Mapping[str, Any]) -> None:
-    """Close the connections of an engine with these settings that could not be made use of.
+    """Close the connections that an engine with these settings has opened and could not use.
 
-    Each is one that another driver may be waiting for.
+    A server allows only so many: another driver may be waiting for one.
     """
     connector = settings.get("creator")
     if isinstance(connector, _Connector):
@@ -88,7 +89,7 @@ def abandon(settings: Mapping[str, Any]) -> None:
 
 
 def be_strict(settings: Mapping[str, Any]) -> None:
-    """Have an engine's further connections end transactions by the lease; before, by a minute."""
+    """Use the lease's limit on idle transactions from now on, instead of a minute."""
     connector = settings.get("creator")
     if isinstance(connector, _Connector):
         connector.be_strict()
@@ -143,7 +144,7 @@ class _Connector:
         return connection
 
     def be_strict(self) -> None:
-        """End transactions that say nothing sooner, from the next connection on."""
+        """Use the shorter limit on idle transactions from the next connection on."""
         self._is_strict.set()
 
     def close_all(self) -> None:

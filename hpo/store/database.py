@@ -1,4 +1,4 @@
-"""Connects to the database that drivers share, and knows what an outage looks like."""
+"""Connects to the database that drivers share, and tells an outage from other errors."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ WAIT_LIMIT_S = 3600.0  # a server's restart or fail-over takes minutes
 
 START_WAIT_LIMIT_S = 60.0  # it may be restarting, or all its connections are taken
 _INSUFFICIENT_PRIVILEGE = "42501"
-# Not: a wrong password, name of a host or of a database, a certificate. What cannot be connected
-# to has no code that tells them apart.
-_ON_ITS_WAY = (
+# What a server says that is starting or overloaded. Errors that waiting does not cure (a wrong
+# password, host or database, a certificate) have no code of their own where nothing is connected.
+_STARTING = (
     "connection refused",
     "connection reset",
     "connection timed out",
@@ -132,7 +132,7 @@ class DatabaseAwayError(StorageError):
 def wait_for_storage(
     url: str, lease_s: float, stopping: threading.Event, warn: Warn
 ) -> RDBStorage:
-    """Open a storage, and wait for up to START_WAIT_LIMIT_S for a database that is on its way.
+    """Open a storage; wait for up to START_WAIT_LIMIT_S for a database that is starting.
 
     Raises:
         StorageError: as `open_storage`; or the search was stopped meanwhile.
@@ -206,7 +206,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def _may_start_soon(error: BaseException) -> bool:
-    """Say whether a database that cannot be reached may be on its way."""
+    """Say whether a database that cannot be reached may be starting or overloaded."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, DBAPIError):
         return False
@@ -215,7 +215,7 @@ def _may_start_soon(error: BaseException) -> bool:
     if cause.connection_invalidated or (code and code != _INSUFFICIENT_PRIVILEGE):
         return is_away(error)
     text = str(cause).lower()
-    return any(sign in text for sign in _ON_ITS_WAY)
+    return any(sign in text for sign in _STARTING)
 
 
 class DatabaseRetry:

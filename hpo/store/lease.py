@@ -51,9 +51,8 @@ _Heartbeat, _Attribute = models.TrialHeartbeatModel, models.TrialUserAttributeMo
 class LeaseManager:
     """Claims, renews and gives back leases on the trials of one study.
 
-    What a trial waits for is tried until the database answers, where a `retry` is given. What is
-    asked again and again, or by the clock (`claim`, `renew`, `report`, `keep_steps`), is not: its
-    caller knows better by then what to ask.
+    With a `retry`, its methods repeat until the database answers. Not so `claim`, `renew`,
+    `report` and `keep_steps`: they are called again in any case, with what is true by then.
     """
 
     def __init__(

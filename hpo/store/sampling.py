@@ -1,4 +1,4 @@
-"""Samples a trial's parameters, and prunes, with one look at the study's trials for each.
+"""Samples a trial's parameters, and prunes, by reading the study's trials once for each.
 
 Optuna reads the trials again for each question (the search space, the sampler, the trial itself),
 seven statements a time, and stores each parameter in a transaction of its own.
@@ -24,7 +24,7 @@ from trainer.errors import ConfigError
 
 
 class SnapshotStorage(_CachedStorage):
-    """Optuna's storage with its cache, which can take one look for all that a step asks."""
+    """Optuna's storage with its cache, which can read the trials once for several questions."""
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
@@ -50,7 +50,7 @@ class SnapshotStorage(_CachedStorage):
 
     @contextlib.contextmanager
     def draft(self, study_id: int, trial_id: int) -> Iterator[FrozenTrial]:
-        """Take one look, and yield a copy of a trial that gets the parameters instead of it.
+        """Read the trials once, and yield a copy of one that gets the parameters in its place.
 
         The sampler's own notes are dropped: they tell other drivers of parameters that are not
         stored yet, and here all of them will be stored at once.
@@ -147,7 +147,7 @@ def draw(
     """
     storage = study._storage
     assert isinstance(storage, SnapshotStorage)
-    study._thread_local.cached_all_trials = None  # of the look before
+    study._thread_local.cached_all_trials = None  # of the last trial
     with storage.draft(study._study_id, trial_id) as trial:
         study.sampler = make_sampler(trial.number)
         brought = {**trial.params, **trial.system_attrs.get("fixed_params", {})}

@@ -1,4 +1,4 @@
-"""Lets one driver of a study do what is to be done once: a lease on it, kept with the study.
+"""Leases a task that one driver does for the whole study, such as the final test.
 
 The lease is an attribute of the study, written under the study's lock and by the database's clock,
 as those on trials are (`hpo.store.lease`); who holds it renews it, and a dead holder's expires.
@@ -75,7 +75,7 @@ class TaskLease:
 
         def renew() -> None:
             while not ended.wait(self._lease_s / ROUNDS_PER_LEASE):
-                # The next round tries again; that the study was deleted, who works on it hears.
+                # The next round tries again; a deleted study shows in the work itself.
                 with contextlib.suppress(KeyError, *DATABASE_ERRORS):
                     self.take()
 

@@ -20,6 +20,7 @@ from trainer.networks import (
     load_network,
     network_json,
     parse_network,
+    takes_colour,
 )
 from trainer.networks.module import build_module
 from trainer.networks.weights import load_weights

@@ -235,7 +235,7 @@ class _Run:
 
     def _fitter(self, optimizer: torch.optim.Optimizer) -> BatchFitter:
         def reserve() -> list[torch.Tensor]:
-            # Adam and its kin keep two numbers per weight, from the first step on.
+            # Optimizers such as Adam keep two numbers per weight, from the first step on.
             weights = [] if optimizer.state else list(self.network.parameters())
             return [torch.empty_like(weight) for weight in weights for _ in range(2)]
 

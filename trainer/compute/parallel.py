@@ -52,7 +52,7 @@ BUCKET_NUMEL = 2**23  # 32 MiB of float32: few calls, and no second copy of a la
 
 
 class World:
-    """The processes of one run. With one, every method gives back what it is given."""
+    """The processes of one run; where it is one alone, every method returns what it is given."""
 
     def __init__(self, launch: Launch | None = None) -> None:
         self._launch = launch or Launch()
@@ -111,10 +111,10 @@ class World:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Part in peace, or agree on what went wrong.
+        """End the process group; after an error, agree on which one is reported.
 
-        A failure seldom comes alone: all find the same mistake, or lose the process that made it.
-        One message is enough, and its exit code is that of every process.
+        If one process fails, the others fail too: by the same mistake, or because they lost it.
+        The first one to fail says why, and its exit code becomes that of every process.
         """
         self._forget_meeting_file()
         if self._store is None:

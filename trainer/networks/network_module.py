@@ -22,8 +22,10 @@ class NetworkModule(nn.Module):
         return self.logits(x)
 
     def place(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        """Move to the device, kernels in that format: torch's `to` would want a format of 5-D
-        tensors of the 4-D ones as well, which a 3-D network may have for scales or slopes."""
+        """Move to the device, and bring kernels into that memory format.
+
+        Not by torch's `to`, which refuses a 3-D network with 4-D tensors (scales, slopes).
+        """
         self.to(device)
         for values in (*self.parameters(), *self.buffers()):
             if values.ndim == _NUM_AXES.get(memory_format):

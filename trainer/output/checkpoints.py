@@ -102,7 +102,7 @@ class CheckpointKeeper:
         self.kept = None if state[1] is None else self.here(state[1])
 
     def here(self, name: str) -> Path:
-        """Return the file of a state that was written where this folder was before, perhaps."""
+        """Return where a file that a state names is now: its folder may have been moved since."""
         return Path(self.settings.save or "") / Path(name).name
 
     def after_epoch(self, epoch: int, accuracy: float | None) -> Path | None:

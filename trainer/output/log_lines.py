@@ -1,4 +1,4 @@
-"""Says what the contract wants in the log: its sections, and a line for every few batches."""
+"""Writes to the log what the contract asks for: sections, and a line for every few batches."""
 
 from __future__ import annotations
 

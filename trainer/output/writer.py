@@ -1,12 +1,12 @@
-"""Writes what each epoch leaves, in a thread of its own and in one order.
+"""Writes the results of each epoch, in a thread of its own and in one order.
 
-That order is what others rely on: the best checkpoint, then its line in the test log (who reads
-of an epoch there finds its checkpoint), then the state to go on from, and only then is removed
-what neither the log nor the state on the disk names.
+Readers rely on that order: the best checkpoint, then its line in the test log (so an epoch that is
+in the log has its checkpoint), then the state to resume from; last, checkpoints are removed that
+neither the log nor the state on the disk names.
 
-Where the disk is slower than training, epochs wait here together: of best checkpoints that nobody
-has begun to write only the last one is, before the lines of all; of states likewise. So training
-waits for the disk only if every checkpoint is kept.
+If the disk is slower than training, the results of several epochs wait here. Then only the latest
+of their best checkpoints is written, before the lines of them all, and only the latest state. So
+training waits for the disk only if every checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POLL_INTERVAL_S = 0.1  # between looks at a request to stop, while waiting for t
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOutput:
-    """What one epoch leaves: whatever of it the config asks for.
+    """The results of one epoch, as far as the config asks for them.
 
     Attributes:
         checkpoint: a file and what it shall hold.
@@ -136,7 +136,7 @@ class Writer:
             raise self._failure
 
     def put(self, output: EpochOutput) -> None:
-        """Copy what an epoch leaves, to write it while the next one runs.
+        """Copy the results of an epoch, to write them while the next one runs.
 
         Waits where the disk is so far behind that one more epoch would not be held in memory.
 

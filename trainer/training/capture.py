@@ -59,7 +59,7 @@ class CapturedSteps:
     The first steps of each size are eager ones, of the training itself.
 
     Args:
-        step: the eager twin.
+        step: the same step, carried out eagerly.
         recorder: captures it.
         log: told, once, that steps are captured, or why not.
     """

@@ -1,4 +1,4 @@
-"""Goes through the epochs of a training: train, evaluate, leave what there is to write."""
+"""Runs the epochs of a training: train, evaluate, hand the results to the writer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainer.training.epoch import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class EpochLoop:
-    """What goes through epochs.
+    """All that the epochs need.
 
     Attributes:
         make_trainer: makes the trainer, given what its steps are told to.
@@ -49,7 +49,7 @@ class EpochLoop:
     started: float
 
     def run(self, files: OutputFiles, num_done: int) -> None:
-        """Do the epochs that are left; return when all that they leave is on the disk."""
+        """Run the epochs that are left; return when all their results are on the disk."""
         keeper = self.training.keeper
         if self.is_first:
             keeper.remove_leftovers(num_done)
@@ -63,7 +63,7 @@ class EpochLoop:
         ) as writer:
 
             def record(steps: list[Step]) -> None:
-                writer.raise_failure()  # to be heard of before the epoch ends
+                writer.raise_failure()  # not only when the epoch ends
                 files.add_steps(steps)
 
             trainer = self.make_trainer(record)
