@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from hpo.folders import WorkFolders
 
 HEAVY = ("torch", "tensorflow", "keras")
 HPO = Path(hpo.__file__).parent
+ROOT = HPO.parent
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -162,3 +164,25 @@ def test_tree_of_errors_names_each_with_its_base(package: ModuleType) -> None:
             tree[line[2]] = path[-1]
         path.append(line[2])
     assert tree == bases
+
+
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+OURS = r"hpo|trainer|studies|tests|docs|scripts|benchmarks|deploy"
+PATHS = re.compile(rf"\b(?:{OURS})/[\w./-]*|\b[\w/]+\.(?:py|md)\b|\bpyproject\.toml\b")
+
+
+def test_paths_that_the_architecture_names_exist() -> None:
+    paths = {match[0].rstrip(".") for match in PATHS.finditer(ARCHITECTURE)} - {"__init__.py"}
+    assert len(paths) > 80
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("package", ["hpo", "trainer"])
+def test_layers_are_drawn_as_they_are_checked(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = (c["layers"] for c in contracts if c.get("containers") == [package])
+    drawing = re.search(rf"`{package}/`:\n\n```\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert drawing is not None
+    drawn = [re.split(r"\s{2,}", line)[0].strip() for line in drawing[1].splitlines()]
+    assert drawn == layers
