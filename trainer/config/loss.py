@@ -13,6 +13,7 @@ from trainer.config.messages import unknown_name_error
 from trainer.plugins import LOSSES_GROUP, plugin_names
 
 LOSSES = ("NLL", "BCE", "MSE", "Dice", "Jaccard", "Focal", "Lovasz")
+REGION_LOSSES = ("Dice", "Jaccard", "Lovasz")  # compare regions; a label has none
 
 _INVERSE_FREQUENCY = re.compile(r"inverse_frequency\^(\d*\.?\d+)")
 

@@ -6,6 +6,7 @@ No torch here: `rml-optimize --dry-run` makes the same checks on a login node.
 from __future__ import annotations
 
 from trainer.config import NeuralNetwork
+from trainer.config.loss import REGION_LOSSES
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError, NetworkError
 from trainer.networks import NetworkFacts
@@ -119,7 +120,7 @@ def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: Neura
             f"{num_classes} classes; end it in Flatten or GlobalAveragePooling and a Dense of "
             f"{num_classes}"
         )
-    if config.loss is not None and config.loss.function in ("Dice", "Jaccard", "Lovasz"):
+    if config.loss is not None and config.loss.function in REGION_LOSSES:
         raise ConfigError(
             f"loss.function: {config.loss.function} compares regions; for target_type labels use "
             "NLL, Focal, BCE or MSE"
