@@ -20,18 +20,6 @@ from trainer.networks.spec import (
     positive,
 )
 
-_IGNORED = (
-    "kernel_regularizer",
-    "bias_regularizer",
-    "activity_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-    "depthwise_regularizer",
-    "pointwise_regularizer",
-    "depthwise_constraint",
-    "pointwise_constraint",
-)
-
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """Return the zeros before and after that TensorFlow's `same` puts on one axis."""
@@ -74,21 +62,20 @@ class Window(LayerSpec):
 def read_window(config: Config, rank: int) -> tuple[tuple[int, ...], ...]:
     """Read kernel, strides and dilation; Keras takes no stride together with a dilation."""
     config.channels_last()
-    config.note_ignored(*_IGNORED)
     kernel = config.integers("kernel_size", rank)
     strides = config.integers("strides", rank, 1)
     dilation = config.integers("dilation_rate", rank, 1)
     if max(strides) > 1 and max(dilation) > 1:
-        raise config.error(
-            "dilation_rate",
-            f"{list(dilation)} cannot go with strides {list(strides)}; one of them must be 1",
-        )
+        raise config.refusal("dilation_rate")
     return kernel, strides, dilation
 
 
 def read_padding(config: Config) -> bool:
     """Tell whether the padding is `same` (else `valid`)."""
-    return config.choice("padding", ("valid", "same"), "valid") == "same"
+    value = config.get("padding", "valid")
+    if not isinstance(value, str) or value.lower() not in ("valid", "same"):
+        raise config.refusal("padding")
+    return value.lower() == "same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +146,7 @@ class ConvTranspose(Window):
                     f"{list(output_padding)} must be below the strides {list(strides)}",
                 )
         if config.integer("groups", 1) != 1:
-            raise config.error("groups", "expected 1: Keras's transposed convolutions have none")
+            raise config.refusal("groups")
         return cls(
             kernel=kernel,
             strides=strides,
@@ -221,7 +208,7 @@ class DepthwiseConv(Window):
     def read(cls, config: Config, rank: int) -> DepthwiseConv:
         kernel, strides, dilation = read_window(config, rank)
         if len(set(strides)) > 1:
-            raise config.error("strides", f"expected equal ones, received {list(strides)}")
+            raise config.refusal("strides")
         return cls(
             kernel=kernel,
             strides=strides,
@@ -260,7 +247,7 @@ class SeparableConv(Window):
     def read(cls, config: Config, rank: int) -> SeparableConv:
         kernel, strides, dilation = read_window(config, rank)
         if len(set(strides)) > 1:
-            raise config.error("strides", f"expected equal ones, received {list(strides)}")
+            raise config.refusal("strides")
         return cls(
             kernel=kernel,
             strides=strides,
@@ -302,7 +289,6 @@ class Dense(LayerSpec):
 
     @classmethod
     def read(cls, config: Config) -> Dense:
-        config.note_ignored(*_IGNORED)
         return cls(
             units=config.integer("units"),
             use_bias=config.boolean("use_bias", True),
