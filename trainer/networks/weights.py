@@ -32,6 +32,7 @@ from trainer.networks.stored import (
     write_legacy_h5,
     write_numbered_h5,
 )
+from trainer.networks.torchscript import is_torchscript, read_torchscript
 
 Log = Callable[[str], None]
 
@@ -73,7 +74,7 @@ class _Candidate:
 def load_weights(
     module: KerasModule, graph: Graph, path: Path, log: Log, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or a `.pt` of torch.
+    """Load weights by name from Keras's files, or a `.pt` of torch or libtorch.
 
     `log` gets a line for each skipped or adapted parameter. Raises WeightsError if the file is
     missing or corrupt, if nothing matches, or (unless `allow_partial`) if fewer than half of
@@ -110,7 +111,7 @@ def stored_mask_resize(path: Path) -> str | None:
     One that was written before there was a choice is EARLIER.
     """
     try:
-        if not path.is_file() or not is_torch(path):
+        if not path.is_file() or not is_torch(path) or is_torchscript(path):
             return None
         # Mapped: the weights are read later, by `load_weights`, which says what is wrong.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -208,6 +209,8 @@ def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
 
 
 def _read_torch(path: Path) -> dict[Any, Any]:
+    if is_torchscript(path):
+        return _read_script(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
@@ -216,6 +219,19 @@ def _read_torch(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds no state_dict")
     return content
+
+
+def _read_script(path: Path) -> dict[Any, Any]:
+    """Read what libtorch saved: its tensors, never its code."""
+    try:
+        return dict(read_torchscript(path))
+    except Exception as error:  # noqa: BLE001  (a pickle raises whatever its bytes lead it to)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(
+            f"{path}: cannot be read as an archive of TorchScript ({reason}); if you trust it, "
+            f"convert it: python -c \"import torch; torch.save(torch.jit.load('{path}', "
+            "map_location='cpu').state_dict(), 'weights.pt')\""
+        ) from None
 
 
 def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:
