@@ -288,9 +288,14 @@ class _Run:
 
     def _new_counts(self) -> SegmentationCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
-        names = coding.names if isinstance(coding, LabelCoding) else self.config.data.class_names
+        num_channels, names = self.facts.output_shape[-1], self.config.data.class_names
+        if isinstance(
+            coding, LabelCoding
+        ):  # a network may have more outputs than there are folders
+            more = range(len(coding.names), num_channels)
+            names = (*coding.names, *(f"output {index}" for index in more))
         return SegmentationCounts(
-            self.facts.output_shape[-1],
+            num_channels,
             names,
             include_background=self.config.metrics.include_background is not False
             or is_classification,

@@ -22,6 +22,7 @@ from trainer.networks.keras_order import list_layers
 from trainer.networks.keras_version import keras_major
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
+from trainer.networks.layers.normalization import BatchNorm
 from trainer.networks.references import Reference
 
 MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")  # of whole models
@@ -110,6 +111,7 @@ class _Builder:
         self.source = source
         self.keras_major = keras_major
         self.notes: list[str] = []
+        self.counted = False
         self.nodes: dict[str, Node] = {}
         self.layers: dict[tuple[str, ...], Layer] = {}
         self.names: set[str] = set()
@@ -209,7 +211,15 @@ class _Builder:
             if config.get("quantization_config") is not None:
                 raise config.refusal("quantization_config")
             self.layers[path] = Layer(path, raw.kind, read(config), trainable)
+            self._note_counting(self.layers[path], config)
         return self.layers[path]
+
+    def _note_counting(self, layer: Layer, config: Config) -> None:
+        """Say once where the reference engine counts gamma and beta that Keras has not."""
+        spec = layer.spec
+        if isinstance(spec, BatchNorm) and not (spec.center and spec.scale) and not self.counted:
+            self.counted = True
+            config.note("parameters are counted as Keras does: without gamma and beta where off")
 
     def _check_arity(self, layer: Layer, inputs: list[str], where: str) -> None:
         if isinstance(layer.spec, Input):

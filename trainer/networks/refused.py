@@ -42,9 +42,9 @@ SETTINGS: dict[str, Refusal] = {
         "expected false: prepare the images instead",
     ),
     "padding": Refusal(
-        "convolutions and pooling",
+        "transposed convolutions and pooling",
         "padding",
-        "anything but valid and same",
+        "anything but valid and same (a convolution takes zeros on both sides too: 1, [1, 2])",
         "expected valid or same, or a ZeroPadding layer before it",
     ),
     "dilation_rate": Refusal(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.errors import WeightsError
 from trainer.networks.stored import READ_ERRORS
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -54,9 +55,20 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Return every tensor by its dotted path, as `state_dict` would name it.
 
     Raises:
-        ValueError, or what zipfile and pickle raise: the archive is damaged, or holds more than
-            tensors, numbers and modules.
+        WeightsError: the archive is damaged, or holds more than tensors, numbers and modules.
     """
+    try:
+        return _read(path)
+    except Exception as error:  # noqa: BLE001  (a pickle raises whatever its bytes lead it to)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(
+            f"{path}: cannot be read as an archive of TorchScript ({reason}); if you trust it, "
+            f"convert it: python -c \"import torch; torch.save(torch.jit.load('{path}', "
+            "map_location='cpu').state_dict(), 'weights.pt')\""
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:

@@ -130,6 +130,7 @@ class _Loader:
         self.own = module.state_dict()
         self.log = log
         self.found: dict[str, Tensor] = {}
+        self.misshapen: set[str] = set()
         self.num_skipped = 0
         names = module.module_names
         self.first = tuple(f"{names[name]}." for name in first_layers(graph))
@@ -139,7 +140,7 @@ class _Loader:
     def take(self, candidate: _Candidate) -> None:
         key, value = candidate.key, candidate.value
         if key is None or key not in self.own:
-            self._skip(candidate, key or candidate.guess, "not found in model")
+            self._skip(candidate, key or candidate.guess, "the network has no such parameter")
             return
         wanted = self.own[key].shape
         if value.shape != wanted and key.startswith(self.first):
@@ -152,6 +153,7 @@ class _Loader:
                 value = adapted
         if value.shape != wanted:
             reason = f"shape {tuple(value.shape)} in the file, {tuple(wanted)} in the model"
+            self.misshapen.add(key)
             self._skip(candidate, key, reason)
             return
         self.found[key] = value
@@ -176,6 +178,10 @@ class _Loader:
         with torch.no_grad():
             for key, tensor in self.found.items():
                 self.own[key].copy_(tensor)  # state_dict's tensors share the module's memory
+        # The contract's line: a parameter of the network that the model in the file lacks.
+        for key in self.own:
+            if key not in self.found and key not in self.misshapen:
+                self.log(f"Skipping parameter {key}: not found in model")
         report = LoadReport(len(self.found), self.num_skipped, len(self.own) - len(self.found))
         self.log(
             f"Loaded {report.num_loaded} parameters from {path} ({report.num_skipped} skipped, "
@@ -210,7 +216,7 @@ def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
 
 def _read_torch(path: Path) -> dict[Any, Any]:
     if is_torchscript(path):
-        return _read_script(path)
+        return dict(read_torchscript(path))
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
@@ -219,19 +225,6 @@ def _read_torch(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds no state_dict")
     return content
-
-
-def _read_script(path: Path) -> dict[Any, Any]:
-    """Read what libtorch saved: its tensors, never its code."""
-    try:
-        return dict(read_torchscript(path))
-    except Exception as error:  # noqa: BLE001  (a pickle raises whatever its bytes lead it to)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(
-            f"{path}: cannot be read as an archive of TorchScript ({reason}); if you trust it, "
-            f"convert it: python -c \"import torch; torch.save(torch.jit.load('{path}', "
-            "map_location='cpu').state_dict(), 'weights.pt')\""
-        ) from None
 
 
 def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:

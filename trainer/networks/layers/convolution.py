@@ -43,6 +43,7 @@ class Window(LayerSpec):
     strides: tuple[int, ...]
     dilation: tuple[int, ...]
     same: bool
+    pads: tuple[int, ...] = ()  # zeros on both sides of each axis, in the place of `same`
 
     @property
     def rank(self) -> int:
@@ -54,6 +55,9 @@ class Window(LayerSpec):
 
     def spatial_shape(self, shape: Shape) -> Shape:
         expect_rank(shape, self.rank)
+        if self.pads:
+            margins = (n + 2 * pad for n, pad in zip(shape, self.pads, strict=False))
+            shape = (*margins, shape[-1])
         bounded(tuple(n + self.reach(axis) - 1 for axis, n in enumerate(shape[:-1])), shape)
         sizes = zip(shape, self.kernel, self.strides, self.dilation, strict=False)
         return positive(tuple(output_length(*size, self.same) for size in sizes), shape)
@@ -78,6 +82,13 @@ def read_padding(config: Config) -> bool:
     return value.lower() == "same"
 
 
+def read_pads(config: Config, rank: int) -> tuple[int, ...]:
+    """Return zeros on both sides of each axis: a number, or one for each, beside Keras's words."""
+    if isinstance(config.get("padding", "valid"), str):
+        return ()
+    return config.integers("padding", rank, minimum=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conv(Window):
     """Conv2D, Conv3D: kernel (k…, in / groups, out) in Keras, (out, in / groups, k…) in torch."""
@@ -99,7 +110,8 @@ class Conv(Window):
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             filters=filters,
             groups=groups,
             use_bias=config.boolean("use_bias", True),
@@ -213,7 +225,8 @@ class DepthwiseConv(Window):
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             multiplier=config.integer("depth_multiplier", 1),
             use_bias=config.boolean("use_bias", True),
             kernel_init=config.initializer("depthwise_initializer", GLOROT_UNIFORM),
@@ -252,7 +265,8 @@ class SeparableConv(Window):
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             filters=config.integer("filters"),
             multiplier=config.integer("depth_multiplier", 1),
             use_bias=config.boolean("use_bias", True),

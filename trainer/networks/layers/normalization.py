@@ -110,6 +110,8 @@ class GroupNorm(Affine):
     def read(cls, config: Config, instance: bool) -> GroupNorm:
         if instance and "axis" in config.values and config.values["axis"] is None:
             raise config.refusal("axis_null")
+        # The reference engine's key for what Keras calls center and scale.
+        affine = config.boolean("affine", True) if instance else True
         groups = -1
         if not instance and config.get("groups", 32) != -1:
             groups = config.integer("groups", 32)
@@ -117,8 +119,8 @@ class GroupNorm(Affine):
             axis=read_axis(config),
             groups=groups,
             epsilon=config.number("epsilon", 1e-3, 0.0, 1e3),
-            center=config.boolean("center", True),
-            scale=config.boolean("scale", True),
+            center=affine and config.boolean("center", True),
+            scale=affine and config.boolean("scale", True),
             gamma_init=config.initializer("gamma_initializer", ONES),
             beta_init=config.initializer("beta_initializer", ZEROS),
         )
