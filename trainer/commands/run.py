@@ -263,13 +263,16 @@ class _Run:
         if test is None:
             return None
         num_channels = self.facts.output_shape[-1]
+        has_targets = test.targets_NHW is not None
         num_epochs = config.num_epochs if config.is_training else 1
         return Evaluator(
             batches=self._batches(test, config.data.test_batch_size),
             world=self.world,
             activation=self.activation,
-            loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
-            new_counts=self._new_counts if test.targets_NHW is not None else None,
+            loss=build_loss(config.loss, self.activation, num_channels)
+            if config.loss and has_targets
+            else None,
+            new_counts=self._new_counts if has_targets else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
             free_memory=free_memory,
             own_size=self._own_size(test),
@@ -283,9 +286,14 @@ class _Run:
 
     def _new_counts(self) -> SegmentationCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
-        names = coding.names if isinstance(coding, LabelCoding) else self.config.data.class_names
+        num_channels, names = self.facts.output_shape[-1], self.config.data.class_names
+        if isinstance(
+            coding, LabelCoding
+        ):  # a network may have more outputs than there are folders
+            more = range(len(coding.names), num_channels)
+            names = (*coding.names, *(f"output {index}" for index in more))
         return SegmentationCounts(
-            self.facts.output_shape[-1],
+            num_channels,
             names,
             include_background=self.config.metrics.include_background is not False
             or is_classification,

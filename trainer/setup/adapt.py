@@ -85,8 +85,13 @@ def with_numeric_weights(
     part = data.train or data.test
     if config.loss is None or part is None or part.targets_NHW is None or data.coding is None:
         return config
-    if data.coding.kind == "continuous" or config.loss.weight_power is None:
+    if config.loss.weight_power is None:
         return config
+    if data.coding.kind == "continuous":
+        raise ConfigError(
+            f"loss.weight: {config.loss.weight} counts classes, and the masks hold "
+            f"{data.coding.describe()}; leave it out, or make classes of them by data.mask_values"
+        )
     counts = np.zeros(num_classes, dtype=np.int64)
     for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel
         mask = mask[mask < num_classes]  # without what is padded
