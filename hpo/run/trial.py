@@ -45,6 +45,7 @@ from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
 from trainer.keypath import get_path, set_path
 
+SECONDS_BETWEEN_LINES = 2.0  # of a worker's log, which nobody reads while trials run
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
 _NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it
@@ -155,7 +156,8 @@ class TrialRunner:
             raise FolderGoneError(self.spec.folders.study)
         try:
             config = self._config(number, job.chosen)
-            written = without_extensions(config, known=self.launcher.capabilities())
+            thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
+            written = without_extensions(thinned, known=self.launcher.capabilities())
             folder = prepare_attempt(
                 self.spec.folders, number, lease.attempt, written, resume=resume
             )

@@ -77,6 +77,7 @@ FULL = {
     "cuda_graph": False,
     "metrics": {"include_background": True, "hd95": True, "at_size": "network"},
     "relative_to": "config",
+    "log_interval_s": 2.0,
     "seed": 7,
     "precision": "bf16",
     "device": "cpu",

@@ -151,7 +151,8 @@ def test_training_and_evaluation_see_whole_images(worker: Worker, large: Path) -
         data__test_output_path="predicted",
     ).succeeded()
     num_images = len(list((large / "train/inputs").iterdir()))
-    assert f"crops of {num_images} images (total / per process) : {4 * num_images} /" in result.out
+    assert f"Num images  (total)      : {4 * num_images}\n" in result.out
+    assert f"Crops of so many images  : {num_images}\n" in result.out
     assert result.accuracies[-1] > 0.9
     with h5py.File(result.folder / "predicted/output_1.h5") as file:
         assert {file[name].shape for name in file} == {(1, 96, 96)}

@@ -45,7 +45,7 @@ from trainer.output.log_lines import (
     log_eval_batch,
     log_evaluation,
     log_network,
-    log_train_batch,
+    log_train_batches,
     log_training,
 )
 from trainer.output.resume import State, Training, read_state, restore
@@ -82,6 +82,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     device = world.connect(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
+    log(f"RocketML : {world.size} MPI process{'es' if world.size > 1 else ''}")
     log_device(log, device, precision, config.seed, world)
     resolve = Resolve(config_dir, config_first=config.relative_to == "config")
     config = with_scoring_rules(config, resolve, log)
@@ -90,12 +91,15 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     images = data.train or data.test
     assert images is not None  # the config has one of the two
     graph = load_graph(config, resolve, images.input_shape, data.coding)
+    for part in filter(None, (data.train, data.test)):
+        for shape in part.input_shapes:
+            check_network(graph, shape)
     facts = check_network(graph, images.input_shape)
     activation = resolve_activation(config, facts)
     if data.coding is not None:
         check_fit(facts, data.coding, config, images.input_shape[:-1])
     network = build_module(graph, images.input_shape)
-    log_network(log, facts, activation)
+    log_network(log, graph, facts, network, activation)
     for note in graph.notes:
         log(f"note: {note}")
     if config.debug and world.is_first:
@@ -109,6 +113,8 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     data = with_range(config, data, stored)
     config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.place(device, _memory_format(config, len(images.input_shape) - 1))
+    if config.is_training:
+        log_training(log, config)
     log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
@@ -188,7 +194,6 @@ class _Run:
         learning_rate = LearningRate(
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
-        log_training(self.log, config)
         training = Training(
             network=self.network,
             optimizer=optimizer,
@@ -220,7 +225,8 @@ class _Run:
             world=self.world,
             seed=config.seed,
             started=self.started,
-            log_batch=partial(log_train_batch, self.log, config.num_epochs),
+            log_batches=partial(log_train_batches, self.log, config.num_epochs),
+            log_interval_s=config.log_interval_s,
         )
         EpochLoop(
             config=config,
@@ -273,6 +279,7 @@ class _Run:
             loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
             new_counts=self._new_counts if test.targets_NHW is not None else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
+            log_interval_s=config.log_interval_s,
             free_memory=free_memory,
             own_size=self._own_size(test),
             at_size=config.metrics.at_size,

@@ -108,6 +108,7 @@ def _full_or_two_numbers(value: Any) -> Any:
 
 
 INPUTS = ("images", "numpy", "hdf5")
+Tag = Annotated[str | None, Field(min_length=1, pattern=r"^[^/]+$")]
 
 
 class Data(Section):
@@ -125,6 +126,9 @@ class Data(Section):
     test_input_path: str | None = None
     test_target_path: str | None = None
     test_output_path: str | None = None
+    training_tag: Tag = None
+    testing_tag: Tag = None
+    test_tag: Tag = None  # the same; the reference engine's smoke run spells it so
     batch_size: PositiveInt = 64
     test_batch_size: PositiveInt = 64
     preload: bool = False
@@ -201,7 +205,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _slicers_fit(self) -> Self:
         names = [entry.name for entry in self.slicers if entry.name is not None]
-        shapes = {entry.sample_shape for entry in self.slicers}
+        ranks = {len(entry.sample_shape) for entry in self.slicers}
         problem = None
         if self.slicers and (self.inputs == "images" or self.has_labels):
             problem = "slicers are for inputs and targets of type numpy or hdf5"
@@ -209,8 +213,11 @@ class Data(Section):
             problem = "tiles are for images with masks; for numpy and hdf5 there are slicers"
         elif len(set(names)) < len(names):
             problem = "slicers: expected distinct names"
-        elif len(shapes) > 1:
-            problem = "slicers give slices of different shapes; make them equal by padded_sizes"
+        elif len(ranks) > 1:
+            problem = (
+                "slicers give slices of different numbers of dimensions to one network; make them "
+                "equal by sizes of 1, which flatten an axis"
+            )
         elif self.hdf5_outfile is not None and not self.slicers:
             problem = "hdf5_outfile needs slicers: it is put together from slices"
         elif self.hdf5_outfile is not None and self.test_input_path is None:
@@ -218,6 +225,32 @@ class Data(Section):
         if problem is not None:
             raise PydanticCustomError("slicers", "{problem}", {"problem": problem})
         return self
+
+    @model_validator(mode="after")
+    def _tags_fit(self) -> Self:
+        tags = ("training_tag", "testing_tag", "test_tag")
+        given = [name for name in tags if getattr(self, name) is not None]
+        if given and not (self.has_labels and self.inputs == "images"):
+            raise PydanticCustomError(
+                "tags",
+                "{name} is for images with target_type labels: it names the folder underneath "
+                "which the classes' folders are",
+                {"name": given[0]},
+            )
+        if None not in (self.testing_tag, self.test_tag) and self.testing_tag != self.test_tag:
+            raise PydanticCustomError(
+                "tags", "testing_tag and test_tag mean the same; expected one of them"
+            )
+        return self
+
+    @property
+    def tags(self) -> dict[str, tuple[str, str]]:
+        """The folder underneath which the classes' folders are, of each part: key and name."""
+        found = {
+            "train": ("training_tag", self.training_tag),
+            "test": ("testing_tag", self.testing_tag or self.test_tag),
+        }
+        return {part: (f"data.{key}", tag) for part, (key, tag) in found.items() if tag}
 
     @property
     def inputs(self) -> str:

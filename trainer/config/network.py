@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainer.config.base import PositiveInt, Section, named
+from trainer.config.base import NonNegativeFloat, PositiveInt, Section, named
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.messages import unknown_key_error, unknown_name_error
@@ -95,6 +95,8 @@ class NeuralNetwork(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # On a GPU, capture each training step as one CUDA graph where that is possible.
     cuda_graph: bool = True
+    # A log line for the last batch in so many seconds only; 0: a line for each batch.
+    log_interval_s: NonNegativeFloat = 0.0
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
 
@@ -134,6 +136,7 @@ EXTENSIONS = (
     "precision",
     "device",
     "cuda_graph",
+    "log_interval_s",
     "relative_to",
     "metrics",
     "metrics.at_size",

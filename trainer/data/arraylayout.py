@@ -41,7 +41,9 @@ class ArrayLayout:
         rank, channels = len(wanted) - 1, wanted[-1]
         shape = _shape_of(sample)
         axis: int | None = None
-        if len(shape) == rank + 1 and sample.slice is None:
+        if sample.slice is not None and len(shape) == rank + 1:
+            axis = 0
+        elif len(shape) == rank + 1:
             fits_last, fits_first = shape[-1] == channels, shape[0] == channels
             if channels_first is None and fits_last and fits_first:
                 raise DataError(
@@ -59,12 +61,19 @@ class ArrayLayout:
         size_HW = final_size(steps.reading)
         return cls((*(size_HW or spatial), found), axis, size_HW is not None)
 
+    def size_of(self, sample: Sample) -> Shape:
+        """Return the size in which the network gets a sample, without channels."""
+        return self.row_shape[:-1] if self.is_sized else self.split(_shape_of(sample))[0]
+
     def check(self, sample: Sample) -> None:
-        """Refuse a sample of another shape than the first one."""
+        """Refuse a sample of another shape than the first one; slices may differ in size."""
         shape = _shape_of(sample)
         spatial, channels = self.split(shape)
-        if channels != self.row_shape[-1] or (
-            not self.is_sized and spatial != self.row_shape[:-1]
+        is_free = self.is_sized or sample.slice is not None
+        if (
+            channels != self.row_shape[-1]
+            or len(spatial) != len(self.row_shape) - 1
+            or (not is_free and spatial != self.row_shape[:-1])
         ):
             raise DataError(
                 f"{sample.input}: its shape {shape} gives samples of {(*spatial, channels)}, "
@@ -73,8 +82,8 @@ class ArrayLayout:
         if sample.target is None:
             return
         if sample.slice is not None:
-            expected = sample.input.shape
-            fits = sample.target.shape == expected
+            expected = sample.slice.length
+            fits = sample.target.shape in (expected, (1, *expected))
         else:
             expected, shape = spatial, sample.target.shape
             fits = shape in (expected, (*expected, 1), (1, *expected))
@@ -102,7 +111,7 @@ class ArrayLayout:
 
 
 def _shape_of(sample: Sample) -> Shape:
-    shape = sample.input.shape if sample.slice is None else sample.slice.slicer.sample_shape
+    shape = sample.input.shape if sample.slice is None else sample.slice.shape
     if np.prod(shape, dtype=object) > MAX_VALUES:
         raise DataError(f"{sample.input}: {shape} are too many values for one sample")
     return shape

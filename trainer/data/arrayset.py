@@ -63,6 +63,7 @@ class ArrayPart:
     samples: tuple[Sample, ...]
     inputs: LazyRows
     targets: LazyRows | None
+    sizes: tuple[tuple[int, ...], ...] = ()
 
 
 def load_parts(
@@ -99,10 +100,12 @@ def load_parts(
         reader = _Reader(tuple(samples), files, layout, steps, coding, fill, id_dtype)
         spatial = layout.row_shape[:-1]
         has_targets = samples[0].target is not None
+        sizes = tuple(map(layout.size_of, samples))
         loaded[name] = ArrayPart(
             tuple(samples),
             LazyRows(len(samples), layout.row_shape, np.float32, reader.input),
             LazyRows(len(samples), spatial, target_dtype, reader.target) if has_targets else None,
+            sizes if len(set(sizes)) > 1 else (),
         )
     return loaded, coding
 
@@ -198,8 +201,8 @@ class _Reader:
             # Before padding: a padded value is no class.
             encode = self.coding.encode
         values = self._read(sample.target, sample.slice, self.fill, encode)
-        if sample.slice is None:
-            values = values.reshape(self.layout.split(sample.input.shape)[0])
+        spatial = self.layout.split(sample.shape)[0]
+        values = values.reshape(spatial)
         if encode is None:
             values = np.asarray(values, np.float32)
             _refuse_not_finite(values, sample.target, sample.name)
@@ -226,7 +229,9 @@ class _Reader:
                 return values
             return encode(values.astype(np.int64)).astype(self.id_dtype)
 
-        return read(source, None) if box is None else box.cut(read, fill)
+        if box is None:
+            return read(source, None)
+        return box.cut(read, fill, has_channels=len(source.shape) > len(box.start))
 
 
 def _refuse_not_finite(values: Array, source: Source, name: str) -> None:

@@ -6,7 +6,7 @@ batch size, any order of samples and any number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from trainer.data.transforms import Steps, draw_flips
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
+SizesHW = Sequence[int] | npt.NDArray[np.int64]  # height and width: numbers, or arrays of (N,)
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Augmentation:
 
 
 def draw_augmentation(
-    steps: Steps, *, num_samples: int, size_HW: tuple[int, int], seed: int, epoch: int
+    steps: Steps, *, num_samples: int, size_HW: SizesHW, seed: int, epoch: int
 ) -> Augmentation:
-    """Draw for every sample of the set, by its place in it."""
+    """Draw for every sample of the set, by its place in it; `size_HW` of all, or of each."""
     flips = draw_flips(steps, num_samples=num_samples, seed=seed, epoch=epoch)
     warps = tones = None
     if steps.warps:
@@ -67,7 +68,7 @@ def _matrices(num_samples: int) -> Floats:
     return np.tile(np.eye(3), (num_samples, 1, 1))
 
 
-def _jitter_crop(rng: Rng, num_samples: int, most: float, size_HW: tuple[int, int]) -> Floats:
+def _jitter_crop(rng: Rng, num_samples: int, most: float, size_HW: SizesHW) -> Floats:
     """Cut off up to `most` of height and of width, wherever, and scale the rest up."""
     cut = rng.uniform(0, most, (num_samples, 2))
     place = rng.uniform(-1, 1, (num_samples, 2))
@@ -78,14 +79,14 @@ def _jitter_crop(rng: Rng, num_samples: int, most: float, size_HW: tuple[int, in
     return warp
 
 
-def _random_zoom(rng: Rng, num_samples: int, most: float, size_HW: tuple[int, int]) -> Floats:
+def _random_zoom(rng: Rng, num_samples: int, most: float, size_HW: SizesHW) -> Floats:
     """Cut off up to `most`, the same share of height and width, around the middle."""
     warp = _matrices(num_samples)
     warp[:, 0, 0] = warp[:, 1, 1] = 1 - rng.uniform(0, most, num_samples)
     return warp
 
 
-def _random_rotate(rng: Rng, num_samples: int, most: float, size_HW: tuple[int, int]) -> Floats:
+def _random_rotate(rng: Rng, num_samples: int, most: float, size_HW: SizesHW) -> Floats:
     """Rotate about the middle by up to `most` degrees to either side, as OpenCV counts them."""
     angle = np.deg2rad(rng.uniform(-most, most, num_samples))
     height, width = size_HW
@@ -97,14 +98,14 @@ def _random_rotate(rng: Rng, num_samples: int, most: float, size_HW: tuple[int, 
     return warp
 
 
-def _random_affine(rng: Rng, num_samples: int, sigma: float, size_HW: tuple[int, int]) -> Floats:
+def _random_affine(rng: Rng, num_samples: int, sigma: float, size_HW: SizesHW) -> Floats:
     """Add normal noise to each of the six numbers of the identity."""
     warp = _matrices(num_samples)
     warp[:, :2] += sigma * rng.standard_normal((num_samples, 2, 3))
     return warp
 
 
-_WARPS: dict[str, Callable[[Rng, int, float, tuple[int, int]], Floats]] = {
+_WARPS: dict[str, Callable[[Rng, int, float, SizesHW], Floats]] = {
     "jitter_crop": _jitter_crop,
     "random_zoom": _random_zoom,
     "random_rotate": _random_rotate,

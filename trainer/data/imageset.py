@@ -35,6 +35,8 @@ class ImageSet:
         intensity_range: the stored values that become 0 and 1; None for the full scale.
         slices: where the samples are in the arrays that they were cut from, if they were.
         pairs: the files of images with masks.
+        sizes: of each input, without channels, where they differ; only those of one size are
+            taken together.
     """
 
     names: tuple[str, ...]
@@ -46,6 +48,7 @@ class ImageSet:
     intensity_range: IntensityRange | None = None
     slices: tuple[Slice, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +66,13 @@ class ImageSet:
         """(H, W, C) or (D, H, W, C) of what the network is given: of each input, or of a tile."""
         shape = tuple(self.inputs_NHWC.shape[1:])
         return shape if self.tiles is None else (*self.tiles.size, shape[-1])
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Each shape of which there are inputs, once."""
+        if not self.sizes:
+            return [self.input_shape]
+        return [(*size, self.input_shape[-1]) for size in dict.fromkeys(self.sizes)]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from trainer.evaluation.tiles import blend_tiles
 from trainer.loading.batches import Batch, Batches
 from trainer.losses import LossFunction
 from trainer.metrics.records import Evaluation
-from trainer.metrics.scores import Scores, SegmentationCounts, predict_classes
+from trainer.metrics.scores import SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
 from trainer.networks.spec import Activation
 from trainer.stopping import stop_if_requested
 
-SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BETWEEN_BLOCKS = 0.5  # of lines of the log: to write them is to wait for the device
 
 
 @dataclass
@@ -42,12 +42,30 @@ class _Tally:
     loss_sum: Tensor | float = 0.0
     num_seen: int = 0
     has_loss: bool = False
+    ended: list[tuple[int, int, Tensor | float]] = field(default_factory=list)
 
     def see(self, num_samples: int, loss: Tensor | None) -> None:
         self.num_seen += num_samples
         if loss is not None:
             self.loss_sum = self.loss_sum + loss.double() * num_samples
             self.has_loss = True
+
+    def end_batch(self, number: int) -> None:
+        """Remember what has been found up to here, for the batch's line in the log."""
+        self.ended.append((number, self.num_seen, self.loss_sum))
+        if self.counts is not None:
+            self.counts.end_batch()
+
+    def running(self) -> list[tuple[int, float | None, float | None]]:
+        """Return number, loss and accuracy so far of batches that ended since the last call."""
+        losses = [float(loss) / num_seen for _, num_seen, loss in self.ended]
+        accuracies = self.counts.running_accuracies() if self.counts else [None] * len(losses)
+        found = [
+            (number, loss if self.has_loss else None, accuracy)
+            for (number, _, _), loss, accuracy in zip(self.ended, losses, accuracies, strict=True)
+        ]
+        self.ended.clear()
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         """Return what processes send each other: numbers."""
@@ -86,7 +104,9 @@ class Evaluator:
     activation: Activation
     loss: LossFunction | None
     new_counts: Callable[[], SegmentationCounts] | None
-    log_batch: Callable[[int, int, int, float | None, Scores | None], None]
+    log_batch: Callable[[int, int, int, float | None, float | None], None]
+    # Only the last batch in so many seconds is logged; 0: all, in blocks.
+    log_interval_s: float = 0.0
     # asked for memory that the training holds, where the evaluation has too little
     free_memory: Callable[[], bool] = nothing_to_free
     # Compares at the images' own size, in place of the network's, or beside it.
@@ -110,7 +130,8 @@ class Evaluator:
     ) -> Evaluation:
         network.eval()
         tally = self._new_tally()
-        num_batches, last_line = self.batches.num_in_order, time.monotonic()
+        num_batches, last_lines = self.batches.num_in_order, time.monotonic()
+        pause_s = self.log_interval_s or SECONDS_BETWEEN_BLOCKS
         opened: contextlib.AbstractContextManager[Write | None] = contextlib.nullcontext()
         if destination and self.world.is_first:
             opened = destination.open(self.batches.images.slices)
@@ -123,14 +144,19 @@ class Evaluator:
                     for names, values in parts:
                         assert write is not None  # only the first process is given parts
                         write(names, values)
-                if number < num_batches and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                    last_line = time.monotonic()
-                    self._log(epoch, number, tally.result())
+                if not self.world.is_first or number == num_batches:
+                    continue  # the last line is about all processes
+                tally.end_batch(number)
+                if time.monotonic() - last_lines > pause_s:
+                    last_lines = time.monotonic()
+                    self._log_batches(epoch, tally)
+            self._log_batches(epoch, tally)
         first, *others = self.world.gather(tally)
         for other in others:
             first.add(other)
         evaluation = replace(first.result(), at_size=self.at_size)
-        self._log(epoch, num_batches, evaluation)
+        accuracy = None if evaluation.scores is None else evaluation.scores.accuracy
+        self.log_batch(epoch, num_batches, num_batches, evaluation.loss, accuracy)
         return evaluation
 
     def _new_tally(self) -> _Tally:
@@ -159,9 +185,9 @@ class Evaluator:
 
     def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
         images = self.batches.images
-        size_HW = images.input_shape[:-1]
         if images.tiles is None:
-            return forward_logits(network, inputs_NCHW, size_HW)
+            return forward_logits(network, inputs_NCHW, tuple(inputs_NCHW.shape[2:]))
+        size_HW = images.tiles.size
         return blend_tiles(
             lambda tiles_NCHW: forward_logits(network, tiles_NCHW, size_HW),
             inputs_NCHW,
@@ -185,7 +211,7 @@ class Evaluator:
             values = [entry.restore(v) for entry, v in zip(chosen, values, strict=True)]
         return self._names(batch), values
 
-    def _log(self, epoch: int, number: int, evaluation: Evaluation) -> None:
-        self.log_batch(
-            epoch, number, self.batches.num_in_order, evaluation.loss, evaluation.scores
-        )
+    def _log_batches(self, epoch: int, tally: _Tally) -> None:
+        lines = tally.running()
+        for number, loss, accuracy in lines[-1:] if self.log_interval_s else lines:
+            self.log_batch(epoch, number, self.batches.num_in_order, loss, accuracy)

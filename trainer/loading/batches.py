@@ -100,7 +100,10 @@ class Batches:
         rank = len(images.input_shape) - 1
         self._normalize = _constants(images.steps.normalize, rank, device)
         self._normalize_target = _constants(images.target_steps.normalize, rank, device)
-        if device.type == "cuda":
+        self._sizes = (
+            np.unique(images.sizes, axis=0, return_inverse=True)[1] if images.sizes else None
+        )
+        if device.type == "cuda" and self._sizes is None:
             free_bytes, _ = torch.cuda.mem_get_info(device)
             if self._inputs.nbytes < DEVICE_SHARE * free_bytes:
                 self.move_to_device()
@@ -113,7 +116,8 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of training batches of an epoch."""
-        return -(-self.num_samples // self.batch_size)
+        counts = [self.num_samples] if self._sizes is None else np.bincount(self._sizes).tolist()
+        return sum(-(-count // self.batch_size) for count in counts)
 
     @property
     def num_samples(self) -> int:
@@ -122,8 +126,8 @@ class Batches:
 
     @property
     def num_in_order(self) -> int:
-        """Number of evaluation batches of each process; the first one has the longest part."""
-        return -(-len(self._blocks[0]) // self._images_at_once)
+        """Number of evaluation batches of each process; some may have none at the last."""
+        return max(len(self._runs(block)) for block in self._blocks)
 
     def in_order(self) -> Iterator[Batch | None]:
         """Give the samples as they are stored, unchanged, for evaluation.
@@ -131,7 +135,7 @@ class Batches:
         Each process has a block of the set, so that what all find follows in the set's order. All
         give the same number of batches: None where a process has no sample left.
         """
-        mine = _split(self._blocks[self._world.rank], self._images_at_once)
+        mine = iter(self._runs(self._blocks[self._world.rank]))
         for _ in range(self.num_in_order):
             indices = next(mine, None)
             yield None if indices is None else self._evaluated(indices)
@@ -148,10 +152,11 @@ class Batches:
         # every process must have gradients to add.
         parts = [part if len(part) else samples[:1] for samples, part in batches]
         mine = np.concatenate(parts)
+        height, width = self.images.input_shape[:2]
         drawn = draw_augmentation(
             self.images.steps,
             num_samples=self.num_samples,
-            size_HW=(self.images.input_shape[0], self.images.input_shape[1]),
+            size_HW=np.array(self.images.sizes or [(height, width)])[:, :2].T,
             seed=seed,
             epoch=epoch,
         )
@@ -187,8 +192,28 @@ class Batches:
         targets = None if self._targets is None else self._targets.between(start, stop)
         return self._finished(indices, self._scaled(self._inputs.between(start, stop)), targets)
 
-    def _split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        return _split(order, self.batch_size)
+    def _split(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split an epoch's order into batches, each of samples of one size."""
+        if self._sizes is None:
+            return list(_split(order, self.batch_size))
+        waiting: dict[int, list[int]] = {}
+        batches = []
+        for sample in order.tolist():
+            batch = waiting.setdefault(int(self._sizes[sample]), [])
+            batch.append(sample)
+            if len(batch) == self.batch_size:
+                batches.append(batch.copy())
+                batch.clear()
+        batches += filter(None, waiting.values())
+        return [np.array(batch, np.int64) for batch in batches]
+
+    def _runs(self, block: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split samples that follow each other into batches of one size, in their order."""
+        if self._sizes is None or not len(block):
+            return list(_split(block, self._images_at_once))
+        changes = np.flatnonzero(np.diff(self._sizes[block])) + 1
+        runs = np.split(block, changes)
+        return [batch for run in runs for batch in _split(run, self._images_at_once)]
 
     def _places(self, samples: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
         """Say where samples are, see `RowSource`: each crop begins anywhere that it fits into."""

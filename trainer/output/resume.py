@@ -33,6 +33,7 @@ _FREE = {
     "device": True,
     "cuda_graph": True,
     "debug": True,
+    "log_interval_s": True,
     "outfile": True,
 }
 
