@@ -41,6 +41,7 @@ from hpo.plan.inputs import (
 )
 from hpo.plan.options import DataOptions, Options, SearchOptions
 from hpo.plan.scoring import AT_SIZE, settle_score
+from hpo.plan.scoring_keys import ROTATE_DIRECTION, rotates
 from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.plan.spec import StudySpec, WorkFolders
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
@@ -326,6 +327,8 @@ class _Planner:
         for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
             if get_path(base, key) is None:
                 set_path(base, key, value)
+        if rotates(base) and get_path(base, ROTATE_DIRECTION) is None:
+            set_path(base, ROTATE_DIRECTION, "clockwise")  # part of what drivers agree on
         for key, known in SPELLED.items():
             value = get_path(base, key)
             if isinstance(value, str):

@@ -15,7 +15,7 @@ from hpo.dataset.datafolder import find_data
 from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_images
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, Mount
-from hpo.plan.scoring_keys import SCORE_KEYS
+from hpo.plan.scoring_keys import ROTATE_DIRECTION, SCORE_KEYS, rotates
 from hpo.results.provenance import config_hash
 from trainer import rundir
 from trainer.keypath import get_path, set_path
@@ -95,14 +95,16 @@ def check_images(provenance: Mapping[str, Any], images: Path, folder: Path) -> N
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
-def _unsaid_rules(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unsaid_rules(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what was meant by keys that are not in a trial's config.
 
     It is repeated by the rules that it ran with: those of an earlier release, or since then those
     of an engine that does not know the keys, and so did not get them.
     """
     is_earlier = len(str(provenance["data"]["hash"])) < HASH_LENGTH
-    return EARLIER_RULES if is_earlier else SCORE_KEYS
+    rules = EARLIER_RULES if is_earlier else SCORE_KEYS
+    # Since there are two directions, every config that turns images says which.
+    return {**rules, ROTATE_DIRECTION: "counterclockwise" if rotates(config) else None}
 
 
 def placed_config(
@@ -113,7 +115,7 @@ def placed_config(
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
     placed: dict[str, Any] = json.loads(json.dumps(config))
-    for key, rule in _unsaid_rules(provenance).items():
+    for key, rule in _unsaid_rules(config, provenance).items():
         if rule is not None and get_path(placed, key) is None:
             set_path(placed, key, rule)
     images, inputs = mounts

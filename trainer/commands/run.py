@@ -15,6 +15,7 @@ from trainer.compute.memory import BatchFitter, nothing_to_free
 from trainer.compute.parallel import ALONE, World
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import Resolve, load_data
+from trainer.data.geometry import final_size
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
@@ -26,6 +27,7 @@ from trainer.loading.augment import channels_last
 from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
+from trainer.metrics.regression import RegressionCounts
 from trainer.metrics.scores import SegmentationCounts
 from trainer.networks import (
     NetworkFacts,
@@ -57,7 +59,7 @@ from trainer.setup.adapt import (
     with_range,
     with_scoring_rules,
 )
-from trainer.setup.fit import check_fit, resolve_activation
+from trainer.setup.fit import check_fit, is_regression, resolve_activation
 from trainer.training.capture import captured, recorder_on
 from trainer.training.epoch import Trainer
 from trainer.training.loop import EpochLoop
@@ -84,7 +86,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     torch.manual_seed(config.seed)
     log(f"RocketML : {world.size} MPI process{'es' if world.size > 1 else ''}")
     log_device(log, device, precision, config.seed, world)
-    resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    resolve = Resolve.of(config, config_dir)
     config = with_scoring_rules(config, resolve, log)
     data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
     config = with_ignored_padding(config, data)
@@ -97,7 +99,7 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     facts = check_network(graph, images.input_shape)
     activation = resolve_activation(config, facts)
     if data.coding is not None:
-        check_fit(facts, data.coding, config, images.input_shape[:-1])
+        check_fit(facts, data.coding, config, images.input_shape[:-1], images.target_size)
     network = build_module(graph, images.input_shape)
     log_network(log, graph, facts, network, activation)
     for note in graph.notes:
@@ -158,7 +160,8 @@ class _Run:
         if len(set(self.world.gather(num_done))) > 1:
             raise ConfigError("checkpoints.save: not the same folder for all processes")
         outfile = self.config.outfile if self.world.is_first else None
-        with OutputFiles.open(outfile, keep_epochs=num_done) as files:
+        trains = self.config.is_training
+        with OutputFiles.open(outfile, keep_epochs=num_done, trains=trains) as files:
             if self.config.is_training:
                 self._as_before(state)._train(files, state)
             else:
@@ -283,15 +286,27 @@ class _Run:
             free_memory=free_memory,
             own_size=self._own_size(test),
             at_size=config.metrics.at_size,
+            output_size=self._output_size(test),
         )
+
+    def _output_size(self, test: ImageSet) -> tuple[int, ...] | None:
+        """Return the size of outputs where no targets tell it and inputs are no guide."""
+        size = self.facts.output_shape[:-1]
+        wanted = final_size(test.target_steps.reading) if self.config.data.sizes_differ else None
+        is_larger = any(
+            ours > theirs for ours, theirs in zip(size, test.input_shape, strict=False)
+        )
+        return size if wanted == size or is_larger else None
 
     def _own_size(self, test: ImageSet) -> OwnSize | None:
         if self.config.metrics.at_size == "network" or test.targets_NHW is None:
             return None
         return OwnSize(test, self.data.coding)
 
-    def _new_counts(self) -> SegmentationCounts:
+    def _new_counts(self) -> SegmentationCounts | RegressionCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
+        if coding is not None and is_regression(self.config, coding, self.activation):
+            return RegressionCounts()
         names = coding.names if isinstance(coding, LabelCoding) else self.config.data.class_names
         return SegmentationCounts(
             self.facts.output_shape[-1],

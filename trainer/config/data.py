@@ -60,7 +60,8 @@ def _square(value: Any) -> Any:
 
 
 class RandomPatches(Section):
-    """Train on `number` patches of `size` from anywhere in each image: [H, W], or one side."""
+    """Cut `number` patches of `size` out of each input: one side, or [H, W]; the image itself is
+    what the network is to make of what is left."""
 
     number: PositiveInt
     size: Annotated[SizeHW, BeforeValidator(_square)]
@@ -148,6 +149,10 @@ class Data(Section):
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
     # Which pixel of a mask is the nearest. None: "exact", or what a stored model was scored with.
     mask_resize: Annotated[Literal["exact", "opencv"] | None, named("exact", "opencv")] = None
+    # Where `rotate` turns to. None: clockwise, or where a stored model's images were turned to.
+    rotate_direction: Annotated[
+        Literal["clockwise", "counterclockwise"] | None, named("clockwise", "counterclockwise")
+    ] = None
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
     tiles: Tiles | None = None
@@ -180,7 +185,7 @@ class Data(Section):
                 raise PydanticCustomError(
                     "pair", "target_type labels takes no target_path: folders name the classes"
                 )
-        elif self.input_path is not None and self.target_path is None:
+        elif self.input_path is not None and self.target_path is None and self.patches is None:
             raise PydanticCustomError("pair", "input_path needs a target_path to train on")
         if self.mask_values is not None and self.mask_threshold is not None:
             raise PydanticCustomError("pair", "mask_values and mask_threshold exclude each other")
@@ -209,7 +214,7 @@ class Data(Section):
         problem = None
         if self.slicers and (self.inputs == "images" or self.has_labels):
             problem = "slicers are for inputs and targets of type numpy or hdf5"
-        elif self.tiling is not None and (self.inputs != "images" or self.has_labels):
+        elif self.tiles is not None and (self.inputs != "images" or self.has_labels):
             problem = "tiles are for images with masks; for numpy and hdf5 there are slicers"
         elif len(set(names)) < len(names):
             problem = "slicers: expected distinct names"
@@ -263,21 +268,49 @@ class Data(Section):
         return "labels" in (self.target_type, self.type)
 
     @model_validator(mode="after")
-    def _one_way_of_cutting(self) -> Self:
-        ways = [entry for entry in self.transforms if entry.random_patches is not None]
-        if len(ways) + (self.tiles is not None) > 1:
+    def _patches_are_of_images(self) -> Self:
+        found = [entry for entry in self.transforms if entry.random_patches is not None]
+        if len(found) > 1 or (found and self.tiles is not None):
             raise PydanticCustomError(
-                "patches", "tiles and random_patches say the same: expected one of them, once"
+                "patches", "transforms: expected random_patches once, and no tiles beside it"
+            )
+        if found and (self.says_mask or self.has_labels or self.inputs != "images"):
+            raise PydanticCustomError(
+                "patches",
+                "random_patches makes the targets of the images: what is cut out of them is to be "
+                "painted; leave target_is_mask and the like out, or, to train on crops of images "
+                "and masks, use tiles",
             )
         return self
 
     @property
-    def tiling(self) -> Tiles | None:
-        """How images larger than the network's input are cut: `tiles`, or `random_patches`."""
-        for entry in self.transforms:
-            if entry.random_patches is not None:
-                return Tiles(size=entry.random_patches.size, per_image=entry.random_patches.number)
-        return self.tiles
+    def patches(self) -> RandomPatches | None:
+        """What is cut out of the inputs."""
+        found = (entry.random_patches for entry in self.transforms)
+        return next((entry for entry in found if entry is not None), None)
+
+    @property
+    def says_mask(self) -> bool:
+        """Whether targets are said to hold classes."""
+        has_values = self.mask_values is not None or self.mask_threshold is not None
+        return self.target_is_mask or has_values
+
+    @property
+    def is_target_gray(self) -> bool:
+        """Whether targets that are images are read with one channel."""
+        return self.grayscale if self.target_grayscale is None else self.target_grayscale
+
+    @property
+    def rotates(self) -> bool:
+        """Whether images are turned by a fixed angle."""
+        lists = (*self.transforms, *self.input_transforms, *self.target_transforms)
+        return any(entry.rotate is not None for entry in lists)
+
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether inputs and targets are given sizes of their own."""
+        lists = (*self.input_transforms, *self.target_transforms)
+        return any(entry.resize is not None for entry in lists)
 
     @property
     def is_input_gray(self) -> bool:

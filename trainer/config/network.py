@@ -99,6 +99,8 @@ class NeuralNetwork(Section):
     log_interval_s: NonNegativeFloat = 0.0
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
+    # The folder that the config was written in: what has moved with it is found from there.
+    written_at: str | None = None
 
     @classmethod
     def _unknown_key(cls, key: str) -> PydanticCustomError:
@@ -138,6 +140,7 @@ EXTENSIONS = (
     "cuda_graph",
     "log_interval_s",
     "relative_to",
+    "written_at",
     "metrics",
     "metrics.at_size",
     "checkpoints.keep",
@@ -148,6 +151,7 @@ EXTENSIONS = (
     "data.mask_values",
     "data.mask_threshold",
     "data.mask_resize",
+    "data.rotate_direction",
     "data.class_names",
     "data.cache",
     "data.tiles",

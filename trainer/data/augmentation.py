@@ -28,17 +28,20 @@ class Augmentation:
         warps: (N, 2, 3), where in the image each place of the result comes from, both in
             coordinates from -1 to 1, as torch's affine_grid takes it; None without any.
         tones: (N, 2), brightness to add and contrast to multiply with; None without any.
+        patches: (N, number, 2), row and column where each patch begins; None without any.
     """
 
     flips: npt.NDArray[np.bool_]
     warps: Floats | None
     tones: Floats | None
+    patches: npt.NDArray[np.int64] | None = None
 
     def __getitem__(self, indices: npt.NDArray[np.int64]) -> Augmentation:
         return Augmentation(
             self.flips[indices],
             None if self.warps is None else self.warps[indices],
             None if self.tones is None else self.tones[indices],
+            None if self.patches is None else self.patches[indices],
         )
 
 
@@ -61,7 +64,20 @@ def draw_augmentation(
         for tone in steps.tones:
             tones[:, 0] += rng.uniform(-tone.brightness, tone.brightness, num_samples)
             tones[:, 1] *= 1 + rng.uniform(-tone.contrast, tone.contrast, num_samples)
-    return Augmentation(flips, warps, tones)
+    patches = draw_patches(steps, num_samples=num_samples, size_HW=size_HW, seed=seed, epoch=epoch)
+    return Augmentation(flips, warps, tones, patches)
+
+
+def draw_patches(
+    steps: Steps, *, num_samples: int, size_HW: SizesHW, seed: int, epoch: int
+) -> npt.NDArray[np.int64] | None:
+    """Draw where patches begin, anywhere that they fit; of evaluation, that is epoch 0."""
+    if not steps.patches:
+        return None
+    (patches,) = steps.patches
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, 5]))
+    spare = [np.max(side) - cut for side, cut in zip(size_HW, patches.size, strict=True)]
+    return rng.integers(0, spare, (num_samples, patches.number, 2), endpoint=True)
 
 
 def _matrices(num_samples: int) -> Floats:

@@ -18,9 +18,10 @@ from trainer.compute.parallel import World
 from trainer.evaluation.ownsize import OwnSize
 from trainer.evaluation.predictions import Destination, Write
 from trainer.evaluation.tiles import blend_tiles
-from trainer.loading.batches import Batch, Batches
+from trainer.loading.batches import Batch, Batches, size_of
 from trainer.losses import LossFunction
 from trainer.metrics.records import Evaluation
+from trainer.metrics.regression import RegressionCounts
 from trainer.metrics.scores import SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.module import KerasModule
@@ -37,7 +38,7 @@ class _Tally:
     The loss is summed where it is computed, in float64: to read it is to wait for the device.
     """
 
-    counts: SegmentationCounts | None
+    counts: SegmentationCounts | RegressionCounts | None
     own_counts: SegmentationCounts | None = None  # at the images' own size, beside the others
     loss_sum: Tensor | float = 0.0
     num_seen: int = 0
@@ -76,7 +77,7 @@ class _Tally:
         self.num_seen += other.num_seen
         self.has_loss = self.has_loss or other.has_loss
         if self.counts is not None and other.counts is not None:
-            self.counts.merge(other.counts)
+            self.counts.merge(other.counts)  # type: ignore[arg-type]  # of one kind
         if self.own_counts is not None and other.own_counts is not None:
             self.own_counts.merge(other.own_counts)
 
@@ -103,7 +104,7 @@ class Evaluator:
     world: World
     activation: Activation
     loss: LossFunction | None
-    new_counts: Callable[[], SegmentationCounts] | None
+    new_counts: Callable[[], SegmentationCounts | RegressionCounts] | None
     log_batch: Callable[[int, int, int, float | None, float | None], None]
     # Only the last batch in so many seconds is logged; 0: all, in blocks.
     log_interval_s: float = 0.0
@@ -112,6 +113,8 @@ class Evaluator:
     # Compares at the images' own size, in place of the network's, or beside it.
     own_size: OwnSize | None = None
     at_size: str = "network"
+    # Of the outputs where there are no targets; None: the inputs', if the network's is coarser.
+    output_size: tuple[int, ...] | None = None
 
     def run(
         self, network: KerasModule, epoch: int, destination: Destination | None = None
@@ -162,31 +165,37 @@ class Evaluator:
     def _new_tally(self) -> _Tally:
         if self.new_counts is None:
             return _Tally(None)
-        return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
+        own = self.new_counts() if self.at_size == "both" else None
+        assert own is None or isinstance(own, SegmentationCounts)  # see OwnSize
+        return _Tally(self.new_counts(), own)
 
     def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
-        logits = self._logits(network, batch.inputs_NCHW)
+        logits = self._logits(network, batch)
         output = activate(logits, self.activation)
         names = self._names(batch)
-        if batch.targets is not None and tally.counts is not None:
+        counts, targets = tally.counts, batch.targets
+        if targets is not None and isinstance(counts, RegressionCounts):
+            counts.update(names, output, targets)
+        elif targets is not None and isinstance(counts, SegmentationCounts):
             if self.own_size is None or tally.own_counts is not None:
-                targets = batch.targets
                 if targets.is_floating_point():
                     targets = (targets[:, 0] > 0.5).long()
-                tally.counts.update(names, predict_classes(output), targets)
+                counts.update(names, predict_classes(output), targets)
             if self.own_size is not None:
-                counts = tally.own_counts or tally.counts
-                self.own_size.update(counts, [*batch.indices], output)
+                self.own_size.update(tally.own_counts or counts, [*batch.indices], output)
         loss = None
         if batch.targets is not None and self.loss is not None:
             loss = self.loss(logits, batch.targets)
         tally.see(len(names), loss)
         return output
 
-    def _logits(self, network: KerasModule, inputs_NCHW: Tensor) -> Tensor:
-        images = self.batches.images
+    def _logits(self, network: KerasModule, batch: Batch) -> Tensor:
+        images, inputs_NCHW = self.batches.images, batch.inputs_NCHW
         if images.tiles is None:
-            return forward_logits(network, inputs_NCHW, tuple(inputs_NCHW.shape[2:]))
+            size = size_of(inputs_NCHW, batch.targets)
+            if batch.targets is None and self.output_size is not None:
+                size = self.output_size
+            return forward_logits(network, inputs_NCHW, size)
         size_HW = images.tiles.size
         return blend_tiles(
             lambda tiles_NCHW: forward_logits(network, tiles_NCHW, size_HW),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainer.metrics.regression import RegressionCounts, RegressionScores
     from trainer.metrics.scores import Scores, SegmentationCounts
 
 
@@ -25,8 +26,8 @@ class Evaluation:
     """What one pass over a set found; no loss without a loss function, no scores without masks."""
 
     loss: float | None
-    counts: SegmentationCounts | None
-    scores: Scores | None
+    counts: SegmentationCounts | RegressionCounts | None
+    scores: Scores | RegressionScores | None
     at_size: str = "network"  # of what the scores are, see `metrics.at_size`
     # At the images' own size, where both were asked for.
     own_counts: SegmentationCounts | None = None

@@ -16,6 +16,7 @@ from trainer.data.doubts import doubts_about
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.log import Log
 from trainer.metrics.records import Evaluation, Step
+from trainer.metrics.regression import RegressionScores
 from trainer.metrics.scores import Scores
 from trainer.networks import Graph, NetworkFacts
 from trainer.networks.layers.elementwise import Identity, Softmax
@@ -79,7 +80,7 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     log.heading("Dataset")
     if data.train is not None:
         size = config.data.batch_size
-        per_image = config.data.tiling.per_image if config.data.tiling else 1
+        per_image = config.data.tiles.per_image if config.data.tiles else 1
         num_full, rest = divmod(len(data.train) * per_image, size)
         full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
         shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
@@ -90,7 +91,7 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         size = config.data.test_batch_size
         shares = world.part_sizes(len(data.test))
         batch = -(-size // world.size)
-        num_batches = shares[0] if config.data.tiling else -(-shares[0] // batch)
+        num_batches = shares[0] if config.data.tiles else -(-shares[0] // batch)
         log("Test dataset:")
         _log_part(log, config.data, data.test, size, shares, [batch], num_batches)
     log.rule()
@@ -225,8 +226,17 @@ def log_evaluation(log: Log, evaluation: Evaluation) -> None:
         log_scores(log, evaluation.own_scores, "at the images' own size")
 
 
-def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:
-    """Write both Dice figures, and of what; of a classification the share of right answers."""
+def log_scores(
+    log: Log, scores: Scores | RegressionScores, at: str = "at the network's size"
+) -> None:
+    """Write both Dice figures, and of what; of a classification the share of right answers, of a
+    regression how far it is from the targets."""
+    if isinstance(scores, RegressionScores):
+        log(
+            f"R2 = {scores.r2:.6f}, mean squared error = {scores.mse:.6g}, mean absolute error = "
+            f"{scores.mae:.6g} ({scores.num_images} images)"
+        )
+        return
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
         return

@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
-from trainer.networks.weights import EARLIER, stored_mask_resize
+from trainer.networks.weights import EARLIER, stored_mask_resize, stored_rotate_direction
 from trainer.output.resume import stored_rules
 
 
@@ -32,7 +32,8 @@ def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
 
 
 def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> NeuralNetwork:
-    """Decide `data.mask_resize` and `metrics.include_background` where the config does not.
+    """Decide `data.mask_resize`, `data.rotate_direction` and `metrics.include_background` where
+    the config does not.
 
     A stored model is scored as it was when it was stored: as its checkpoint says, or, of one that
     says nothing, by the rules of the time before there was a choice. So does a run that goes on
@@ -47,9 +48,16 @@ def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> Neu
     if metrics.include_background is None:
         rule = going_on.get("metrics.include_background")
         metrics = metrics.model_copy(update={"include_background": rule})
-    stored = None
+    stored = turned = None
     if not config.is_training and config.checkpoints.load is not None:
-        stored = stored_mask_resize(resolve(config.checkpoints.load))
+        path = resolve(config.checkpoints.load)
+        stored, turned = stored_mask_resize(path), stored_rotate_direction(path)
+    if data.rotate_direction is None:
+        rule = going_on.get("data.rotate_direction")
+        decided = rule or ("counterclockwise" if turned == EARLIER else turned) or "clockwise"
+        data = data.model_copy(update={"rotate_direction": decided})
+        if decided == "counterclockwise" and data.rotates:
+            log("Images are turned counter-clockwise by `rotate`, as when this model was trained")
     is_earlier = stored == EARLIER
     if data.mask_resize is None and data.inputs == "images":
         decided = "opencv" if is_earlier else stored or "exact"

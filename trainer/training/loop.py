@@ -127,5 +127,6 @@ class EpochLoop:
             epoch=epoch,
             intensity_range=self.training.intensity_range,
             mask_resize=self.config.data.mask_resize,
+            rotate_direction=self.config.data.rotate_direction,
         )
         return path, content
