@@ -167,7 +167,7 @@ def test_slices_of_a_volume_give_the_numbers_of_one_process(
             finished = finish(*command, cwd=folder / "run")
             assert finished.returncode == 0, finished.stderr
         with h5py.File(folder / "run/whole.h5") as file:
-            assert file["samples"].shape == (1, 10, 9, 8)
+            assert file["samples"].shape == (10, 9, 8, 1)
             results.append(file["samples"][()])
     assert abs(results[0] - results[1]).max() < 1e-5
     logs = [(tmp_path / name / "run/per_image.csv").read_text() for name in ("one", "two")]
