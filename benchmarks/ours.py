@@ -21,7 +21,7 @@ from trainer.data.imageset import LoadedData
 from trainer.evaluation.evaluator import Evaluator
 from trainer.loading.batches import Batches
 from trainer.losses import build_loss
-from trainer.metrics.scores import SegmentationCounts
+from trainer.metrics.counts import SegmentationCounts
 from trainer.networks import check_network
 from trainer.networks.module import KerasModule, build_module
 from trainer.optimizers import build_optimizer

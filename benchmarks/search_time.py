@@ -35,7 +35,7 @@ from typing import Any
 import optuna
 from pairs import write_images
 
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import END, PROVENANCE
 from trainer.compute.device import choose_device
 from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG, WORKER_LOG
 

@@ -26,6 +26,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import insert
 
+from hpo.keys import END, NUM_TRIALS, PROVENANCE
 from hpo.store.database import close_storage, open_storage
 
 BATCH = 500
@@ -73,7 +74,7 @@ def timed(command: list[str]) -> float:
 def fill(storage: RDBStorage, num_trials: int, num_steps: int) -> None:
     """Insert finished trials as a search leaves them: parameters, curve, provenance, end."""
     study = optuna.create_study(study_name="big", storage=storage, direction="maximize")
-    study.set_user_attr("rml:num_trials", num_trials - num_trials // 50)
+    study.set_user_attr(NUM_TRIALS, num_trials - num_trials // 50)
     rng = random.Random(0)
     begin = dt.datetime(2026, 1, 1)  # Optuna stores naive UTC
     config = {"data": {f"key_{index}": "x" * 40 for index in range(40)}}
@@ -125,8 +126,8 @@ def fill(storage: RDBStorage, num_trials: int, num_steps: int) -> None:
                     "seconds": {"total": 60.0},
                 }
                 for key, value in (
-                    ("rml:provenance", {"host": host, "config": config}),
-                    ("rml:end", end),
+                    (PROVENANCE, {"host": host, "config": config}),
+                    (END, end),
                 ):
                     rows[models.TrialUserAttributeModel].append(
                         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}

@@ -28,7 +28,7 @@ from tabulate import tabulate
 
 from hpo.dataset.datafolder import Part
 from hpo.folders import read_json
-from hpo.results.provenance import PROVENANCE
+from hpo.keys import PROVENANCE
 from hpo.run.progress import describe_values
 from hpo.store.study import best_trial, finished_trials
 from trainer.data.images import read_mask

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hpo.launchers import DEFAULT_IMAGE, Kind, Mount, Slot, WorkerJob, choose_launcher
+from hpo.launchers import DEFAULT_IMAGE, Mount, Slot, WorkerJob, choose_launcher
 
 
 def write_data(root: Path) -> Path:
@@ -61,7 +61,7 @@ def write_run(folder: Path, data: Path) -> Path:
     return folder
 
 
-def seconds_per_trial(kind: Kind, root: Path, *, warm: bool, num_trials: int) -> list[float]:
+def seconds_per_trial(kind: str, root: Path, *, warm: bool, num_trials: int) -> list[float]:
     """Return the wall-clock seconds of each trial of one slot, one after the other."""
     mount = Mount(name="data", path=write_data(root / "data"))
     launcher, _ = choose_launcher(
@@ -86,7 +86,7 @@ def seconds_per_trial(kind: Kind, root: Path, *, warm: bool, num_trials: int) ->
     return times
 
 
-def measure(kind: Kind, *, warm: bool, num_trials: int) -> list[float]:
+def measure(kind: str, *, warm: bool, num_trials: int) -> list[float]:
     """Measure in a folder of its own, which a container's user can enter."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import typer
 
-from hpo.console import console, run_app
+from hpo.command_line import as_options
+from hpo.console import console, counting, run_app
 from hpo.errors import StorageError
 from hpo.plan.options import Options
-from hpo.plan.typer_options import as_options
+from hpo.plan.plugin_help import SearchCommand
 from hpo.run.stopping import StopRequest
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=SearchCommand)
 @as_options
 def optimize(options: Options) -> None:
     """Search the hyperparameters of a segmentation network.
@@ -60,16 +60,6 @@ def optimize(options: Options) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; every mistake ends in one clear line."""
     return run_app(app, arguments)
-
-
-@contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar for a long reading of files on a terminal, nothing in a log."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What both commands print with, and how their errors become lines and exit codes."""
+"""What all commands print with, and how their errors become lines and exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
@@ -39,3 +40,13 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for a long reading of files on a terminal, nothing in a log."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

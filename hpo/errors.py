@@ -1,11 +1,18 @@
 """What can go wrong in the driver, and the exit code of each.
 
-HpoError               1   the search could not be finished
-├── UsageError         2   an option, a study, a data folder: the user can mend it
-├── LauncherError      2   a worker cannot be started here at all
-│   ├── EndingError        none is started any more
-│   └── SlotError          none of one slot: its GPU cannot be used
-└── StorageError       2   the database cannot be reached or refuses us
+HpoError                  1   what was asked for could not be finished
+├── UsageError            2   an option, a study, a data folder: the user can mend it
+├── LauncherError         2   a worker cannot be started here at all
+│   ├── EndingError           none is started any more
+│   ├── SlotError             none of one slot: its GPU cannot be used
+│   └── NoFolderLeftError     none in one container: a folder of it is not as it was made
+├── StorageError          2   the database cannot be reached or refuses us
+│   ├── DatabaseAwayError     not now; it may be there later
+│   └── OtherDatabaseError    it is another program's, or another Optuna's
+├── ArtifactError         1   the store of models does not give or take what it should
+├── FailureLimitError     1   too many trials failed
+├── DiskFullError         1   there is no room for run folders
+└── FolderGoneError       1   the run folders were removed while the search ran
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plugin_package import install, write_package
 from support import BIN, STANDIN, Run, clean_environment, require, write_discs
 
 
@@ -24,6 +25,14 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RML_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def documented_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of docs/plugins.md, installed by pip; a PYTHONPATH."""
+    site = tmp_path_factory.mktemp("documented")
+    install(write_package(tmp_path_factory.mktemp("my_package")), site)
+    return site
 
 
 @pytest.fixture

@@ -25,6 +25,15 @@ def write_package(folder: Path) -> Path:
     return folder
 
 
+def write_broken(site: Path, name: str, entry_points: str, code: str) -> None:
+    """Write a package as pip would leave it: a module `name` and its entry points."""
+    info = site / f"{name}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (site / f"{name}.py").write_text(code)
+
+
 def install(package: Path, site: Path) -> None:
     """Install a package into a folder that PYTHONPATH may name."""
     subprocess.run(

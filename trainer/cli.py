@@ -15,10 +15,11 @@ from pathlib import Path
 
 from trainer import __version__
 from trainer.compute.launch import Launch, find_launch
-from trainer.config import EXTENSIONS, load_config
+from trainer.config import EXTENSIONS, PLUGIN_NETWORK, load_config
 from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
 from trainer.keypath import parse_setting
 from trainer.log import Log, escape_unprintable
+from trainer.plugins import NETWORKS_GROUP, plugin_names
 from trainer.stopping import stop_on_sigterm
 
 INTERRUPTED = 130
@@ -150,7 +151,12 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     if options.capabilities:
         known = {
             "engine": f"rml-optimize rmldnn {__version__}",
-            "capabilities": [*EXTENSIONS, SERVE],
+            # A driver looks for the plug-ins of its networks among them.
+            "capabilities": [
+                *EXTENSIONS,
+                SERVE,
+                *(f"{PLUGIN_NETWORK}{name}" for name in plugin_names(NETWORKS_GROUP)),
+            ],
         }
         sys.stdout.write(json.dumps(known) + "\n")
     elif options.write_network:
@@ -200,7 +206,7 @@ def _predict(options: argparse.Namespace, launch: Launch, log: Log) -> None:
 
 
 def _write_network(options: argparse.Namespace) -> None:
-    from trainer.networks import network_json
+    from trainer.networks import is_builtin, network_json
     from trainer.rundir import write_atomic
 
     if not options.input or not options.output:
@@ -214,6 +220,11 @@ def _write_network(options: argparse.Namespace) -> None:
     network = network_json(options.write_network, (height, width, channels), options.classes)
     write_atomic(Path(options.output), json.dumps(network, indent=1))
     sys.stdout.write(f"{options.output}: {options.write_network}\n")
+    if not is_builtin(options.write_network):
+        sys.stdout.write(
+            "It names the plug-in, for rmldnn: a network that is written in PyTorch has no Keras "
+            "JSON.\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What can go wrong in the worker, and the exit code of each.
 
-TrainerError             1   (base; never raised itself)
+TrainerError             1   anything else: a folder that cannot be written, say
 ├── UserError            2   bad config or data: every trial would fail alike
 │   ├── ConfigError          a key of config.json
 │   ├── DataError            an image, a mask, a folder

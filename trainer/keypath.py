@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from trainer.errors import ConfigError
@@ -73,6 +74,12 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
             node = node[key]
         else:
             node = node.setdefault(key, {})
+
+
+def copy_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deep copy of plain JSON values; tuples become lists."""
+    copied: dict[str, Any] = json.loads(json.dumps(config))
+    return copied
 
 
 def parse_value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Finds the user's own losses, metrics and data sets: entry points of installed packages.
+"""Finds the user's own losses, metrics, networks and so on: entry points of installed packages.
 
 Names are listed without importing anything; a plug-in's code is imported where its name is used.
 No torch here: the driver imports this module.
@@ -15,6 +15,7 @@ from trainer.errors import ConfigError
 LOSSES_GROUP = "rml_optimize.losses"
 METRICS_GROUP = "rml_optimize.metrics"
 DATASETS_GROUP = "rml_optimize.datasets"
+NETWORKS_GROUP = "rml_optimize.networks"
 
 
 def plugin_names(group: str) -> tuple[str, ...]:
@@ -51,6 +52,12 @@ def describe_plugin(group: str, name: str) -> str:
     """Return a plug-in's name with its package, for errors."""
     found = list(entry_points(group=group, name=name))
     return f"{name!r} ({_where(found[0])})" if found else repr(name)
+
+
+def package_of(group: str, name: str) -> str | None:
+    """Return the name of the package that offers a plug-in, None where there is none."""
+    found = list(entry_points(group=group, name=name))
+    return found[0].dist.name if found and found[0].dist else None
 
 
 def describe(error: BaseException) -> str:

@@ -6,11 +6,14 @@ No torch here: the driver imports this module.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import math
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ PREDICTIONS = "output_1.h5"
 
 MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
 MAX_MODEL_BYTES = 16 * 2**30  # nor a larger checkpoint, which may be a hole of any size
+YOUNG_S = 60.0  # what is written aside may not be locked yet
 _COPY_BYTES = 4 * 2**20
 
 # With nan and inf, or an accuracy of nan would leave the number before it as the last one.
@@ -163,10 +167,36 @@ def dump_config(config: Mapping[str, Any]) -> str:
     return json.dumps({"neural_network": config}, indent=2)
 
 
+def aside_name(path: Path) -> Path:
+    """Return a name beside `path` to write it under, before it is renamed.
+
+    Nobody can foresee it, so that no link lies in its place, nor does it collide with that of
+    another process or host.
+    """
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes have left beside `path` under such names.
+
+    Of whoever writes still, on whatever host, it is locked (`hold`), or young.
+    """
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), aside.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if abs(time.time() - os.fstat(file.fileno()).st_mtime) > YOUNG_S:
+                aside.unlink()
+
+
+def hold(descriptor: int) -> None:
+    """Keep an open file from `remove_abandoned` until it is closed."""
+    with contextlib.suppress(OSError):  # a file system without locks: nobody removes it there
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write aside and rename, so that a reader never sees half a file."""
-    # by a name that nobody could foresee, and made by us: a link in its place is not followed
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    temporary = aside_name(path)
     try:
         with temporary.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -1,1 +1,1 @@
-"""The commands of `rml-data`: prepares data folders, and looks at them before training."""
+"""The commands of `rml-data`: prepare a data folder, check one before training."""

@@ -12,15 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.images import Pair, read_image, read_mask
+from trainer.data.overlay import overlay
 from trainer.data.survey import MaskCoding
 
 TILE_PX, CAPTION_PX, NUM_COLUMNS = 192, 16, 6
 SEED = 0
-# BGR; distinct for those who see colours differently (Okabe and Ito 2008)
-COLOURS = (
-    (0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213),
-    (167, 121, 204),
-)  # fmt: skip
+OPACITY = 0.2
 
 
 def draw_sheet(
@@ -60,11 +57,4 @@ def _draw(pair: Pair, coding: MaskCoding | None) -> NDArray[np.uint8]:
     shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     tile = cv2.resize(stretched, size, interpolation=shrinks).round().clip(0, 255).astype(np.uint8)
     classes = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    for value in np.unique(classes)[1:] if classes.min() == 0 else np.unique(classes):
-        colour = COLOURS[(int(value) - 1) % len(COLOURS)]
-        region = (classes == value).astype(np.uint8)
-        inside = region.astype(bool)
-        tile[inside] = (0.8 * tile[inside] + 0.2 * np.array(colour)).astype(np.uint8)
-        outlines, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(tile, outlines, -1, colour, 1)
-    return np.asarray(tile)
+    return overlay(np.asarray(tile), classes, opacity=OPACITY)

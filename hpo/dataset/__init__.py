@@ -1,1 +1,1 @@
-"""The user's data folder: found, surveyed, hashed, split; what its masks can tell."""
+"""The user's data folder: its parts found, surveyed, hashed and split; its masks understood."""

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hpo.errors import UsageError
+from hpo.folders import CONTENTS
 from trainer.data.fingerprint import clock_tick_ns
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
 
-MEMORY = "contents.json"  # in a study's folder
 MANIFEST = "files.json"  # in a split: path -> hash of what was put there
 MAX_READS = 3  # of a file whose ctime alone changes: each driver links it only once
 
@@ -161,7 +161,7 @@ def check_split(folder: Path, progress: Callable[[int, int], None]) -> None:
     if manifest is None:
         return
     files = list_split(folder)
-    digests = Contents(folder.with_name(MEMORY)).digests([*files.values()], progress)
+    digests = Contents(folder.with_name(CONTENTS)).digests([*files.values()], progress)
     found = {name: digests[path] for name, path in files.items()}
     changed = sorted(n for n in {*found, *manifest} if found.get(n) != manifest.get(n))
     if changed:

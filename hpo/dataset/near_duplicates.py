@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.prepare.likeness import Thumbnail, similar_pairs, thumbnail
+from studies.prepare.similarity import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.split import merge_groups
 from trainer.data.images import Array
 
-# A chain of likenesses through more of a set says that all of it looks alike, not what is a copy.
+# A chain of similar pairs through more of a set says that all images look alike, not which are
+# copies.
 MAX_SHARE = 0.5
 
 

@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-from hpo.dataset.content_hashes import MEMORY, Contents, is_split_of, write_manifest
+from hpo.dataset.content_hashes import Contents, is_split_of, write_manifest
 from hpo.dataset.datafolder import DataFolder, Part
 from hpo.dataset.intervals import Grouping
 from hpo.dataset.stratify import choose_validation
 from hpo.dataset.survey import DataSurvey, list_pairs
 from hpo.errors import UsageError
-from hpo.folders import replace_folder
+from hpo.folders import CONTENTS, replace_folder
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 from trainer.data.spelling import find_clash, ignores_case
@@ -65,7 +65,7 @@ def split_validation(
     train, validation = result.train, result.test
     assert validation is not None
     pairs = list_pairs(folder, folder.train, "train ")
-    contents = Contents(target.with_name(MEMORY))
+    contents = Contents(target.with_name(CONTENTS))
     files = {f"inputs/{pair.name}": pair.input for pair in pairs}
     files |= {f"targets/{pair.target_name}": pair.target for pair in pairs if pair.target}
     digests = contents.digests([*files.values()])
@@ -119,7 +119,7 @@ def place_validation(folder: DataFolder, target: Path) -> DataFolder:
         pairs = list_pairs(folder, source, key)
         _check_spellings(pairs, target)
         placed |= _places(pairs, part)
-    contents = Contents(target.with_name(MEMORY))
+    contents = Contents(target.with_name(CONTENTS))
     digests = contents.digests([*placed.values()])
     sources = {place: digests[path] for place, path in placed.items()}
 

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hpo.dataset.content_hashes import MEMORY, Contents
+from hpo.dataset.content_hashes import Contents
 from hpo.dataset.datafolder import DataFolder, Part, unread_parts
 from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
-from studies.prepare.likeness import Thumbnail
+from hpo.folders import CONTENTS
+from studies.prepare.similarity import Thumbnail
 from trainer.data.findings import Findings, Seen, see
 from trainer.data.fingerprint import FORMAT
 from trainer.data.headers import read_header
@@ -85,7 +86,7 @@ def survey_data(
         )
     }
     train, pairs = parts["train"], [pair for part in parts.values() for pair in part]
-    memory = cache.with_name(MEMORY)
+    memory = cache.with_name(CONTENTS)
     digests = Contents(memory).digests(_files(pairs), progress)
     fingerprint = _fingerprint(folder.root, [*train, *parts["test"]], digests)
     of_validation = _fingerprint(folder.root, parts["validation"], digests)

@@ -19,7 +19,7 @@ class TrivialScore:
 
     Attributes:
         class_name: the class.
-        dice_dataset: the average over the classes that the part's accuracy averages.
+        dice_dataset: the average over the classes that the part's score averages.
         of_class: the Dice of that class alone; of every other class it is 0.
     """
 

@@ -6,7 +6,7 @@ The seam is `base.py`. Importing this package loads neither torch nor the Docker
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import Handle, Launcher, LaunchSettings, Mount, Slot, WorkerJob
@@ -15,7 +15,9 @@ from hpo.launchers.local import LocalLauncher
 from hpo.launchers.singularity import SingularityLauncher
 
 __all__ = [
+    "AUTO",
     "DEFAULT_IMAGE",
+    "KINDS",
     "LAUNCHERS",
     "Handle",
     "LaunchSettings",
@@ -25,8 +27,6 @@ __all__ = [
     "WorkerJob",
     "choose_launcher",
 ]
-
-Kind = Literal["auto", "local", "docker", "singularity"]
 
 
 def _docker(settings: LaunchSettings) -> Launcher:
@@ -41,11 +41,13 @@ LAUNCHERS: dict[str, Callable[[LaunchSettings], Launcher]] = {
     "singularity": SingularityLauncher,
 }
 
+AUTO = "auto"
+KINDS = (AUTO, *LAUNCHERS)  # what `--launcher` takes
 CONTAINERS = ("docker", "singularity")
 
 
 def choose_launcher(
-    kind: Kind,
+    kind: str,
     *,
     worker: tuple[str, ...] | None,
     image: str,
@@ -66,15 +68,15 @@ def choose_launcher(
             f"--worker names a command for local processes and {named} runs the image's own; "
             "drop one of the two"
         )
-    if has_image and kind not in ("auto", "singularity"):
+    if has_image and kind not in (AUTO, "singularity"):
         raise LauncherError(
             f"--singularity-image has no effect with --launcher {kind}; drop one of the two"
         )
-    if kind == "auto" and has_image:
+    if kind == AUTO and has_image:
         return LAUNCHERS["singularity"](settings), "singularity, because an image is named"
-    if kind == "auto" and worker is not None:
+    if kind == AUTO and worker is not None:
         return LAUNCHERS["local"](settings), "local, because --worker names a command"
-    if kind != "auto":
+    if kind != AUTO:
         try:
             return LAUNCHERS[kind](settings), f"{kind}, as asked"
         except LauncherError as error:

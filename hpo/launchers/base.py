@@ -16,13 +16,10 @@ from typing import Protocol
 
 from hpo.errors import EndingError
 from hpo.launchers.image import DEFAULT_IMAGE
+from hpo.launchers.stop_times import STOP_GRACE_S
 from trainer import rundir
 
 CONFIG_ARGS = (f"--config={rundir.CONFIG}",)
-STOP_GRACE_S = 0.5  # a pruned trial's worker is gone within a second
-# For one that writes the state that somebody goes on from, 390 MB of a RESUNET. A scheduler kills
-# the driver too, some 30 s after it has asked it to end (Slurm's KillWait, Kubernetes).
-KEEP_STATE_GRACE_S = 10.0
 
 _MOUNT_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 

@@ -13,8 +13,8 @@ import requests
 from docker.errors import DockerException, NotFound
 from docker.utils.socket import frames_iter
 
-from hpo.launchers.base import STOP_GRACE_S
 from hpo.launchers.log import MAX_LOG_BYTES, BoundedLog, open_log, read_tail
+from hpo.launchers.stop_times import KILL_CONTAINER_TIMEOUT_S, LOST_GRACE_S, STOP_GRACE_S
 
 if TYPE_CHECKING:
     from socket import SocketIO, socket
@@ -31,8 +31,6 @@ _STDOUT = 1  # of the frames that an attached stream comes in
 LOST_EXIT_CODE = 125  # what `docker run` itself returns for troubles of the engine
 REMOVED_EXIT_CODE = 137
 _ENGINE_BACK_S = 60.0  # an engine that restarts reports the exit codes afterwards
-_KILL_TIMEOUT_S = 10.0
-_HANG_UP_S = 5.0  # for a worker to end that we can no longer talk to
 
 
 class DockerHandle:
@@ -93,9 +91,9 @@ class DockerHandle:
             if self._ended.wait(grace_s):
                 return
             self._signal("SIGKILL")
-            if not self._ended.wait(_KILL_TIMEOUT_S):
+            if not self._ended.wait(KILL_CONTAINER_TIMEOUT_S):
                 remove(self._container)  # ends the following thread's wait as well
-                self._ended.wait(_KILL_TIMEOUT_S)
+                self._ended.wait(KILL_CONTAINER_TIMEOUT_S)
 
     def close(self) -> None:
         """Close the pipes of one that nobody will talk to."""
@@ -142,7 +140,7 @@ class DockerHandle:
         while True:
             try:
                 # None is no time-out: a trial takes hours
-                timeout_s = _HANG_UP_S if self._serves else None
+                timeout_s = LOST_GRACE_S if self._serves else None
                 self._exit_code = int(self._container.wait(timeout=timeout_s)["StatusCode"])
                 self._container.reload()
             except NotFound:

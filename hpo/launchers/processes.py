@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from hpo.launchers import guard
-from hpo.launchers.base import STOP_GRACE_S, closed_error, stop_all
+from hpo.launchers.base import closed_error, stop_all
 from hpo.launchers.log import LogLimit, open_log, read_tail
+from hpo.launchers.stop_times import KILL_PROCESS_TIMEOUT_S, STOP_GRACE_S
 from hpo.owner import DATABASE, SESSION, is_dead
 
-_KILL_TIMEOUT_S = 5.0
 # What says that a process is one of several. It is said of the driver (`srun -n 4 rml-optimize`):
 # a worker that believes it of itself would wait for the others.
 LAUNCHED_BY = (
@@ -238,7 +238,7 @@ def _signal_group(leader: int, number: signal.Signals) -> None:
 def _kill_session(leader: int) -> None:
     """Kill what is left of a session: mpirun, for one, gives each rank a group of its own."""
     _signal_group(leader, signal.SIGKILL)
-    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    deadline = time.monotonic() + KILL_PROCESS_TIMEOUT_S
     while (pids := _session_members(leader)) and time.monotonic() < deadline:
         for pid in pids:
             try:

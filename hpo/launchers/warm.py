@@ -17,13 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from hpo.launchers.base import CONFIG_ARGS, STOP_GRACE_S, Handle, Slot, WorkerJob
+from hpo.launchers.base import CONFIG_ARGS, Handle, Slot, WorkerJob
 from hpo.launchers.log import LogLimit, read_tail
+from hpo.launchers.stop_times import STEP_GRACE_S, STOP_GRACE_S
 
 SERVE = "--serve"
-# A worker hears of a stop after its present step, which takes longest on a CPU. Starting another
-# one costs about as much.
-STEP_GRACE_S = 3.0
 MAX_ANSWER_BYTES = 4096
 
 

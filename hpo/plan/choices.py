@@ -88,6 +88,12 @@ def settled(space: SearchSpace, base: dict[str, Any]) -> SearchSpace:
     return SearchSpace(tuple(kept))
 
 
+def check_name(name: str, known: tuple[str, ...], where: str) -> None:
+    """Refuse a name that is none of the known ones."""
+    if name not in known:
+        raise UsageError(f"{where}: unknown name {name!r}; {hint(name, known)}")
+
+
 def names_among(text: str, known: tuple[str, ...], where: str) -> tuple[str, ...]:
     """Read a list of names as the contract writes them, whatever their case."""
     spelling = {name.lower(): name for name in known}

@@ -6,13 +6,15 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from hpo.dataset.survey import DataSurvey
 from hpo.errors import UsageError
+from hpo.plan.plugin_networks import facts_of
 from hpo.plan.scoring import check_channels
 from hpo.plan.space import Categorical, Dimension, Scalar, SearchSpace, build_config, unpack
 from trainer.config import OPTIMIZERS, NeuralNetwork, parse_config
@@ -22,12 +24,12 @@ from trainer.errors import ConfigError, DataError, NetworkError
 from trainer.keypath import get_path
 from trainer.networks import (
     MODEL_SUFFIXES,
-    Graph,
+    Network,
     NetworkFacts,
-    check_network,
-    is_builtin,
+    PluginNetwork,
+    is_named,
     network_json,
-    parse_network,
+    parse_any_network,
     read_network,
 )
 from trainer.rundir import write_atomic
@@ -46,10 +48,12 @@ class NetworkChoice:
     Attributes:
         file: its name in the inputs folder.
         settings: config fields that go with it (channels to read, `loss.source`), by path.
+        plugin: the plug-in that it is of, None for a network of Keras's.
     """
 
     file: str
     settings: Mapping[str, Any]
+    plugin: PluginNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,12 @@ class NetworkRequest:
         return sampled or [self.layers or default]
 
     def file(self, name: str) -> Path | None:
-        """Return the network file that a name means, None for a built-in network."""
+        """Return the network file that a name means, None for a built-in network or plug-in."""
         if Path(name).is_file():
             return Path(name)
         if self.study_dir is not None and (self.study_dir / name).is_file():
             return self.study_dir / name
-        return None if is_builtin(name) else Path(name)
+        return None if is_named(name) else Path(name)
 
 
 def bring_networks(
@@ -112,7 +116,7 @@ def bring_networks(
         path = request.file(name)
         if path is not None:
             obj = read_network(path)
-            graph = parse_network(obj, str(path))
+            parsed = parse_any_network(obj, str(path))
             is_model = path.suffix in MODEL_SUFFIXES
             text = json.dumps(obj) if is_model else path.read_text(encoding="utf-8-sig")
         else:
@@ -120,14 +124,16 @@ def bring_networks(
             network = network_json(
                 name, (height, width, 1 if is_gray else 3), num_classes if num_classes > 2 else 1
             )
-            graph, text = parse_network(network, name), json.dumps(network)
-        settings = _channel_settings(base, graph)
-        found = _check(build_config(base, settings), space, graph, survey)
+            parsed, text = parse_any_network(network, name), json.dumps(network)
+        settings = _channel_settings(base, parsed)
+        facts_at = cache(partial(facts_of, parsed, text))
+        found = _check(build_config(base, settings), space, facts_at, survey)
         if found.final_activation in ACTIVATIONS:
             settings["loss.source"] = found.final_activation
         facts[name] = found
         inputs.mkdir(parents=True, exist_ok=True)
-        choices[name] = NetworkChoice(f"layers_{hash_text(text)}.json", settings)
+        plugin = parsed if isinstance(parsed, PluginNetwork) else None
+        choices[name] = NetworkChoice(f"layers_{hash_text(text)}.json", settings, plugin)
         write_atomic(inputs / choices[name].file, text)
     check_channels(facts)
     return choices, next(iter(facts.values()))
@@ -171,21 +177,22 @@ def refuse_other_data(base: Mapping[str, Any], space: SearchSpace) -> None:
 
 
 def _check(
-    base: Mapping[str, Any], space: SearchSpace, graph: Graph, survey: DataSurvey
+    base: Mapping[str, Any],
+    space: SearchSpace,
+    facts_at: Callable[[tuple[int, ...]], NetworkFacts],
+    survey: DataSurvey,
 ) -> NetworkFacts:
     """Check network and masks with every choice of every field that is searched.
 
     Losses with optimizers in every combination; of the other fields each choice, and the ends of
     each range, with the first choices of the rest.
     """
-    known: dict[tuple[int, ...], NetworkFacts] = {}
 
     def check(chosen: Mapping[str, Any]) -> NetworkFacts:
         config = parse_base(base, space, chosen)
         plan_transforms(config.data)  # refuses here what each trial would refuse
         height, width = _input_size(build_config(base, {**first_choices(space), **chosen}))
-        shape = (height, width, num_channels(config.data))
-        facts = known.get(shape) or known.setdefault(shape, check_network(graph, shape))
+        facts = facts_at((height, width, num_channels(config.data)))
         resolve_activation(config, facts)
         check_fit(facts, survey.coding, config, (height, width))
         return facts
@@ -278,14 +285,14 @@ def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
     raise ConfigError("data.transforms: a search needs a resize, see --resize")
 
 
-def _channel_settings(base: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
+def _channel_settings(base: Mapping[str, Any], network: Network) -> dict[str, Any]:
     """Read the images with as many channels as the network takes, unless the user said how."""
     if "input_grayscale" in base["data"] or "grayscale" in base["data"]:
         return {}
     entries = [*base["data"].get("transforms", []), *base["data"].get("input_transforms", [])]
     if any("convert_color" in entry for entry in entries if isinstance(entry, dict)):
         return {}  # the user says how colours become channels
-    return {"data.input_grayscale": graph.input_shape[-1] == 1}
+    return {"data.input_grayscale": network.input_shape[-1] == 1}
 
 
 def hash_file(path: Path) -> str:

@@ -108,7 +108,7 @@ def write_study(
     root = data or DEFAULT_DATA
     found = find_data(root, needs_test=False)
     with tempfile.TemporaryDirectory() as aside:
-        survey = survey_data(found, cache=Path(aside) / "survey.json", progress=progress)
+        survey = survey_data(found, cache=Path(aside) / "read.json", progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, _fill(folder, root, survey))
     command = f"rml-optimize --study {shlex.quote(str(folder))}"

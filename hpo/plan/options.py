@@ -1,6 +1,6 @@
 """The options of `rml-optimize`, grouped by what they are about.
 
-Each group is a dataclass; `hpo.plan.typer_options` turns the groups into one Typer command. An
+Each group is a dataclass; `hpo.command_line` turns the groups into one Typer command. An
 option of None was not given: the study's own value holds.
 """
 
@@ -12,14 +12,38 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hpo.launchers import DEFAULT_IMAGE
+from hpo.launchers import AUTO, DEFAULT_IMAGE, KINDS
 from hpo.launchers.slots import SlotRequest
+from hpo.plan.optuna_plugins import PRUNERS_GROUP, SAMPLERS_GROUP
+from hpo.plan.pruners import PRUNERS
+from hpo.plan.samplers import SAMPLERS
 from trainer.config import LOSSES, OPTIMIZERS
+from trainer.networks.builtin import BUILTIN_NETWORKS
+from trainer.plugins import LOSSES_GROUP, NETWORKS_GROUP
+
+# Option -> the group of plug-ins that it takes, too; the help names those that are installed.
+PLUGIN_GROUPS = {
+    "sampler": SAMPLERS_GROUP,
+    "pruner": PRUNERS_GROUP,
+    "loss": LOSSES_GROUP,
+    "layers": NETWORKS_GROUP,
+}
 
 
 def option(*names: str, **settings: Any) -> Any:
     """Shorthand for an option's annotation."""
     return typer.Option(*names, **settings)
+
+
+def launcher_option(text: str) -> Any:
+    """Return the annotation of `--launcher`, for whatever command has it."""
+
+    def checked(value: str) -> str:
+        if value not in KINDS:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, KINDS))}.")
+        return value
+
+    return option("--launcher", metavar=f"<{'|'.join(KINDS)}>", callback=checked, help=text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +94,14 @@ class SearchOptions:
         option("--set", metavar="KEY=VALUE", help="Fix any config field by its dotted path"),
     ] = None
     sampler: Annotated[
-        Literal["tpe", "random"], option("--sampler", help="How trials are sampled")
+        str,
+        option("--sampler", metavar=f"<{'|'.join(SAMPLERS)}>", help="How trials are sampled"),
     ] = "tpe"
     pruner: Annotated[
-        Literal["median", "hyperband", "none"] | None,
-        option("--pruner", help="How poor trials are stopped early (default: median)"),
-    ] = None
+        str | None,
+        option("--pruner", metavar=f"<{'|'.join(PRUNERS)}>", help="How poor trials are stopped "
+               "early (default: median)"),
+    ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 
 
@@ -102,9 +128,8 @@ class DataOptions:
     ] = None
     layers: Annotated[
         str | None,
-        option("--layers", help="Keras-JSON file, or built in: unet, unet:width=16,depth=4, "
-               "efficientunet, resunet, pets, fcn, large_fcn, light_unet, fcn8s, fcn_alexnet "
-               "(default: ./layers.json if there, else unet)"),
+        option("--layers", help=f"Keras-JSON file, or built in: {', '.join(BUILTIN_NETWORKS)}; "
+               "options as in unet:width=16,depth=4 (default: ./layers.json if there, else unet)"),
     ] = None  # fmt: skip
     transfer_learning: Annotated[
         str | None,
@@ -143,10 +168,7 @@ class DataOptions:
 class WorkerOptions:
     """Workers"""
 
-    launcher: Annotated[
-        Literal["auto", "local", "docker", "singularity"],
-        option("--launcher", help="Processes of this machine, or containers"),
-    ] = "auto"
+    launcher: Annotated[str, launcher_option("Processes of this machine, or containers")] = AUTO
     worker: Annotated[
         str | None,
         option("--worker", help="Command of local workers (default: our rmldnn)"),
@@ -282,11 +304,3 @@ class Options:
     data: DataOptions
     worker: WorkerOptions
     output: OutputOptions
-
-
-GROUPS: dict[str, type] = {
-    "search": SearchOptions,
-    "data": DataOptions,
-    "worker": WorkerOptions,
-    "output": OutputOptions,
-}

@@ -10,47 +10,29 @@ from typing import Any
 
 import studies
 from hpo.dataset.datafolder import LAYOUTS, DataFolder, find_data
-from hpo.dataset.intervals import Grouping
 from hpo.dataset.scored_parts import check_coding, check_parts, scored_parts, scoring_of
-from hpo.dataset.split import (
-    check_validation,
-    place_validation,
-    split_validation,
-    validation_folder,
-)
-from hpo.dataset.survey import NOT_SURVEYED, DataSurvey, survey_data
+from hpo.dataset.survey import DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
-from hpo.folders import other_spelling
-from hpo.plan.choices import (
-    SPELLED,
-    names_among,
-    refuse_owned,
-    refuse_unsearchable,
-    settled,
-    spelled,
-    with_choice,
-)
+from hpo.folders import WorkFolders, other_spelling
+from hpo.plan.base_config import base_config, search_space
+from hpo.plan.choices import check_name, refuse_unsearchable
 from hpo.plan.inputs import (
     NetworkRequest,
     bring_networks,
     check_fields,
     hash_files,
-    hash_text,
     refuse_other_data,
 )
 from hpo.plan.options import DataOptions, Options, SearchOptions
+from hpo.plan.pruners import PRUNERS, known_pruners, make_pruner
+from hpo.plan.samplers import SAMPLERS, known_samplers, make_sampler
 from hpo.plan.scoring import AT_SIZE, settle_score
-from hpo.plan.scoring_keys import ROTATE_DIRECTION, rotates
-from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
-from hpo.plan.spec import StudySpec, WorkFolders
+from hpo.plan.selection import select_images
+from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.plan.weights import find_weights
-from hpo.scoring_rules import SCORING_RULES
-from studies.prepare.groups import GROUPS, read_groups
-from trainer.config import OPTIMIZERS, known_losses
-from trainer.keypath import get_path, parse_setting, set_path
-from trainer.rundir import CHECKPOINTS
+from trainer.keypath import get_path
 
 DEFAULT_DATA = Path("data")
 DEMO = "demo"
@@ -115,10 +97,13 @@ class _Planner:
     def plan(self) -> StudySpec:
         options, file = self.options, self.file
         self._refuse_options_without_effect()
+        search = options.search
+        check_name(search.sampler, known_samplers(), "--sampler")
+        check_name(search.pruner or file.pruner, known_pruners(), "--pruner")
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
-        base = self._base_config()
-        space = self._space(base)
+        base = base_config(file, options.search, options.data)
+        space = search_space(file, options.search, options.data, base)
         refuse_unsearchable(space)
         refuse_other_data(base, space)
         warnings = settle_score(base, space)
@@ -128,49 +113,17 @@ class _Planner:
         data, survey = self._survey(root, folders, base, select_on=select_on)
         scoring = scoring_of(base, survey.coding)
         warnings += check_coding(scoring)
-        fraction, group_by, trained = None, None, data
-        grouping = Grouping(data.root, None)
-        if data.validation is not None:
-            grouping = Grouping(data.root, options.data.group_by or file.group_by)
-            warnings += check_validation(
-                data, survey, grouping, fraction=options.data.validation_fraction
-            )
-            hashes = f"{survey.fingerprint} {survey.validation_fingerprint}"
-            trained = place_validation(data, folders.split(hash_text(hashes)))
-        elif select_on == "validation":
-            fraction = options.data.validation_fraction or file.validation_fraction
-            group_by = options.data.group_by or file.group_by
-            pattern, table = group_by, read_groups(data.root)
-            grouping = Grouping(data.root, pattern)
-            if pattern is None and table:
-                group_by = f"{GROUPS}, hash {hash_text(repr(sorted(table.items())))}"
-            classes_of = {
-                name: scoring.classes_in(values)
-                for name, values in survey.values.get("train", {}).items()
-            }
-            shown = hash_text(repr(sorted((n, sorted(c)) for n, c in classes_of.items())))
-            target = folders.split(
-                hash_text(f"{survey.fingerprint} {fraction} {group_by} {SCORING_RULES} {shown}")
-            )
-            trained = validation_folder(target)
-            if survey.fingerprint != NOT_SURVEYED:
-                split_validation(
-                    data,
-                    target,
-                    fraction=fraction,
-                    group_by=pattern,
-                    classes_of=classes_of,
-                    alike=survey.alike,
-                )
+        selection = select_images(options.data, file, data, survey, scoring, folders)
+        warnings += selection.warnings
         by_pixels = get_path(base, AT_SIZE) == "images"
-        parts = scored_parts(data, trained, survey, scoring, by_pixels=by_pixels)
+        parts = scored_parts(data, selection.trained, survey, scoring, by_pixels=by_pixels)
         warnings += check_parts(parts, scoring)
         if select_on == "test":
             warnings.append(
                 "trials are compared on the test images, so the score of the best one will be "
                 "optimistic; --select-on validation gives one to report"
             )
-        if unmatched := grouping.unmatched([*survey.values.get("test", {})]):
+        if unmatched := selection.grouping.unmatched([*survey.values.get("test", {})]):
             warnings.append(
                 f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "
                 "one): each counts as a patient of its own in the interval of the test score"
@@ -186,14 +139,14 @@ class _Planner:
         if weights is not None:
             weights.check_fit(networks)
             weights.bring(folders.inputs)
-        return StudySpec(
+        spec = StudySpec(
             name=name,
             title=file.title if is_synthetic or file.generator is None else TUTORIAL.title,
             is_synthetic=is_synthetic,
             folders=folders,
             data=data,
             survey=survey,
-            trained=trained,
+            trained=selection.trained,
             base=base,
             networks=networks,
             weights=weights,
@@ -202,9 +155,9 @@ class _Planner:
             num_trials=options.search.num_trials or file.num_trials,
             num_epochs=base["num_epochs"],
             select_on=select_on,
-            validation_fraction=fraction,
-            group_by=group_by,
-            grouping=grouping,
+            validation_fraction=selection.fraction,
+            group_by=selection.group_by,
+            grouping=selection.grouping,
             pruner=options.search.pruner or file.pruner,
             sampler=options.search.sampler,
             seed=options.search.seed,
@@ -224,6 +177,12 @@ class _Planner:
                 for part in parts
             },
         )
+        # Plug-ins that cannot be used are refused before any worker is started.
+        if spec.sampler not in SAMPLERS:
+            make_sampler(spec, 0)
+        if spec.pruner not in PRUNERS:
+            make_pruner(spec)
+        return spec
 
     def _refuse_options_without_effect(self) -> None:
         data = self.options.data
@@ -239,22 +198,22 @@ class _Planner:
     def _place(self) -> tuple[str, Path, WorkFolders]:
         """Return study name, data folder and work folders; generate data where a study does."""
         options, generator = self.options, self.file.generator
-        output = options.output.output_dir.absolute()
+        output = options.output.output_dir
         name = options.output.study_name
         if name is not None and (
             not re.fullmatch(r"[\w][\w .+-]*", name) or len(name) > MAX_NAME_LENGTH
         ):
             raise UsageError(f"--study-name {name!r}: use letters, digits, '_', '-', '.', '+'")
         if options.data.data is None and generator is not None:
-            folders = WorkFolders(output=output, study=output / "runs" / (name or generator))
-            root = folders.study / "data"
+            folders = WorkFolders.of(output, name or generator)
+            root = folders.generated
             studies.GENERATORS[generator](root)
             return name or generator, root, folders
         root = (options.data.data or DEFAULT_DATA).absolute()
         if name is None:
             name = self.study_dir.name if self.study_dir else _folder_name(root)
             name = re.sub(r"[^\w .+-]|^[^\w]", "_", name)[:MAX_NAME_LENGTH]
-        folders = WorkFolders(output=output, study=output / "runs" / name)
+        folders = WorkFolders.of(output, name)
         if other := other_spelling(folders.study):
             raise UsageError(
                 f"--study-name {name}: on this file system its folder would be that of study "
@@ -280,98 +239,12 @@ class _Planner:
         data = replace(data, follow_symlinks=get_path(base, "data.follow_symlinks", False) is True)
         survey = survey_data(
             data,
-            cache=folders.study / "survey.json",
+            cache=folders.survey,
             mask_values=_optional_tuple(get_path(base, "data.mask_values")),
             mask_threshold=get_path(base, "data.mask_threshold"),
             progress=self.progress,
         )
         return data, survey
-
-    def _base_config(self) -> dict[str, Any]:
-        """Return the fixed part of the `neural_network` object, without paths."""
-        search, data = self.options.search, self.options.data
-        base: dict[str, Any] = {
-            "outfile": "out.txt",
-            "num_epochs": search.num_epochs or self.file.num_epochs,
-            "checkpoints": {
-                "save": f"{CHECKPOINTS}/",
-                "interval": 1,
-                "keep": "best",
-                "resume": True,  # who takes a trial over goes on where it was
-            },
-            "data": {
-                "type": "images",
-                "preload": True,
-                "target_grayscale": True,
-                "target_is_mask": True,
-                "transforms": [
-                    {"resize": list(_parse_size(data.resize) or self.file.resize)},
-                    *self.file.transforms,
-                ],
-            },
-            "optimizer": {},
-            "loss": {},
-        }
-        for key, value in self.file.config.items():
-            set_path(base, key, list(value) if isinstance(value, tuple) else value)
-        if search.lr_scheduler:
-            base["optimizer"]["lr_scheduler"] = {
-                "type": "Exponential",
-                "gamma": search.lr_scheduler_gamma,
-            }
-        for text in search.set or ():
-            key, value = parse_setting(text)
-            refuse_owned(key, "--set")
-            set_path(base, key, value)
-        # Said in every config: what an engine takes for the default may be another.
-        for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
-            if get_path(base, key) is None:
-                set_path(base, key, value)
-        if rotates(base) and get_path(base, ROTATE_DIRECTION) is None:
-            set_path(base, ROTATE_DIRECTION, "clockwise")  # part of what drivers agree on
-        for key, known in SPELLED.items():
-            value = get_path(base, key)
-            if isinstance(value, str):
-                set_path(base, key, names_among(value, known(), key)[0])
-        return base
-
-    def _space(self, base: dict[str, Any]) -> SearchSpace:
-        """Return what is sampled: the study's space with the options' dimensions in it."""
-        search, space = self.options.search, self.file.space()
-        if self.options.data.layers is not None:
-            space = SearchSpace(tuple(d for d in space.dimensions if d.key != "layers"))
-        if search.optimizers is not None:
-            names = names_among(search.optimizers, tuple(OPTIMIZERS), "--optimizers")
-            space = with_choice(space, base, "optimizer.type", names)
-        if search.loss is not None:
-            names = names_among(search.loss, known_losses(), "--loss")
-            space = with_choice(space, base, "loss.function", names)
-        if search.lr_range_min is not None or search.lr_range_max is not None:
-            low = 0.001 if search.lr_range_min is None else search.lr_range_min
-            high = 0.01 if search.lr_range_max is None else search.lr_range_max
-            where = "--lr-range-min, --lr-range-max"
-            values = checked_range(low, high, is_integer=False, log=True, step=None, where=where)
-            space = space.with_dimension(Dimension("optimizer.learning_rate", values))
-        for text in search.search or ():
-            dimension = parse_search(text)
-            refuse_owned(dimension.key, "--search")
-            space = space.with_dimension(spelled(dimension))
-        fixed = {parse_setting(text)[0] for text in search.set or ()}
-        space = settled(
-            SearchSpace(tuple(d for d in space.dimensions if d.key not in fixed)), base
-        )
-        if not space.dimensions:
-            raise UsageError("nothing is searched: every field is fixed; see --search")
-        return space
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+)\s*[,x]\s*(\d+)\s*", text)
-    if match is None or "0" in (match[1], match[2]):
-        raise UsageError(f"--resize: expected H,W such as 256,256, not {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _folder_name(root: Path) -> str:

@@ -1,21 +1,93 @@
-"""Pruners by the names that `--pruner` takes."""
+"""The registry of pruners: the names that `--pruner` takes, ours and those of plug-ins."""
 
 from __future__ import annotations
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hpo.plan.spec import StudySpec
+from hpo.plan.optuna_plugins import PRUNERS_GROUP, make_by_plugin, plugin_errors_named
+from trainer.plugins import plugin_names
+
+if TYPE_CHECKING:  # Optuna takes longer to load than `--help` to answer
+    from optuna.pruners import BasePruner
+
+    from hpo.plan.spec import StudySpec
+
+NO_PRUNER = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerSettings:
+    """What a pruner is made from; epochs are its steps, counted from 1.
+
+    Attributes:
+        num_warmup_epochs: epochs after which no trial should be pruned yet.
+        num_epochs: of each trial.
+        num_trials: in the study, all told.
+    """
+
+    num_warmup_epochs: int
+    num_epochs: int
+    num_trials: int
+
+
+def _median(settings: PrunerSettings) -> BasePruner:
+    from optuna.pruners import MedianPruner
+
+    # Optuna's 5 would be most of a search of 8 trials.
+    num_whole = max(3, min(5, settings.num_trials // 4))
+    first_pruned = settings.num_warmup_epochs + 1
+    return MedianPruner(num_whole, n_warmup_steps=first_pruned, n_min_trials=3)
+
+
+def _hyperband(settings: PrunerSettings) -> BasePruner:
+    from optuna.pruners import HyperbandPruner
+
+    first_pruned = settings.num_warmup_epochs + 1
+    return HyperbandPruner(
+        min_resource=min(first_pruned, settings.num_epochs), max_resource=settings.num_epochs
+    )
+
+
+def _none(settings: PrunerSettings) -> BasePruner:
+    from optuna.pruners import NopPruner
+
+    return NopPruner()
+
+
+PRUNERS: Mapping[str, Callable[[PrunerSettings], BasePruner]] = {
+    "median": _median,
+    "hyperband": _hyperband,
+    NO_PRUNER: _none,
+}
+
+
+def known_pruners() -> tuple[str, ...]:
+    """Return our pruners' names, then those of installed plug-ins."""
+    return tuple(dict.fromkeys((*PRUNERS, *plugin_names(PRUNERS_GROUP))))
 
 
 def make_pruner(spec: StudySpec) -> BasePruner:
-    """Return the pruner; epochs are its steps, counted from 1."""
-    first_pruned = spec.num_warmup_epochs + 1
-    if spec.pruner == "median":
-        # Optuna's 5 would be most of a search of 8 trials.
-        num_whole = max(3, min(5, spec.num_trials // 4))
-        return MedianPruner(num_whole, n_warmup_steps=first_pruned, n_min_trials=3)
-    if spec.pruner == "hyperband":
-        return HyperbandPruner(
-            min_resource=min(first_pruned, spec.num_epochs), max_resource=spec.num_epochs
-        )
-    return NopPruner()
+    """Return the study's pruner.
+
+    Raises:
+        ConfigError, UsageError: a plug-in is missing, broken, or gives something else.
+    """
+    settings = PrunerSettings(
+        num_warmup_epochs=spec.num_warmup_epochs,
+        num_epochs=spec.num_epochs,
+        num_trials=spec.num_trials,
+    )
+    if ours := PRUNERS.get(spec.pruner):
+        return ours(settings)
+    from optuna.pruners import BasePruner
+
+    made: BasePruner = make_by_plugin(PRUNERS_GROUP, spec.pruner, settings, BasePruner)
+    return made
+
+
+def pruner_errors_named(name: str) -> AbstractContextManager[None]:
+    """Turn what a plug-in's pruner raises into one line."""
+    return nullcontext() if name in PRUNERS else plugin_errors_named(PRUNERS_GROUP, name)

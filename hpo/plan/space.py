@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import UsageError
 from trainer.config import EXTENSIONS, OPTIMIZERS
 from trainer.errors import ConfigError
-from trainer.keypath import get_path, parse_value, set_path, split_path
+from trainer.keypath import copy_config, get_path, parse_value, set_path, split_path
 
 if TYPE_CHECKING:
     import optuna
@@ -167,7 +167,7 @@ def build_config(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str
 
     Where the optimizer is sampled, fields of the base config that it does not have are left out.
     """
-    config: dict[str, Any] = json.loads(json.dumps(base))
+    config = copy_config(base)
     for key, value in chosen.items():
         set_path(config, key, value)
     optimizer = config.get("optimizer")
@@ -180,7 +180,7 @@ def build_config(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str
 
 def without_extensions(config: Mapping[str, Any], *, known: frozenset[str]) -> dict[str, Any]:
     """Return a config with the contract's keys and those of ours that the engine knows."""
-    result: dict[str, Any] = json.loads(json.dumps(config))
+    result = copy_config(config)
     for key in set(EXTENSIONS) - known:
         *parents, last = split_path(key)
         node: Any = result

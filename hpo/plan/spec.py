@@ -5,57 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from hpo.dataset.datafolder import DataFolder
 from hpo.dataset.intervals import Grouping
 from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
+from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
+from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
 from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkFolders:
-    """Where a study keeps its files, all below the output folder."""
-
-    output: Path
-    study: Path
-
-    @property
-    def inputs(self) -> Path:
-        """Network files and weights, which every worker may read."""
-        return self.study / "inputs"
-
-    @property
-    def cache(self) -> Path:
-        """Decoded images of the study's containers, which must not reach the host's cache."""
-        return self.study / "cache"
-
-    def split(self, identity: str) -> Path:
-        """Training and validation part, where the study selects on one."""
-        return self.study / f"split_{identity}"
-
-    @property
-    def best_model(self) -> Path:
-        """The best model so far."""
-        return self.output / "best_model"
-
-    @property
-    def list_acc(self) -> Path:
-        """The tutorial's summary of all trials."""
-        return self.output / "list_acc.json"
-
-    def attempt(self, number: int, attempt: int) -> Path:
-        """Return the folder of one attempt at a trial."""
-        return self.study / f"trial_{number:05d}" / f"attempt_{attempt}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +32,9 @@ class StudySpec:
         networks: value of `layers` (fixed or sampled) -> file in the inputs folder and the
             config fields that go with that network.
         weights: what trials start from, None for random weights.
-        trains_on, selects_on: where the workers read; `tests_on` is touched once, at the end.
+        data: the user's folder; its test images are read once, at the end, where trials are
+            compared on a validation part.
+        trained: the folder that trials read: training images, and those they are compared on.
         grouping: which images are of one patient.
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.
@@ -95,8 +62,8 @@ class StudySpec:
     validation_fraction: float | None
     group_by: str | None
     grouping: Grouping
-    pruner: Literal["median", "hyperband", "none"]
-    sampler: Literal["tpe", "random"]
+    pruner: str
+    sampler: str
     seed: int
     published: str | None
     hashes: Mapping[str, str]
@@ -118,7 +85,7 @@ class StudySpec:
 
     @property
     def averaged(self) -> str:
-        """Say which classes the accuracy averages."""
+        """Say which classes the score averages."""
         if self.facts.output_shape[-1] == 1:
             return "of the foreground, the network's one class"
         if get_path(self.base, "metrics.include_background", True) is True:
@@ -163,7 +130,7 @@ class StudySpec:
         are_files = all((self.folders.inputs / file).is_file() for file in files)
         return are_files and (self.trained.root / self.trained.train.inputs).is_dir()
 
-    def describe_data(self) -> dict[str, Any]:
+    def describe_data(self) -> DataRecord:
         """Return what trials read: hash of the data set, and the parts of which folder."""
         trained = self.trained
         assert trained.test is not None

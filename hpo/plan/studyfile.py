@@ -6,15 +6,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 import studies
 from hpo.dataset.survey import NOT_SURVEYED, DataSurvey
 from hpo.errors import UsageError
+from hpo.plan.pruners import PRUNERS, known_pruners
 from hpo.plan.space import Categorical, Dimension, SearchSpace, checked_range, pack
 from trainer.config import Fraction, PositiveInt, Section
-from trainer.config.messages import describe_errors, hint
+from trainer.config.messages import describe_errors, hint, unknown_name_error
 from trainer.data.survey import MaskCoding
 from trainer.keypath import split_path
 
@@ -93,6 +94,13 @@ class Published(Section):
         return f"Dice {self.dice:g}: {self.how}"
 
 
+def _known_pruner(value: Any) -> Any:
+    # Ours first: plug-ins are looked for in the list of installed packages.
+    if isinstance(value, str) and value not in PRUNERS and value not in known_pruners():
+        raise unknown_name_error(value, known_pruners())
+    return value
+
+
 class StudyFile(Section):
     """What a study is: network, budget, objective, fixed config fields and search space.
 
@@ -123,7 +131,7 @@ class StudyFile(Section):
     group_by: str | None = None
     resize: tuple[PositiveInt, PositiveInt] = (256, 256)
     transforms: tuple[dict[str, Any], ...] = ()
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Annotated[str, BeforeValidator(_known_pruner)] = "median"
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
     small: dict[str, Any] | None = None

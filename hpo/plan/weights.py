@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from hpo.errors import UsageError
 from hpo.plan.inputs import hash_file
-from trainer.networks import is_builtin, network_json
+from trainer.networks import is_builtin, is_named, network_json
+from trainer.rundir import aside_name
 
 OPTION = "--transfer-learning"
 RANDOM = "none"
@@ -40,7 +40,7 @@ class StartWeights:
     def bring(self, inputs: Path) -> None:
         """Copy them into the inputs folder."""
         if not (inputs / self.file).exists():
-            aside = inputs / f".{self.file}.{os.urandom(8).hex()}.tmp"
+            aside = aside_name(inputs / self.file)
             try:
                 shutil.copyfile(self.path, aside)
                 aside.replace(inputs / self.file)
@@ -59,7 +59,8 @@ class StartWeights:
             return
         wanted = PACKAGES[self.given][1]
         for name in networks:
-            if is_builtin(name) and _title(name) != _title(wanted):
+            is_other = is_builtin(name) and _title(name) != _title(wanted)
+            if is_other or (not is_builtin(name) and is_named(name)):
                 raise UsageError(
                     f"{self.key}: the weights {self.given} fit {wanted} alone, not {name}; add "
                     f"--layers {wanted}, or {OPTION} {RANDOM} for random weights"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.folders import TRIAL_FILE, is_regular_file, keep_foreign, locked, read_json
+from hpo.folders import TRIAL_FILE, LockHeldError, is_regular_file, keep_foreign, locked, read_json
+from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
+from hpo.records import ModelEntry, ModelRecord
 from hpo.results.artifacts import ArtifactError, ModelStore
 from hpo.results.list_acc import TrialList
 from hpo.results.models import (
@@ -34,12 +35,11 @@ from hpo.results.models import (
     reason,
     remove_checkpoints,
 )
-from hpo.store.study import COUNTED, STUDY_ID, best_trial, finished_trials, score
+from hpo.store.ranking import UNSCORED, rank
+from hpo.store.study import COUNTED, best_trial, finished_trials, trial_rank
 from trainer import rundir
 from trainer.errors import DataError
-from trainer.keypath import set_path
-
-_NOTHING = (-math.inf, 0)  # score and negative number of no trial
+from trainer.keypath import copy_config, set_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Results:
         self._spec = spec
         self._model_store = model_store
         self._lock = threading.Lock()
-        self._best = _NOTHING  # of the finished trials that were seen, which change no more
+        self._best = UNSCORED  # rank of the finished trials that were seen, which change no more
         self._announced: set[int] = set()  # trials that may be the best when they are told
         self._spared: set[int] = set()  # trials whose checkpoint waits to become `best_model/`
         self._list = TrialList(spec.folders.list_acc)
@@ -76,7 +76,7 @@ class Results:
         self,
         candidate: Candidate,
         study: optuna.Study,
-        announce: Callable[[Mapping[str, Any]], bool],
+        announce: Callable[[ModelRecord], bool],
     ) -> str | None:
         """Describe a trial's model if it beats every trial of the study; return a warning, if any.
 
@@ -85,13 +85,13 @@ class Results:
         how and where, or returns False if the trial is no longer ours. It comes first: a driver
         that is killed here leaves no archive that nobody knows of.
         """
-        rank = (candidate.score, -candidate.number)
+        offered = rank(candidate.score, candidate.number)
         with self._lock:
-            if self._best > rank:  # nor need the database be asked
+            if self._best > offered:  # nor need the database be asked
                 return None
             best = best_trial(study)
-            self._best = _NOTHING if best is None else _rank(best)
-            if self._best > rank:
+            self._best = UNSCORED if best is None else trial_rank(best)
+            if self._best > offered:
                 return None
         entry = self._entry(candidate, study.user_attrs.get(STUDY_ID))
         folders = self._spec.folders
@@ -111,7 +111,7 @@ class Results:
                     evaluation_config(candidate.config, self._spec),
                     known=candidate.known_extensions,
                 ),
-                has_shelf=self._model_store is not None,
+                has_store=self._model_store is not None,
             )
         except OSError as error:
             return f"the model of trial {candidate.number} cannot be stored ({reason(error)})"
@@ -119,9 +119,11 @@ class Results:
             return None
         with self._lock:
             self._announced.add(candidate.number)
-        if warning := self._put(model):
-            lost = {"artifact": None, "older": [*model["older"], model["artifact"]]}
-            announce(model | lost)
+        archive = model["artifact"]
+        if self._model_store is None or archive is None:
+            return None
+        if warning := self._put(model, archive, self._model_store):
+            announce({**model, "artifact": None, "older": [*model["older"], archive]})
         return warning
 
     def settle(self, study: optuna.Study, number: int) -> str | None:
@@ -144,12 +146,10 @@ class Results:
 
     def sweep(self, study: optuna.Study) -> None:
         """Remove what killed drivers have left of finished trials: checkpoints, and archives."""
-        folders = (path.name for path in self._spec.folders.study.glob("trial_*"))
-        numbers = {int(name[6:]) for name in folders if name[6:].isdecimal()}
         if self._model_store is not None:
             drop_older(study, self._model_store)
         with self._lock:
-            self._clear_checkpoints(study, numbers)
+            self._clear_checkpoints(study, set(self._spec.folders.trials()))
 
     def fetch(self, study: optuna.Study) -> str | None:
         """Put the study's best model into `best_model/`; return a line that says why not."""
@@ -162,17 +162,27 @@ class Results:
             return f"{error.filename}: {reason(error)}"
 
     def _clear_checkpoints(self, study: optuna.Study, numbers: Collection[int]) -> None:
+        ended = [
+            trial
+            for trial in study.get_trials(deepcopy=False)
+            if trial.number in numbers and trial.state.is_finished()
+        ]
+        try:
+            self._clear(study, ended)
+        except LockHeldError:  # who has it may make a model of any that was the best
+            for trial in ended:
+                if model := model_of(trial):
+                    self._spared.add(trial.number)
+                keep = checkpoint_file(self._spec.folders, model["entry"]) if model else None
+                remove_checkpoints(self._spec.folders, trial.number, keep=keep)
+
+    def _clear(self, study: optuna.Study, ended: Sequence[FrozenTrial]) -> None:
         folders = self._spec.folders
         with locked(folders.best_model):  # nobody makes a model of them now
-            ended = [
-                trial
-                for trial in study.get_trials(deepcopy=False)
-                if trial.number in numbers and trial.state.is_finished()
-            ]
             stored = self.stored_trial(study)
-            least = _NOTHING if stored is None else _rank(stored)
-            better = [trial for trial in ended if trial.state in COUNTED and _rank(trial) > least]
-            better.sort(key=_rank, reverse=True)
+            least = UNSCORED if stored is None else trial_rank(stored)
+            better = [t for t in ended if t.state in COUNTED and trial_rank(t) > least]
+            better.sort(key=trial_rank, reverse=True)
             spared = next(filter(self._has_checkpoint, better), None)
             self._spared = set() if spared is None else {spared.number}
             for trial in ended:
@@ -184,21 +194,21 @@ class Results:
     def _has_checkpoint(self, trial: FrozenTrial) -> bool:
         return find_checkpoint(trial, self._spec.folders) is not None
 
-    def _put(self, model: Mapping[str, Any]) -> str | None:
-        if self._model_store is None:
-            return None
-        folder = self._spec.folders.attempt(model["entry"]["trial"], 1).parent
+    def _put(self, model: ModelRecord, archive: str, model_store: ModelStore) -> str | None:
+        folder = self._spec.folders.trial(model["entry"]["trial"])
         try:
             with new_folder(folder, "model") as aside:
                 make_model(model, aside, self._spec.folders)
-                self._model_store.put(model["artifact"], aside, MODEL_FILES)
+                model_store.put(archive, aside, MODEL_FILES)
         except (HpoError, OSError, DataError) as error:
             return f"{reason(error)}; the best model is on this host only"
         return None
 
     def write_list_acc(self, study: optuna.Study) -> None:
         """Rewrite `list_acc.json` from the database: one entry for each finished trial."""
-        with self._lock, locked(self._spec.folders.list_acc):
+        with self._lock, contextlib.ExitStack() as stack:
+            with contextlib.suppress(LockHeldError):  # who has it writes its own once more
+                stack.enter_context(locked(self._spec.folders.list_acc))
             self._list.write(study)
 
     def refresh_list_acc(self, study: optuna.Study) -> None:
@@ -210,9 +220,9 @@ class Results:
         if self._list.is_due():
             self.write_list_acc(study)
 
-    def _entry(self, candidate: Candidate, study_id: str | None) -> dict[str, Any]:
+    def _entry(self, candidate: Candidate, study_id: str | None) -> ModelEntry:
         """Return what `trial.json` says of the model."""
-        return {
+        entry = {
             "study": self._spec.name,
             "study_id": study_id,
             "trial": candidate.number,
@@ -224,11 +234,12 @@ class Results:
             **candidate.figures,
             "params": dict(candidate.params),
         }
+        return cast("ModelEntry", entry)
 
     def bring_back(self, study: optuna.Study) -> None:
         """Put this study's best model back in its place, if another study's is there."""
         target, study_id = self._spec.folders.best_model, study.user_attrs.get(STUDY_ID)
-        with self._lock, locked(target):
+        with self._lock, contextlib.suppress(LockHeldError), locked(target):
             if read_json(target / TRIAL_FILE).get("study_id") == study_id:
                 return
             for kept in sorted(target.parent.glob(f"{target.name}-*")):
@@ -256,7 +267,7 @@ class Results:
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:
     """Return the config that evaluates a trial's model, from the folder that it is in."""
-    result: dict[str, Any] = json.loads(json.dumps(config))
+    result = copy_config(config)
     for key in ("input_path", "target_path"):
         result["data"].pop(key, None)
     result["layers"] = f"./{LAYERS_FILE}"
@@ -267,8 +278,3 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     if spec.survey.coding.kind in ("binary", "classes"):
         set_path(result, "data.mask_values", list(spec.survey.coding.values))
     return result
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    value = score(trial)
-    return _NOTHING if value is None else (value, -trial.number)

@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.results.provenance import PROVENANCE
-from hpo.store.study import best_epoch, finished_trials, last_value, score
+from hpo.records import run_of
+from hpo.store.study import best_epoch, finished_trials, last_score, score
 from trainer import rundir
 from trainer.keypath import get_path
 
@@ -52,7 +52,7 @@ def write_list_acc(study: optuna.Study, path: Path) -> None:
 
 def list_entry(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
-    provenance = trial.user_attrs.get(PROVENANCE, {})
+    provenance = run_of(trial.user_attrs)
     config = provenance.get("config", {})
     return {
         "max_acc": score(trial),
@@ -62,7 +62,7 @@ def list_entry(trial: FrozenTrial) -> dict[str, Any]:
         "epoch_max_acc": best_epoch(trial),
         "number": trial.number,
         "state": trial.state.name,
-        "last_acc": last_value(trial),
+        "last_acc": last_score(trial),
         "seconds": trial.duration.total_seconds() if trial.duration else None,
         "epochs": max(trial.intermediate_values, default=0),
         "params": trial.params,

@@ -1,4 +1,4 @@
-"""The figures of an evaluation beside its accuracy, as our worker's metrics give them."""
+"""The figures of an evaluation beside its score, as our worker's metrics give them."""
 
 from __future__ import annotations
 

@@ -22,21 +22,22 @@ from optuna.trial import FrozenTrial
 
 from hpo.folders import (
     TRIAL_FILE,
+    LockHeldError,
+    WorkFolders,
     is_regular_file,
     keep_foreign,
     locked,
     read_json,
     replace_folder,
 )
-from hpo.plan.spec import WorkFolders
+from hpo.keys import ATTEMPT, STUDY_ID
+from hpo.records import ModelEntry, ModelRecord, recorded_model
 from hpo.results.artifacts import ModelStore
 from hpo.results.provenance import MAX_BYTES
-from hpo.store.lease import ATTEMPT
-from hpo.store.study import STUDY_ID, best_trial
+from hpo.store.study import best_trial
 from trainer import rundir
 from trainer.errors import DataError
 
-MODEL = "rml:model"
 MODEL_FILE = "best_model_file.pt"
 LAYERS_FILE = "layers.json"
 MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
@@ -45,12 +46,12 @@ MODEL_FILES = (MODEL_FILE, LAYERS_FILE, rundir.CONFIG, TRIAL_FILE)
 def describe_model(
     folders: WorkFolders,
     study_id: str | None,
-    entry: Mapping[str, Any],
+    entry: ModelEntry,
     *,
     network: str,
     config: Mapping[str, Any],
-    has_shelf: bool,
-) -> dict[str, Any]:
+    has_store: bool,
+) -> ModelRecord:
     """Return the attribute MODEL of a trial whose checkpoint is there.
 
     The archive's name is known before it is written, and those of earlier attempts, whose drivers
@@ -74,29 +75,28 @@ def describe_model(
         "folder": str(folders.best_model),
         "runs": str(folders.study),
         "attempt": attempt,
-        "artifact": names[-1] if has_shelf else None,
-        "older": names[:-1] if has_shelf else [],
+        "artifact": names[-1] if has_store else None,
+        "older": names[:-1] if has_store else [],
         "checkpoint": _identity(checkpoint_file(folders, entry)),
         "network": network,
         "config": None if is_long else dict(config),
-        "entry": dict(entry),
+        "entry": entry,
     }
 
 
-def checkpoint_file(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+def checkpoint_file(folders: WorkFolders, entry: ModelEntry) -> Path:
     """Return the checkpoint of which a model is made, whose `trial.json` is `entry`."""
     run_dir = folders.attempt(int(entry["trial"]), int(entry["attempt"]))
     return run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(int(entry["epoch"]))
 
 
-def model_of(trial: FrozenTrial) -> dict[str, Any]:
+def model_of(trial: FrozenTrial) -> ModelRecord:
     """Return the attribute MODEL of a trial, an empty one if it is of an attempt that died."""
-    model = trial.user_attrs.get(MODEL)
-    is_current = isinstance(model, dict) and model.get("attempt") in (None, _attempt(trial))
-    return model if isinstance(model, dict) and is_current else {}
+    model = recorded_model(trial.user_attrs)
+    return model if model.get("attempt") in (None, _attempt(trial)) else {}
 
 
-def make_model(model: Mapping[str, Any], aside: Path, folders: WorkFolders) -> None:
+def make_model(model: ModelRecord, aside: Path, folders: WorkFolders) -> None:
     """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
 
     Args:
@@ -127,7 +127,7 @@ def drop_older(study: optuna.Study, model_store: ModelStore) -> None:
     if keep is None:
         return
     for trial in study.get_trials(deepcopy=False):
-        model = trial.user_attrs.get(MODEL, {})
+        model = recorded_model(trial.user_attrs)
         for name in (*model.get("older", ()), model.get("artifact")):
             if trial.state.is_finished() and name is not None and name != keep:
                 model_store.remove(name)
@@ -145,6 +145,18 @@ def fetch_best(
     Raises:
         ArtifactError: the model store does not answer, or holds something else.
     """
+    try:
+        return _fetch_best(study, target, model_store, here)
+    except LockHeldError as error:
+        return (
+            f"{error.filename}: {error.strerror}; wake or end it, and run rml-study export, or "
+            "the same search again"
+        )
+
+
+def _fetch_best(
+    study: optuna.Study, target: Path, model_store: ModelStore | None, here: WorkFolders
+) -> str | None:
     with locked(target):
         # Asked inside: who waited for the lock may have been overtaken.
         best = best_trial(study)
@@ -203,11 +215,12 @@ def find_checkpoint(trial: FrozenTrial, here: WorkFolders) -> WorkFolders | None
     They are `here`, wherever they were when the model was described, or where they were then.
     """
     model = model_of(trial)
-    if not isinstance(model.get("checkpoint"), list):
+    checkpoint = model.get("checkpoint")
+    if not isinstance(checkpoint, list):
         return None
     for folders in (here, _folders(model)):
         # Another study's may be at the same place: of that name, in a database that was deleted.
-        if _identity(checkpoint_file(folders, model["entry"])) == list(model["checkpoint"]):
+        if _identity(checkpoint_file(folders, model["entry"])) == checkpoint:
             return folders
     return None
 
@@ -243,16 +256,11 @@ def _attempt(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(ATTEMPT, 1))
 
 
-def _long_config(folders: WorkFolders, entry: Mapping[str, Any]) -> Path:
+def _long_config(folders: WorkFolders, entry: ModelEntry) -> Path:
     return folders.attempt(int(entry["trial"]), int(entry["attempt"])).with_suffix(".model.json")
 
 
-def study_folders(output: Path, study_name: str) -> WorkFolders:
-    """Return where a study of this name has its files, below an output folder."""
-    return WorkFolders(output=output, study=output / "runs" / study_name)
-
-
-def _folders(model: Mapping[str, Any]) -> WorkFolders:
+def _folders(model: ModelRecord) -> WorkFolders:
     return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
 
 
@@ -291,10 +299,9 @@ def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None =
 
     The best model is stored; the rest would fill the disk at 130 MB a trial.
     """
-    trial = folders.attempt(number, 1).parent
-    for half in trial.glob(".model.*.tmp"):  # of a driver that was killed
+    for half in folders.trial(number).glob(".model.*.tmp"):  # of a driver that was killed
         shutil.rmtree(half, ignore_errors=True)
-    for attempt in trial.glob("attempt_*"):
+    for attempt in folders.attempts(number):
         folder = attempt / rundir.CHECKPOINTS
         if keep is None or keep.parent != folder:
             shutil.rmtree(folder, ignore_errors=True)

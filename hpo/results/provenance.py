@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.launchers.gpus import survey_gpus
+from hpo.records import DataRecord, EndRecord, RunRecord
 
 if TYPE_CHECKING:
     from hpo.launchers import Launcher, Slot
 
-PROVENANCE = "rml:provenance"
-END = "rml:end"
 MAX_BYTES = 50_000  # MariaDB's TEXT column holds 65,535, and Optuna stores JSON text
 MAX_MESSAGE_CHARS = 500
 MAX_TAIL_CHARS = 2000
@@ -43,8 +42,8 @@ def describe_run(
     attempt: int,
     launcher: Launcher,
     slot: Slot,
-    data: Mapping[str, Any],
-) -> dict[str, Any]:
+    data: DataRecord,
+) -> RunRecord:
     """Return the attribute PROVENANCE of an attempt at a trial, as JSON has it.
 
     Args:
@@ -58,7 +57,7 @@ def describe_run(
     the whole is in the run folder.
     """
     names = _gpu_names() if slot.gpu_uuids else {}
-    entry: dict[str, Any] = {
+    entry: RunRecord = {
         "config": dict(config),
         "config_hash": config_hash(config),
         "network": network_file,
@@ -73,7 +72,7 @@ def describe_run(
         "gpus": [{"uuid": uuid, "name": names.get(uuid)} for uuid in slot.gpu_uuids],
         "cpu": {"name": _cpu_name(), "threads": slot.num_threads},
         "code": code_version(),
-        "data": dict(data),
+        "data": data,
     }
     return _shortened(entry)
 
@@ -118,13 +117,13 @@ def describe_end(
     log_tail: str,
     attempt: int,
     seconds: Mapping[str, float],
-) -> dict[str, Any]:
+) -> EndRecord:
     """Return the attribute END: how an attempt ended, with its durations (see Stopwatch).
 
     The best score with its epoch is there too, so that `rml-study status` need not look for it
     among all values of all trials.
     """
-    entry: dict[str, Any] = {
+    entry: EndRecord = {
         "end": end,
         "dice_dataset": score,
         "epoch": epoch,
@@ -187,9 +186,9 @@ def _user() -> str | None:
         return None
 
 
-def _shortened(entry: dict[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = dict(entry["config"])
-    result = {**entry, "config": config}
+def _shortened(entry: RunRecord) -> RunRecord:
+    config = dict(entry["config"])
+    result: RunRecord = {**entry, "config": config}
     for _ in tuple(config):
         if _size(result) <= MAX_BYTES:
             break

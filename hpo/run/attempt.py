@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hpo.plan.spec import WorkFolders
+from hpo.folders import WorkFolders
 from trainer import rundir
 from trainer.keypath import get_path
 
@@ -27,7 +27,7 @@ class AttemptFolder:
     Attributes:
         log: its test log, read as far as the earlier attempt has written it.
         resumed: the attempt that it goes on from, None if it starts anew.
-        evaluated: accuracy by epoch of that attempt.
+        evaluated: score by epoch of that attempt.
     """
 
     run_dir: Path

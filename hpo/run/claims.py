@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hpo.store.lease import Lease
+from hpo.store.claim import Lease
 
 # Between two questions for a trial that other drivers may give back. Each takes the study's lock,
 # for which every driver of the study waits.

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from hpo.errors import HpoError
+from trainer.rundir import aside_name
 
 PROBE_BYTES = 2**16
 MORE_BYTES = 2**20
@@ -63,7 +64,7 @@ def _free_bytes(folder: Path) -> int:
 
 def _has_room(folder: Path) -> bool:
     """Try it: what a quota leaves is seen in no other way."""
-    probe = folder / f".room.{os.urandom(8).hex()}.tmp"
+    probe = aside_name(folder / "room")
     try:
         with probe.open("xb") as file:
             file.write(bytes(PROBE_BYTES))

@@ -14,7 +14,7 @@ from hpo.plan.samplers import make_sampler
 from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_model_store
 from hpo.run.launcher import check_known, pick_launcher
-from hpo.run.session import settings_rows, show_settings
+from hpo.run.settings import settings_rows, show_settings
 from hpo.store.databaseurl import choose_url, default_url
 from hpo.store.study import check_study
 

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial
 from hpo.dataset.datafolder import Part
 from hpo.dataset.intervals import Grouping, Interval, interval_of_runs
 from hpo.errors import HpoError
-from hpo.folders import locked
+from hpo.folders import LockHeldError, locked
+from hpo.keys import ATTEMPT, TESTED
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Results
@@ -31,15 +32,12 @@ from hpo.results.metrics import (
 )
 from hpo.results.models import LAYERS_FILE, MODEL_FILE
 from hpo.run.oneshot import run_config
-from hpo.store.lease import ATTEMPT
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
 TEST_FILE = "test.json"
-TESTED = "rml:test:{}"  # the study's attribute with the test score of that trial's model
-TEST_TASK = "rml:testing"
 WAIT_INTERVAL_S = 1.0
 
 
@@ -156,10 +154,13 @@ class FinalTest:
 
     def _put(self, score: TestScore, best: FrozenTrial) -> None:
         folder = self.spec.folders.best_model
-        with locked(folder):
-            stored = self.results.stored_trial(self.study)
-            if stored is not None and stored.number == best.number:
-                score.write(folder)
+        try:
+            with locked(folder):
+                stored = self.results.stored_trial(self.study)
+                if stored is not None and stored.number == best.number:
+                    score.write(folder)
+        except LockHeldError as error:  # the study has it
+            self.warn(f"{folder / TEST_FILE} is not written: {error.filename}: {error.strerror}")
 
 
 def tested_before(study: optuna.Study, number: int) -> list[int]:
@@ -172,7 +173,7 @@ def tested_before(study: optuna.Study, number: int) -> list[int]:
 def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     spec, launcher = test.spec, test.launcher
     best, trial = spec.folders.best_model, winner.number
-    run_dir = spec.folders.study / f"test_of_trial_{trial:05d}"
+    run_dir = spec.folders.test(trial)
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):
@@ -210,14 +211,14 @@ def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: P
 
 
 def read_test_score(
-    run_dir: Path, trial: int, accuracy: float, *, num_images: int, grouping: Grouping
+    run_dir: Path, trial: int, score: float, *, num_images: int, grouping: Grouping
 ) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
     found = interval_of_runs([run_dir], grouping)
     figures = read_figures(run_dir)
     return TestScore(
         trial=trial,
-        dice_dataset=accuracy,
+        dice_dataset=score,
         dice_per_image=figures.get("dice_per_image"),
         dice_with_background=figures.get(WITH),
         dice_without_background=figures.get(WITHOUT),

@@ -14,7 +14,9 @@ from hpo.plan.options import Options
 from hpo.plan.scoring_keys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
 from hpo.plan.space import dropped_keys
 from hpo.plan.spec import StudySpec
+from trainer.config import PLUGIN_NETWORK
 from trainer.keypath import parse_setting
+from trainer.plugins import NETWORKS_GROUP
 
 
 def pick_launcher(
@@ -87,10 +89,20 @@ def check_known(
     """Say which settings the worker does not know, so does not get.
 
     Raises:
-        UsageError: one of them is searched, so that trials would differ in nothing.
+        UsageError: one of them is searched, so that trials would differ in nothing, or a network
+            is of a plug-in that the worker does not have.
     """
     refuse_worker_of_other_sizes(spec, launcher)
     known = launcher.capabilities()
+    for name, network in spec.networks.items():
+        plugin = network.plugin
+        if plugin is not None and f"{PLUGIN_NETWORK}{plugin.name}" not in known:
+            package = f"package {plugin.package!r}" if plugin.package else "its package"
+            raise UsageError(
+                f"layers: {name}: this worker does not have the plug-in {plugin.name!r} "
+                f"({NETWORKS_GROUP}); install {package} where rmldnn runs, in its image for "
+                "containers (docs/plugins.md)"
+            )
     if searched := dropped([dimension.key for dimension in spec.space.dimensions], known):
         raise UsageError(f"--search {searched[0]}: this worker does not know it")
     for text in options.search.set or ():

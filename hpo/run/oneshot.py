@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.launchers.base import CONFIG_ARGS, KEEP_STATE_GRACE_S
+from hpo.launchers.base import CONFIG_ARGS
+from hpo.launchers.stop_times import KEEP_STATE_GRACE_S
 from trainer import rundir
 from trainer.keypath import get_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
+from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import COUNTED
-from trainer.errors import DivergedError, OutOfMemoryError, UserError
+from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import get_path
 
 BATCH_SIZE = "data.batch_size"
@@ -46,6 +48,7 @@ HOST_MEMORY = (
     "time (--jobs), or give each container more (--docker-memory)"
 )
 LOST = "another driver has taken the trial over"
+_NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ class AttemptResult:
     """What was seen of a worker.
 
     Attributes:
-        curve: accuracy by epoch.
+        curve: score by epoch.
         is_crash: another attempt may work.
         exit_code: of a crash.
         why: the message without what is of this trial alone, if it has such; see `cause`.
@@ -114,14 +117,13 @@ class AttemptResult:
 
     @property
     def score(self) -> float | None:
-        """The best accuracy, None before the first."""
-        return max(self.curve.values()) if self.curve else None
+        """The best epoch's score, None before the first."""
+        return peak(self.curve)
 
     @property
     def epoch(self) -> int | None:
         """The epoch of the score, the first of equals."""
-        best = self.score
-        return min(e for e, value in self.curve.items() if value == best) if self.curve else None
+        return peak_epoch(self.curve)
 
 
 def classify(
@@ -148,6 +150,16 @@ def classify(
         return AttemptResult("out of memory", curve, "the batch does not fit the memory", tail)
     message = f"the worker ended with exit code {code}"
     return AttemptResult("failed", curve, message, tail, is_crash=True, exit_code=code)
+
+
+def failed_by(error: ConfigError | OSError) -> AttemptResult:
+    """Return the end of an attempt whose worker was not started, or not followed to its end."""
+    if isinstance(error, ConfigError):  # these values don't go together; others may
+        why = _NUMBERS.sub("#", str(error))
+        return AttemptResult("failed", message=str(error), why=why)
+    where = f"{error.filename}: " if error.filename else ""
+    why = error.strerror or str(error)
+    return AttemptResult("failed", message=where + why, is_crash=True, why=why)
 
 
 def memory_advice(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from hpo.store.ranking import rank
+
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
 
@@ -25,7 +27,7 @@ class Reporter(Protocol):
         ...
 
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
-        """Say that a trial has evaluated an epoch; `best` is its best accuracy so far."""
+        """Say that a trial has evaluated an epoch; `best` is its score so far."""
         ...
 
     def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:
@@ -66,7 +68,7 @@ class Tally:
             self._finished_here += 1
         if not outcome.counts or outcome.score is None:
             return
-        if self.best is None or outcome.score > self.best[0]:
+        if self.best is None or rank(outcome.score, outcome.number) > rank(*self.best):
             self.best = (outcome.score, outcome.number)
 
     @property
@@ -106,8 +108,10 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def optuna_means(number: int, value: float) -> str:
+def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
     """Return what Optuna calls the best trial, where that is another one."""
+    if is_foreign:
+        return f"trial {number} with {value:.4f}, which was not made by rml-optimize"
     return f"trial {number} with {value:.4f}, of complete trials only"
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,17 +15,18 @@ from hpo.errors import HpoError, LauncherError, SlotError, UsageError
 from hpo.launchers import Launcher, Slot
 from hpo.plan.pruners import make_pruner
 from hpo.plan.spec import StudySpec
+from hpo.records import end_of
 from hpo.results.best_model import Results
-from hpo.results.provenance import END
 from hpo.run.claims import Claims
 from hpo.run.disk import DiskFullError, FolderGoneError
 from hpo.run.outcome import FailurePolicy, Outcome
 from hpo.run.progress import Reporter, Tally
 from hpo.run.trial import TrialRunner
+from hpo.store.claim import Lease
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
-from hpo.store.study import score
+from hpo.store.study import best_of, score
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
@@ -116,11 +118,10 @@ class Search:
     def _take_trials(self, slot: Slot, renewer: Renewer, claims: Claims) -> None:
         # A study object of its own: it carries the sampler of the trial at hand.
         study = self.retry.call(
-            lambda: optuna.load_study(
-                study_name=self.spec.name,
-                storage=self.study._storage,
-                pruner=make_pruner(self.spec),
-            )
+            optuna.load_study,
+            study_name=self.spec.name,
+            storage=self.study._storage,
+            pruner=make_pruner(self.spec),
         )
         runner = TrialRunner(
             spec=self.spec,
@@ -219,8 +220,9 @@ class Search:
             return self.lease_manager.num_finished() >= self.tally.num_trials
 
         return Claims(
-            claim=lambda: self.retry.call(claim),
-            is_done=lambda: self.retry.call(is_done),
+            # Each try asks anew what may be taken over: after an outage nothing may be.
+            claim=partial(self.retry.call, claim),
+            is_done=partial(self.retry.call, is_done),
             stopping=self.stopping,
         )
 
@@ -236,7 +238,7 @@ class Search:
                 )
             num_failed = 0
             if outcome.end in FAILED:
-                num_failed = self.retry.call(lambda: count_failed(study))
+                num_failed = self.retry.call(count_failed, study)
             max_failed = self.policy.failures_of(self.tally.num_trials)
             self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
@@ -275,11 +277,15 @@ def count_failed(study: optuna.Study) -> int:
     Not those whose enqueued values are outside the space: they say nothing against the search.
     """
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return sum(trial.user_attrs.get(END, {}).get("end") != "unfit" for trial in failed)
+    return sum(end_of(trial.user_attrs).get("end") != "unfit" for trial in failed)
 
 
 def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:
     """Return where a study stands that has these finished trials."""
-    scored = [(value, trial.number) for trial in finished if (value := score(trial)) is not None]
-    best = max(scored, key=lambda entry: (entry[0], -entry[1])) if scored else None
-    return Tally(spec.num_trials, len(finished), best)
+    best = best_of(finished)
+    value = None if best is None else score(best)
+    return Tally(
+        spec.num_trials,
+        len(finished),
+        None if best is None or value is None else (value, best.number),
+    )

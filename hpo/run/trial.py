@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +12,14 @@ from typing import Any
 import optuna
 
 from hpo.errors import LauncherError, SlotError
+from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
-from hpo.plan.samplers import derived_seed, make_sampler
-from hpo.plan.space import without_extensions
+from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
+from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Candidate, Results
 from hpo.results.metrics import read_figures
-from hpo.results.models import MODEL
-from hpo.results.provenance import END, PROVENANCE, Stopwatch, describe_end, describe_run
+from hpo.results.provenance import Stopwatch, describe_end, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.run.outcome import (
@@ -32,23 +29,21 @@ from hpo.run.outcome import (
     End,
     FailurePolicy,
     Outcome,
+    failed_by,
     memory_advice,
 )
 from hpo.run.progress import Reporter
+from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
+from hpo.store.claim import Lease
 from hpo.store.database import DatabaseRetry
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import COUNTED, finished_trials
-from trainer.config import parse_config
 from trainer.errors import ConfigError, DeviceError
-from trainer.keypath import get_path, set_path
 
-SECONDS_BETWEEN_LINES = 2.0  # of a worker's log, which nobody reads while trials run
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
-_NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
-MEMORY = "memory"  # the constraint that a trial violates which runs out of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +69,27 @@ class TrialRunner:
         self.renewer.hold(lease)
         try:
             try:
-                number, chosen, is_ours = self.retry.call(lambda: self._sample(lease))
+                with sampler_errors_named(self.spec.sampler):
+                    trial, chosen = self.retry.call(
+                        draw,
+                        self.study,
+                        lease.trial_id,
+                        partial(make_sampler, self.spec),
+                        self.spec.space.suggest,
+                        self.spec.space.check,
+                    )
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
                 return self._finish(job, lease, AttemptResult(end, message=str(error)))
-            job = _Job(number, chosen, clock)
-            if not is_ours:
+            job = _Job(trial.number, chosen, clock)
+            if not self.lease_manager.set_params(lease, trial):
                 return self._finish(job, lease, AttemptResult("lost", message=LOST))
-            self.reporter.trial_started(number, self.slot.index, chosen)
+            self.reporter.trial_started(trial.number, self.slot.index, chosen)
             return self._run_attempts(job, lease)
         except BaseException:
             with contextlib.suppress(Exception):
-                self.lease_manager.give_back(lease)
+                self.lease_manager.give_back(lease, waits=False)
             raise
         finally:
             self.renewer.release(lease)
@@ -108,39 +111,11 @@ class TrialRunner:
             if self.stopping.is_set() or not (is_bad_state or is_retried):
                 return self._finish(job, lease, attempt_result)
             may_resume = not is_bad_state
-            again = self.retry.call(
-                partial(self.lease_manager.start_again, lease, crashed=is_retried)
-            )
+            again = self.lease_manager.start_again(lease, crashed=is_retried)
             if again is None:
                 return self._finish(job, lease, replace(attempt_result, end="lost", message=LOST))
             self.reporter.attempt_ended(job.number, lease.attempt, attempt_result)
             lease = again
-
-    def _sample(self, lease: Lease) -> tuple[int, dict[str, Any], bool]:
-        """Return the trial's number and values, and whether it is still ours."""
-        trial, chosen = draw(
-            self.study,
-            lease.trial_id,
-            lambda number: make_sampler(self.spec, number),
-            self.spec.space.suggest,
-            self.spec.space.check,
-        )
-        return trial.number, chosen, self.lease_manager.set_params(lease, trial)
-
-    def _config(self, number: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the trial's `neural_network` object as the worker will read it.
-
-        Raises:
-            ConfigError: the sampled values don't go together.
-        """
-        config = self.spec.worker_config(self.launcher, chosen)
-        config["seed"] = derived_seed(self.spec.seed, number, "training")
-        if get_path(
-            config, "checkpoints.resume"
-        ):  # a trial that is done is gone on with by nobody
-            set_path(config, "checkpoints.resume_when_done", False)
-        parse_config({"neural_network": config}, f"trial {number}")
-        return config
 
     def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.
@@ -150,45 +125,30 @@ class TrialRunner:
             FolderGoneError: somebody has removed them.
             LauncherError: no worker can be started.
         """
-        number = job.number
         was_resumed = False
         if not self.spec.has_inputs():
             raise FolderGoneError(self.spec.folders.study)
         try:
-            config = self._config(number, job.chosen)
-            thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
-            written = without_extensions(thinned, known=self.launcher.capabilities())
+            config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
             folder = prepare_attempt(
-                self.spec.folders, number, lease.attempt, written, resume=resume
+                self.spec.folders, job.number, lease.attempt, config.written, resume=resume
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
-            provenance = self._provenance(job, lease, written, folder.run_dir)
-            run = {PROVENANCE: provenance | {"lease_s": self.lease_manager.lease_s}}
-            if not self.retry.call(
-                lambda: self.lease_manager.begin(lease, keep=folder.evaluated, attributes=run)
-            ):
+            run = {PROVENANCE: self._provenance(lease, config, folder.run_dir)}
+            if not self.lease_manager.begin(lease, keep=folder.evaluated, attributes=run):
                 return AttemptResult("lost", message=LOST), was_resumed
-            keeps_state = get_path(written, "checkpoints.resume") is True
-            attempt_result = self._watch(job, lease, folder, keeps_state=keeps_state)
+            attempt_result = self._watch(job, lease, folder, keeps_state=config.keeps_state)
             if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
-                self.retry.call(
-                    lambda: self._offer(job, lease, attempt_result, folder.run_dir, config)
-                )
+                self.retry.call(self._offer, job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
-            # These values don't go together; others may.
-            why = _NUMBERS.sub("#", str(error))
-            return AttemptResult("failed", message=str(error), why=why), was_resumed
+            return failed_by(error), was_resumed
         except (OSError, LauncherError) as error:
             if is_full_error(error) or is_full_error(error.__cause__):
                 raise DiskFullError(self.spec.folders.study) from None
             if isinstance(error, LauncherError):
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            why = error.strerror or str(error)
-            return AttemptResult(
-                "failed", message=where + why, is_crash=True, why=why
-            ), was_resumed
+            return failed_by(error), was_resumed
         is_whole = self.spec.num_epochs in attempt_result.curve
         is_told = attempt_result.end in ("complete", "failed", "refused") and not is_whole
         if is_told and not folder.run_dir.exists():
@@ -222,6 +182,7 @@ class TrialRunner:
             retry=self.retry,
             stopping=self.stopping,
             tell_epoch=tell_epoch,
+            pruner=self.spec.pruner,
             keeps_state=keeps_state,
             on_gpu=bool(slot.gpu_uuids),
             deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
@@ -234,19 +195,17 @@ class TrialRunner:
             raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
         return attempt_result
 
-    def _provenance(
-        self, job: _Job, lease: Lease, config: Mapping[str, Any], run_dir: Path
-    ) -> dict[str, Any]:
-        name = self.spec.network_of(job.chosen)
-        return describe_run(
-            config={**config, "layers": name},
-            network_file=self.spec.networks[name].file,
+    def _provenance(self, lease: Lease, config: TrialConfig, run_dir: Path) -> RunRecord:
+        described = describe_run(
+            config=config.recorded,
+            network_file=config.network_file,
             run_dir=run_dir,
             attempt=lease.attempt,
             launcher=self.launcher,
             slot=self.slot,
             data=self.spec.describe_data(),
         )
+        return {**described, "lease_s": self.lease_manager.lease_s}
 
     def _offer(
         self,
@@ -254,21 +213,15 @@ class TrialRunner:
         lease: Lease,
         attempt_result: AttemptResult,
         run_dir: Path,
-        config: Mapping[str, Any],
+        config: TrialConfig,
     ) -> None:
         assert attempt_result.score is not None
         assert attempt_result.epoch is not None
 
-        def announce(model: Mapping[str, Any]) -> bool:
+        def announce(model: ModelRecord) -> bool:
             # False: somebody else has the trial, and with it the right to the best model.
-            return self.lease_manager.annotate(lease, {MODEL: dict(model)})
+            return self.lease_manager.annotate(lease, {MODEL: model})
 
-        host_config: dict[str, Any] = json.loads(json.dumps(config))
-        host_config["layers"] = self.spec.network_of(job.chosen)
-        root, test = self.spec.trained.root, self.spec.trained.test
-        assert test is not None
-        host_config["data"]["test_input_path"] = str(root / test.inputs)
-        host_config["data"]["test_target_path"] = str(root / test.targets)
         warning = self.results.offer(
             Candidate(
                 number=job.number,
@@ -276,7 +229,7 @@ class TrialRunner:
                 score=attempt_result.score,
                 epoch=attempt_result.epoch,
                 figures=read_figures(run_dir, attempt_result.epoch),
-                config=host_config,
+                config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
             ),
@@ -289,12 +242,12 @@ class TrialRunner:
     def _finish(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
         """Tell the study, if the trial is still ours."""
         if attempt_result.end == "out of memory":
-            attempt_result = self.retry.call(lambda: self._note_memory(job, lease, attempt_result))
+            attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
         if attempt_result.end == "given back" or (
             self.stopping.is_set() and attempt_result.is_crash
         ):
             attempt_result = replace(attempt_result, end="given back")
-            self.retry.call(lambda: self.lease_manager.give_back(lease))
+            self.lease_manager.give_back(lease)
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
             value = attempt_result.score if state in COUNTED else None
@@ -309,12 +262,10 @@ class TrialRunner:
                     seconds=job.clock.seconds(),
                 )
             }
-            if not self.retry.call(
-                lambda: self.lease_manager.finish(lease, state, value, attributes)
-            ):
-                attempt_result = replace(attempt_result, end="lost", message=LOST)
-            else:
+            if self.lease_manager.finish(lease, state, value, attributes):
                 self._record(job)
+            else:
+                attempt_result = replace(attempt_result, end="lost", message=LOST)
         return Outcome(
             number=job.number,
             end=attempt_result.end,
@@ -332,7 +283,7 @@ class TrialRunner:
     ) -> AttemptResult:
         """Tell the sampler that these values don't fit the memory, and the user what would."""
         # The dashboard reads constraints from user attributes.
-        is_ours = self.lease_manager.annotate(lease, {"constraints": {MEMORY: 1.0}})
+        is_ours = self.lease_manager.annotate(lease, {CONSTRAINTS: {MEMORY: 1.0}})
         trial = optuna.Trial(self.study, lease.trial_id)
         if is_ours and MEMORY not in trial.constraints:
             trial.set_constraint(MEMORY, 1.0)
@@ -341,9 +292,9 @@ class TrialRunner:
 
     def _record(self, job: _Job) -> None:
         try:
-            if warning := self.retry.call(lambda: self.results.settle(self.study, job.number)):
+            if warning := self.retry.call(self.results.settle, self.study, job.number):
                 self.reporter.warn_once(f"best_model/ is not the best: {warning}")
-            self.retry.call(lambda: self.results.refresh_list_acc(self.study))
+            self.retry.call(self.results.refresh_list_acc, self.study)
         except OSError as error:  # the trial is in the database; the next one writes the list
             self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 

@@ -12,10 +12,12 @@ from typing import Literal
 import optuna
 
 from hpo.launchers import Handle
-from hpo.launchers.base import KEEP_STATE_GRACE_S
+from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
+from hpo.plan.pruners import pruner_errors_named
 from hpo.run.outcome import LOST, AttemptResult, classify
+from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
 from trainer import rundir
@@ -23,7 +25,6 @@ from trainer import rundir
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
-END_GRACE_S = 120.0  # after its last epoch a worker has nothing more to tell us
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
 
 
@@ -37,8 +38,9 @@ class Watch:
             replaces the log; no decision rests on this.
         keeps_state: whether the worker has a state to write, for who goes on with the trial.
         deadline: `time.monotonic()` after which the worker is stopped.
+        pruner: its name.
         on_gpu: whether it computes on one.
-        tell_epoch: called with each epoch and the best accuracy so far.
+        tell_epoch: called with each epoch and the score so far.
     """
 
     study: optuna.Study
@@ -52,6 +54,7 @@ class Watch:
     retry: DatabaseRetry
     stopping: threading.Event
     tell_epoch: Callable[[int, float], None]
+    pruner: str
     keeps_state: bool = False
     deadline: float | None = None
     on_gpu: bool = False
@@ -146,7 +149,8 @@ class Watch:
 
     def _should_prune(self) -> bool:
         try:
-            return should_prune(self.study, self.lease.trial_id)
+            with pruner_errors_named(self.pruner):
+                return should_prune(self.study, self.lease.trial_id)
         except DATABASE_ERRORS as error:
             self.retry.failed(error)
             return False

@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
+from hpo.keys import IDENTITY, NUM_TRIALS
 from hpo.store.connections import engine_settings
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
+from hpo.store.schema import check_schema
 
-IDENTITY = "rml:identity"
-NUM_TRIALS = "rml:num_trials"
 _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -91,14 +91,16 @@ def peek(url: str, name: str) -> Known | None:
     """Look at a study without changing anything; None if there is none, or no database yet.
 
     Raises:
-        StorageError: the database does not answer.
+        StorageError: the database does not answer, or is another program's.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+    file = parsed.database
+    if parsed.get_backend_name() == "sqlite" and not (file and Path(file).exists()):
         return None
     try:
         engine = create_engine(parsed, **engine_settings(parsed))
         try:
+            check_schema(engine)
             with engine.connect() as connection:
                 if not inspect(connection).has_table(models.StudyModel.__tablename__):
                     return None

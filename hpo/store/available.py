@@ -14,7 +14,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-TOKEN = "lease"  # a trial's attribute
+from hpo.keys import TOKEN
+
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -29,10 +29,12 @@ from hpo.store.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_se
 from hpo.store.databaseurl import (
     Warn,
     describe_error,
+    is_other_server,
     parse_url,
     show_url,
     why_unreachable,
 )
+from hpo.store.schema import check_schema
 
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
@@ -67,6 +69,7 @@ _ON_ITS_WAY = (
     "read_only",
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -78,7 +81,8 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
         lease_s: of the study's trials; nobody waits as long for an answer or a lock.
 
     Raises:
-        StorageError: bad URL, missing driver, or no answer; the password is never shown.
+        StorageError: bad URL, missing driver, no answer, or a database of another program or
+            another Optuna, which is left as it is; the password is never shown.
     """
     parsed = parse_url(url)
     shown = show_url(parsed)
@@ -90,6 +94,7 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
 
     def open_one() -> RDBStorage:
         try:
+            _look(parsed, settings)
             return RDBStorage(escaped, engine_kwargs=settings)
         except BaseException:
             abandon(settings)
@@ -103,6 +108,21 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     close_storage(storage)
     be_strict(settings)
     return storage
+
+
+def _look(url: URL, settings: Mapping[str, Any]) -> None:
+    """Refuse a database that is not Optuna's, before Optuna makes its tables there."""
+    engine = create_engine(url, **settings)
+    try:
+        check_schema(engine)
+    except SQLAlchemyError as error:
+        if is_other_server(error, url):  # at once: each try would take as long
+            raise StorageError(
+                f"--storage {show_url(url)}: {why_unreachable(error, url)}"
+            ) from None
+        raise
+    finally:
+        engine.dispose()
 
 
 class DatabaseAwayError(StorageError):
@@ -207,7 +227,7 @@ class DatabaseRetry:
         self._warn = warn
         self._away_since: float | None = None
 
-    def call(self, action: Callable[[], T]) -> T:
+    def call(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the database, again and again until it answers.
 
         Raises:
@@ -216,7 +236,7 @@ class DatabaseRetry:
         delay_s = 0.2
         while True:
             try:
-                result = action()
+                result = action(*args, **kwargs)
             except DATABASE_ERRORS as error:
                 self.failed(error)
                 if self._stopping.wait(delay_s):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ URL_VARIABLE = "RML_STORAGE"
 FILE_VARIABLE = "RML_STORAGE_FILE"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+SERVERS = {"postgresql": "PostgreSQL", "mysql": "MySQL or MariaDB", "mariadb": "MariaDB"}
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol: answered by S or N
 FILE_KEYS = {"ssl_ca", "ssl_cert", "ssl_key"}  # PyMySQL's errors don't name the file
 
 Warn = Callable[[str], None]
@@ -120,7 +124,36 @@ def why_unreachable(error: Exception, url: URL) -> str:
             "is on a file system without locks, which SQLite needs; name a local disk "
             "(--storage sqlite:////PATH/study.db), or a database server"
         )
-    return f"cannot be reached ({describe_error(error, url)})"
+    reason = describe_error(error, url)
+    if reason == "file is not a database":
+        return f"{reason} of SQLite's; name another file, or a new one"
+    if url.get_backend_name() == "sqlite" and Path(str(url.database)).is_dir():
+        return "is a folder; name a file in it, such as study.db"
+    if is_other_server(error, url):
+        kind = SERVERS[url.get_backend_name()]
+        return (
+            f"what answers there is no {kind} server ({reason}); check the port, and the kind of "
+            "server that the URL begins with"
+        )
+    return f"cannot be reached ({reason})"
+
+
+def is_other_server(error: Exception, url: URL) -> bool:
+    """Say whether a database cannot be reached because the server there is of another kind."""
+    reason, backend = describe_error(error, url), url.get_backend_name()
+    if backend == "postgresql":
+        return "invalid response to SSL negotiation" in reason
+    # A server of MySQL's speaks first, PostgreSQL's waits to be asked.
+    return backend in SERVERS and "timed out" in reason and _is_postgresql(url)
+
+
+def _is_postgresql(url: URL) -> bool:
+    try:
+        with socket.create_connection((url.host or "localhost", url.port or 3306), 2) as asked:
+            asked.sendall(_SSL_REQUEST)
+            return asked.recv(1) in (b"S", b"N")
+    except OSError:
+        return False
 
 
 def _lacks_locks(path: Path) -> bool:

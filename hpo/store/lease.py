@@ -3,8 +3,8 @@
 The trial's row is the reservation, its heartbeat row the lease, the user attribute "lease" the
 fencing token: no table of our own. One transaction, opened by the lock that Optuna itself takes
 (the study's row FOR UPDATE), either takes over a trial whose owner is dead or inserts a new one
-if fewer than N are not failed, and writes heartbeat and token with it. Nothing of Optuna's study
-API may be called inside: on another connection it would wait for this one for ever.
+if fewer than N are not failed, and writes heartbeat and token with it (`claim`). Nothing of
+Optuna's study API may be called inside: on another connection it would wait for this one for ever.
 
 What an owner writes (parameters, reports, the end) goes through one transaction that begins by
 renewing the lease: it waits for a take-over that is under way, and then finds that the token is
@@ -12,9 +12,10 @@ not its own. All that it writes replaces what is there, so that it can be writte
 connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
-either: the tables are written directly, by SQLAlchemy's Core. This module, `rows`, `taken` and
-`agreement` know Optuna's tables (5.0: `optuna.storages._rdb.models`), `sampling` uses its private
-names and `study.queries` reads its tables, which is why that version is pinned.
+either: the tables are written directly, by SQLAlchemy's Core. This module, `claim`, `available`,
+`trial_rows`, `task_lease` and `agreement` know Optuna's tables (5.0:
+`optuna.storages._rdb.models`), `sampling` uses its private names and `hpo.study.queries` reads its
+tables, which is why that version is pinned.
 """
 
 from __future__ import annotations
@@ -23,50 +24,37 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
+from hpo.keys import ATTEMPT, CRASHES, NUM_TRIALS, TOKEN
 from hpo.store import clock
-from hpo.store.agreement import NUM_TRIALS, agree_on_total, check_identity, read_agreed
-from hpo.store.available import TOKEN, count_finished, count_trials, find_free, is_dead
+from hpo.store.agreement import agree_on_total, check_identity, read_agreed
+from hpo.store.available import count_finished, is_dead
+from hpo.store.claim import Lease, start_new, take_over
 from hpo.store.connections import close_idle
-from hpo.store.database import locking_engine
+from hpo.store.database import DatabaseRetry, locking_engine
 from hpo.store.trial_rows import TrialRows
 
-ATTEMPT = "attempt"
-CRASHES = "crashes"
-DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _Study, _Trial = models.StudyModel, models.TrialModel
 _Heartbeat, _Attribute = models.TrialHeartbeatModel, models.TrialUserAttributeModel
 
 
-@dataclass(frozen=True)
-class Lease:
-    """The right to run one trial, as long as it is renewed.
-
-    Attributes:
-        trial_id: the database's id of the trial.
-        token: proves that the lease is still ours.
-        attempt: 1 for a new trial, one more at each take-over and each new start.
-        num_crashes: how many attempts ended in a crash of the worker.
-        num_deaths: how many drivers fell silent with it, since it last got an epoch further.
-    """
-
-    trial_id: int
-    token: str
-    attempt: int
-    num_crashes: int = 0
-    num_deaths: int = 0
-
-
 class LeaseManager:
-    """Claims, renews and gives back leases on the trials of one study."""
+    """Claims, renews and gives back leases on the trials of one study.
+
+    What a trial waits for is tried until the database answers, where a `retry` is given. What is
+    asked again and again, or by the clock (`claim`, `renew`, `report`, `keep_steps`), is not: its
+    caller knows better by then what to ask.
+    """
 
     def __init__(
         self,
@@ -76,6 +64,7 @@ class LeaseManager:
         lease_s: float,
         owner: str = "",
         identity: Mapping[str, str] | None = None,
+        retry: DatabaseRetry | None = None,
     ) -> None:
         """Make one; `owner` begins its tokens, to tell who holds what.
 
@@ -85,6 +74,7 @@ class LeaseManager:
         self._owner = owner
         self._study_id = study_id
         self._identity = identity
+        self._retry = retry
         self.total = 0  # what the drivers had agreed on at the last claim
         self._engine = locking_engine(storage)
         self._owns_engine = self._engine is not storage.engine
@@ -115,11 +105,12 @@ class LeaseManager:
             agreed = read_agreed(connection, self._study_id)
             self.total = self._total(agreed, num_trials)
             spared = held if may_reap and is_prompt else None
-            trial_id, has_died = self._take_over(connection, now, spared)
-            if trial_id is None:
-                agree_on_total(connection, self._study_id, agreed, num_trials)
-                return self._start_new(connection, token, self.total)
-            return self._continue(TrialRows(connection, trial_id), token, has_died=has_died)
+            is_late = is_dead(now, self.lease_s)
+            taken = take_over(connection, self._study_id, token, is_late, spared)
+            if taken is not None:
+                return taken
+            agree_on_total(connection, self._study_id, agreed, num_trials)
+            return start_new(connection, self._study_id, token, self.total)
 
     def num_trials(self, num_trials: int) -> int:
         """Return the total that the drivers of this study have agreed on, at least this one's.
@@ -146,7 +137,7 @@ class LeaseManager:
 
     def set_params(self, lease: Lease, trial: FrozenTrial) -> bool:
         """Store the parameters of a trial, if it is still ours; say whether it is."""
-        return self._as_owner(lease, lambda rows: rows.set_params(trial))
+        return self._wait(self._as_owner, lease, lambda rows: rows.set_params(trial))
 
     def report(self, lease: Lease, curve: Mapping[int, float]) -> bool:
         """Store values by step, if the trial is still ours; say whether it is."""
@@ -154,7 +145,7 @@ class LeaseManager:
 
     def annotate(self, lease: Lease, attributes: Mapping[str, Any]) -> bool:
         """Store attributes of a trial, if it is still ours; say whether it is."""
-        return self._as_owner(lease, lambda rows: rows.annotate(attributes))
+        return self._wait(self._as_owner, lease, lambda rows: rows.annotate(attributes))
 
     def begin(self, lease: Lease, *, keep: Collection[int], attributes: Mapping[str, Any]) -> bool:
         """Record that a worker starts, which goes on after the steps in `keep`."""
@@ -164,7 +155,7 @@ class LeaseManager:
                 rows.keep_steps(keep)
             rows.annotate(attributes)
 
-        return self._as_owner(lease, write)
+        return self._wait(self._as_owner, lease, write)
 
     def keep_steps(self, lease: Lease, steps: Collection[int]) -> bool:
         """Delete what an earlier attempt reported beyond these steps, if the trial is ours."""
@@ -193,19 +184,26 @@ class LeaseManager:
                 rows.set_value(value)
             rows.set_state(state)
 
-        return self._as_owner(lease, write) or self._is_finished_by(lease)
+        def end() -> bool:
+            return self._as_owner(lease, write) or self._is_finished_by(lease)
 
-    def give_back(self, lease: Lease) -> None:
+        return self._wait(end)
+
+    def give_back(self, lease: Lease, *, waits: bool = True) -> None:
         """Put a trial back for anyone to take over, if it is still ours.
 
-        Without the token: a plain Optuna script may take it, and it is the script's then.
+        Without the token: a plain Optuna script may take it, and it is the script's then. Without
+        waiting for the database it may fail, and the lease expires.
         """
 
         def write(rows: TrialRows) -> None:
             rows.set_state(TrialState.WAITING)
             rows.forget(TOKEN)
 
-        self._as_owner(lease, write)
+        if waits:
+            self._wait(self._as_owner, lease, write)
+        else:
+            self._as_owner(lease, write)
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses."""
@@ -215,6 +213,11 @@ class LeaseManager:
         """Close the connections."""
         if self._owns_engine:
             self._engine.dispose()
+
+    def _wait(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._retry is None:
+            return action(*args, **kwargs)
+        return self._retry.call(action, *args, **kwargs)
 
     def _total(self, agreed: Mapping[str, Any], num_trials: int) -> int:
         if self._identity is not None:
@@ -264,59 +267,3 @@ class LeaseManager:
             rows = TrialRows(connection, lease.trial_id)
             state, token = rows.state(), rows.attributes((TOKEN,)).get(TOKEN)
             return state is not None and state.is_finished() and token == lease.token
-
-    def _start_new(self, connection: Connection, token: str, total: int) -> Lease | None:
-        """Insert a trial unless so many are not failed; its number is how many there are."""
-        number, num_taken = count_trials(connection, self._study_id)
-        if num_taken >= total:
-            return None
-        trial = insert(_Trial).values(
-            number=number,
-            study_id=self._study_id,
-            state=TrialState.RUNNING,
-            datetime_start=dt.datetime.now(),
-        )
-        key: Any = connection.execute(trial).inserted_primary_key
-        trial_id = int(key.trial_id)
-        connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
-        TrialRows(connection, trial_id).annotate({TOKEN: token, ATTEMPT: 1})
-        return Lease(trial_id, token, attempt=1)
-
-    def _continue(self, rows: TrialRows, token: str, *, has_died: bool) -> Lease:
-        """Count the next attempt at a trial that was taken over."""
-        known = rows.attributes((ATTEMPT, CRASHES, DEATHS))
-        written = {TOKEN: token, ATTEMPT: 1 + known.get(ATTEMPT, 0)}
-        num_deaths = 0
-        if has_died:
-            before, last_epoch = known.get(DEATHS, (0, 0))
-            epoch = rows.last_step()
-            num_deaths = 1 if epoch > last_epoch else before + 1
-            written[DEATHS] = [num_deaths, max(epoch, last_epoch)]
-        if ATTEMPT not in known:  # a script has enqueued it, with whatever values
-            rows.keep_steps(())
-        rows.annotate(written)
-        return Lease(rows.trial_id, token, written[ATTEMPT], known.get(CRASHES, 0), num_deaths)
-
-    def _take_over(
-        self, connection: Connection, now: dt.datetime, spared: Collection[str] | None
-    ) -> tuple[int | None, bool]:
-        """Return the trial that is ours now, and whether its owner fell silent with it."""
-        is_late = is_dead(now, self.lease_s)
-        found = find_free(connection, self._study_id, is_late, spared)
-        if found is None:
-            return None, False
-        trial_id, state, heartbeat = found
-        beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
-        if state == TrialState.RUNNING:
-            beat = beat.where(is_late)
-        if heartbeat is None:
-            connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
-        elif connection.execute(beat.values(heartbeat=func.current_timestamp())).rowcount != 1:
-            return None, False  # its owner has come back in this very moment
-        taken = connection.execute(
-            update(_Trial)
-            .where(_Trial.trial_id == trial_id, _Trial.state == state)
-            # Else the time between the attempts would count as the trial's.
-            .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now())
-        )
-        return (trial_id, state == TrialState.RUNNING) if taken.rowcount == 1 else (None, False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 from hpo.store import clock
+from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 
 ROUNDS_PER_LEASE = 4
 TICK_S = 1.0
@@ -21,7 +22,7 @@ class Renewer:
     """
 
     def __init__(self, lease_manager: LeaseManager) -> None:
-        self._office = lease_manager
+        self._lease_manager = lease_manager
         self._held: dict[str, Lease] = {}
         self._lost: set[str] = set()
         self._lock = threading.Lock()
@@ -33,7 +34,7 @@ class Renewer:
     @property
     def is_steady(self) -> bool:
         """Whether trials of silent drivers may be taken over."""
-        now, lease_s = clock.seconds(), self._office.lease_s
+        now, lease_s = clock.seconds(), self._lease_manager.lease_s
         # The last round too, or a round that hangs would look like peace.
         is_up_to_date = now - self._last_round < 2 * lease_s / ROUNDS_PER_LEASE
         return is_up_to_date and now - self._steady_since >= lease_s
@@ -65,10 +66,10 @@ class Renewer:
         self._thread.join()
 
     def _run(self) -> None:
-        interval_s = self._office.lease_s / ROUNDS_PER_LEASE
+        interval_s = self._lease_manager.lease_s / ROUNDS_PER_LEASE
         due = self._last_round + interval_s
         while not self._stopping.wait(min(interval_s, TICK_S)):
-            self._office.close_idle()
+            self._lease_manager.close_idle()
             began = clock.seconds()
             if began < due:
                 continue
@@ -88,9 +89,9 @@ class Renewer:
         with self._lock:
             held = list(self._held.values())
         for lease in held:
-            if not self._office.renew(lease):
+            if not self._lease_manager.renew(lease):
                 with self._lock:
                     if lease.token in self._held:  # it may have been finished meanwhile
                         self._lost.add(lease.token)
         if not held:
-            self._office.ping()
+            self._lease_manager.ping()

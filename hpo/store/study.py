@@ -6,7 +6,7 @@ import shlex
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,14 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UsageError
+from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE, TOKEN
 from hpo.scoring_rules import EARLIER, SCORING_KEY
-from hpo.store.agreement import IDENTITY, agree, peek, start_over
+from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
+from hpo.store.ranking import DIRECTION, UNSCORED, peak, peak_epoch, rank
 from hpo.store.sampling import SnapshotStorage
 
-TITLE = "rml:title"
-DATABASE_ID = "rml:database"
-SQLITE_HOST = "rml:sqlite_host"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
-STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
 # TPE's `group` is experimental; Optuna is pinned, so nothing changes behind our back.
@@ -54,7 +52,7 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     storage = SnapshotStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
-            study_name=wanted.name, storage=storage, direction="maximize", load_if_exists=True
+            study_name=wanted.name, storage=storage, direction=DIRECTION, load_if_exists=True
         )
     )
     identity = dict(wanted.identity)
@@ -165,25 +163,34 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     return f"{name}-{number}"
 
 
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Say whether a plain Optuna script has run a trial, so that nobody knows of what model."""
+    return TOKEN not in trial.user_attrs
+
+
 def score(trial: FrozenTrial) -> float | None:
-    """Return a trial's score, whatever its state: the best accuracy over its epochs.
+    """Return a trial's score, whatever its state: the best one of its epochs.
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
+    A foreign trial has none: it has no model to be the best, and what it tells may be anything.
     """
-    values = trial.intermediate_values.values()
-    return max(values) if values else None
+    return None if is_foreign(trial) else peak(trial.intermediate_values)
 
 
-def last_value(trial: FrozenTrial) -> float | None:
-    """Return the accuracy of a trial's last epoch."""
+def last_score(trial: FrozenTrial) -> float | None:
+    """Return the score of a trial's last epoch."""
     values = trial.intermediate_values
     return values[max(values)] if values else None
 
 
 def best_epoch(trial: FrozenTrial) -> int | None:
     """Return the epoch of the score, the first of equals."""
-    values = trial.intermediate_values
-    return max(values, key=lambda epoch: (values[epoch], -epoch)) if values else None
+    return peak_epoch(trial.intermediate_values)
+
+
+def trial_rank(trial: FrozenTrial) -> tuple[float, int]:
+    """Return a trial's rank (`hpo.store.ranking`): the best one's is the greatest."""
+    return rank(score(trial), trial.number)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -192,12 +199,20 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
-    """Return what Optuna's `best_trial` is: of the complete trials only, None without one."""
+    """Return what Optuna's `best_trial` is: of the complete trials only, None without one.
+
+    Foreign trials are among them.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return max(complete, key=lambda trial: rank(trial.value, trial.number), default=None)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the finished trial with the best score, of equals the earliest."""
-    scored = [trial for trial in finished_trials(study) if score(trial) is not None]
-    return max(scored, key=lambda trial: (score(trial), -trial.number), default=None)
+    return best_of(finished_trials(study))
+
+
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best trial of some, None where none has a score."""
+    best = max(trials, key=trial_rank, default=None)
+    return best if best is not None and trial_rank(best) > UNSCORED else None

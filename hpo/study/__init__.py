@@ -1,1 +1,1 @@
-"""The commands of `rml-study`, one module for each group."""
+"""The commands of `rml-study`, one module each, and what they share."""

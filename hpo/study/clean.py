@@ -13,24 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import HpoError
-from hpo.folders import TRIAL_FILE, read_json
+from hpo.folders import TRIAL_FILE, WorkFolders, read_json, real_folders
+from hpo.keys import DATABASE_ID, PROVENANCE, STUDY_ID
 from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
-from hpo.results.provenance import PROVENANCE
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    open_reader,
-    reading,
-    say,
-)
+from hpo.study.common import database_url, open_reader, reading, say
+from hpo.study.options import StudyOptions
 from trainer import rundir
-
-DATABASE_ID, STUDY_ID = "rml:database", "rml:id"  # as in hpo.store.study, which loads Optuna
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader
@@ -46,26 +37,30 @@ class Leftover:
     container: Any = None
 
 
-def clean(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions:
+    """Options of `rml-study clean`."""
+
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask")] = False
+    study: StudyOptions
+
+
+@as_options
+def clean(options: CleanOptions) -> None:
     """Remove orphan containers, checkpoints of ended attempts and the study's image cache.
 
     Lists everything with its size first, and asks. Logs, metrics, best_model/ and what a running
     trial needs stay.
     """
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        name, reader = open_reader(engine, study_name)
-        folder = output_dir.absolute() / "runs" / name
+    with reading(database_url(options.study)) as engine:
+        name, reader = open_reader(engine, options.study.study_name)
+        folders = WorkFolders.of(options.study.output_dir, name)
+        folder = folders.study
         busy = {trial.number for trial in reader.running(PROVENANCE)}
         # given back: to be resumed
         waiting = reader.numbers("WAITING")
-        needed = busy | waiting | _not_stored(output_dir.absolute() / "best_model", reader)
-        found = list(_find_files(folder, needed, is_busy=bool(busy)))
+        needed = busy | waiting | _not_stored(folders.best_model, reader)
+        found = list(_find_files(folders, needed, is_busy=bool(busy)))
         found += _find_containers(name, reader)
     if not found:
         say(f"nothing to clean in {folder}, and no orphan containers")
@@ -76,7 +71,7 @@ def clean(
         say(f"{_size_text(leftover.size_bytes):>9}  {text}")
     total = sum(leftover.size_bytes for leftover in found)
     say(f"{_size_text(total):>9}  in all, in {folder}")
-    if not yes and not typer.confirm("remove all of these?"):
+    if not options.yes and not typer.confirm("remove all of these?"):
         raise typer.Exit(1)
     for leftover in found:
         _remove(leftover)
@@ -91,40 +86,23 @@ def _not_stored(model: Path, reader: StudyReader) -> set[int]:
     return set() if best is None or is_stored else {best.number}
 
 
-def _find_files(folder: Path, needed: set[int], *, is_busy: bool) -> Iterator[Leftover]:
+def _find_files(folders: WorkFolders, needed: set[int], *, is_busy: bool) -> Iterator[Leftover]:
     """Yield what may go below a study's folder; links are never followed."""
-    for trial in _folders(folder, "trial_"):
-        number = trial.name.removeprefix("trial_")
-        if not number.isdigit() or int(number) in needed:
-            continue
-        for attempt in _folders(trial, "attempt_"):
+    for number in folders.trials():
+        for attempt in folders.attempts(number) if number not in needed else ():
             if attempt.name.endswith(".old"):
                 yield Leftover("attempt that was replaced", _size(attempt), attempt)
                 continue
-            for checkpoints in _folders(attempt, rundir.CHECKPOINTS):
+            for checkpoints in real_folders(attempt, rundir.CHECKPOINTS):
                 yield Leftover("checkpoints", _size(checkpoints), checkpoints)
     if not is_busy:
-        for pool in _folders(folder, PREFIX):
+        for pool in real_folders(folders.study, PREFIX):
             yield Leftover("folders for runs that never came", _size(pool), pool)
-        for cache in _folders(folder, "cache"):
+        for cache in real_folders(folders.study, folders.cache.name):
             yield Leftover("decoded images, made again when needed", _size(cache), cache)
-        for test in _folders(folder, "test_of_trial_"):
+        for test in folders.tests():
             for checkpoint in sorted(test.glob("*.pt")):
                 yield Leftover("copy of a model", checkpoint.lstat().st_size, checkpoint)
-
-
-def _folders(folder: Path, prefix: str) -> list[Path]:
-    """Return the real folders below a folder whose name begins so."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)
-            ]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names)]
 
 
 def _size(folder: Path) -> int:

@@ -12,20 +12,20 @@ import typer
 from hpo.console import run_app
 
 COMMANDS = {
-    "list": "status.list_studies",
-    "status": "status.status",
-    "best": "trials.best",
-    "show": "trials.show",
-    "plot": "plot.plot",
-    "dashboard": "dashboard.dashboard",
-    "export": "export.export",
-    "replay": "replay.replay",
-    "confirm": "confirm.confirm",
-    "predict": "predict.predict",
-    "requeue": "trials.requeue",
-    "clean": "clean.clean",
-    "doctor": "doctor.doctor",
-}  # name -> function in a module of hpo.study
+    "list": "list_studies",
+    "status": "status",
+    "best": "best",
+    "show": "show",
+    "plot": "plot",
+    "dashboard": "dashboard",
+    "export": "export",
+    "replay": "replay",
+    "confirm": "confirm",
+    "predict": "predict",
+    "requeue": "requeue",
+    "clean": "clean",
+    "doctor": "doctor",
+}  # name -> module of hpo.study, with a function of the same name as the module
 
 
 def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
@@ -36,8 +36,8 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )  # fmt: skip
     app.callback()(lambda: None)  # or an app of one command would do without its name
     for name in names:
-        module, function = COMMANDS[name].split(".")
-        app.command(name)(getattr(importlib.import_module(f"hpo.study.{module}"), function))
+        module = importlib.import_module(f"hpo.study.{COMMANDS[name]}")
+        app.command(name)(getattr(module, COMMANDS[name]))
     return app
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: their options, and how they open a study."""
+"""What all commands share: how they open a study, and how they print."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,57 +15,40 @@ from hpo.console import console, errors
 from hpo.errors import StorageError, UsageError
 from hpo.store.connections import engine_settings
 from hpo.store.databaseurl import (
-    FILE_VARIABLE,
-    URL_VARIABLE,
+    DATABASE_FILE,
     choose_url,
     default_url,
     parse_url,
     show_url,
     why_unreachable,
 )
+from hpo.store.schema import check_schema
+from hpo.study.options import DatabaseOptions, StudyOptions
 from hpo.study.queries import StudyReader, study_names
 
 if TYPE_CHECKING:
     import optuna
 
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", help="SQLAlchemy URL (default: OUTPUT_DIR/rml_optimize.db)"),
-]
-StorageFile = Annotated[
-    Path | None,
-    typer.Option("--storage-file", help="File with that URL, for one with a password (also "
-                 f"{FILE_VARIABLE}, {URL_VARIABLE})"),
-]  # fmt: skip
-OutputDir = Annotated[
-    Path, typer.Option("--output-dir", help="Where rml_optimize.db and the results are")
-]
-StudyName = Annotated[
-    str | None, typer.Option("--study-name", help="The study (default: the only one)")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
-TrialNumber = Annotated[int, typer.Option("--trial", min=0, help="Number of the trial")]
 
-
-def database_url(storage: str | None, storage_file: Path | None, output_dir: Path) -> str:
+def database_url(options: DatabaseOptions) -> str:
     """Return the URL of the database that the options name.
 
     Raises:
         UsageError: there is none; a reader makes no new one.
     """
     url = choose_url(
-        storage,
-        storage_file,
+        options.storage,
+        options.storage_file,
         lambda text: errors.print(f"warning: {text}", markup=False),
     )
     if url is None:
-        file = output_dir.absolute() / "rml_optimize.db"
+        file = options.output_dir.absolute() / DATABASE_FILE
         if not file.exists():
             raise UsageError(
-                f"no rml_optimize.db in {output_dir.absolute()}; name the database with "
+                f"no {DATABASE_FILE} in {options.output_dir.absolute()}; name the database with "
                 "--storage or its folder with --output-dir"
             )
-        return default_url(output_dir)
+        return default_url(options.output_dir)
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
         raise UsageError(f"--storage: no such file: {parsed.database}")
@@ -75,15 +57,16 @@ def database_url(storage: str | None, storage_file: Path | None, output_dir: Pat
 
 @contextlib.contextmanager
 def reading(url: str) -> Iterator[Engine]:
-    """Connect to a database for reading sums.
+    """Connect to a database for counting and summing in it.
 
     Raises:
-        StorageError: it does not answer; the password is never shown.
+        StorageError: it does not answer, or is another program's; the password is never shown.
     """
     parsed = parse_url(url)
     try:
         engine = create_engine(parsed, **engine_settings(parsed))
         try:
+            check_schema(engine)
             yield engine
         finally:
             engine.dispose()
@@ -119,17 +102,17 @@ def choose_study(name: str | None, names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def opened_study(url: str, name: str | None) -> Iterator[optuna.Study]:
-    """Open a study as Optuna has it."""
+def opened_study(options: StudyOptions) -> Iterator[optuna.Study]:
+    """Open the study that is meant, as Optuna has it."""
     import optuna
     from optuna.storages import get_storage
 
     from hpo.store.database import close_storage, open_storage
 
-    rdb = open_storage(url)
+    rdb = open_storage(database_url(options))
     try:
         cached = get_storage(rdb)
-        chosen = choose_study(name, optuna.get_all_study_names(cached))
+        chosen = choose_study(options.study_name, optuna.get_all_study_names(cached))
         yield optuna.load_study(study_name=chosen, storage=cached)
     finally:
         close_storage(rdb)

@@ -8,8 +8,9 @@ chosen on the validation part; the test images are looked at once for each train
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -17,31 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
+from hpo.console import counting
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
-from hpo.launchers import DEFAULT_IMAGE, Mount, Slot
-from hpo.results.provenance import PROVENANCE
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    opened_study,
-    say,
-)
+from hpo.folders import WorkFolders
+from hpo.launchers import Mount, Slot
+from hpo.records import run_of
+from hpo.study.common import opened_study, say
+from hpo.study.options import StudyOptions
 from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
 from hpo.study.retrain import Run, TrainingData, retrain
-from hpo.study.workers import (
-    DockerImage,
-    Gpu,
-    LauncherKind,
-    PlainWorker,
-    SingularityImage,
-    Worker,
-    WorkerChoice,
-    open_workers,
-)
+from hpo.study.workers import WorkerOrPlainOptions, open_workers
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -52,80 +40,95 @@ if TYPE_CHECKING:
     from hpo.dataset.survey import DataSurvey
 
 
-def confirm(  # noqa: PLR0913  # a command's options
-    top: Annotated[int, typer.Option("--top", min=1, help="How many configurations")] = 3,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each")] = 5,
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
+@dataclass(frozen=True, kw_only=True)
+class ConfirmOptions:
+    """Options of `rml-study confirm`."""
+
+    top: Annotated[int, typer.Option("--top", min=1, help="How many configurations")] = 3
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each")] = 5
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Data folder with the test images (default: ./data, or what "
                      "the study has generated)"),
-    ] = None,
-    launcher: LauncherKind = "auto",
-    worker: Worker = None,
-    plain_worker: PlainWorker = False,
-    docker_image: DockerImage = DEFAULT_IMAGE,
-    singularity_image: SingularityImage = None,
-    gpu: Gpu = None,
+    ] = None  # fmt: skip
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="Trainings at a time (default: as rml-optimize)"),
-    ] = None,
-) -> None:  # fmt: skip
+    ] = None
+    study: StudyOptions
+    workers: WorkerOrPlainOptions
+
+
+@as_options
+def confirm(options: ConfirmOptions) -> None:
     """Train the best configurations again with several seeds, and score them on the test images.
 
     Prints mean and standard deviation over the seeds, and writes confirm.md and confirm.tex. What
     is finished is not repeated: the same command goes on after an interruption.
     """
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
-        trials, name, attributes = _best_trials(study, top), study.study_name, study.user_attrs
-    folder = output_dir.absolute() / "runs" / name
-    tested, survey = _find_test(trials[0], data, folder)
+    with opened_study(options.study) as opened:
+        study = Chosen(_best_trials(opened, options.top), opened.study_name, opened.user_attrs)
+    output = options.study.output_dir
+    folders = WorkFolders.of(output, study.name)
+    tested, survey = _find_test(study.trials[0], options.data, folders)
     runs = [
-        Run(trial, seed, folder / "confirm" / f"trial_{trial.number:05d}" / f"seed_{seed}")
-        for trial in trials
-        for seed in range(1, seeds + 1)
+        Run(trial, seed, folders.confirmation(trial.number, seed))
+        for trial in study.trials
+        for seed in range(1, options.seeds + 1)
     ]
-    todo = [run for run in runs if run.result() is None]
-    done = len(runs) - len(todo)
-    if done:
-        say(f"{done} of {len(runs)} trainings are finished already")
-    choice = WorkerChoice(
-        launcher=launcher, worker=worker, plain=plain_worker,
-        docker_image=docker_image,
-        singularity_image=singularity_image, gpu=gpu, jobs=jobs,
-    )  # fmt: skip
-    failed: list[str] = []
-    if todo:
-        images, inputs = recorded_mounts(todo[0].provenance, folder, None, name="split")
-        check_images(todo[0].provenance, images.path, folder)
-        tests = Mount(name="data", path=tested.root)
-        mounts = (images, inputs, tests)
-        with open_workers(
-            choice,
-            mounts,
-            study=name,
-            attributes=attributes,
-            cache=folder / "cache",
-            pools=folder,
-            warn=say,
-        ) as workers:
-            say(f"{len(todo)} trainings: {workers.text}")
-            place = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
-            failed = list(_run_all(todo, place, workers.slots, done=done, total=len(runs)))
+    failed = _train(study, runs, options, folders, tested, survey)
     from hpo.study.paper import write_tables
 
     grouping = Grouping(tested.root, runs[0].provenance["data"].get("group_by"))
     finished = [run for run in runs if run.result()]
-    table = write_tables(output_dir, name, trials, finished, grouping)
+    table = write_tables(output, study.name, study.trials, finished, grouping)
     say()
     say(table)
-    say(f"wrote {output_dir / 'confirm.md'} and {output_dir / 'confirm.tex'}")
+    say(f"wrote {output / 'confirm.md'} and {output / 'confirm.tex'}")
     if failed:
         raise HpoError("\n".join([*failed, "the same command tries these again"]))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is read of a study: its best trials, its name and its user attributes."""
+
+    trials: list[FrozenTrial]
+    name: str
+    attributes: Mapping[str, Any]
+
+
+def _train(
+    study: Chosen,
+    runs: Sequence[Run],
+    options: ConfirmOptions,
+    folders: WorkFolders,
+    tested: DataFolder,
+    survey: DataSurvey,
+) -> list[str]:
+    """Carry out the trainings that are not finished; return what went wrong."""
+    todo = [run for run in runs if run.result() is None]
+    done = len(runs) - len(todo)
+    if done:
+        say(f"{done} of {len(runs)} trainings are finished already")
+    if not todo:
+        return []
+    images, inputs = recorded_mounts(todo[0].provenance, folders, None, name="split")
+    check_images(todo[0].provenance, images.path, folders)
+    tests = Mount(name="data", path=tested.root)
+    with open_workers(
+        options.workers,
+        (images, inputs, tests),
+        study=study.name,
+        attributes=study.attributes,
+        jobs=options.jobs,
+        cache=folders.cache,
+        pools=folders.study,
+        warn=say,
+    ) as workers:
+        say(f"{len(todo)} trainings: {workers.text}")
+        training_data = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
+        return list(_run_all(todo, training_data, workers.slots, done=done, total=len(runs)))
 
 
 def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
@@ -134,18 +137,16 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     Raises:
         UsageError: there are none, or they were chosen on the test images.
     """
-    from hpo.store.study import finished_trials, score
+    from hpo.store.study import finished_trials, score, trial_rank
 
-    scored = [(value, t) for t in finished_trials(study) if (value := score(t)) is not None]
-    scored.sort(key=lambda entry: (-entry[0], entry[1].number))
     chosen: dict[str, FrozenTrial] = {}
-    for _, trial in scored:
-        if trial.user_attrs.get(PROVENANCE):
+    for trial in sorted(finished_trials(study), key=trial_rank, reverse=True):
+        if score(trial) is not None and run_of(trial.user_attrs):
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:
         raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-    if not all(reads_split(trial.user_attrs[PROVENANCE]) for trial in trials):
+    if not all(reads_split(run_of(trial.user_attrs)) for trial in trials):
         raise UsageError(
             f"study {study.study_name!r} selected on its test images, so no image is left that "
             "did not choose its trials; search again with --select-on validation"
@@ -154,15 +155,14 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
 
 
 def _find_test(
-    trial: FrozenTrial, data: Path | None, folder: Path
+    trial: FrozenTrial, data: Path | None, folders: WorkFolders
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
-    from hpo.cli import counting
     from hpo.dataset.datafolder import find_data
     from hpo.dataset.survey import refuse_other_images, survey_data
 
-    provenance = trial.user_attrs[PROVENANCE]
-    generated = folder / "data"
+    provenance = run_of(trial.user_attrs)
+    generated = folders.generated
     root = data or (generated if generated.is_dir() else Path("data"))
     if not root.is_dir():
         raise UsageError(f"--data: no such folder: {root}; name the one with the test images")
@@ -174,7 +174,7 @@ def _find_test(
     with counting("reading images") as progress:
         survey = survey_data(
             found,
-            cache=folder / "survey.json",
+            cache=folders.survey,
             mask_values=tuple(values) if values else None,
             mask_threshold=settings.get("mask_threshold"),
             progress=progress,
@@ -184,7 +184,7 @@ def _find_test(
 
 
 def _run_all(
-    todo: Sequence[Run], place: TrainingData, slots: Sequence[Slot], *, done: int, total: int
+    todo: Sequence[Run], data: TrainingData, slots: Sequence[Slot], *, done: int, total: int
 ) -> Iterator[str]:
     """Run all trainings, as many at a time as there are slots; yield what went wrong."""
     free: SimpleQueue[Slot] = SimpleQueue()
@@ -195,7 +195,7 @@ def _run_all(
     def train(run: Run) -> dict[str, Any] | None:
         slot = free.get()
         try:
-            return None if stopping.is_set() else retrain(run, place, slot, stopping)
+            return None if stopping.is_set() else retrain(run, data, slot, stopping)
         finally:
             free.put(slot)
 

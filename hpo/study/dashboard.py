@@ -7,7 +7,7 @@ import errno
 import secrets
 import signal
 import socket
-from pathlib import Path
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from types import FrameType
 from typing import Annotated, Any
@@ -15,8 +15,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import UsageError
-from hpo.study.common import OutputDir, Storage, StorageFile, database_url, say
+from hpo.study.common import database_url, say
+from hpo.study.options import DatabaseOptions
 
 # The pages have no login, and buttons that delete: nobody else may reach them unasked, and on a
 # login node everybody reaches this machine's own address.
@@ -33,26 +35,30 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing: requests are no news."""
 
 
-def dashboard(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
+@dataclass(frozen=True, kw_only=True)
+class DashboardOptions:
+    """Options of `rml-study dashboard`."""
+
     port: Annotated[
         int | None,
         typer.Option("--port", min=1, max=65535, help="Default: 8080, or a free one"),
-    ] = None,
+    ] = None
     host: Annotated[
         str,
         typer.Option("--host", help="Address to listen on; in a container 0.0.0.0"),
-    ] = LOOPBACK,
+    ] = LOOPBACK
     writable: Annotated[
         bool, typer.Option("--writable", help="Let the pages change and delete studies")
-    ] = False,
+    ] = False
     needs_token: Annotated[
         bool,
         typer.Option("--token/--no-token", help="Ask for the token that is in the address"),
-    ] = True,
-) -> None:
+    ] = True
+    database: DatabaseOptions
+
+
+@as_options
+def dashboard(options: DashboardOptions) -> None:
     """Serve Optuna's dashboard until Ctrl-C, to read in, for this machine only.
 
     The address carries a random token, so that no other user of the machine can look in.
@@ -66,15 +72,15 @@ def dashboard(
     from hpo.store.database import close_storage, open_storage
     from hpo.study.dashboard_access import AccessGate
 
-    port = _free_port(host, port)
-    token = secrets.token_urlsafe(16) if needs_token else None
-    rdb = open_storage(database_url(storage, storage_file, output_dir))
+    host, port = options.host, _free_port(options.host, options.port)
+    token = secrets.token_urlsafe(16) if options.needs_token else None
+    rdb = open_storage(database_url(options.database))
     try:
         app = optuna_dashboard.wsgi(rdb)
         with make_server(
             host,
             port,
-            AccessGate(app, token=token, port=port, writable=writable),
+            AccessGate(app, token=token, port=port, writable=options.writable),
             server_class=_Server,
             handler_class=_Quiet,
         ) as server:

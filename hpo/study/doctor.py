@@ -9,20 +9,23 @@ import shutil
 import statistics
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sqlalchemy import Engine, select
 
+from hpo.command_line import as_options
 from hpo.errors import HpoError
 from hpo.launchers import DEFAULT_IMAGE
 from hpo.launchers.slots import SlotRequest, usable_gpus
-from hpo.store.databaseurl import FILE_VARIABLE, URL_VARIABLE
-from hpo.study.common import OutputDir, Storage, StorageFile, database_url, reading, say, show_json
+from hpo.store.databaseurl import DATABASE_FILE, FILE_VARIABLE, URL_VARIABLE
+from hpo.store.schema import OtherDatabaseError
+from hpo.study.common import database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
-from hpo.study.export import Artifacts
 from hpo.study.finding import Finding
+from hpo.study.options import Artifacts, AsJson, DatabaseOptions
 from hpo.study.queries import StudyReader, study_names
 from trainer.errors import TrainerError
 
@@ -31,33 +34,38 @@ MAX_SKEW_S = 2.0
 LOW_DISK_GB, FULL_DISK_GB = 10, 1
 
 
-def doctor(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Data folder (default: ./data)")
-    ] = None,
-    docker_image: Annotated[
-        str, typer.Option("--docker-image", help="Image of the workers")
-    ] = DEFAULT_IMAGE,
-    artifacts: Artifacts = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of `rml-study doctor`."""
+
+    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default: ./data)")] = (
+        None
+    )
+    docker_image: Annotated[str, typer.Option("--docker-image", help="Image of the workers")] = (
+        DEFAULT_IMAGE
+    )
+    artifacts: Artifacts = None
+    as_json: AsJson = False
+    database: DatabaseOptions
+
+
+@as_options
+def doctor(options: DoctorOptions) -> None:
     """Check database, clock, container engine, image, GPUs, data and disk of this machine.
 
     One line each, with the remedy. Exit code 1 if anything fails.
     """
+    data, output_dir = options.data, options.database.output_dir
     findings = [
-        *_check_database(storage, storage_file, output_dir),
-        *_check_workers(docker_image, [data or Path("data"), output_dir]),
+        *_check_database(options.database),
+        *_check_workers(options.docker_image, [data or Path("data"), output_dir]),
         _check_local_worker(),
         _check_data(data),
         _check_disk(output_dir),
     ]
-    if artifacts is not None:
-        findings.append(_check_artifacts(artifacts, output_dir))
-    if as_json:
+    if options.artifacts is not None:
+        findings.append(_check_artifacts(options.artifacts))
+    if options.as_json:
         show_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
@@ -66,19 +74,20 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _check_database(
-    storage: str | None, storage_file: Path | None, output_dir: Path
-) -> Iterator[Finding]:
+def _check_database(options: DatabaseOptions) -> Iterator[Finding]:
     named = (
-        storage or storage_file or os.environ.get(FILE_VARIABLE) or os.environ.get(URL_VARIABLE)
+        options.storage
+        or options.storage_file
+        or os.environ.get(FILE_VARIABLE)
+        or os.environ.get(URL_VARIABLE)
     )
-    if not named and not (output_dir / "rml_optimize.db").exists():
+    if not named and not (options.output_dir / DATABASE_FILE).exists():
         yield Finding(
-            "database", "OK", "none named and no rml_optimize.db here: a search makes one"
+            "database", "OK", f"none named and no {DATABASE_FILE} here: a search makes one"
         )
         return
     try:
-        with reading(database_url(storage, storage_file, output_dir)) as engine:
+        with reading(database_url(options)) as engine:
             latency_s = _latency(engine)
             slow = latency_s > MAX_LATENCY_S
             remedy = "; each report waits so long: use a server that is nearer" if slow else ""
@@ -89,6 +98,8 @@ def _check_database(
                 f"{kind} answers in {latency_s * 1000:.1f} ms, {_count_studies(engine)}{remedy}",
             )
             yield _check_clock(engine)
+    except OtherDatabaseError as error:
+        yield Finding("database", "FAIL", str(error))
     except HpoError as error:
         yield Finding("database", "FAIL", f"{error}; see --storage, and that its server runs")
 
@@ -197,7 +208,7 @@ def _check_disk(output_dir: Path) -> Finding:
     return Finding("disk", "OK", text)
 
 
-def _check_artifacts(location: str, output_dir: Path) -> Finding:
+def _check_artifacts(location: str) -> Finding:
     import tempfile
 
     from hpo.results.artifacts import open_model_store

@@ -3,53 +3,47 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    opened_study,
-    say,
-)
+from hpo.keys import STUDY_ID
+from hpo.study.common import opened_study, say
+from hpo.study.options import Artifacts, StudyOptions
 
 if TYPE_CHECKING:
     import optuna
 
-Artifacts = Annotated[
-    str | None,
-    typer.Option("--artifacts", metavar="DIR|URL", help="The study's artifact store"),
-]
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `rml-study export`."""
 
-def export(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    artifacts: Artifacts = None,
+    artifacts: Artifacts = None
     to: Annotated[
         Path | None, typer.Option("--to", help="Where to write (default: OUTPUT_DIR)")
-    ] = None,
-) -> None:
+    ] = None
+    study: StudyOptions
+
+
+@as_options
+def export(options: ExportOptions) -> None:
     """Write best_model/ and list_acc.json, on any node; never over those of another study."""
-    from hpo.folders import TRIAL_FILE, read_json
+    from hpo.folders import TRIAL_FILE, WorkFolders, read_json
     from hpo.results.artifacts import open_model_store
     from hpo.results.list_acc import write_list_acc
-    from hpo.results.models import fetch_best, study_folders
+    from hpo.results.models import fetch_best
     from hpo.run.final_test import TestScore
-    from hpo.store.study import STUDY_ID
 
-    target = (to or output_dir).absolute()
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
-        target.mkdir(parents=True, exist_ok=True)
-        model, listed = target / "best_model", target / "list_acc.json"
+    with opened_study(options.study) as study:
+        here = WorkFolders.of(options.study.output_dir, study.study_name)
+        there = WorkFolders.of(options.to, study.study_name) if options.to else here
+        there.output.mkdir(parents=True, exist_ok=True)
+        model, listed = there.best_model, there.list_acc
         study_id = study.user_attrs.get(STUDY_ID)
         if model.exists() and read_json(model / TRIAL_FILE).get("study_id") != study_id:
             raise UsageError(f"{model} is not of study {study.study_name!r}; choose another --to")
@@ -57,9 +51,8 @@ def export(
             raise UsageError(f"{listed} is not of study {study.study_name!r}; choose another --to")
         write_list_acc(study, listed)
         say(f"wrote {listed}")
-        here = study_folders(output_dir.absolute(), study.study_name)
         missing = fetch_best(
-            study, model, open_model_store(artifacts) if artifacts else None, here
+            study, model, open_model_store(options.artifacts) if options.artifacts else None, here
         )
         if missing:
             raise HpoError(f"{model} is not written: {missing}")

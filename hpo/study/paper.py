@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from hpo.dataset.intervals import Grouping, interval_of_runs
+from hpo.records import run_of
 from hpo.results.metrics import WITH, WITHOUT
-from hpo.results.provenance import PROVENANCE
 from hpo.run.progress import describe_values
 from hpo.store.study import score
 from trainer import rundir
@@ -75,7 +75,7 @@ def write_tables(
 
 
 def _has_background(trial: FrozenTrial) -> bool:
-    config = trial.user_attrs[PROVENANCE]["config"]
+    config = run_of(trial.user_attrs)["config"]
     return get_path(config, "metrics.include_background") is True
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import UsageError
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    opened_study,
-    say,
-)
+from hpo.folders import WorkFolders
+from hpo.study.common import opened_study, say
+from hpo.study.options import StudyOptions
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -29,16 +25,19 @@ LABEL_CHARS = 16
 COLOURS = {"COMPLETE": "tab:blue", "PRUNED": "tab:orange"}
 
 
-def plot(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """Options of `rml-study plot`."""
+
     to: Annotated[
         Path | None,
         typer.Option("--to", help="Folder of the pictures (default: OUTPUT_DIR/plots)"),
-    ] = None,
-) -> None:
+    ] = None
+    study: StudyOptions
+
+
+@as_options
+def plot(options: PlotOptions) -> None:
     """Write history.png, parameters.png and curves.png."""
     try:
         import matplotlib as mpl
@@ -49,11 +48,12 @@ def plot(
     mpl.use("Agg")
     from hpo.store.study import finished_trials, score
 
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+    with opened_study(options.study) as study:
         trials = [trial for trial in finished_trials(study) if score(trial) is not None]
         if not trials:
             raise UsageError(f"study {study.study_name!r} has no finished trial yet")
-        folder = (to or output_dir / "plots").absolute()
+        folders = WorkFolders.of(options.study.output_dir, study.study_name)
+        folder = (options.to or folders.plots).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         drawings: dict[str, Callable[[list[FrozenTrial]], Any]] = {
             "history.png": _history,
@@ -92,6 +92,8 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from hpo.store.study import trial_rank
+
     names = _searched(trials)
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, -(-len(names) // columns))
@@ -99,7 +101,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    best = max(trials, key=_rank)
+    best = max(trials, key=trial_rank)
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
         places = _places(axes, [trial.params[name] for trial in chosen])
@@ -151,9 +153,11 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
 def _curves(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
 
+    from hpo.store.study import trial_rank
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(trials, key=_rank)
+    ranked = sorted(trials, key=trial_rank)
     for trial in ranked[-MAX_CURVES:]:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is ranked[-1]
@@ -167,11 +171,6 @@ def _curves(trials: list[FrozenTrial]) -> Any:
         axes.plot([], [], c=colour, label=state.lower())
     axes.legend()
     return figure
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    """Sort key: the best trial is the largest, of equal ones the first."""
-    return _scores([trial])[0], -trial.number
 
 
 def _scores(trials: list[FrozenTrial]) -> list[float]:

@@ -10,21 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.dataset.content_hashes import MEMORY, check_split
+from hpo.console import counting
+from hpo.dataset.content_hashes import check_split
 from hpo.dataset.datafolder import find_data
 from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_images
 from hpo.errors import UsageError
+from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
 from hpo.plan.scoring_keys import ROTATE_DIRECTION, SCORE_KEYS, rotates
+from hpo.records import RunRecord
 from hpo.results.provenance import config_hash
 from trainer import rundir
-from trainer.keypath import get_path, set_path
+from trainer.keypath import copy_config, get_path, set_path
 
-# What was meant before configs said it.
+# The defaults of earlier releases, whose configs do not state them.
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
 
 
-def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_config(provenance: RunRecord) -> dict[str, Any]:
     """Return the trial's whole config: from the database, or from its run folder if too long."""
     if not provenance.get("is_shortened"):
         return dict(provenance["config"])
@@ -42,27 +45,27 @@ def recorded_config(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def reads_split(provenance: Mapping[str, Any]) -> bool:
+def reads_split(provenance: RunRecord) -> bool:
     """Say whether the trial was compared on a validation part, not on the test images."""
     return Path(str(provenance["data"]["folder"])).name != "data"
 
 
 def recorded_mounts(
-    provenance: Mapping[str, Any], folder: Path, data: Path | None, *, name: str = "data"
+    provenance: RunRecord, folders: WorkFolders, data: Path | None, *, name: str = "data"
 ) -> tuple[Mount, Mount]:
     """Return what the worker reads: images and networks, in folders of this command line.
 
     Args:
         provenance: the trial's.
-        folder: the study's, below the output folder.
+        folders: the study's.
         data: the data folder, for a trial that read it itself.
         name: of the mount of the images.
     """
     split = Path(str(provenance["data"]["folder"])).name
-    images = folder / split if reads_split(provenance) else data
+    images = folders.study / split if reads_split(provenance) else data
     if images is None:
         raise UsageError("--data is needed: the trial read the data folder itself")
-    inputs = folder / "inputs"
+    inputs = folders.inputs
     for path, what in ((images, "images"), (inputs, "networks")):
         if not path.is_dir():
             raise UsageError(
@@ -72,34 +75,32 @@ def recorded_mounts(
     return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
 
 
-def check_images(provenance: Mapping[str, Any], images: Path, folder: Path) -> None:
+def check_images(provenance: RunRecord, images: Path, folders: WorkFolders) -> None:
     """Check that images here are those that a trial read, all of their content.
 
     Args:
         provenance: the trial's.
         images: the data folder, or the study's split.
-        folder: the study's.
+        folders: the study's.
 
     Raises:
         UsageError: they are not.
         DataError: they cannot be read.
     """
-    from hpo.cli import counting
-
     with counting("reading files") as progress:
         if reads_split(provenance):
             check_split(images, progress)
             return
         data = find_data(images, needs_test=True)
-        found = data_fingerprint(data, folder / MEMORY, progress)
+        found = data_fingerprint(data, folders.contents, progress)
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
-def _unsaid_rules(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what was meant by keys that are not in a trial's config.
+def _rules_not_stated(config: Mapping[str, Any], provenance: RunRecord) -> Mapping[str, Any]:
+    """Return what a trial ran with where its config states nothing: key -> value.
 
-    It is repeated by the rules that it ran with: those of an earlier release, or since then those
-    of an engine that does not know the keys, and so did not get them.
+    The defaults of an earlier release, or since then those of an engine that does not know the
+    keys, and so did not get them.
     """
     is_earlier = len(str(provenance["data"]["hash"])) < HASH_LENGTH
     rules = EARLIER_RULES if is_earlier else SCORE_KEYS
@@ -109,21 +110,22 @@ def _unsaid_rules(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> M
 
 def placed_config(
     config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: RunRecord,
     mounts: tuple[Mount, Mount],
     launcher: Launcher,
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
-    placed: dict[str, Any] = json.loads(json.dumps(config))
-    for key, rule in _unsaid_rules(config, provenance).items():
+    placed = copy_config(config)
+    for key, rule in _rules_not_stated(config, provenance).items():
         if rule is not None and get_path(placed, key) is None:
             set_path(placed, key, rule)
     images, inputs = mounts
-    for part, keys in (
-        ("train", ("input_path", "target_path")),
-        ("test", ("test_input_path", "test_target_path")),
+    data = provenance["data"]
+    for parts, keys in (
+        (data["train"], ("input_path", "target_path")),
+        (data["test"], ("test_input_path", "test_target_path")),
     ):
-        for key, relative in zip(keys, provenance["data"][part], strict=True):
+        for key, relative in zip(keys, parts, strict=True):
             if Path(relative).is_absolute() or ".." in Path(relative).parts:
                 raise UsageError(f"the trial's record names a path outside its data: {relative}")
             set_path(placed, f"data.{key}", launcher.worker_path(images, relative))

@@ -4,92 +4,69 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
-from hpo.launchers import DEFAULT_IMAGE, Slot
-from hpo.results.provenance import PROVENANCE
+from hpo.folders import WorkFolders
+from hpo.launchers import Slot
+from hpo.records import run_of
 from hpo.run.oneshot import run_config
-from hpo.study.common import (
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    TrialNumber,
-    database_url,
-    find_trial,
-    opened_study,
-    say,
-    show_table,
-)
+from hpo.study.common import find_trial, opened_study, say, show_table
+from hpo.study.options import StudyOptions, TrialNumber
 from hpo.study.recorded import check_images, placed_config, recorded_config, recorded_mounts
-from hpo.study.workers import (
-    DockerImage,
-    Gpu,
-    LauncherKind,
-    PlainWorker,
-    SingularityImage,
-    Worker,
-    WorkerChoice,
-    Workers,
-    open_workers,
-)
+from hpo.study.workers import WorkerOrPlainOptions, Workers, open_workers
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-# Same device, same seed: what another order of summing leaves, in a printed accuracy.
+# Same device, same seed: what another order of summing leaves, in a printed score.
 TOLERANCE = 1e-4
 
 
-def replay(  # noqa: PLR0913  # a command's options
-    trial: TrialNumber,
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """Options of `rml-study replay`."""
+
+    trial: TrialNumber
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Data folder (not needed where the study has a split here)"),
-    ] = None,
-    launcher: LauncherKind = "auto",
-    worker: Worker = None,
-    plain_worker: PlainWorker = False,
-    docker_image: DockerImage = DEFAULT_IMAGE,
-    singularity_image: SingularityImage = None,
-    gpu: Gpu = None,
+    ] = None
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="Largest difference that is rounding")
-    ] = TOLERANCE,
-) -> None:
+    ] = TOLERANCE
+    study: StudyOptions
+    workers: WorkerOrPlainOptions
+
+
+@as_options
+def replay(options: ReplayOptions) -> None:
     """Run one trial again from its recorded config, and compare the two curves.
 
     Only the config comes from the database: worker, image, data and folders are named here. Exit
     code 1 if the curves differ by more than rounding.
     """
-    with opened_study(database_url(storage, storage_file, output_dir), study_name) as study:
+    trial = options.trial
+    with opened_study(options.study) as study:
         found, name = find_trial(study, trial), study.study_name
         attributes = study.user_attrs
-    folder = output_dir.absolute() / "runs" / name
-    provenance = found.user_attrs.get(PROVENANCE)
+    folders = WorkFolders.of(options.study.output_dir, name)
+    provenance = run_of(found.user_attrs)
     if not provenance or not found.intermediate_values:
         raise UsageError(f"--trial {trial} has no recorded config or no curve to compare with")
     config = recorded_config(provenance)
-    mounts = recorded_mounts(provenance, folder, data)
-    check_images(provenance, mounts[0].path, folder)
-    choice = WorkerChoice(
-        launcher=launcher, worker=worker, plain=plain_worker,
-        docker_image=docker_image,
-        singularity_image=singularity_image, gpu=gpu,
-    )  # fmt: skip
-    run_dir = folder / f"replay_of_trial_{trial:05d}" / time.strftime("%Y%m%d-%H%M%S")
-    with open_workers(choice, mounts, study=name, attributes=attributes) as workers:
+    mounts = recorded_mounts(provenance, folders, options.data)
+    check_images(provenance, mounts[0].path, folders)
+    run_dir = folders.replay(trial) / time.strftime("%Y%m%d-%H%M%S")
+    with open_workers(options.workers, mounts, study=name, attributes=attributes) as workers:
         say(f"trial {trial} again: {workers.text}")
         curve = _run(workers, run_dir, placed_config(config, provenance, mounts, workers.launcher))
-    _compare(found, curve, provenance, workers.slots[0], tolerance)
+    _compare(found, curve, provenance, workers.slots[0], options.tolerance)
 
 
 def _run(workers: Workers, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:

@@ -14,11 +14,12 @@ from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
 from hpo.launchers import Launcher, Mount, Slot
-from hpo.results.provenance import PROVENANCE
+from hpo.records import RunRecord, run_of
 from hpo.run.oneshot import run_config
+from hpo.store.ranking import rank
 from hpo.study.recorded import placed_config, recorded_config
 from trainer import rundir
-from trainer.keypath import get_path, set_path
+from trainer.keypath import copy_config, get_path, set_path
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -39,9 +40,9 @@ class Run:
     folder: Path
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> RunRecord:
         """What the trial ran with."""
-        return dict(self.trial.user_attrs[PROVENANCE])
+        return run_of(self.trial.user_attrs)
 
     @property
     def test_dir(self) -> Path:
@@ -60,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Where a training finds its images, and the images that it is tested on."""
+    """The images that all trainings read and are tested on, and how workers find them."""
 
     launcher: Launcher
     mounts: tuple[Mount, Mount]
@@ -73,7 +74,7 @@ class TrainingData:
         return Grouping(self.tested.root, run.provenance["data"].get("group_by"))
 
 
-def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[str, Any] | None:
+def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[str, Any] | None:
     """Train and test once; return the result, which is then in its file, None if stopped.
 
     Raises:
@@ -83,26 +84,26 @@ def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[
     from hpo.plan.samplers import derived_seed
     from hpo.run.final_test import read_test_score
 
-    launcher = place.launcher
-    config = placed_config(recorded_config(run.provenance), run.provenance, place.mounts, launcher)
+    launcher = data.launcher
+    config = placed_config(recorded_config(run.provenance), run.provenance, data.mounts, launcher)
     config["seed"] = derived_seed(int(config.get("seed") or 0), run.seed, "confirm")
     set_path(config, "checkpoints.keep", "best")
     if get_path(config, "checkpoints.resume_when_done") is not None:
         # Stopped after the training, before the test's end: the next call goes on from there.
         set_path(config, "checkpoints.resume_when_done", True)
     train_dir = run.folder / "train"
-    _make_room(train_dir, config, can_resume="checkpoints.resume" in launcher.capabilities())
+    _prepare_folder(train_dir, config, can_resume="checkpoints.resume" in launcher.capabilities())
     trained = run_config(launcher, slot, train_dir, config, stopping)
     if trained is None:
         return None
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
-    best = max(trained.evaluations, key=lambda entry: (entry.accuracy, -entry.epoch))
+    best = max(trained.evaluations, key=lambda entry: rank(entry.accuracy, entry.epoch))
     shutil.rmtree(run.test_dir, ignore_errors=True)
     run.test_dir.mkdir(parents=True)
     checkpoints = train_dir / rundir.CHECKPOINTS
     rundir.copy_untrusted(checkpoints / rundir.checkpoint_file(best.epoch), run.test_dir / MODEL)
-    tested = run_config(launcher, slot, run.test_dir, _test_config(config, place), stopping)
+    tested = run_config(launcher, slot, run.test_dir, _test_config(config, data), stopping)
     if tested is None:
         return None
     if tested.exit_code != 0 or not tested.evaluations:
@@ -111,8 +112,8 @@ def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[
         run.test_dir,
         run.trial.number,
         tested.evaluations[-1].accuracy,
-        num_images=place.survey.num_test,
-        grouping=place.grouping(run),
+        num_images=data.survey.num_test,
+        grouping=data.grouping(run),
     )
     result = {
         "of": run.identity(),
@@ -129,8 +130,8 @@ def retrain(run: Run, place: TrainingData, slot: Slot, stopping: Event) -> dict[
     return result
 
 
-def _make_room(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> None:
-    """Make the training's folder; what an interrupted one left stays if it can be gone on with."""
+def _prepare_folder(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> None:
+    """Make the training's folder; the state of an interrupted one stays if it can be resumed."""
     note = folder.with_name("train.json")
     text = json.dumps(config, sort_keys=True)
     if not (can_resume and note.exists() and note.read_text(encoding="utf-8") == text):
@@ -139,18 +140,18 @@ def _make_room(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> 
     rundir.write_atomic(note, text)
 
 
-def _test_config(config: Mapping[str, Any], place: TrainingData) -> dict[str, Any]:
+def _test_config(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
     """Return the config that evaluates the chosen checkpoint on the test images."""
     from hpo.run.final_test import place_test
 
-    network: dict[str, Any] = json.loads(json.dumps(config))
+    network = copy_config(config)
     for key in ("input_path", "target_path"):
         network["data"].pop(key, None)
     network["checkpoints"] = {"load": f"./{MODEL}"}
     network.pop("num_epochs", None)
     # The test images alone may lack a value that the training images have.
-    if place.survey.coding.kind in ("binary", "classes"):
-        set_path(network, "data.mask_values", list(place.survey.coding.values))
-    assert place.tested.test is not None
-    place_test(network, place.launcher, place.tests, place.tested.test)
+    if data.survey.coding.kind in ("binary", "classes"):
+        set_path(network, "data.mask_values", list(data.survey.coding.values))
+    assert data.tested.test is not None
+    place_test(network, data.launcher, data.tests, data.tested.test)
     return network

@@ -1,92 +1,55 @@
-"""`rml-study list` and `rml-study status`: where studies stand."""
+"""`rml-study status`: where a study stands."""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
 from collections import defaultdict
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from hpo.command_line import as_options
 from hpo.console import console
-from hpo.results.provenance import END, PROVENANCE
+from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.run.progress import describe_values, format_seconds, optuna_means
-from hpo.study.common import (
-    AsJson,
-    OutputDir,
-    Storage,
-    StorageFile,
-    StudyName,
-    database_url,
-    open_reader,
-    reading,
-    say,
-    show_json,
-    show_table,
-)
-from hpo.study.queries import COUNTED, Best, Note, Running, StudyReader, study_names
+from hpo.store.ranking import rank
+from hpo.study.common import database_url, open_reader, reading, say, show_json, show_table
+from hpo.study.options import AsJson, StudyOptions
+from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
 
-TITLE = "rml:title"
-NUM_TRIALS = "rml:num_trials"  # the total that the drivers have agreed on
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
 MAX_ROWS = 12
 
 
-def list_studies(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """List the studies in a database."""
-    rows: list[dict[str, object]] = []
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        for name, study_id in study_names(engine).items():
-            reader = StudyReader(engine, study_id)
-            states, best = reader.states(), reader.best()
-            rows.append(
-                {
-                    "study": name,
-                    "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
-                    "running": states.get("RUNNING", 0),
-                    "failed": states.get("FAIL", 0),
-                    "best dice_dataset": best.score if best else None,
-                }
-            )
-    if as_json:
-        show_json(rows)
-    elif rows:
-        show_table(rows)
-    else:
-        say("no studies")
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Options of `rml-study status`."""
 
-
-def status(
-    study_name: StudyName = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    output_dir: OutputDir = Path(),
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes")] = False,
+    as_json: AsJson = False
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes")] = False
     interval_s: Annotated[
         float, typer.Option("--interval", min=0.5, help="Seconds between two looks")
-    ] = 2.0,
-) -> None:
+    ] = 2.0
+    study: StudyOptions
+
+
+@as_options
+def status(options: StatusOptions) -> None:
     """Show where a study stands, on one screen.
 
     Exit code: 0 all trials are finished, 3 it is running, 4 it stopped short of them (the same
     rml-optimize command goes on), 2 a mistake in the options or no database.
     """
-    with reading(database_url(storage, storage_file, output_dir)) as engine:
-        name, reader = open_reader(engine, study_name)
-        if watch and not as_json:
-            entry = _watch(name, reader, interval_s)
+    with reading(database_url(options.study)) as engine:
+        name, reader = open_reader(engine, options.study.study_name)
+        if options.watch and not options.as_json:
+            entry = _watch(name, reader, options.interval_s)
         else:
             entry = read_status(name, reader)
-            if as_json:
+            if options.as_json:
                 show_json(entry)
             else:
                 _show(entry)
@@ -100,11 +63,8 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     total = reader.attribute(NUM_TRIALS)
     running = reader.running(PROVENANCE)
     ends = reader.notes(END)
-    best = _best(ends, num_finished) or reader.best()
-    whole = None
-    if num_complete := states.get("COMPLETE"):
-        complete = [end for end in ends if end.state == "COMPLETE"]
-        whole = _best(complete, num_complete) or reader.best(("COMPLETE",))
+    foreign = reader.foreign()
+    best = _best(ends, num_finished - len(foreign)) or reader.best()
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     is_done = num_finished >= total if total else not running and not states.get("WAITING")
@@ -126,7 +86,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         }
         if best
         else None,
-        "best_of_optuna": {"trial": whole.number, "dice_dataset": whole.score} if whole else None,
+        "best_of_optuna": _best_of_optuna(ends, states.get("COMPLETE", 0), foreign, reader),
         "running": [_describe_running(trial) for trial in running],
         "hosts": _hosts(ends, running),
         "failures": _failures(ends),
@@ -144,8 +104,25 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
     scored = [end for end in counted if end.value["dice_dataset"] is not None]
     if not scored:
         return None
-    best = max(scored, key=lambda end: (end.value["dice_dataset"], -end.number))
+    best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
     return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
+
+
+def _best_of_optuna(
+    ends: list[Note], num_complete: int, foreign: list[Foreign], reader: StudyReader
+) -> dict[str, Any] | None:
+    """Return the best of the complete trials, be they ours or not."""
+    whole = [each for each in foreign if each.state == "COMPLETE"]
+    found = [(each.value, each.number) for each in whole if each.value is not None]
+    if num_ours := num_complete - len(whole):
+        complete = [end for end in ends if end.state == "COMPLETE"]
+        if best := _best(complete, num_ours) or reader.best(("COMPLETE",)):
+            found.append((best.score, best.number))
+    if not found:
+        return None
+    value, number = max(found, key=lambda entry: rank(*entry))
+    is_foreign = any(each.number == number for each in foreign)
+    return {"trial": number, "dice_dataset": value, "is_foreign": is_foreign}
 
 
 def _rate(
@@ -245,9 +222,10 @@ def _show(entry: dict[str, Any]) -> None:
             f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
-        other = entry["best_of_optuna"]
-        if other is not None and other["trial"] != best["trial"]:
-            say(f"  Optuna's best: {optuna_means(other['trial'], other['dice_dataset'])}")
+    other = entry["best_of_optuna"]
+    if other is not None and (best is None or other["trial"] != best["trial"]):
+        means = optuna_means(other["trial"], other["dice_dataset"], is_foreign=other["is_foreign"])
+        say(f"  Optuna's best: {means}")
     for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
         if rows:
             say(f"\n{heading}")

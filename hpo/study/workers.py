@@ -9,41 +9,54 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hpo.console import errors
 from hpo.errors import UsageError
-from hpo.launchers import DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
+from hpo.keys import DATABASE_ID
+from hpo.launchers import AUTO, DEFAULT_IMAGE, Launcher, Mount, Slot, choose_launcher
 from hpo.owner import driver_labels
-
-LauncherKind = Annotated[
-    Literal["auto", "local", "docker", "singularity"],
-    typer.Option("--launcher", help="As of rml-optimize"),
-]
-Worker = Annotated[str | None, typer.Option("--worker", help="Command of a local worker")]
-PlainWorker = Annotated[
-    bool, typer.Option("--plain-worker", help="As of rml-optimize: the worker is not asked")
-]
-DockerImage = Annotated[str, typer.Option("--docker-image", help="Image of a container")]
-SingularityImage = Annotated[
-    str | None, typer.Option("--singularity-image", help="Image file of a container")
-]
-Gpu = Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Demand or refuse GPUs")]
+from hpo.plan.options import launcher_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerChoice:
-    """What the options say of the worker."""
+class WorkerOptions:
+    """Worker"""
 
-    launcher: Literal["auto", "local", "docker", "singularity"] = "auto"
-    worker: str | None = None
-    plain: bool = False
-    docker_image: str = DEFAULT_IMAGE
-    singularity_image: str | None = None
-    gpu: bool | None = None
-    jobs: int | None = 1
+    launcher: Annotated[str, launcher_option("As of rml-optimize")] = AUTO
+    worker: Annotated[str | None, typer.Option("--worker", help="Command of a local worker")] = (
+        None
+    )
+    docker_image: Annotated[str, typer.Option("--docker-image", help="Image of a container")] = (
+        DEFAULT_IMAGE
+    )
+    singularity_image: Annotated[
+        str | None, typer.Option("--singularity-image", help="Image file of a container")
+    ] = None
+    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Demand or refuse GPUs")] = (
+        None
+    )
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether the worker knows the contract only, and is not asked what else it can do."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOrPlainOptions(WorkerOptions):
+    """Worker"""
+
+    plain_worker: Annotated[
+        bool, typer.Option("--plain-worker", help="As of rml-optimize: the worker is not asked")
+    ] = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether the worker knows the contract only, and is not asked what else it can do."""
+        return self.plain_worker
 
 
 @dataclass(frozen=True)
@@ -61,44 +74,45 @@ def _warn(text: str) -> None:
 
 @contextlib.contextmanager
 def open_workers(
-    choice: WorkerChoice,
+    chosen: WorkerOptions,
     mounts: Sequence[Mount],
     *,
     study: str,
     attributes: Mapping[str, Any],
-    **options: Any,
+    jobs: int | None = 1,
+    **settings: Any,
 ) -> Iterator[Workers]:
     """Reserve slots and choose a launcher; all workers are gone when the block ends.
 
     Args:
-        choice: what the command line says.
+        chosen: what the command line says.
         mounts: the folders that the workers read.
         study: its name, and `attributes` its user attributes.
-        options: further fields of LaunchSettings.
+        jobs: how many run at a time, None for as many as a search runs.
+        settings: further fields of LaunchSettings.
 
     Raises:
         UsageError, LauncherError: no such GPU, engine, image or command here.
     """
     from hpo.launchers.slots import SlotRequest, reserve_slots
-    from hpo.store.study import DATABASE_ID
 
     try:
-        worker = tuple(shlex.split(choice.worker)) if choice.worker else None
+        worker = tuple(shlex.split(chosen.worker)) if chosen.worker else None
     except ValueError as error:
-        raise UsageError(f"--worker: {choice.worker!r} is no command ({error})") from None
+        raise UsageError(f"--worker: {chosen.worker!r} is no command ({error})") from None
     labels = driver_labels(str(attributes.get(DATABASE_ID, "")))
-    reservation = reserve_slots(SlotRequest(gpu=choice.gpu, jobs=choice.jobs))
+    reservation = reserve_slots(SlotRequest(gpu=chosen.gpu, jobs=jobs))
     try:
         launcher, why = choose_launcher(
-            choice.launcher,
+            chosen.launcher,
             worker=worker,
-            plain=choice.plain,
+            plain=chosen.is_plain,
             num_slots=len(reservation.slots),
-            image=choice.docker_image,
-            singularity_image=choice.singularity_image,
+            image=chosen.docker_image,
+            singularity_image=chosen.singularity_image,
             mounts=mounts,
             labels={"rml.study": study, **labels},
-            **{"warn": _warn, **options},
+            **{"warn": _warn, **settings},
         )
         try:
             yield Workers(launcher, reservation.slots, f"{reservation.text}; launcher: {why}")

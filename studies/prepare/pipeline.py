@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from studies.prepare.groups import write_groups
-from studies.prepare.likeness import similar_pairs
 from studies.prepare.samples import Found, Skipped
+from studies.prepare.similarity import similar_pairs
 from studies.prepare.split import draw_test_groups, merge_groups
 from studies.prepare.staging import Staged, key_of, stage
 from trainer.data.locks import FileLock

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +19,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from studies.prepare.likeness import Thumbnail, thumbnail
 from studies.prepare.samples import Found, Sample, Skipped
+from studies.prepare.similarity import Thumbnail, thumbnail
 from trainer.data.images import Array, read_image, read_mask
 from trainer.data.reading import num_threads_of_worker
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.errors import DataError
+from trainer.rundir import aside_name
 
 JOURNAL = "journal.jsonl"
 
@@ -168,7 +168,7 @@ def _put(content: Path | Array, target: Path) -> Path:
     """Write a file aside and rename it; return where it is."""
     suffix = content.suffix.lower() if isinstance(content, Path) else ".png"
     path = target.with_name(target.name + suffix)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_name(path)
     if isinstance(content, Path):
         shutil.copyfile(content, aside)
     else:

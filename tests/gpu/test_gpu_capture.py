@@ -17,7 +17,7 @@ from trainer.config import Loss
 from trainer.evaluation.evaluator import Evaluator, _Tally
 from trainer.loading.batches import BatchSelection
 from trainer.losses import build_loss
-from trainer.metrics.scores import SegmentationCounts
+from trainer.metrics.counts import SegmentationCounts
 from trainer.networks.module import KerasModule
 from trainer.training import capture
 from trainer.training.capture import WARM_UP_STEPS, CapturedSteps, CudaRecorder, recorder_on

@@ -38,7 +38,7 @@ def die_at_the_second_call(method):
 
 lease_manager = lease.LeaseManager
 if MOMENT.endswith("in claim"):
-    lease_manager._start_new = die_at_the_second_call(lease_manager._start_new)
+    lease.start_new = die_at_the_second_call(lease.start_new)
 elif MOMENT == "before told":
     lease_manager.finish = die
 elif MOMENT == "after told":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.plan.spec import WorkFolders
+from hpo.folders import WorkFolders
 from hpo.run import attempt
 from hpo.run.attempt import MAX_COPIES, prepare_attempt
 from trainer import rundir

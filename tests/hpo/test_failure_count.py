@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from hpo.results.provenance import END
+from hpo.keys import END
 from hpo.run.search import count_failed
 
 

@@ -17,10 +17,12 @@ from sqlalchemy import text
 from support import wait_for
 
 from hpo.errors import UsageError
-from hpo.store import clock
-from hpo.store.agreement import IDENTITY, agree, start_over
+from hpo.keys import IDENTITY
+from hpo.store import claim, clock
+from hpo.store.agreement import agree, start_over
+from hpo.store.claim import Lease
 from hpo.store.database import close_storage, open_storage
-from hpo.store.lease import Lease, LeaseManager
+from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 
 HOUR_AGO = {
@@ -199,14 +201,14 @@ def test_what_a_former_owner_writes_during_a_take_over_is_refused(
     assert first is not None
     expire(study, first)
     is_taking, may_go_on = threading.Event(), threading.Event()
-    count_attempt = lease_manager._continue
+    count_attempt = claim._continue
 
     def wait_inside(*arguments: Any, **named: Any) -> Lease:
         is_taking.set()
         assert may_go_on.wait(60)
         return count_attempt(*arguments, **named)
 
-    monkeypatch.setattr(lease_manager, "_continue", wait_inside)
+    monkeypatch.setattr(claim, "_continue", wait_inside)
     with ThreadPoolExecutor() as pool:
         taking = pool.submit(lease_manager.claim, 1)
         assert is_taking.wait(60)

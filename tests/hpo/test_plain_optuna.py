@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import RDBStorage
-from support import BIN, Run, clean_environment, optimize, standin_settings, wait_for
+from support import (
+    BIN,
+    Run,
+    clean_environment,
+    list_acc,
+    optimize,
+    standin_settings,
+    wait_for,
+)
+
+from hpo.store.lease import LeaseManager
+from hpo.store.study import best_trial
 
 RATE = "optimizer.learning_rate"
 SPACE = ("--search", f"{RATE}=0.001,0.01", "--set", "optimizer.type=SGD", "--loss", "dice")
@@ -60,6 +72,68 @@ def test_trials_that_a_script_asks_for_stay_its_own(
     ours = [trial for trial in trials if trial.number not in theirs]
     assert [trial.state.name for trial in ours] == ["COMPLETE"] * 12
     assert {trial.user_attrs["attempt"] for trial in ours} == {1}
+
+
+def test_script_s_best_trial_keeps_nobody_from_the_best_model(
+    discs: Path, tmp_path: Path, url: str, storage: RDBStorage, run: Run
+) -> None:
+    honest = ("--select-on", "validation", "--jobs", 1, "--seed", 1)
+    process = start(discs, tmp_path, url, "--num-trials", 1, *honest)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    peer = study_of(storage)
+    trial = peer.ask()
+    trial.suggest_categorical(RATE, [0.001, 0.01])
+    trial.report(0.95, 1)
+    peer.tell(trial, 0.9)
+    process = start(discs, tmp_path, url, "--num-trials", 4, *honest)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    ours = [each for each in peer.trials if each.number != trial.number]
+    best = max(ours, key=lambda each: (each.value, -each.number))
+    assert f"best trial: number {best.number}, of 4 trials" in output
+    assert "Optuna's best is trial 1 with 0.9000, which was not made by rml-optimize" in output
+    assert "best_model/ is" not in output
+    assert "on the 5 test images, used for this only" in output
+    assert json.loads((tmp_path / "best_model/trial.json").read_text())["trial"] == best.number
+    assert json.loads((tmp_path / "best_model/test.json").read_text())["trial"] == best.number
+    entries = {entry["number"]: entry for entry in list_acc(tmp_path)}
+    assert len(entries) == 4
+    scores = {number: entry["max_acc"] for number, entry in entries.items()}
+    assert scores.pop(trial.number) is None
+    assert max(scores, key=lambda number: (scores[number], -number)) == best.number
+    for command in ("status", "best"):
+        shown = run("rml-study", command, "--json", RML_STORAGE=url)
+        entry = json.loads(shown.stdout)
+        found = entry["best"] if command == "status" else entry
+        assert (found["trial"], found["dice_dataset"]) == (best.number, best.value)
+        assert entry["best_of_optuna"] == {"trial": 1, "dice_dataset": 0.9, "is_foreign": True}
+        text = run("rml-study", command, RML_STORAGE=url).stdout
+        assert "trial 1 with 0.9000, which was not made by rml-optimize" in text
+    listed = json.loads(run("rml-study", "list", "--json", RML_STORAGE=url).stdout)
+    assert listed[0]["best dice_dataset"] == best.value
+    foreign = json.loads(run("rml-study", "show", "--trial", 1, "--json", RML_STORAGE=url).stdout)
+    assert (foreign["dice_dataset"], foreign["foreign_value"]) == (None, 0.9)
+    exported = run("rml-study", "export", "--to", "out", RML_STORAGE=url)
+    assert f"(trial {best.number})" in exported.stdout, exported.stderr
+
+
+def test_trial_that_was_given_back_and_a_script_has_told_is_the_script_s(
+    discs: Path, tmp_path: Path, url: str, storage: RDBStorage
+) -> None:
+    process = start(discs, tmp_path, url, "--num-trials", 1)
+    assert process.communicate(timeout=120) and process.returncode == 0
+    peer = study_of(storage)
+    lease_manager = LeaseManager(storage, peer._study_id, lease_s=60)
+    lease = lease_manager.claim(2)
+    assert lease is not None
+    assert lease_manager.report(lease, {1: 0.99})
+    lease_manager.give_back(lease)
+    lease_manager.close()
+    asked = peer.ask()
+    peer.tell(asked, 0.99)
+    assert asked.number == 1
+    assert best_trial(peer).number == 0
 
 
 def test_values_that_a_script_enqueues_are_tried(

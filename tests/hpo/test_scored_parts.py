@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import SMALL, Run, one_error, standin_settings, write_discs
 
-from trainer.metrics.scores import SegmentationCounts
+from trainer.metrics.counts import SegmentationCounts
 
 VALIDATION = ("--select-on", "validation", "--dry-run")
 

@@ -76,12 +76,28 @@ def test_missing_image_names_the_remedy(discs: Path, run: Run, worker_image: str
     assert "docker pull" in message
 
 
+def write_with_plain_network(folder: Path) -> Path:
+    """Write the documented package with a network that needs torch only, as the image has it."""
+    write_package(folder)
+    project, code = folder / "pyproject.toml", folder / "my_package.py"
+    monai = 'monai-unet = "my_package:monai_unet"\n'
+    text = project.read_text()
+    assert monai in text
+    project.write_text(text.replace(monai, f'{monai}plain = "my_package:plain"\n'))
+    network = "torch.nn.Conv2d(input_shape[-1], num_outputs, size, padding='same')"
+    code.write_text(
+        f"{code.read_text()}\n\ndef plain(input_shape, num_outputs, size=3):\n"
+        f"    import torch\n\n    return {network}\n"
+    )
+    return folder
+
+
 @pytest.fixture
 def plugin_image(worker_image: str, tmp_path: Path) -> Iterator[str]:
     """The worker's image with the documented package in it, built as documented."""
     (recipe,) = blocks("dockerfile")
     context, name = tmp_path / "context", f"rml-test/plugin:{uuid.uuid4().hex}"
-    write_package(context / "my_package")
+    write_with_plain_network(context / "my_package")
     first, rest = recipe.split("\n", 1)
     assert first.startswith("FROM rml-optimize/rmldnn:")
     (context / "Dockerfile").write_text(f"FROM {worker_image}\n{rest}")
@@ -113,3 +129,24 @@ def test_own_loss_and_metric_are_used_in_containers(
     last = json.loads(metrics.read_text().splitlines()[-1])
     # the documented Dice is the per-image Dice of the foreground, which the worker computes too
     assert last["plugins"]["digits_dice"] == pytest.approx(last["dice_per_image"])
+
+
+def test_own_network_is_trained_in_containers(
+    discs: Path, run: Run, tmp_path: Path, worker_image: str, plugin_image: str
+) -> None:
+    install(write_with_plain_network(tmp_path / "my_package"), tmp_path / "site")
+    site = str(tmp_path / "site")
+    command = (
+        "rml-optimize", "--data", discs, "--launcher", "docker", "--num-trials", 1, "--no-gpu",
+        "--layers", "plain:size=5", "--resize", "32,32", "--num-epochs", 2,
+    )  # fmt: skip
+    result = run(
+        *command, "--docker-image", worker_image, "--output-dir", "without", PYTHONPATH=site
+    )
+    error = one_error(result)
+    assert "this worker does not have the plug-in 'plain' (rml_optimize.networks)" in error
+    assert "in its image for containers" in error
+    result = run(*command, "--docker-image", plugin_image, "--output-dir", "own", PYTHONPATH=site)
+    assert result.returncode == 0, result.stdout + result.stderr
+    stored = json.loads((tmp_path / "own/best_model/layers.json").read_text())
+    assert (stored["network_plugin"], stored["options"]) == ("plain", {"size": 5})

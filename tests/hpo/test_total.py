@@ -17,7 +17,7 @@ from support import (
     wait_for,
 )
 
-from hpo.store.agreement import NUM_TRIALS
+from hpo.keys import NUM_TRIALS
 
 
 def test_study_that_starts_over_has_the_new_total(

@@ -15,7 +15,7 @@ from support import SLOW, write_config
 from test_launcher_contract import is_alive
 
 from hpo.launchers import Launcher, Slot, WorkerJob, choose_launcher
-from hpo.launchers.base import KEEP_STATE_GRACE_S
+from hpo.launchers.stop_times import KEEP_STATE_GRACE_S
 
 Start = Callable[..., tuple]
 

@@ -32,7 +32,7 @@ from support import BIN, Run, clean_environment, names, one_error
 
 from hpo.dataset.datafolder import find_data
 from hpo.dataset.survey import survey_data
-from studies.prepare.likeness import similar_pairs, thumbnail
+from studies.prepare.similarity import similar_pairs, thumbnail
 from studies.prepare.split import draw_test_groups, merge_groups
 
 
@@ -271,7 +271,7 @@ def test_patterns_that_cannot_work_are_refused(
     assert not (tmp_path / "data").exists()
 
 
-# --- likeness and split ---------------------------------------------------------------------
+# --- similarity and split ---------------------------------------------------------------------
 
 
 def test_resaved_cropped_and_scaled_copies_are_like_their_original() -> None:

@@ -18,8 +18,9 @@ from databases import empty_database, trials_of
 from support import BIN, Run, standin_settings, wait_for
 
 from hpo.errors import UsageError
+from hpo.keys import MODEL
 from hpo.results.artifacts import ArtifactError, open_model_store
-from hpo.results.models import MODEL, MODEL_FILES
+from hpo.results.models import MODEL_FILES
 
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "2")
 

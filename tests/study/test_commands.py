@@ -21,7 +21,7 @@ from databases import empty_database, trials_of
 from support import STANDIN, Run, list_acc, one_error, standin_settings
 
 from hpo.owner import driver_labels
-from hpo.study.trials import sparkline
+from hpo.study.trial_report import sparkline
 
 
 def study(run: Run, folder: Path, *arguments: object, code: int = 0, **environment: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from hpo.keys import PROVENANCE
 from hpo.launchers import Mount, Slot
 from hpo.launchers.base import LaunchSettings
 from hpo.launchers.local import LocalLauncher
-from hpo.results.provenance import PROVENANCE
 from hpo.study import retrain
 from hpo.study.recorded import placed_config
 from trainer.keypath import get_path

@@ -29,8 +29,8 @@ from trainer.errors import DeviceError
 from trainer.evaluation.evaluator import Evaluator, _Tally
 from trainer.loading.augment import channels_last
 from trainer.losses import build_loss
+from trainer.metrics.counts import SegmentationCounts
 from trainer.metrics.pixelcounts import count_pixels
-from trainer.metrics.scores import SegmentationCounts
 
 SETS = image_sets()
 

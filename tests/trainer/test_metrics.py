@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trainer.errors import ConfigError, DataError
 from trainer.metrics.bootstrap import bootstrap_interval, rows_of_csv
-from trainer.metrics.scores import SegmentationCounts, predict_classes
+from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.surface import hd95_px
 
 torch.set_num_threads(1)

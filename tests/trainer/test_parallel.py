@@ -29,6 +29,7 @@ from trainer.log import Log
 
 WORKER = (sys.executable, "-m", "trainer.cli", "--config=config.json")
 LEAVING = Path(__file__).parents[1] / "workers/leaving.py"
+SHORT_OF_MEMORY = Path(__file__).parents[1] / "workers/short_of_memory.py"
 TIMEOUT_S = 120
 # No BatchNorm, and with BCE a mean over pixels: what data-parallel training computes exactly.
 PLAIN = [
@@ -135,6 +136,21 @@ def test_torchrun_gives_the_numbers_of_one_process(
     assert f"Processes: {size} (gloo)" in result.stdout
     lines = [line for line in result.stdout.splitlines() if "   Num images  (" in line]
     assert [line.rpartition(": ")[2] for line in lines] == shares
+
+
+def test_process_without_memory_for_a_batch_evaluates_it_again(
+    discs: Path, tmp_path: Path, alone: Path
+) -> None:
+    """It alone, while the others wait where they all meet."""
+    folder = prepare(tmp_path / "short", discs)
+    result = finish(
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--local-addr=127.0.0.1", "--nproc-per-node=2", SHORT_OF_MEMORY),
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("gave memory back") == 1
+    assert_same_results(folder, alone)
 
 
 def test_slices_of_a_volume_give_the_numbers_of_one_process(

@@ -13,7 +13,7 @@ import pytest
 from support import write_config
 
 from trainer.cli import main
-from trainer.commands.predict import COLOURS, overlay
+from trainer.data.overlay import COLOURS, overlay
 from trainer.networks import network_json
 
 

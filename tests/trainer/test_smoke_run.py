@@ -18,9 +18,8 @@ from support import Run
 
 from trainer.config import parse_config
 from trainer.errors import ConfigError
-from trainer.networks import network_json, parse_network
+from trainer.networks import check_network, network_json, parse_network
 from trainer.networks.module import build_module
-from trainer.output.log_lines import num_operations
 
 # Out of its published log, but for the number of images: 40 and 10 here.
 PUBLISHED = """\
@@ -220,7 +219,7 @@ def test_tags_that_say_nothing_are_refused(change: dict[str, Any], message: str)
 def test_figures_of_the_pets_network_are_those_of_its_log() -> None:
     shape = (160, 160, 3)
     graph = parse_network(network_json("pets", shape, 3), "pets")
-    assert num_operations(graph) == 73
+    assert check_network(graph, shape).num_operations == 73
     network = build_module(graph, shape)
     assert sum(weight.numel() for weight in network.parameters()) == 2_055_203
 

@@ -14,6 +14,7 @@ from worker import Worker
 
 from trainer.output import resume
 from trainer.output.files import OutputFiles
+from trainer.output.snapshot import Snapshots
 from trainer.output.writer import EpochOutput, Writer
 from trainer.stopping import forget_stop, request_stop
 
@@ -210,6 +211,36 @@ def test_stopped_run_writes_its_state_for_who_goes_on_with_it_alone(
     if keep_state:
         state = torch.load(tmp_path / "ck/resume.pt", weights_only=True)
         assert state["epoch"] == len(result.scores)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError(), 4), (KeyboardInterrupt(), 130)], ids=["memory", "Ctrl-C"]
+)
+def test_waiting_state_is_kept_until_its_successor_is_copied(
+    worker: Worker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+) -> None:
+    monkeypatch.setattr(resume.Pace, "is_due", lambda *_: False)
+    take = Snapshots.take
+
+    def take_or_fail(self: Snapshots, value: object) -> object:
+        if isinstance(value, dict) and "keeper" in value and value["epoch"] == 3:
+            raise error
+        return take(self, value)
+
+    monkeypatch.setattr(Snapshots, "take", take_or_fail)
+    assert worker(num_epochs=5, checkpoints=KEEP_BEST).code == code
+    state = torch.load(tmp_path / "ck/resume.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert look(tmp_path) == []
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    result = worker(num_epochs=5, checkpoints=KEEP_BEST).succeeded()
+    assert "Resuming after epoch 2" in result.out
+    assert [int(line[0]) for line in result.scores] == [1, 2, 3, 4, 5]
 
 
 def test_state_is_not_written_where_nobody_goes_on(worker: Worker, disk: Callable) -> None:

@@ -13,10 +13,12 @@ from trainer.data.intensity import IntensityRange
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
-from trainer.networks import Graph, load_network
+from trainer.networks import Graph, Network, PluginNetwork, load_network
+from trainer.networks.blueprint import make_blueprint
 from trainer.networks.export import export_onnx
-from trainer.networks.module import build_module
+from trainer.networks.module import KerasModule
 from trainer.networks.weights import export_keras_h5, load_weights
+from trainer.setup.fit import resolve_activation
 
 UNKNOWN_SIZE = 256  # divisible by every stride of a usual network
 
@@ -25,7 +27,8 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     """Write the network of `layers` with the weights of `checkpoints.load`.
 
     `.onnx` holds network and weights for ONNX Runtime, (N, C, H, W) in and out; `.weights.h5`
-    (Keras 3) and `.h5` (Keras 2 and 3) the weights, to be loaded into the network's JSON file.
+    (Keras 3) and `.h5` (Keras 2 and 3) the weights, to be loaded into the network's JSON file. Of
+    a plug-in's network there is `.onnx` only, which gives probabilities as `--predict` does.
     Without `checkpoints.load` the weights are the initial ones of the config's seed.
 
     Raises:
@@ -36,29 +39,38 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
         raise ConfigError(f"--export: {path} should end in .onnx, .weights.h5 or .h5")
     if not isinstance(config.layers, str):
         raise ConfigError("--export needs the network in a file: set layers to its name")
-    graph = load_network(resolve(config.layers))
+    network = load_network(resolve(config.layers))
+    if isinstance(network, PluginNetwork) and path.suffix != ".onnx":
+        raise ConfigError(
+            f"--export: {path}: network {network.title!r} is a plug-in's, written in PyTorch, of "
+            "which Keras can read neither layers nor weights; export it as .onnx"
+        )
     torch.manual_seed(config.seed)
-    input_shape = _input_shape(graph, config)
-    module = build_module(graph, input_shape)
+    input_shape = _input_shape(network, config)
+    blueprint = make_blueprint(network, input_shape)
+    module = blueprint.build()
     if config.checkpoints.load:
-        report = load_weights(module, graph, resolve(config.checkpoints.load), log)
+        report = load_weights(module, network, resolve(config.checkpoints.load), log)
         span = IntensityRange.of_checkpoint(report.intensity_range)
         if span is not None and not span.is_full_scale:
             log(f"note: the file does not say how inputs are scaled: {span}")
     try:
         if path.suffix == ".onnx":
-            export_onnx(module, input_shape, path)
-        else:
-            export_keras_h5(module, graph, path)
+            is_plugin = isinstance(network, PluginNetwork)
+            # Nothing but the config says what a plug-in's logits are of.
+            activation = resolve_activation(config, blueprint.facts) if is_plugin else None
+            export_onnx(module, input_shape, path, activation)
+        elif isinstance(module, KerasModule) and isinstance(network, Graph):
+            export_keras_h5(module, network, path)
     except OSError as error:
         raise TrainerError(f"{path}: cannot be written ({error})") from None
     log(f"Wrote {path}")
 
 
-def _input_shape(graph: Graph, config: NeuralNetwork) -> tuple[int, ...]:
+def _input_shape(network: Network, config: NeuralNetwork) -> tuple[int, ...]:
     """Return (H, W, C): the size of tiles, what the config resizes to, or the file's own."""
     steps, _ = plan_transforms(config.data)
     size_HW = config.data.tiles.size if config.data.tiles else final_size(steps.reading)
     if size_HW:
-        return (*size_HW, graph.input_shape[-1] or 3)
-    return tuple(UNKNOWN_SIZE if size is None else size for size in graph.input_shape)
+        return (*size_HW, network.input_shape[-1] or 3)
+    return tuple(UNKNOWN_SIZE if size is None else size for size in network.input_shape)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from trainer.errors import DataError, UserError
-from trainer.rundir import TestLogReader, log_files, read_untrusted
+from trainer.rundir import TestLogReader, aside_name, log_files, read_untrusted
 
 PICTURE_DPI = 120
 NUM_TRAIN_FIELDS = 5  # seconds, epoch, batch, loss, gradient norm
@@ -47,9 +47,12 @@ def plot_run(outfile: Path, picture: Path) -> None:
             axes.set_title(f"best: {curve[best]:.4f} (epoch {best})", fontsize="medium")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    aside = picture.with_name(f".{picture.name}.tmp")
-    figure.savefig(aside, dpi=PICTURE_DPI, format="png")
-    aside.replace(picture)
+    aside = aside_name(picture)
+    try:
+        figure.savefig(aside, dpi=PICTURE_DPI, format="png")
+        aside.replace(picture)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _mean_losses(path: Path) -> dict[int, float]:

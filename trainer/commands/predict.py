@@ -18,6 +18,7 @@ from trainer.data.dataset import Resolve
 from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
+from trainer.data.overlay import overlay
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
@@ -27,12 +28,6 @@ from trainer.setup.adapt import with_scoring_rules
 
 MASKS = "masks"
 OVERLAYS = "overlays"
-# BGR, for classes 1, 2, …: told apart by people with any colour vision (Okabe and Ito 2008).
-COLOURS = (
-    (0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213),
-    (167, 121, 204),
-)  # fmt: skip
-OPACITY = 0.35
 
 
 def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> None:
@@ -158,21 +153,6 @@ def shown(image: Array) -> NDArray[np.uint8]:
     low, high = np.percentile(image, PERCENTILES)
     scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
     return np.asarray(scaled, dtype=np.uint8)
-
-
-def overlay(image_HW3: NDArray[np.uint8], classes_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tint each class but the background, with its outline in full colour."""
-    result = image_HW3.copy()
-    for class_id in np.unique(classes_HW[classes_HW > 0]).tolist():
-        colour = COLOURS[(class_id - 1) % len(COLOURS)]
-        region = classes_HW == class_id
-        tinted = image_HW3[region] * (1 - OPACITY) + np.array(colour) * OPACITY
-        result[region] = tinted.astype(np.uint8)
-        outlines, _ = cv2.findContours(
-            region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
-        )
-        cv2.drawContours(result, outlines, -1, colour, thickness=1)
-    return result
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:

@@ -27,14 +27,11 @@ from trainer.loading.augment import channels_last
 from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
+from trainer.metrics.counts import SegmentationCounts
 from trainer.metrics.regression import RegressionCounts
-from trainer.metrics.scores import SegmentationCounts
-from trainer.networks import (
-    NetworkFacts,
-    check_network,
-)
-from trainer.networks.dot import to_dot
-from trainer.networks.module import KerasModule, build_module
+from trainer.networks import NetworkFacts
+from trainer.networks.blueprint import make_blueprint
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
 from trainer.optimizers import build_optimizer, needs_closure
@@ -92,25 +89,27 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     config = with_ignored_padding(config, data)
     images = data.train or data.test
     assert images is not None  # the config has one of the two
-    graph = load_graph(config, resolve, images.input_shape, data.coding)
-    for part in filter(None, (data.train, data.test)):
-        for shape in part.input_shapes:
-            check_network(graph, shape)
-    facts = check_network(graph, images.input_shape)
+    description = load_graph(config, resolve, images.input_shape, data.coding)
+    blueprint = make_blueprint(description, images.input_shape)
+    parts = filter(None, (data.train, data.test))
+    for shape in dict.fromkeys(shape for part in parts for shape in part.input_shapes):
+        if shape != images.input_shape:
+            blueprint.check(shape)
+    facts = blueprint.facts
     activation = resolve_activation(config, facts)
     if data.coding is not None:
         check_fit(facts, data.coding, config, images.input_shape[:-1], images.target_size)
-    network = build_module(graph, images.input_shape)
-    log_network(log, graph, facts, network, activation)
-    for note in graph.notes:
+    network = blueprint.build()
+    log_network(log, facts, network, activation)
+    for note in blueprint.notes:
         log(f"note: {note}")
-    if config.debug and world.is_first:
-        path = write_network_graph(config.outfile, to_dot(graph, images.input_shape))
+    if config.debug and world.is_first and blueprint.dot is not None:
+        path = write_network_graph(config.outfile, blueprint.dot())
         log(f"Network graph: {path}")
     stored = None
     if config.checkpoints.load is not None:
         path, partial = resolve(config.checkpoints.load), config.checkpoints.allow_partial
-        report = load_weights(network, graph, path, log, allow_partial=partial)
+        report = load_weights(network, description, path, log, allow_partial=partial)
         stored = IntensityRange.of_checkpoint(report.intensity_range)
     data = with_range(config, data, stored)
     config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
@@ -151,7 +150,7 @@ class _Run:
     data: LoadedData
     facts: NetworkFacts
     activation: Activation
-    network: KerasModule
+    network: NetworkModule
     started: float
 
     def carry_out(self) -> None:

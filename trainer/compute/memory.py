@@ -90,19 +90,29 @@ class BatchFitter:
     piece: int | None = None
     free: Callable[[], bool] = nothing_to_free
 
-    def compute(self, num_samples: int, gradients: Callable[[int], Tensor]) -> Tensor:
+    def compute(
+        self,
+        num_samples: int,
+        gradients: Callable[[int], Tensor],
+        undo: Callable[[], object] = nothing_to_free,
+    ) -> Tensor:
         """Return what `gradients` returns, called with the number of samples to take at once.
+
+        Args:
+            num_samples: of this process's part of the batch.
+            gradients: computes them.
+            undo: takes back what else a try has changed that came to nothing.
 
         Raises:
             OutOfMemoryError: no room; it names the batch size that has been found to fit.
         """
         before = size = min(self.piece or num_samples, num_samples)
-        loss, shortage = _try(gradients, size)
+        loss, shortage = _try(gradients, size, undo)
         if loss is None and self.free():
-            loss, shortage = _try(gradients, size)
+            loss, shortage = _try(gradients, size, undo)
         while loss is None and size > 1:
             size = -(-size // 2)
-            loss, _ = _try(gradients, size, self.reserve)
+            loss, _ = _try(gradients, size, undo, self.reserve)
         if loss is None:
             raise OutOfMemoryError(
                 f"out of memory with data.batch_size={self.batch_size}, and with 1: {shortage}; "
@@ -124,7 +134,10 @@ class BatchFitter:
 
 
 def _try(
-    gradients: Callable[[int], Tensor], size: int, reserve: Callable[[], object] | None = None
+    gradients: Callable[[int], Tensor],
+    size: int,
+    undo: Callable[[], object],
+    reserve: Callable[[], object] | None = None,
 ) -> tuple[Tensor | None, str]:
     """Return the result, or what the shortage is, with everything freed that led to it."""
     try:
@@ -140,6 +153,7 @@ def _try(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    undo()
     return None, shortage
 
 

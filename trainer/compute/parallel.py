@@ -1,7 +1,7 @@
 """Trains one network with several processes, each on its part of every batch.
 
 Gradients are summed here instead of by torch's DistributedDataParallel: that wraps `forward`,
-while training takes `KerasModule.logits`; it averages over processes, while parts of a batch may
+while training takes `NetworkModule.logits`; it averages over processes, while parts of a batch may
 differ in size; and unused parameters would have to be searched for at each step.
 """
 

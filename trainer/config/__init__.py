@@ -26,7 +26,13 @@ from trainer.config.data import (
 )
 from trainer.config.load import load_config, parse_config
 from trainer.config.loss import LOSSES, Loss, known_losses
-from trainer.config.network import EXTENSIONS, Checkpoints, Metrics, NeuralNetwork
+from trainer.config.network import (
+    EXTENSIONS,
+    PLUGIN_NETWORK,
+    Checkpoints,
+    Metrics,
+    NeuralNetwork,
+)
 from trainer.config.optimizers import (
     LAMB,
     LARS,
@@ -53,6 +59,7 @@ __all__ = [
     "LARS",
     "LOSSES",
     "OPTIMIZERS",
+    "PLUGIN_NETWORK",
     "SCHEDULERS",
     "SGD",
     "Adagrad",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from trainer.keypath import join_path
+from trainer.nearest import nearest
 
 MAX_SHOWN = 100  # characters of a name that means nothing
 
@@ -28,13 +28,6 @@ _TYPE_NAMES = {
     "too_long": "the list is too long",
     "finite_number": "expected a finite number",
 }
-
-
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """Return the known name that `name` was probably meant to be."""
-    by_lower = {entry.lower(): entry for entry in known}
-    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[match[0]] if match else None
 
 
 def hint(name: str, known: Sequence[str]) -> str:

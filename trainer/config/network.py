@@ -132,6 +132,9 @@ class NeuralNetwork(Section):
         return self.data.input_path is not None
 
 
+# Before a plug-in's name: what `--capabilities` says of the networks that are installed.
+PLUGIN_NETWORK = "layers="
+
 # Keys that only this engine knows; a driver leaves them out for an engine that is not ours.
 EXTENSIONS = (
     "seed",

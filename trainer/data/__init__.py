@@ -1,1 +1,1 @@
-"""Images and masks: found, paired, read, surveyed, transformed. No torch in this package."""
+"""Data sets of images, masks and arrays: found, paired, read, surveyed, transformed; no torch."""

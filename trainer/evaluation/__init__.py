@@ -1,1 +1,1 @@
-"""Evaluates a network on a set, and writes its predictions."""
+"""Evaluates a network on a data set: losses, scores, prediction files."""

@@ -18,6 +18,7 @@ from trainer.data.slicing import Slice
 from trainer.errors import TrainerError
 from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
+from trainer.rundir import aside_name, hold, remove_abandoned
 
 Floats = NDArray[np.float32]
 
@@ -41,7 +42,7 @@ class Assembler:
 
     def __init__(self, path: Path, slices: Iterable[Slice], *, is_half: bool) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = aside_name(path)
         self._dtype = np.float16 if is_half else np.float32
         self._slices = {entry.name: entry for entry in slices}
         self._covers = _covers(self._slices.values())
@@ -49,6 +50,7 @@ class Assembler:
 
     def __enter__(self) -> Self:
         make_folder(self._path.parent)
+        remove_abandoned(self._path)
         return self
 
     def write(self, names: Sequence[str], outputs: Sequence[Array]) -> None:
@@ -89,7 +91,8 @@ class Assembler:
             return np.memmap(file, np.float32, mode="w+", shape=shape)
 
     def _finish(self) -> None:
-        with ErrorKeepingFile(self._temporary, "w+b") as disk:
+        with ErrorKeepingFile(self._temporary, "x+b") as disk:
+            hold(disk.fileno())
             with h5py.File(disk, "w") as file:
                 for group, sums in self._sums.items():
                     result = file.create_dataset(group, sums.shape, self._dtype)

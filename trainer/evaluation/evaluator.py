@@ -20,11 +20,11 @@ from trainer.evaluation.predictions import Destination, Write
 from trainer.evaluation.tiles import blend_tiles
 from trainer.loading.batches import Batch, Batches, size_of
 from trainer.losses import LossFunction
+from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.records import Evaluation
 from trainer.metrics.regression import RegressionCounts
-from trainer.metrics.scores import SegmentationCounts, predict_classes
 from trainer.networks.forward import activate, forward_logits
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.stopping import stop_if_requested
 
@@ -117,19 +117,20 @@ class Evaluator:
     output_size: tuple[int, ...] | None = None
 
     def run(
-        self, network: KerasModule, epoch: int, destination: Destination | None = None
+        self, network: NetworkModule, epoch: int, destination: Destination | None = None
     ) -> Evaluation:
         """Evaluate every sample once, in order; write predictions where it is said where to.
 
         With several processes each line but the last is about the first one's images; what is
         returned is about all, and the same for all.
         """
-        # Of several processes one alone must not begin again: they meet at each batch.
+        # Of several processes one alone must not begin again: they meet at each batch. Each does
+        # its part of a batch again, see `_evaluate`.
         free = self.free_memory if self.world.size == 1 else nothing_to_free
         return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
     def _run(
-        self, network: KerasModule, epoch: int, destination: Destination | None
+        self, network: NetworkModule, epoch: int, destination: Destination | None
     ) -> Evaluation:
         network.eval()
         tally = self._new_tally()
@@ -169,9 +170,8 @@ class Evaluator:
         assert own is None or isinstance(own, SegmentationCounts)  # see OwnSize
         return _Tally(self.new_counts(), own)
 
-    def _evaluate(self, network: KerasModule, batch: Batch, tally: _Tally) -> Tensor:
-        logits = self._logits(network, batch)
-        output = activate(logits, self.activation)
+    def _evaluate(self, network: NetworkModule, batch: Batch, tally: _Tally) -> Tensor:
+        output, loss = with_freed_memory(lambda: self._compute(network, batch), self.free_memory)
         names = self._names(batch)
         counts, targets = tally.counts, batch.targets
         if targets is not None and isinstance(counts, RegressionCounts):
@@ -183,13 +183,18 @@ class Evaluator:
                 counts.update(names, predict_classes(output), targets)
             if self.own_size is not None:
                 self.own_size.update(tally.own_counts or counts, [*batch.indices], output)
-        loss = None
-        if batch.targets is not None and self.loss is not None:
-            loss = self.loss(logits, batch.targets)
         tally.see(len(names), loss)
         return output
 
-    def _logits(self, network: KerasModule, batch: Batch) -> Tensor:
+    def _compute(self, network: NetworkModule, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the network's output and the loss: what takes memory, and changes nothing."""
+        logits = self._logits(network, batch)
+        loss = None
+        if batch.targets is not None and self.loss is not None:
+            loss = self.loss(logits, batch.targets)
+        return activate(logits, self.activation), loss
+
+    def _logits(self, network: NetworkModule, batch: Batch) -> Tensor:
         images, inputs_NCHW = self.batches.images, batch.inputs_NCHW
         if images.tiles is None:
             size = size_of(inputs_NCHW, batch.targets)

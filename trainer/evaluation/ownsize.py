@@ -19,7 +19,7 @@ from trainer.data.imageset import ImageSet
 from trainer.data.reading import num_threads_of_worker
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
-from trainer.metrics.scores import SegmentationCounts
+from trainer.metrics.counts import SegmentationCounts
 
 
 class OwnSize:

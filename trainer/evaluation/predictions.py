@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from trainer.errors import TrainerError
 from trainer.evaluation.assembly import Assembler
 from trainer.evaluation.hdf5_file import ErrorKeepingFile
 from trainer.output.files import make_folder
-from trainer.rundir import PREDICTIONS
+from trainer.rundir import PREDICTIONS, aside_name, hold, remove_abandoned
 
 Floats = NDArray[np.float32]
 Write = Callable[[Sequence[str], Sequence[Floats]], None]
@@ -73,11 +72,13 @@ class PredictionWriter:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self._path = folder / PREDICTIONS
-        self._temporary = folder / f".{PREDICTIONS}.{os.getpid()}.tmp"
+        self._temporary = aside_name(self._path)
 
     def __enter__(self) -> Self:
+        remove_abandoned(self._path)
         try:
-            self._disk = ErrorKeepingFile(self._temporary, "w+b")
+            self._disk = ErrorKeepingFile(self._temporary, "x+b")
+            hold(self._disk.fileno())
         except OSError as error:
             raise self._failure(error) from None
         self._file = h5py.File(self._disk, "w")

@@ -1,1 +1,1 @@
-"""From stored images to batches on the device, augmented there."""
+"""Batches of a data set, on the device where the network is: copied there, augmented there."""

@@ -1,1 +1,1 @@
-"""Scores of predictions: pixel counts, Dice, distances, bootstrap. Few need torch."""
+"""Scores of predictions: pixel counts, Dice, distances, intervals by bootstrap."""

@@ -1,7 +1,7 @@
 """Says how sure a Dice is: a bootstrap over images or groups, from the counts of `per_image.csv`.
 
 NumPy only, no torch: the driver computes the interval of the best model with this module, and
-`trainer.metrics.scores` takes its definition of Dice from here.
+`trainer.metrics.counts` takes its definition of Dice from here.
 """
 
 from __future__ import annotations

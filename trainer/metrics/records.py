@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainer.metrics.counts import SegmentationCounts
     from trainer.metrics.regression import RegressionCounts, RegressionScores
-    from trainer.metrics.scores import Scores, SegmentationCounts
+    from trainer.metrics.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,38 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.networks.module import KerasModule
+from trainer.networks.forward import activate
+from trainer.networks.network_module import NetworkModule
+from trainer.networks.spec import Activation
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
 
 
-def export_onnx(module: KerasModule, input_shape: tuple[int, ...], path: Path) -> None:
+class _Activated(nn.Module):
+    def __init__(self, network: NetworkModule, activation: Activation) -> None:
+        super().__init__()
+        self.network = network
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activate(self.network.logits(x), self.activation)
+
+
+def export_onnx(
+    module: NetworkModule,
+    input_shape: tuple[int, ...],
+    path: Path,
+    activation: Activation | None = None,
+) -> None:
     """Write the network with its last activation as ONNX, for any batch size.
 
     Input and output are channels-first, (N, C, H, W), as everywhere in the engine;
-    `input_shape` is (H, W, C). Needs the packages `onnx` and `onnxscript`.
+    `input_shape` is (H, W, C); `activation` is what the network itself does not end with. Needs
+    the packages `onnx` and `onnxscript`.
     """
     try:
         import onnx  # noqa: F401
@@ -38,7 +57,7 @@ def export_onnx(module: KerasModule, input_shape: tuple[int, ...], path: Path) -
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own, of no use to its caller
             torch.onnx.export(
-                module,
+                module if activation is None else _Activated(module, activation),
                 (image,),
                 path,
                 input_names=[INPUT_NAME],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 
 
@@ -22,7 +22,9 @@ def activate(logits_NCHW: Tensor, activation: Activation) -> Tensor:
             return logits_NCHW
 
 
-def forward_logits(network: KerasModule, inputs_NCHW: Tensor, size_HW: tuple[int, ...]) -> Tensor:
+def forward_logits(
+    network: NetworkModule, inputs_NCHW: Tensor, size_HW: tuple[int, ...]
+) -> Tensor:
     """Run the network up to its last activation, enlarged to the masks' size where coarser."""
     logits = network.logits(inputs_NCHW)
     # A classification has no places, so nothing to enlarge.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainer.nearest import nearest
 from trainer.networks.spec import LINEAR, Function
 
 ErrorMaker = Callable[[str], Exception]
@@ -46,12 +47,10 @@ LAYER_FUNCTIONS = {
 }
 
 
-def nearest(name: str, valid: Mapping[str, Any]) -> str:
+def guess(name: str, valid: Mapping[str, Any]) -> str:
     """Return `; did you mean 'x'?` for a slip of the pen, else nothing."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    meant = nearest(name, valid)
+    return f"; did you mean '{meant}'?" if meant else ""
 
 
 def read_function(value: object, *, keras_major: int, error: ErrorMaker) -> Function:
@@ -72,7 +71,7 @@ def read_function(value: object, *, keras_major: int, error: ErrorMaker) -> Func
     if name == "hard_sigmoid" and keras_major < 3:
         return KERAS2_HARD_SIGMOID
     if name not in FUNCTIONS:
-        hint = nearest(name, FUNCTIONS)
+        hint = guess(name, FUNCTIONS)
         raise error(
             f"unknown activation '{name[:60]}'{hint}; expected one of {', '.join(FUNCTIONS)}"
         )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from trainer.networks.graph import Graph
 from trainer.networks.layers.elementwise import Input
+from trainer.networks.network_module import NetworkModule
 from trainer.networks.shapes import (
     check_network,
     final_activation,
@@ -27,7 +27,6 @@ from trainer.networks.torch_layers.functions import TensorFunction, make_functio
 from trainer.networks.torch_layers.normalization import RunningVariances, TorchBatchNorm
 
 _PROBABILITIES = ("sigmoid", "softmax", "log_softmax")
-_NUM_AXES = {torch.channels_last: 4, torch.channels_last_3d: 5}  # of what has such a format
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class _Step:
     done: tuple[str, ...]  # values that no later step needs: their memory is free to go
 
 
-class KerasModule(nn.Module):
+class KerasModule(NetworkModule):
     """A network that computes what Keras computes, on channels-first tensors."""
 
     def __init__(self, graph: Graph, input_shape: Shape) -> None:
@@ -64,14 +63,6 @@ class KerasModule(nn.Module):
         self._steps = _with_lifetimes(steps, graph.output)
         self._input, self._output = graph.input, graph.output
         self._probabilities = make_function(last.layer.spec.activation) if split else None
-
-    def place(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        """Move to the device, kernels in that format: torch's `to` would want a format of 5-D
-        tensors of the 4-D ones as well, which a 3-D network may have for scales or slopes."""
-        self.to(device)
-        for values in (*self.parameters(), *self.buffers()):
-            if values.ndim == _NUM_AXES.get(memory_format):
-                values.data = values.data.contiguous(memory_format=memory_format)
 
     def running_variances(self) -> RunningVariances:
         """Return those of the BatchNormalizations that are used once."""

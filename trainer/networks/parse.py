@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.errors import NetworkError
 from trainer.networks.config import Config
-from trainer.networks.functions import nearest
+from trainer.networks.functions import guess
 from trainer.networks.graph import Graph, Layer, Node
 from trainer.networks.keras_json import (
     MAX_LAYERS,
@@ -21,15 +21,23 @@ from trainer.networks.keras_json import (
 from trainer.networks.keras_order import list_layers
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
+from trainer.networks.plugin import PluginNetwork, read_plugin_network
 from trainer.networks.references import Reference
+
+Network = Graph | PluginNetwork
 
 MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")  # of whole models
 MAX_FILE_BYTES = 64 * 2**20  # the largest of keras.applications has 1.5 MB
 
 
-def load_network(path: Path) -> Graph:
+def load_network(path: Path) -> Network:
     """Read a network's JSON file, or the network within a whole model (`.h5`, `.keras`)."""
-    return parse_network(read_network(path), str(path))
+    return parse_any_network(read_network(path), str(path))
+
+
+def parse_any_network(obj: object, source: str) -> Network:
+    """Check what a network's file holds, of Keras or of a plug-in; see `parse_network`."""
+    return read_plugin_network(obj, source) or parse_network(obj, source)
 
 
 def read_network(path: Path) -> object:
@@ -56,14 +64,14 @@ def read_network(path: Path) -> object:
 
 def _instead_of(name: str) -> str:
     """Say what a name that is no file may have been meant to be."""
-    from trainer.networks.builtin import BUILTIN_NETWORKS
+    from trainer.networks.builtin import known_networks
 
     if "." in name or "/" in name:
         return ""
-    network = name.partition(":")[0]
+    network, known = name.partition(":")[0], known_networks()
     return (
-        f", and no built-in network{nearest(network, BUILTIN_NETWORKS)}; "
-        f"these are {', '.join(BUILTIN_NETWORKS)}"
+        f", and no built-in network{guess(network, dict.fromkeys(known))}; "
+        f"these are {', '.join(known)}"
     )
 
 
@@ -266,7 +274,7 @@ class _Builder:
             if ref.layer not in block.layers:
                 raise NetworkError(
                     f"{self.source}: layer '{'/'.join([*path, user])}': inbound_nodes: "
-                    f"there is no layer '{ref.layer[:80]}'{nearest(ref.layer, block.layers)}"
+                    f"there is no layer '{ref.layer[:80]}'{guess(ref.layer, block.layers)}"
                 )
             target = block.layers[ref.layer]
             count = max(len(target.calls), 1)
@@ -305,7 +313,6 @@ def _unknown_layer(where: str, kind: str) -> str:
             "safely; use layers for it (Rescaling, Resizing, Concatenate, Multiply, …)"
         )
     hint: dict[str, Any] = dict(LAYERS)
-    return (
-        f"{where}: class_name: not supported{nearest(kind, hint)}; expected one of "
-        + ", ".join(sorted(LAYERS))
+    return f"{where}: class_name: not supported{guess(kind, hint)}; expected one of " + ", ".join(
+        sorted(LAYERS)
     )

@@ -23,6 +23,8 @@ from trainer.networks.efficientnet_lite import with_our_names
 from trainer.networks.encoder import encoder_layers, first_layers
 from trainer.networks.graph import Graph
 from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
+from trainer.networks.parse import Network
 from trainer.networks.spec import Weight
 from trainer.networks.stored import (
     READ_ERRORS,
@@ -71,9 +73,11 @@ class _Candidate:
 
 
 def load_weights(
-    module: KerasModule, graph: Graph, path: Path, log: Log, *, allow_partial: bool = False
+    module: NetworkModule, network: Network, path: Path, log: Log, *, allow_partial: bool = False
 ) -> LoadReport:
     """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or a `.pt` of torch.
+
+    A plug-in's network takes a `.pt` only, by the names of its own `state_dict`.
 
     `log` gets a line for each skipped or adapted parameter. Raises WeightsError if the file is
     missing or corrupt, if nothing matches, or (unless `allow_partial`) if fewer than half of
@@ -86,16 +90,16 @@ def load_weights(
     candidates: Iterable[_Candidate]
     intensity_range: object = None
     if h5py.is_hdf5(path) or is_keras_archive(path):
-        candidates = _from_keras(module, graph, path)
+        candidates = _from_keras(*_keras_only(module, network, path), path)
     elif is_torch(path):
         content = _read_torch(path)
-        candidates = _from_torch(content)
+        candidates = _from_torch(content, with_our_names if _is_keras(network) else None)
         intensity_range = content.get("intensity_range")
     else:
         raise WeightsError(
             f"{path}: is neither of Keras (.h5, .keras) nor a .pt of torch; is it complete?"
         )
-    loader = _Loader(module, graph, log)
+    loader = _Loader(module, network, log)
     for candidate in candidates:
         loader.take(candidate)
     return replace(loader.finish(path, allow_partial), intensity_range=intensity_range)
@@ -137,14 +141,20 @@ def _stored(path: Path, key: str, known: tuple[str, ...]) -> str | None:
 class _Loader:
     """Sorts a file's parameters into loaded and skipped, then copies the former."""
 
-    def __init__(self, module: KerasModule, graph: Graph, log: Log) -> None:
-        self.own = module.state_dict()
+    def __init__(self, module: NetworkModule, network: Network, log: Log) -> None:
+        self.own: dict[str, Tensor] = module.state_dict()
         self.log = log
         self.found: dict[str, Tensor] = {}
         self.num_skipped = 0
-        names = module.module_names
-        self.first = tuple(f"{names[name]}." for name in first_layers(graph))
-        encoder = tuple(f"{names[name]}." for name in encoder_layers(graph, module.shapes))
+        # Which layers of a plug-in's network come first, and which encode, only its author knows.
+        self.first: tuple[str, ...] = ()
+        encoder: tuple[str, ...] = ("",)
+        if isinstance(module, KerasModule) and isinstance(network, Graph):
+            names = module.module_names
+            self.first = tuple(f"{names[name]}." for name in first_layers(network))
+            layers = encoder_layers(network, module.shapes)
+            encoder = tuple(f"{names[name]}." for name in layers)
+        self.encoder_is = "encoder" if self.first else "network"
         self.encoder = [key for key in self.own if key.startswith(encoder)]
 
     def take(self, candidate: _Candidate) -> None:
@@ -181,8 +191,8 @@ class _Loader:
         loaded = sum(self.own[key].numel() for key in self.encoder if key in self.found)
         if loaded < total / 2 and not allow_partial:
             raise WeightsError(
-                f"{path}: only {loaded:,} of the encoder's {total:,} numbers match; is it of "
-                "another network? Parameters are matched by the layers' names"
+                f"{path}: only {loaded:,} of the {self.encoder_is}'s {total:,} numbers match; is "
+                "it of another network? Parameters are matched by the layers' names"
             )
         with torch.no_grad():
             for key, tensor in self.found.items():
@@ -230,7 +240,27 @@ def _read_torch(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:
+def _is_keras(network: Network) -> bool:
+    return isinstance(network, Graph)
+
+
+def _keras_only(module: NetworkModule, network: Network, path: Path) -> tuple[KerasModule, Graph]:
+    """Return a network of Keras's.
+
+    Raises:
+        WeightsError: it is a plug-in's.
+    """
+    if not isinstance(module, KerasModule) or not isinstance(network, Graph):
+        raise WeightsError(
+            f"{path}: is Keras's, and the network a plug-in's, written in PyTorch; give it a .pt "
+            "with the state_dict of its module"
+        )
+    return module, network
+
+
+def _from_torch(
+    content: dict[Any, Any], renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
+) -> list[_Candidate]:
     if isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     # prefixes that DistributedDataParallel and torch.compile leave in the keys
@@ -238,9 +268,11 @@ def _from_torch(content: dict[Any, Any]) -> list[_Candidate]:
     state = {
         keys[key]: value
         for key, value in content.items()
-        if isinstance(value, Tensor) and not keys[key].endswith("num_batches_tracked")
+        if isinstance(value, Tensor)
+        and not (renamed is not None and keys[key].endswith("num_batches_tracked"))
     }
-    return [_Candidate("", key, value) for key, value in with_our_names(state).items()]
+    state = state if renamed is None else renamed(state)
+    return [_Candidate("", key, value) for key, value in state.items()]
 
 
 def _from_keras(module: KerasModule, graph: Graph, path: Path) -> Iterable[_Candidate]:

@@ -1,1 +1,1 @@
-"""What a run writes while it trains: logs, checkpoints, the state to resume from."""
+"""Files that a run writes while it trains: logs, checkpoints, the state to resume from."""

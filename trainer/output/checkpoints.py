@@ -16,7 +16,7 @@ from torch import nn
 from trainer.config import Checkpoints
 from trainer.data.intensity import IntensityRange
 from trainer.errors import TrainerError
-from trainer.rundir import RESUME, checkpoint_file
+from trainer.rundir import RESUME, aside_name, checkpoint_file
 
 FORMAT = 1
 MASK_RESIZE = "mask_resize"  # the checkpoint's entry
@@ -55,8 +55,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     Raises:
         TrainerError: the disk is full or the folder cannot be written.
     """
-    # a name that nobody can foresee: torch would follow a link in its place
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    temporary = aside_name(path)  # that nobody can foresee: torch would follow a link there
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, temporary)

@@ -22,8 +22,8 @@ from trainer.rundir import (
 )
 
 if TYPE_CHECKING:
+    from trainer.metrics.counts import SegmentationCounts
     from trainer.metrics.regression import RegressionCounts
-    from trainer.metrics.scores import SegmentationCounts
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:

@@ -18,9 +18,8 @@ from trainer.log import Log
 from trainer.metrics.records import Evaluation, Step
 from trainer.metrics.regression import RegressionScores
 from trainer.metrics.scores import Scores
-from trainer.networks import Graph, NetworkFacts
-from trainer.networks.layers.elementwise import Identity, Softmax
-from trainer.networks.spec import LINEAR, Activation
+from trainer.networks import NetworkFacts
+from trainer.networks.spec import Activation
 
 
 def log_device(
@@ -45,34 +44,22 @@ def log_device(
     log.rule()
 
 
-def log_network(
-    log: Log, graph: Graph, facts: NetworkFacts, network: nn.Module, activation: Activation
-) -> None:
+def log_network(log: Log, facts: NetworkFacts, network: nn.Module, activation: Activation) -> None:
     """Write what was built; moving statistics are no parameters, as in the reference's log."""
     shape = "x".join(str(size) for size in facts.output_shape)
-    ending = facts.final_activation
+    ending, num_operations = facts.final_activation, facts.num_operations
     log.section(
         "Neural Network",
         {
             "Model name": facts.name,
             "Total parameters": sum(weight.numel() for weight in network.parameters()),
             "Trainable parameters": facts.num_trainable,
-            "Num of operations": num_operations(graph),
+            **({} if num_operations is None else {"Num of operations": num_operations}),
             "Num of layers": facts.num_layers,
             "Output": f"{shape}, {ending}"
             + ("" if ending == activation else f" (read as logits of {activation})"),
         },
     )
-
-
-def num_operations(graph: Graph) -> int:
-    """Count calls of layers, and activations that are fused into a layer of another kind."""
-    fused = (
-        node.layer.spec.activation != LINEAR
-        and not isinstance(node.layer.spec, Identity | Softmax)
-        for node in graph.nodes
-    )
-    return len(graph.nodes) + sum(fused)
 
 
 def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) -> None:

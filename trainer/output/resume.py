@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.optimizers import load_state
 from trainer.optimizers.schedule import LearningRate
 from trainer.output.checkpoints import CheckpointKeeper
@@ -38,7 +38,7 @@ _FREE = {
     "written_at": True,
 }
 
-# What was meant before configs said it: section -> key -> value.
+# The defaults of earlier releases, whose configs do not state them: section -> key -> value.
 EARLIER_RULES: dict[str, dict[str, Any]] = {
     "data": {"mask_resize": "opencv", "rotate_direction": "counterclockwise"},
     "metrics": {"include_background": False},
@@ -49,7 +49,7 @@ EARLIER_RULES: dict[str, dict[str, Any]] = {
 class Training:
     """What changes as a network is trained."""
 
-    network: KerasModule
+    network: NetworkModule
     optimizer: torch.optim.Optimizer
     learning_rate: LearningRate
     keeper: CheckpointKeeper

@@ -28,7 +28,7 @@ from trainer.output.snapshot import Snapshot, Snapshots
 from trainer.stopping import sigterm_held_back, stop_if_requested
 
 MAX_WAITING_LINES = 1000
-LOOK_INTERVAL_S = 0.1  # at a request to stop, while the disk is waited for
+POLL_INTERVAL_S = 0.1  # between looks at a request to stop, while waiting for the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Writer:
         """
         with self._changed:
             while self._failure is None and self._is_full():
-                self._changed.wait(LOOK_INTERVAL_S)
+                self._changed.wait(POLL_INTERVAL_S)
                 stop_if_requested()
         self.raise_failure()
         with sigterm_held_back():  # the last state is overwritten meanwhile
@@ -165,20 +165,22 @@ class Writer:
             path, content = output.checkpoint
             checkpoint = path, self._weights.take(content)
         if output.state is not None:
-            with self._changed:
-                if self._state is not None:
-                    self._state.release()
-                    self._state = None
+            # Beside the one that waits, which is lost if there is no memory for this one.
             state = self._states.take(output.state)
         with self._changed:
+            replaced = []
             if checkpoint is not None:
                 if self._checkpoint is not None:
-                    self._checkpoint[1].release()
+                    replaced.append(self._checkpoint[1])
                 self._checkpoint = checkpoint
             if output.record is not None:
                 self._records.append(output.record)
+            if self._state is not None:
+                replaced.append(self._state)
             self._state = state
             self._is_state_due |= output.is_state_due
+            for snapshot in replaced:
+                snapshot.release()
             self._changed.notify_all()
 
     def _run(self) -> None:

@@ -13,7 +13,13 @@ from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
 from trainer.log import Log
 from trainer.losses import resolve_weights
-from trainer.networks import Graph, is_builtin, load_network, network_json, parse_network
+from trainer.networks import (
+    Network,
+    is_named,
+    load_network,
+    network_json,
+    parse_any_network,
+)
 from trainer.networks.weights import EARLIER, stored_mask_resize, stored_rotate_direction
 from trainer.output.resume import stored_rules
 
@@ -25,7 +31,7 @@ def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
         return Wanted()
     pad_id = PAD_ID if loss is None or loss.ignore_index is None else loss.ignore_index
     is_regression = loss is not None and loss.function == "MSE"
-    if isinstance(layers, str) and is_builtin(layers) and not resolve(layers).exists():
+    if isinstance(layers, str) and is_named(layers) and not resolve(layers).exists():
         return Wanted(is_regression=is_regression, pad_id=pad_id)  # these take images of any size
     shape = load_graph(config, resolve, (), None).input_shape
     return Wanted(shape, is_regression, pad_id)
@@ -101,13 +107,13 @@ def load_graph(
     resolve: Resolve,
     input_shape: tuple[int, ...],
     coding: MaskCoding | None,
-) -> Graph:
+) -> Network:
     """Read the network that `layers` names: a file, a built-in name, or the layers themselves."""
     layers = config.layers
     if not isinstance(layers, str):
-        return parse_network(list(layers) if isinstance(layers, tuple) else layers, "layers")
+        return parse_any_network(list(layers) if isinstance(layers, tuple) else layers, "layers")
     path = resolve(layers)
-    if path.exists() or not is_builtin(layers):
+    if path.exists() or not is_named(layers):
         return load_network(path)
     if coding is None:
         raise ConfigError(
@@ -116,8 +122,8 @@ def load_graph(
         )
     num_classes = coding.num_learned(config.loss.ignore_index if config.loss else None)
     num_classes = num_classes if num_classes > 2 else 1
-    height, width, channels = input_shape  # arrays come here only where they are like images
-    return parse_network(network_json(layers, (height, width, channels), num_classes), layers)
+    # arrays come here only where they are like images
+    return parse_any_network(network_json(layers, input_shape, num_classes), layers)
 
 
 def with_range(

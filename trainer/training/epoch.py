@@ -15,7 +15,7 @@ from trainer.compute.parallel import World
 from trainer.errors import DivergedError
 from trainer.loading.batches import Batches, BatchSelection
 from trainer.metrics.records import Step
-from trainer.networks.module import KerasModule
+from trainer.networks.network_module import NetworkModule
 from trainer.stopping import stop_if_requested
 from trainer.training.readback import Readback
 from trainer.training.step import NUM_FIGURES
@@ -34,7 +34,7 @@ class Trainer:
         log_interval_s: only the last step in so many seconds is logged; 0: all, in blocks.
     """
 
-    network: KerasModule
+    network: NetworkModule
     batches: Batches
     step: Callable[[BatchSelection], Tensor]
     device: torch.device

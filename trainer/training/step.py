@@ -13,8 +13,8 @@ from trainer.compute.parallel import World
 from trainer.loading.batches import Batch, Batches, BatchSelection, size_of
 from trainer.losses import LossFunction
 from trainer.networks.forward import forward_logits
-from trainer.networks.module import KerasModule
-from trainer.networks.torch_layers.normalization import RunningVariances
+from trainer.networks.network_module import NetworkModule
+from trainer.networks.torch_layers.normalization import RunningStatistics, RunningVariances
 from trainer.optimizers import needs_closure
 
 NUM_FIGURES = 2  # of each step: loss and norm of the gradient
@@ -24,7 +24,7 @@ NUM_FIGURES = 2  # of each step: loss and norm of the gradient
 class TrainingStep:
     """All that a step needs besides its samples."""
 
-    network: KerasModule
+    network: NetworkModule
     batches: Batches
     loss: LossFunction
     optimizer: torch.optim.Optimizer
@@ -32,9 +32,11 @@ class TrainingStep:
     world: World
     fitter: BatchFitter
     _variances: RunningVariances = field(init=False)
+    _statistics: RunningStatistics = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_variances", self.network.running_variances())
+        object.__setattr__(self, "_statistics", RunningStatistics(self.network))
 
     def __call__(self, picked: BatchSelection) -> Tensor:
         """Return loss and norm of the gradient, (2,), which stay on the device.
@@ -45,7 +47,10 @@ class TrainingStep:
         batch = self.batches.make(picked)
 
         def compute() -> Tensor:
-            return self.fitter.compute(len(picked), partial(self._gradients, batch))
+            self._statistics.keep()
+            return self.fitter.compute(
+                len(picked), partial(self._gradients, batch), self._statistics.bring_back
+            )
 
         loss = self.world.sum_gradients(self.network, compute())
         norm = self._gradient_norm()

@@ -14,7 +14,10 @@ from trainer.networks.builtin.jsrt import write_fcn, write_large_fcn, write_ligh
 from trainer.networks.builtin.pets import write_pets
 from trainer.networks.builtin.resunet import write_resunet
 from trainer.networks.builtin.unet import write_unet
-from trainer.networks.functions import nearest
+from trainer.networks.functions import guess
+from trainer.networks.plugin import is_plugin_network, plugin_network_json
+from trainer.networks.spec import Shape
+from trainer.plugins import NETWORKS_GROUP, plugin_names
 
 
 @dataclass(frozen=True)
@@ -68,28 +71,41 @@ BUILTIN_NETWORKS: Mapping[str, Builtin] = {
 }
 
 
+def known_networks() -> tuple[str, ...]:
+    """Return the names of our networks, then those of installed plug-ins."""
+    return tuple(dict.fromkeys((*BUILTIN_NETWORKS, *plugin_names(NETWORKS_GROUP))))
+
+
 def is_builtin(spec: str) -> bool:
     """Tell whether `spec` (a name, perhaps with `:option=number,…`) means a built-in network."""
     return spec.split(":", maxsplit=1)[0] in BUILTIN_NETWORKS
 
 
-def network_json(spec: str, input_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
-    """Write a built-in network for images of (H, W, C) as Keras JSON.
+def is_named(spec: str) -> bool:
+    """Tell whether `spec` means a built-in network, or a plug-in's."""
+    return is_builtin(spec) or is_plugin_network(spec)
+
+
+def network_json(spec: str, input_shape: Shape, num_classes: int) -> dict[str, Any]:
+    """Write a built-in network for images of (H, W, C) as Keras JSON, or name a plug-in's.
 
     One class gives one sigmoid channel, more give a softmax. An unknown name or option raises
     NetworkError with the nearest one and the valid set.
     """
     name, _, settings = spec.partition(":")
-    if name not in BUILTIN_NETWORKS:
+    if name not in BUILTIN_NETWORKS and not is_plugin_network(spec):
+        known = known_networks()
         raise NetworkError(
             f"network '{name[:60]}': there is no built-in network of this name"
-            f"{nearest(name, BUILTIN_NETWORKS)}; expected one of {', '.join(BUILTIN_NETWORKS)}"
+            f"{guess(name, dict.fromkeys(known))}; expected one of {', '.join(known)}"
         )
     if num_classes < 1 or min(input_shape) < 1:
         raise NetworkError(
             f"network '{spec}': expected sizes and classes from 1 on, received input "
             f"{list(input_shape)} and {num_classes} classes"
         )
+    if name not in BUILTIN_NETWORKS:
+        return plugin_network_json(spec, input_shape, num_classes)
     builtin = BUILTIN_NETWORKS[name]
     return builtin.write(input_shape, num_classes, **_read_options(spec, settings, builtin))
 
@@ -104,7 +120,7 @@ def _read_options(spec: str, settings: str, builtin: Builtin) -> dict[str, int]:
             valid = ", ".join(builtin.options) or "none"
             raise NetworkError(
                 f"network '{spec}': there is no option '{key}'"
-                f"{nearest(key, builtin.options)}; expected one of: {valid}"
+                f"{guess(key, builtin.options)}; expected one of: {valid}"
             )
         if key in given:
             raise NetworkError(f"network '{spec}': {key} is given twice")

@@ -122,6 +122,28 @@ class RunningVariances:
             torch._foreach_add_(variances, kept)
 
 
+class RunningStatistics:
+    """Brings running means and variances back that a failed pass has counted a batch in."""
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [x for x in network.modules() if isinstance(x, TorchBatchNorm) and not x.frozen]
+        pairs = [(layer.running_mean, layer.running_var) for layer in layers]
+        self._live = [values for pair in pairs for values in pair if values is not None]
+        self._kept = [values.clone() for values in self._live]  # once: memory may be short later
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are."""
+        if self._live:
+            torch._foreach_copy_(self._kept, self._live)
+
+    @torch.no_grad()
+    def bring_back(self) -> None:
+        """Make them what they were when they were kept."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)
+
+
 class TorchGroupNorm(TorchLayer):
     """Group and instance normalization, gamma and beta per channel."""
 

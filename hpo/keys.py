@@ -1,0 +1,29 @@
+"""Names the attributes that this program writes to a study's database.
+
+They are in databases that exist, so a name never changes its meaning. Nothing is imported here:
+also commands that never load Optuna read them.
+"""
+
+from __future__ import annotations
+
+# Attributes of a study.
+TITLE = "rml:title"
+STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted
+DATABASE_ID = "rml:database"  # the same in all studies of a database
+SQLITE_HOST = "rml:sqlite_host"  # the one host that may use a SQLite file
+IDENTITY = "rml:identity"  # what its drivers must agree on
+NUM_TRIALS = "rml:num_trials"  # the total that they have agreed on
+TESTED = "rml:test:{}"  # the test score of that trial's model
+TEST_TASK = "rml:testing"  # the lease on the final test
+
+# Attributes of a trial.
+TOKEN = "lease"  # whose the trial is
+ATTEMPT = "attempt"  # of those that were started, the last
+CRASHES = "crashes"  # attempts that ended in a crash of the worker
+DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
+PROVENANCE = "rml:provenance"  # with what and where it runs
+END = "rml:end"  # how it ended
+MODEL = "rml:model"  # how its model is made from its checkpoint, and where else it is
+REQUEUED_FROM = "rml:requeued_from"  # the failed trial whose values it tries again
+CONSTRAINTS = "constraints"  # Optuna's dashboard reads them by this name
+MEMORY = "memory"  # the constraint that a trial violates which runs out of it

@@ -1,0 +1,109 @@
+"""What is written to a trial's attributes, and read from them: how it ran, its end, its model.
+
+A record may be of an earlier release, or of an engine that says less, so any key may be absent;
+whoever reads one has to do without. They hold what JSON holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+from hpo.keys import END, MODEL, PROVENANCE
+
+
+class DataRecord(TypedDict, total=False):
+    """Which images a trial reads: their hash, the folder's name, and the parts in it."""
+
+    hash: str
+    folder: str  # "data", or the name of the study's split
+    train: list[str]  # inputs, targets
+    test: list[str]
+    group_by: str | None
+
+
+class RunRecord(TypedDict, total=False):
+    """The attribute PROVENANCE: with what and where an attempt at a trial runs."""
+
+    config: dict[str, Any]  # the `neural_network` object, `layers` by its name
+    config_hash: str
+    is_shortened: bool  # of a config that is too long for a database
+    network: str  # file in the inputs folder
+    seed: int | None
+    attempt: int
+    run_dir: str
+    host: str
+    uid: int
+    user: str | None
+    launcher: str
+    image: str | None
+    gpus: list[dict[str, str | None]]
+    cpu: dict[str, Any]
+    code: dict[str, str | None]
+    data: DataRecord
+    lease_s: float
+
+
+class EndRecord(TypedDict, total=False):
+    """The attribute END: how an attempt ended; small, because those of all trials are read."""
+
+    end: str
+    dice_dataset: float | None  # the score
+    epoch: int | None
+    host: str
+    attempt: int
+    seconds: dict[str, float]
+    message: str
+    log_tail: str
+
+
+class ModelEntry(TypedDict, total=False):
+    """What `trial.json` says of a model; figures beside the score are there if they are known."""
+
+    study: str
+    study_id: str | None
+    trial: int
+    attempt: int
+    epoch: int
+    selected_on: str
+    dice_dataset: float
+    dice_per_image: float | None
+    params: dict[str, Any]
+
+
+class ModelRecord(TypedDict, total=False):
+    """The attribute MODEL: how a trial's model is made from its checkpoint, and where else it is.
+
+    Size and time of the checkpoint tell it from another one at the same place.
+    """
+
+    host: str
+    folder: str  # the driver's best_model/
+    runs: str
+    attempt: int
+    artifact: str | None
+    older: list[str]  # archives of earlier attempts
+    checkpoint: list[int] | None
+    network: str
+    config: dict[str, Any] | None  # None of one that is too long for a database
+    entry: ModelEntry
+
+
+def run_of(attributes: Mapping[str, Any]) -> RunRecord:
+    """Return how a trial with those attributes ran, an empty record if it does not say."""
+    return cast("RunRecord", _record(attributes, PROVENANCE))
+
+
+def end_of(attributes: Mapping[str, Any]) -> EndRecord:
+    """Return how a trial ended."""
+    return cast("EndRecord", _record(attributes, END))
+
+
+def recorded_model(attributes: Mapping[str, Any]) -> ModelRecord:
+    """Return a trial's model, be it of its last attempt or of one that died."""
+    return cast("ModelRecord", _record(attributes, MODEL))
+
+
+def _record(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = attributes.get(key)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,88 @@
+"""The table of what a search is, printed before it starts."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from tabulate import tabulate
+
+from hpo.dataset.near_duplicates import shown_alike
+from hpo.dataset.trivial_baseline import describe_trivial
+from hpo.plan.spec import StudySpec
+
+DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
+
+
+def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
+    """Return what is known of a search before it starts."""
+    small, large = spec.survey.sizes
+    sizes = f"{small[0]}x{small[1]}"
+    if small != large:
+        sizes += f" to {large[0]}x{large[1]}"
+    rows = [
+        ("study", f"{spec.name} ({spec.title})"),
+        ("data", str(spec.data.root)),
+        ("images", f"{_counts_text(spec)}, {sizes}"),
+        *(("files", note) for note in spec.survey.notes),
+        *_alike_rows(spec),
+        ("masks", spec.survey.coding.describe()),
+        *(
+            (f"one answer everywhere, {part}", f"dice_dataset {describe_trivial(scores)}")
+            for part, scores in spec.trivial.items()
+        ),
+        ("network", _network_text(spec)),
+        ("weights to start from", spec.weights.given if spec.weights else "none, random"),
+        ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
+        ("trials are compared on", selection_text(spec)),
+        ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
+        ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
+    ]
+    if spec.published is not None:
+        rows.append(("published result", spec.published))
+    rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
+    return rows
+
+
+def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:
+    """Return which training images a validation part may not separate."""
+    if spec.group_by is not None or not spec.survey.alike:
+        return []
+    text = shown_alike([list(cluster) for cluster in spec.survey.alike])
+    is_split = spec.validation_fraction is not None
+    return [("near-duplicates", text + ("; kept on one side of the split" if is_split else ""))]
+
+
+def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console) -> None:
+    """Print the grid table of settings, as the tutorial's driver does."""
+    if spec.is_synthetic:
+        console.print(DEMO_BANNER, markup=False)
+    console.print(tabulate(rows, tablefmt="grid", maxcolwidths=[None, 76]), markup=False)
+    for text in spec.warnings:
+        console.print(f"warning: {text}", markup=False)
+
+
+def _network_text(spec: StudySpec) -> str:
+    names = ", ".join(spec.networks)
+    facts = spec.facts
+    shape = "x".join(str(size) for size in facts.input_shape)
+    return f"{names}: {facts.num_layers} layers, {facts.num_trainable:,} trainable, input {shape}"
+
+
+def _counts_text(spec: StudySpec) -> str:
+    survey = spec.survey
+    validation = f"{survey.num_validation} validation, " if spec.data.validation else ""
+    return f"{survey.num_train} training, {validation}{survey.num_test} test"
+
+
+def selection_text(spec: StudySpec) -> str:
+    """Say which images trials are compared on."""
+    if spec.data.validation is not None:
+        return f"the {spec.survey.num_validation} images of {spec.data.validation.inputs}/"
+    if spec.validation_fraction is None:
+        return "the test images"
+    return f"{spec.validation_fraction:.0%} of the training images, split off (validation)"
+
+
+def _pruner_text(spec: StudySpec) -> str:
+    if spec.pruner == "none":
+        return "no pruning"
+    return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"

@@ -1,0 +1,130 @@
+"""What a search came to: the best trial, where its model is, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from hpo.dataset.trivial_baseline import TrivialScore, no_better_than
+from hpo.folders import TRIAL_FILE, read_json
+from hpo.plan.spec import StudySpec
+from hpo.results.metrics import describe_averages, numbers
+from hpo.run.final_test import TestScore, tested_before
+from hpo.run.progress import describe_values, optuna_means
+from hpo.run.search import tally_of
+from hpo.run.settings import DEMO_BANNER, selection_text
+from hpo.store.databaseurl import DATABASE_FILE
+from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
+
+MIN_TRIALS_FOR_QUARTILES = 8
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended: the final test's score, whose model is stored, whether on request."""
+
+    tested: TestScore | None
+    model_of: int | None
+    was_stopped: bool
+
+
+def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
+    """Print the best trial, where its model is, and what to type next."""
+    finished = finished_trials(study)
+
+    def say(text: str = "") -> None:
+        console.print(text, markup=False)
+
+    say()
+    if spec.is_synthetic:
+        say(DEMO_BANNER)
+    if ending.was_stopped:
+        say(f"stopped: {tally_of(spec, finished).describe()}; the same command goes on from here")
+    best = best_of(finished)
+    value = None if best is None else score(best)
+    if best is None or value is None:
+        say("no trial is finished and has a score yet")
+        return
+    number = best.number
+    pruned = sum(trial.state.name == "PRUNED" for trial in finished)
+    scores = sorted(s for trial in finished if (s := score(trial)) is not None)
+    line = f"best trial: number {number}, of {len(finished)} trials, {pruned} of them pruned"
+    if len(scores) >= MIN_TRIALS_FOR_QUARTILES:
+        quartile = len(scores) // 4
+        line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"
+    say(line)
+    say(f"  parameters: {describe_values(best.params)}")
+    say(f"  dice_dataset {value:.4f} on {selection_text(spec)}")
+    _explain_score(spec, value, has_model=ending.model_of == number, say=say)
+    other = best_of_optuna(study)
+    if other is not None and other.value is not None and other.number != number:
+        text = optuna_means(other.number, other.value, is_foreign=is_foreign(other))
+        why = "" if is_foreign(other) else "it is not complete; "
+        say(f"  ({why}Optuna's best is {text})")
+    if ending.model_of is not None and ending.model_of != number:
+        say(f"  but best_model/ is of trial {ending.model_of}, see above")
+    if ending.tested is not None:
+        others = ", ".join(map(str, tested_before(study, ending.tested.trial)))
+        use = f"used before, for the model of trial {others}" if others else "used for this only"
+        say(f"  {ending.tested}, {use}")
+        _compare_with_trivial(ending.tested.dice_dataset, spec.trivial_on("test"), say)
+    elif spec.select_on == "test":
+        say(
+            "  warning: chosen and reported on the same test images, so this score is "
+            "optimistic; --select-on validation gives an honest one"
+        )
+    say(f"all trials: {_short(spec.folders.list_acc)}")
+    if ending.model_of is None:
+        return
+    folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
+    say(f"best model: {_short(folder)}")
+    say()
+    say("next: look at its predictions, or score it again:")
+    say(
+        f"  {_command('rmldnn')} --predict {_quoted(folder)} --images "
+        f"{_quoted(spec.data.root / images)} --out predictions"
+    )
+    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
+    output = spec.folders.output
+    if ending.tested is not None and (output / DATABASE_FILE).exists():
+        say("and for a figure to report, train the best ones anew, from several seeds:")
+        data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
+        say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+
+
+def _explain_score(
+    spec: StudySpec, value: float, *, has_model: bool, say: Callable[[str], None]
+) -> None:
+    model = read_json(spec.folders.best_model / TRIAL_FILE) if has_model else {}
+    if averages := describe_averages(numbers(model)):
+        say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
+    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
+
+
+def _compare_with_trivial(
+    value: float, trivial: tuple[TrivialScore, ...], say: Callable[[str], None]
+) -> None:
+    if (text := no_better_than(value, trivial)) is not None:
+        say(f"  warning: {text}")
+
+
+def _command(name: str) -> str:
+    """Return how to call a program of ours: an environment need not be activated."""
+    return name if shutil.which(name) else _quoted(Path(sys.executable).parent / name)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(_short(path))
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

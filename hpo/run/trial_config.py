@@ -1,0 +1,70 @@
+"""Builds the config of one trial, as each of those who use it reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.launchers import Launcher
+from hpo.plan.samplers import derived_seed
+from hpo.plan.space import without_extensions
+from hpo.plan.spec import StudySpec
+from trainer.config import parse_config
+from trainer.keypath import get_path, set_path
+
+SECONDS_BETWEEN_LINES = 2.0  # of a worker's log, which nobody reads while trials run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """A trial's `neural_network` object.
+
+    Attributes:
+        written: for the worker, with paths as it sees them and without what it does not know.
+        recorded: for the database: as written, but `layers` by its name.
+        on_host: for the best model: all keys, `layers` by its name, and the images that trials are
+            compared on by their paths on this host.
+        network_file: the network's file in the inputs folder.
+    """
+
+    written: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+    on_host: Mapping[str, Any]
+    network_file: str
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the worker writes a state, from which another attempt goes on."""
+        return get_path(self.written, "checkpoints.resume") is True
+
+
+def make_trial_config(
+    spec: StudySpec, launcher: Launcher, number: int, chosen: Mapping[str, Any]
+) -> TrialConfig:
+    """Build the config of trial `number` with those values, for a worker of `launcher`.
+
+    Raises:
+        ConfigError: the values don't go together.
+        LauncherError: nobody can say what the worker knows.
+    """
+    config = spec.worker_config(launcher, chosen)
+    config["seed"] = derived_seed(spec.seed, number, "training")
+    if get_path(config, "checkpoints.resume"):  # a trial that is done is gone on with by nobody
+        set_path(config, "checkpoints.resume_when_done", False)
+    parse_config({"neural_network": config}, f"trial {number}")
+    thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
+    written = without_extensions(thinned, known=launcher.capabilities())
+    name = spec.network_of(chosen)
+    on_host: dict[str, Any] = {**json.loads(json.dumps(config)), "layers": name}
+    root, test = spec.trained.root, spec.trained.test
+    assert test is not None
+    on_host["data"]["test_input_path"] = str(root / test.inputs)
+    on_host["data"]["test_target_path"] = str(root / test.targets)
+    return TrialConfig(
+        written=written,
+        recorded={**written, "layers": name},
+        on_host=on_host,
+        network_file=spec.networks[name].file,
+    )

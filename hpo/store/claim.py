@@ -1,0 +1,109 @@
+"""Takes a trial of a study, inside the transaction that holds the study's lock."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, func, insert, update
+
+from hpo.keys import ATTEMPT, CRASHES, DEATHS, TOKEN
+from hpo.store.available import count_trials, find_free
+from hpo.store.trial_rows import TrialRows
+
+_Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run one trial, as long as it is renewed.
+
+    Attributes:
+        trial_id: the database's id of the trial.
+        token: proves that the lease is still ours.
+        attempt: 1 for a new trial, one more at each take-over and each new start.
+        num_crashes: how many attempts ended in a crash of the worker.
+        num_deaths: how many drivers fell silent with it, since it last got an epoch further.
+    """
+
+    trial_id: int
+    token: str
+    attempt: int
+    num_crashes: int = 0
+    num_deaths: int = 0
+
+
+def start_new(connection: Connection, study_id: int, token: str, total: int) -> Lease | None:
+    """Insert a trial unless so many are not failed; its number is how many there are."""
+    number, num_taken = count_trials(connection, study_id)
+    if num_taken >= total:
+        return None
+    trial = insert(_Trial).values(
+        number=number,
+        study_id=study_id,
+        state=TrialState.RUNNING,
+        datetime_start=dt.datetime.now(),
+    )
+    key: Any = connection.execute(trial).inserted_primary_key
+    trial_id = int(key.trial_id)
+    connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
+    TrialRows(connection, trial_id).annotate({TOKEN: token, ATTEMPT: 1})
+    return Lease(trial_id, token, attempt=1)
+
+
+def take_over(
+    connection: Connection,
+    study_id: int,
+    token: str,
+    is_late: ColumnElement[bool],
+    spared: Collection[str] | None,
+) -> Lease | None:
+    """Take a trial that waits, or whose owner fell silent with it; None if there is none.
+
+    Args:
+        connection: of the transaction.
+        study_id: the study's.
+        token: whose the trial is from then on.
+        is_late: says of a heartbeat that the lease is over.
+        spared: tokens of owners that are spared, however late they are; None spares everybody.
+    """
+    found = find_free(connection, study_id, is_late, spared)
+    if found is None:
+        return None
+    trial_id, state, heartbeat = found
+    beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
+    if state == TrialState.RUNNING:
+        beat = beat.where(is_late)
+    if heartbeat is None:
+        connection.execute(insert(_Heartbeat).values(trial_id=trial_id))
+    elif connection.execute(beat.values(heartbeat=func.current_timestamp())).rowcount != 1:
+        return None  # its owner has come back in this very moment
+    taken = connection.execute(
+        update(_Trial)
+        .where(_Trial.trial_id == trial_id, _Trial.state == state)
+        # Else the time between the attempts would count as the trial's.
+        .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now())
+    )
+    if taken.rowcount != 1:
+        return None
+    return _continue(TrialRows(connection, trial_id), token, has_died=state == TrialState.RUNNING)
+
+
+def _continue(rows: TrialRows, token: str, *, has_died: bool) -> Lease:
+    """Count the next attempt at a trial that was taken over."""
+    known = rows.attributes((ATTEMPT, CRASHES, DEATHS))
+    written = {TOKEN: token, ATTEMPT: 1 + known.get(ATTEMPT, 0)}
+    num_deaths = 0
+    if has_died:
+        before, last_epoch = known.get(DEATHS, (0, 0))
+        epoch = rows.last_step()
+        num_deaths = 1 if epoch > last_epoch else before + 1
+        written[DEATHS] = [num_deaths, max(epoch, last_epoch)]
+    if ATTEMPT not in known:  # a script has enqueued it, with whatever values
+        rows.keep_steps(())
+    rows.annotate(written)
+    return Lease(rows.trial_id, token, written[ATTEMPT], known.get(CRASHES, 0), num_deaths)

@@ -1,0 +1,43 @@
+"""`rml-study list`: the studies in a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpo.command_line import as_options
+from hpo.study.common import database_url, reading, say, show_json, show_table
+from hpo.study.options import AsJson, DatabaseOptions
+from hpo.study.queries import StudyReader, study_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Options of `rml-study list`."""
+
+    as_json: AsJson = False
+    database: DatabaseOptions
+
+
+@as_options
+def list_studies(options: ListOptions) -> None:
+    """List the studies in a database."""
+    rows: list[dict[str, object]] = []
+    with reading(database_url(options.database)) as engine:
+        for name, study_id in study_names(engine).items():
+            reader = StudyReader(engine, study_id)
+            states, best = reader.states(), reader.best()
+            rows.append(
+                {
+                    "study": name,
+                    "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
+                    "running": states.get("RUNNING", 0),
+                    "failed": states.get("FAIL", 0),
+                    "best dice_dataset": best.score if best else None,
+                }
+            )
+    if options.as_json:
+        show_json(rows)
+    elif rows:
+        show_table(rows)
+    else:
+        say("no studies")

@@ -1,0 +1,124 @@
+"""What is known of one trial, for JSON and for the screen."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.keys import ATTEMPT, REQUEUED_FROM
+from hpo.records import end_of, run_of
+from hpo.run.progress import optuna_means
+from hpo.study.common import say
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+BARS = "▁▂▃▄▅▆▇█"
+MAX_BARS = 60
+LOG_LINES = 15
+
+
+def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what is known of a trial, ready for JSON."""
+    from hpo.store.study import best_epoch, is_foreign, last_score, score
+
+    provenance, end = run_of(trial.user_attrs), end_of(trial.user_attrs)
+    values = trial.intermediate_values
+    return {
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        "dice_dataset": score(trial),
+        "foreign_value": trial.value if is_foreign(trial) else None,
+        "epoch": best_epoch(trial),
+        "last_dice_dataset": last_score(trial),
+        "epochs": max(values, default=0),
+        "started": _time(trial.datetime_start),
+        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+        "durations": end.get("seconds"),
+        "end": end.get("end"),
+        "message": end.get("message"),
+        "log_tail": end.get("log_tail"),
+        "attempt": trial.user_attrs.get(ATTEMPT),
+        "requeued_from": trial.user_attrs.get(REQUEUED_FROM),
+        **{
+            key: provenance.get(key)
+            for key in (
+                "host", "user", "uid", "gpus", "cpu", "launcher", "image", "code", "seed",
+                "data", "run_dir",
+            )
+        },
+        "params": trial.params,
+        "curve": {str(epoch): values[epoch] for epoch in sorted(values)},
+        "config": provenance.get("config"),
+    }  # fmt: skip
+
+
+def _time(moment: dt.datetime | None) -> str | None:
+    return moment.isoformat(" ", "seconds") if moment else None
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw a curve as one line of bars, from its least to its greatest value."""
+    if not values:
+        return ""
+    step = max(1, -(-len(values) // MAX_BARS))
+    shown = [max(values[i : i + step]) for i in range(0, len(values), step)]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
+    """Print what is known of a trial, with the end of its log."""
+    from tabulate import tabulate
+
+    rows: list[tuple[str, object]] = [
+        (key, _text(key, value))
+        for key, value in entry.items()
+        if value is not None and key not in ("params", "curve", "config", "log_tail")
+    ]
+    rows += list(entry["params"].items())
+    say(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    curve = list(entry["curve"].values())
+    if curve:
+        say(f"curve: {min(curve):.4f} {sparkline(curve)} {max(curve):.4f}")
+    if with_log:
+        _show_log(entry)
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "gpus":
+        return ", ".join(f"{gpu.get('name')} ({gpu.get('uuid')})" for gpu in value) or "none"
+    if key == "cpu":
+        return f"{value.get('name')}, {value.get('threads')} thread(s)"
+    if key == "durations":
+        return ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in value.items())
+    if key == "test":
+        from hpo.run.final_test import TestScore
+
+        return str(TestScore(**value))
+    if key == "data":
+        return f"hash {value.get('hash')}, folder {value.get('folder')}"
+    if key == "best_of_optuna":
+        return optuna_means(value["trial"], value["dice_dataset"], is_foreign=value["is_foreign"])
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items() if part)
+    return f"{value:.4f}" if key.endswith("dice_dataset") else str(value)
+
+
+def _show_log(entry: dict[str, Any]) -> None:
+    from hpo.launchers.log import read_tail
+
+    folder = entry["run_dir"]
+    tail = read_tail(Path(folder), LOG_LINES) if folder else ""
+    if not tail and folder and not Path(folder).is_dir():
+        where = f"on host {entry['host']}" if entry["host"] != socket.gethostname() else "gone"
+        say(f"its folder is {where}: {folder}")
+    tail = tail or entry["log_tail"] or ""
+    if tail:
+        say("its log ends:")
+        for line in tail.splitlines():
+            say(f"  | {line}")
