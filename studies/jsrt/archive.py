@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,10 @@ def _load(path: Path) -> Any:
     import torch  # only here: reading the other archives needs none
 
     try:
-        # weights_only: the file cannot run code
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on archives of TorchScript, which are refused below
+            # weights_only: the file cannot run code
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
         OSError,
         RuntimeError,

@@ -222,6 +222,39 @@ def test_classification_by_folder(worker: Worker, tmp_path: Path, kind: str) -> 
     assert main(["--predict", ".", "--images", str(root), "--out", "drawn"]) == 2
 
 
+def test_network_may_have_more_outputs_than_there_are_folders(
+    worker: Worker, tmp_path: Path
+) -> None:
+    root = write_classes(tmp_path / "data", kind="images")
+    layers = keras_file(
+        tmp_path / "net.json",
+        ("GlobalAveragePooling2D", {}),
+        ("Dense", {"units": 4, "activation": "softmax"}),
+        shape=(8, 8, 1),
+    )
+    data = {
+        "target_type": "labels",
+        "input_path": str(root / "train"),
+        "test_input_path": str(root / "test"),
+        "test_output_path": "out",
+        "grayscale": True,
+        "batch_size": 4,
+    }
+    result = worker(
+        layers=str(layers),
+        data=data,
+        num_epochs=60,
+        loss={"function": "NLL", "weight": "inverse_frequency^0.35"},
+        optimizer__learning_rate=0.05,
+    ).succeeded()
+    with h5py.File(tmp_path / "out/output_1.h5") as file:
+        found = {name: [file[name][x][()] for x in file[name]] for name in ("dark", "light")}
+    right = [p.argmax() == i for i, ps in enumerate(found.values()) for p in ps]
+    assert found["dark"][0].shape == (4,)
+    assert result.accuracies[-1] == pytest.approx(np.mean(right), abs=1e-9)
+    assert result.accuracies[-1] > 0.9
+
+
 def test_folder_without_classes_is_predicted_only(worker: Worker, tmp_path: Path) -> None:
     root = write_classes(tmp_path / "data", kind="images")
     layers = keras_file(

@@ -15,7 +15,6 @@ from trainer.compute.memory import BatchFitter, nothing_to_free
 from trainer.compute.parallel import ALONE, World
 from trainer.config import Hessian, NeuralNetwork
 from trainer.data.dataset import Resolve, load_data
-from trainer.data.geometry import final_size
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
 from trainer.data.labels import LabelCoding
@@ -50,6 +49,7 @@ from trainer.output.log_lines import (
 from trainer.output.resume import State, Training, read_state, restore
 from trainer.setup.adapt import (
     load_graph,
+    output_size,
     wanted_arrays,
     with_ignored_padding,
     with_numeric_weights,
@@ -273,29 +273,23 @@ class _Run:
         if test is None:
             return None
         num_channels = self.facts.output_shape[-1]
+        has_targets = test.targets_NHW is not None
         num_epochs = config.num_epochs if config.is_training else 1
         return Evaluator(
             batches=self._batches(test, config.data.test_batch_size),
             world=self.world,
             activation=self.activation,
-            loss=build_loss(config.loss, self.activation, num_channels) if config.loss else None,
-            new_counts=self._new_counts if test.targets_NHW is not None else None,
+            loss=build_loss(config.loss, self.activation, num_channels)
+            if config.loss and has_targets
+            else None,
+            new_counts=self._new_counts if has_targets else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
             log_interval_s=config.log_interval_s,
             free_memory=free_memory,
             own_size=self._own_size(test),
             at_size=config.metrics.at_size,
-            output_size=self._output_size(test),
+            output_size=output_size(config, self.facts, test),
         )
-
-    def _output_size(self, test: ImageSet) -> tuple[int, ...] | None:
-        """Return the size of outputs where no targets tell it and inputs are no guide."""
-        size = self.facts.output_shape[:-1]
-        wanted = final_size(test.target_steps.reading) if self.config.data.sizes_differ else None
-        is_larger = any(
-            ours > theirs for ours, theirs in zip(size, test.input_shape, strict=False)
-        )
-        return size if wanted == size or is_larger else None
 
     def _own_size(self, test: ImageSet) -> OwnSize | None:
         if self.config.metrics.at_size == "network" or test.targets_NHW is None:
@@ -306,9 +300,11 @@ class _Run:
         coding, is_classification = self.data.coding, self.data.is_classification
         if coding is not None and is_regression(self.config, coding, self.activation):
             return RegressionCounts()
-        names = coding.names if isinstance(coding, LabelCoding) else self.config.data.class_names
+        num_channels, names = self.facts.output_shape[-1], self.config.data.class_names
+        if isinstance(coding, LabelCoding):
+            names = coding.names_of(num_channels)
         return SegmentationCounts(
-            self.facts.output_shape[-1],
+            num_channels,
             names,
             include_background=self.config.metrics.include_background is not False
             or is_classification,

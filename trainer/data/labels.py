@@ -34,6 +34,11 @@ class LabelCoding(MaskCoding):
         shown = ", ".join(f"{i} {name}" for i, name in enumerate(self.names[:NUM_NAMES_SHOWN]))
         return f"of {self.num_classes} classes, by folder: {shown}{more}"
 
+    def names_of(self, num_outputs: int) -> tuple[str, ...]:
+        """Return a name for each output: a network may have more than there are folders."""
+        more = range(len(self.names), num_outputs)
+        return (*self.names, *(f"output {index}" for index in more))
+
 
 @dataclass(frozen=True)
 class Labelled(Generic[T]):

@@ -10,6 +10,7 @@ from typing import Any
 from trainer.errors import NetworkError
 from trainer.networks.functions import read_function
 from trainer.networks.initializers import read_initializer
+from trainer.networks.refused import SETTINGS
 from trainer.networks.spec import LINEAR, Function, Initializer
 
 LARGEST = 2**31 - 1  # sizes beyond cannot be meant, and would only burn memory
@@ -51,6 +52,12 @@ class Config:
 
     def error(self, key: str, message: str) -> NetworkError:
         return NetworkError(f"{self.where}: {key}: {message}")
+
+    def refusal(self, name: str, key: str = "") -> NetworkError:
+        """Return the error of a setting that stands in the list of what is refused."""
+        refusal = SETTINGS[name]
+        key = key or refusal.key
+        return self.error(key, f"{refusal.message()} (received {show(self.values.get(key))})")
 
     def with_value(self, key: str, value: object) -> Config:
         """Return a config with this one value: reads the items of a list one by one."""
@@ -177,14 +184,10 @@ class Config:
     def channels_last(self) -> None:
         """Refuse the other layout: axis numbers all over the file would mean something else."""
         if self.get("data_format", "channels_last") != "channels_last":
-            raise self.error(
-                "data_format",
-                f"expected channels_last, received {show(self.values['data_format'])}; "
-                "build the network in Keras with channels_last and write it again",
-            )
+            raise self.refusal("data_format")
 
-    def note_ignored(self, *keys: str) -> None:
-        """Say once per layer that a setting has no effect here."""
-        for key in keys:
-            if self.values.get(key) is not None:
+    def note_ignored(self) -> None:
+        """Say once per layer that its regularizers and constraints have no effect here."""
+        for key, value in self.values.items():
+            if key.endswith(("_regularizer", "_constraint")) and value is not None:
                 self.note(f"{key} is ignored (the optimizer's weight_decay regularizes instead)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -52,10 +53,12 @@ def export_onnx(
     # two images: a batch of one would be taken for a constant
     image = torch.zeros(2, input_shape[-1], *input_shape[:-1], device=device)
     training = module.training
+    # The exporter's own notes, such as on packages that it could use: of no use to its caller.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     module.eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, of no use to its caller
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 module if activation is None else _Activated(module, activation),
                 (image,),

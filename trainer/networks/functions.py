@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.nearest import nearest
+from trainer.networks.refused import ACTIVATIONS, SETTINGS
 from trainer.networks.spec import LINEAR, Function
 
 ErrorMaker = Callable[[str], Exception]
@@ -68,8 +69,13 @@ def read_function(value: object, *, keras_major: int, error: ErrorMaker) -> Func
     if not isinstance(value, str):
         raise error("expected the name of an activation function")
     name = value.rsplit(">", maxsplit=1)[-1]  # 'package>name' marks a registered function
+    if name in LAYER_FUNCTIONS:
+        return _read_layer(name, {}, error)
+    name = name.lower()
     if name == "hard_sigmoid" and keras_major < 3:
         return KERAS2_HARD_SIGMOID
+    if name in ACTIVATIONS:
+        raise error(f"{name} is not supported; expected one of {', '.join(FUNCTIONS)}")
     if name not in FUNCTIONS:
         hint = guess(name, FUNCTIONS)
         raise error(
@@ -94,7 +100,7 @@ def _read_layer(name: object, config: object, error: ErrorMaker) -> Function:
     if base.name == "relu" and any(
         settings.get(key) for key in ("max_value", "negative_slope", "threshold")
     ):
-        raise error("a ReLU with settings must stand as a layer of its own")
+        raise error(SETTINGS["activation"].message())
     return base
 
 

@@ -19,8 +19,10 @@ from trainer.networks.keras_json import (
     read_block,
 )
 from trainer.networks.keras_order import list_layers
+from trainer.networks.keras_version import keras_major
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
+from trainer.networks.layers.normalization import BatchNorm
 from trainer.networks.plugin import PluginNetwork, read_plugin_network
 from trainer.networks.references import Reference
 
@@ -90,28 +92,26 @@ def parse_network(obj: object, source: str) -> Graph:
 
     Raises NetworkError, in one line that begins with `source` and names layer and key.
     """
-    if isinstance(obj, str):  # to_json()'s text wrapped once more, as some scripts write it
-        try:
-            obj = json.loads(obj)
-        except (ValueError, RecursionError):
-            raise NetworkError(f"{source}: expected a network, received a text") from None
+    obj = _unwrapped(obj, source)
+    version = None
     if isinstance(obj, dict) and "model_config" in obj:
-        obj = obj["model_config"]
+        version = obj.get("keras_version")
+        obj = _unwrapped(obj["model_config"], source)
     try:
         block = read_block(obj, source)
-        return _Builder(source, _keras_major(obj)).build(block)
+        return _Builder(source, keras_major(obj, version)).build(block)
     except RecursionError:
         raise NetworkError(f"{source}: nested too deep to be a network") from None
 
 
-def _keras_major(obj: object) -> int:
-    """Tell which Keras wrote the file: only version 3 gives each object its module."""
-    if not isinstance(obj, dict):
-        return 2
-    version = obj.get("keras_version")
-    if isinstance(version, str) and version[:1].isdigit():
-        return int(version[0])
-    return 3 if "module" in obj or "build_config" in obj else 2
+def _unwrapped(obj: object, source: str) -> object:
+    """Read to_json()'s text that was wrapped once more, as some scripts write it."""
+    if not isinstance(obj, str):
+        return obj
+    try:
+        return json.loads(obj)
+    except (ValueError, RecursionError):
+        raise NetworkError(f"{source}: expected a network, received a text") from None
 
 
 class _Builder:
@@ -119,6 +119,7 @@ class _Builder:
         self.source = source
         self.keras_major = keras_major
         self.notes: list[str] = []
+        self.counted = False
         self.nodes: dict[str, Node] = {}
         self.layers: dict[tuple[str, ...], Layer] = {}
         self.names: set[str] = set()
@@ -214,8 +215,19 @@ class _Builder:
             read = LAYERS.get(raw.kind)
             if read is None:
                 raise NetworkError(_unknown_layer(where, raw.kind))
+            config.note_ignored()
+            if config.get("quantization_config") is not None:
+                raise config.refusal("quantization_config")
             self.layers[path] = Layer(path, raw.kind, read(config), trainable)
+            self._note_counting(self.layers[path], config)
         return self.layers[path]
+
+    def _note_counting(self, layer: Layer, config: Config) -> None:
+        """Say once where the reference engine counts gamma and beta that Keras has not."""
+        spec = layer.spec
+        if isinstance(spec, BatchNorm) and not (spec.center and spec.scale) and not self.counted:
+            self.counted = True
+            config.note("parameters are counted as Keras does: without gamma and beta where off")
 
     def _check_arity(self, layer: Layer, inputs: list[str], where: str) -> None:
         if isinstance(layer.spec, Input):

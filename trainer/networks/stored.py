@@ -102,15 +102,34 @@ def is_keras_archive(path: Path) -> bool:
 
 
 def read_model_config(path: Path) -> Any:
-    """Return the network's JSON that a whole-model `.h5` or a `.keras` archive carries."""
+    """Return the network's JSON that a whole-model `.h5` or a `.keras` archive carries.
+
+    `keras_version`, which these files keep beside the network, is put into it: what a name
+    means may depend on it, and the JSON goes on without the file.
+    """
     if is_zip(path):
         with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("config.json")
-            if info.file_size > _MAX_CONFIG_BYTES:
-                raise ValueError(f"its config.json unpacks to {info.file_size} bytes")
-            return json.loads(archive.read(info))
-    with h5py.File(path, "r") as file:
-        return json.loads(file.attrs["model_config"])
+            config = _archived_json(archive, "config.json")
+            try:
+                version = _archived_json(archive, "metadata.json")["keras_version"]
+            except (LookupError, TypeError):
+                version = None
+    else:
+        with h5py.File(path, "r") as file:
+            config = json.loads(file.attrs["model_config"])
+            version = file.attrs.get("keras_version")
+    if isinstance(version, bytes):
+        version = version.decode("utf-8", "replace")
+    if isinstance(config, dict) and isinstance(version, str):
+        config["keras_version"] = version
+    return config
+
+
+def _archived_json(archive: zipfile.ZipFile, name: str) -> Any:
+    info = archive.getinfo(name)
+    if info.file_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"its {name} unpacks to {info.file_size} bytes")
+    return json.loads(archive.read(info))
 
 
 def _texts(attributes: h5py.AttributeManager, name: str) -> list[str]:

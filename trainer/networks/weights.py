@@ -34,6 +34,7 @@ from trainer.networks.stored import (
     write_legacy_h5,
     write_numbered_h5,
 )
+from trainer.networks.torchscript import is_torchscript, read_torchscript
 
 Log = Callable[[str], None]
 
@@ -75,7 +76,7 @@ class _Candidate:
 def load_weights(
     module: NetworkModule, network: Network, path: Path, log: Log, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load weights by name from Keras's `.h5`, `.weights.h5`, `.keras`, or a `.pt` of torch.
+    """Load weights by name from Keras's files, or a `.pt` of torch or libtorch.
 
     A plug-in's network takes a `.pt` only, by the names of its own `state_dict`.
 
@@ -126,7 +127,7 @@ def stored_rotate_direction(path: Path) -> str | None:
 
 def _stored(path: Path, key: str, known: tuple[str, ...]) -> str | None:
     try:
-        if not path.is_file() or not is_torch(path):
+        if not path.is_file() or not is_torch(path) or is_torchscript(path):
             return None
         # Mapped: the weights are read later, by `load_weights`, which says what is wrong.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -145,6 +146,7 @@ class _Loader:
         self.own: dict[str, Tensor] = module.state_dict()
         self.log = log
         self.found: dict[str, Tensor] = {}
+        self.misshapen: set[str] = set()
         self.num_skipped = 0
         # Which layers of a plug-in's network come first, and which encode, only its author knows.
         self.first: tuple[str, ...] = ()
@@ -160,7 +162,7 @@ class _Loader:
     def take(self, candidate: _Candidate) -> None:
         key, value = candidate.key, candidate.value
         if key is None or key not in self.own:
-            self._skip(candidate, key or candidate.guess, "not found in model")
+            self._skip(candidate, key or candidate.guess, "the network has no such parameter")
             return
         wanted = self.own[key].shape
         if value.shape != wanted and key.startswith(self.first):
@@ -173,6 +175,7 @@ class _Loader:
                 value = adapted
         if value.shape != wanted:
             reason = f"shape {tuple(value.shape)} in the file, {tuple(wanted)} in the model"
+            self.misshapen.add(key)
             self._skip(candidate, key, reason)
             return
         self.found[key] = value
@@ -197,6 +200,10 @@ class _Loader:
         with torch.no_grad():
             for key, tensor in self.found.items():
                 self.own[key].copy_(tensor)  # state_dict's tensors share the module's memory
+        # The contract's line: a parameter of the network that the model in the file lacks.
+        for key in self.own:
+            if key not in self.found and key not in self.misshapen:
+                self.log(f"Skipping parameter {key}: not found in model")
         report = LoadReport(len(self.found), self.num_skipped, len(self.own) - len(self.found))
         self.log(
             f"Loaded {report.num_loaded} parameters from {path} ({report.num_skipped} skipped, "
@@ -230,6 +237,8 @@ def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
 
 
 def _read_torch(path: Path) -> dict[Any, Any]:
+    if is_torchscript(path):
+        return dict(read_torchscript(path))
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)

@@ -7,7 +7,8 @@ import numpy as np
 from trainer.config import NeuralNetwork
 from trainer.data.arrayset import PAD_ID, Wanted
 from trainer.data.dataset import Resolve
-from trainer.data.imageset import LoadedData
+from trainer.data.geometry import final_size
+from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange, choose_range
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
@@ -15,6 +16,7 @@ from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import (
     Network,
+    NetworkFacts,
     is_named,
     load_network,
     network_json,
@@ -93,8 +95,13 @@ def with_numeric_weights(
     part = data.train or data.test
     if config.loss is None or part is None or part.targets_NHW is None or data.coding is None:
         return config
-    if data.coding.kind == "continuous" or config.loss.weight_power is None:
+    if config.loss.weight_power is None:
         return config
+    if data.coding.kind == "continuous":
+        raise ConfigError(
+            f"loss.weight: {config.loss.weight} counts classes, and the masks hold "
+            f"{data.coding.describe()}; leave it out, or make classes of them by data.mask_values"
+        )
     counts = np.zeros(num_classes, dtype=np.int64)
     for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel
         mask = mask[mask < num_classes]  # without what is padded
@@ -137,3 +144,13 @@ def with_range(
         stored=None if config.is_training else stored,
     )
     return data.with_range(chosen, is_full=config.data.intensity_range == "full")
+
+
+def output_size(
+    config: NeuralNetwork, facts: NetworkFacts, test: ImageSet
+) -> tuple[int, ...] | None:
+    """Return the size of outputs where no targets tell it and inputs are no guide."""
+    size = facts.output_shape[:-1]
+    wanted = final_size(test.target_steps.reading) if config.data.sizes_differ else None
+    is_larger = any(ours > theirs for ours, theirs in zip(size, test.input_shape, strict=False))
+    return size if wanted == size or is_larger else None

@@ -156,11 +156,11 @@ def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNet
 
 def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:
     num_classes, shape = coding.num_classes, facts.output_shape
-    if len(shape) != 1 or (shape[0] != num_classes and (shape[0], num_classes) != (1, 2)):
+    if len(shape) != 1 or (shape[0] < num_classes and (shape[0], num_classes) != (1, 2)):
         raise NetworkError(
             f"network {facts.name!r}: its output has shape {shape}, and there are folders of "
             f"{num_classes} classes; end it in Flatten or GlobalAveragePooling and a Dense of "
-            f"{num_classes}"
+            f"{num_classes} or more"
         )
     if config.loss is not None and config.loss.function in ("Dice", "Jaccard", "Lovasz"):
         raise ConfigError(
@@ -172,7 +172,8 @@ def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: Neura
 
 def _check_lengths(config: NeuralNetwork, num_channels: int) -> None:
     names = config.data.class_names
-    if names is not None and len(names) != max(2, num_channels):
+    # With labels they are the folders, of which there may be fewer than outputs.
+    if names is not None and not config.data.has_labels and len(names) != max(2, num_channels):
         raise ConfigError(
             f"data.class_names: {len(names)} names for {max(2, num_channels)} classes "
             "(the background is one)"

@@ -20,18 +20,6 @@ from trainer.networks.spec import (
     positive,
 )
 
-_IGNORED = (
-    "kernel_regularizer",
-    "bias_regularizer",
-    "activity_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-    "depthwise_regularizer",
-    "pointwise_regularizer",
-    "depthwise_constraint",
-    "pointwise_constraint",
-)
-
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """Return the zeros before and after that TensorFlow's `same` puts on one axis."""
@@ -55,6 +43,7 @@ class Window(LayerSpec):
     strides: tuple[int, ...]
     dilation: tuple[int, ...]
     same: bool
+    pads: tuple[int, ...] = ()  # zeros on both sides of each axis, in the place of `same`
 
     @property
     def rank(self) -> int:
@@ -66,6 +55,9 @@ class Window(LayerSpec):
 
     def spatial_shape(self, shape: Shape) -> Shape:
         expect_rank(shape, self.rank)
+        if self.pads:
+            margins = (n + 2 * pad for n, pad in zip(shape, self.pads, strict=False))
+            shape = (*margins, shape[-1])
         bounded(tuple(n + self.reach(axis) - 1 for axis, n in enumerate(shape[:-1])), shape)
         sizes = zip(shape, self.kernel, self.strides, self.dilation, strict=False)
         return positive(tuple(output_length(*size, self.same) for size in sizes), shape)
@@ -74,21 +66,27 @@ class Window(LayerSpec):
 def read_window(config: Config, rank: int) -> tuple[tuple[int, ...], ...]:
     """Read kernel, strides and dilation; Keras takes no stride together with a dilation."""
     config.channels_last()
-    config.note_ignored(*_IGNORED)
     kernel = config.integers("kernel_size", rank)
     strides = config.integers("strides", rank, 1)
     dilation = config.integers("dilation_rate", rank, 1)
     if max(strides) > 1 and max(dilation) > 1:
-        raise config.error(
-            "dilation_rate",
-            f"{list(dilation)} cannot go with strides {list(strides)}; one of them must be 1",
-        )
+        raise config.refusal("dilation_rate")
     return kernel, strides, dilation
 
 
 def read_padding(config: Config) -> bool:
     """Tell whether the padding is `same` (else `valid`)."""
-    return config.choice("padding", ("valid", "same"), "valid") == "same"
+    value = config.get("padding", "valid")
+    if not isinstance(value, str) or value.lower() not in ("valid", "same"):
+        raise config.refusal("padding")
+    return value.lower() == "same"
+
+
+def read_pads(config: Config, rank: int) -> tuple[int, ...]:
+    """Return zeros on both sides of each axis: a number, or one for each, beside Keras's words."""
+    if isinstance(config.get("padding", "valid"), str):
+        return ()
+    return config.integers("padding", rank, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,8 @@ class Conv(Window):
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             filters=filters,
             groups=groups,
             use_bias=config.boolean("use_bias", True),
@@ -159,7 +158,7 @@ class ConvTranspose(Window):
                     f"{list(output_padding)} must be below the strides {list(strides)}",
                 )
         if config.integer("groups", 1) != 1:
-            raise config.error("groups", "expected 1: Keras's transposed convolutions have none")
+            raise config.refusal("groups")
         return cls(
             kernel=kernel,
             strides=strides,
@@ -221,12 +220,13 @@ class DepthwiseConv(Window):
     def read(cls, config: Config, rank: int) -> DepthwiseConv:
         kernel, strides, dilation = read_window(config, rank)
         if len(set(strides)) > 1:
-            raise config.error("strides", f"expected equal ones, received {list(strides)}")
+            raise config.refusal("strides")
         return cls(
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             multiplier=config.integer("depth_multiplier", 1),
             use_bias=config.boolean("use_bias", True),
             kernel_init=config.initializer("depthwise_initializer", GLOROT_UNIFORM),
@@ -260,12 +260,13 @@ class SeparableConv(Window):
     def read(cls, config: Config, rank: int) -> SeparableConv:
         kernel, strides, dilation = read_window(config, rank)
         if len(set(strides)) > 1:
-            raise config.error("strides", f"expected equal ones, received {list(strides)}")
+            raise config.refusal("strides")
         return cls(
             kernel=kernel,
             strides=strides,
             dilation=dilation,
-            same=read_padding(config),
+            same=False if (pads := read_pads(config, rank)) else read_padding(config),
+            pads=pads,
             filters=config.integer("filters"),
             multiplier=config.integer("depth_multiplier", 1),
             use_bias=config.boolean("use_bias", True),
@@ -302,7 +303,6 @@ class Dense(LayerSpec):
 
     @classmethod
     def read(cls, config: Config) -> Dense:
-        config.note_ignored(*_IGNORED)
         return cls(
             units=config.integer("units"),
             use_bias=config.boolean("use_bias", True),

@@ -28,6 +28,12 @@ class Identity(LayerSpec):
         return cls()
 
 
+def read_activity_regularization(config: Config) -> Identity:
+    if config.get("l1", 0) or config.get("l2", 0):
+        config.note("l1 and l2 are ignored (the optimizer's weight_decay regularizes instead)")
+    return Identity()
+
+
 def read_activation(config: Config) -> Identity:
     if config.values.get("activation") is None:
         raise config.error("activation", "missing; expected the name of an activation function")
@@ -35,7 +41,7 @@ def read_activation(config: Config) -> Identity:
 
 
 def read_relu(config: Config) -> Identity:
-    """ReLU: max_value above, x from threshold on, negative_slope × (x − threshold) below."""
+    """ReLU: max_value above, x above the threshold, negative_slope × (x − threshold) below."""
     top = config.optional_number("max_value")
     slope = config.number("negative_slope", 0.0)
     threshold = config.number("threshold", 0.0)
@@ -107,12 +113,21 @@ class PReLU(LayerSpec):
         return cls(shared_axes=shared, init=config.initializer("alpha_initializer", ZEROS))
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        for axis in self.shared_axes:
-            axis_index(axis, shapes[0])
+        self._shared(shapes[0])
         return shapes[0]
 
+    def _shared(self, shape: Shape) -> set[int]:
+        """Return the shared axes as indices of a shape without batch.
+
+        Keras takes axis − 1 as Python's index: 0 is the last axis, −1 the last but one.
+        """
+        for axis in self.shared_axes:
+            if not -len(shape) <= axis - 1 < len(shape):
+                raise ShapeError(f"shared_axes: axis {axis} does not exist in {describe(shape)}")
+        return {(axis - 1) % len(shape) for axis in self.shared_axes}
+
     def weights(self, *shapes: Shape) -> tuple[Weight, ...]:
-        shared = {axis_index(axis, shapes[0]) for axis in self.shared_axes}
+        shared = self._shared(shapes[0])
         shape = tuple(1 if i in shared else n for i, n in enumerate(shapes[0]))
         last = len(shape) - 1
         return (Weight("alpha", shape, "weight", self.init, (last, *range(last))),)
@@ -136,9 +151,7 @@ class Dropout(LayerSpec):
             if not isinstance(noise, list) or len(noise) > 16:
                 raise config.error("noise_shape", f"expected a list, received {show(noise)}")
             if not all(n is None or n == 1 for n in noise[1:]):
-                raise config.error(
-                    "noise_shape", f"expected null or 1 for each axis, received {show(noise)}"
-                )
+                raise config.refusal("noise_shape")
             noise = (noise[0], *noise[1:]) if noise else None
         return cls(
             rate=config.number("rate", 0.5, 0.0, 1.0),

@@ -15,7 +15,12 @@ from trainer.networks.spec import (
     positive,
 )
 
-_INTERPOLATIONS = ("nearest", "bilinear")
+
+def _interpolation(config: Config, default: str) -> str:
+    value = config.get("interpolation", default)
+    if str(value).lower() not in ("nearest", "bilinear"):
+        raise config.refusal("interpolation")
+    return str(value).lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class UpSampling(LayerSpec):
         config.channels_last()
         interpolation = "nearest"
         if rank == 2:
-            interpolation = config.choice("interpolation", _INTERPOLATIONS, "nearest")
+            interpolation = _interpolation(config, "nearest")
         return cls(factors=config.integers("size", rank, 2), interpolation=interpolation)
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -53,11 +58,11 @@ class Resizing(LayerSpec):
         config.channels_last()
         for key in ("crop_to_aspect_ratio", "pad_to_aspect_ratio"):
             if config.boolean(key, False):
-                raise config.error(key, "true is not supported; prepare the images instead")
+                raise config.refusal("aspect_ratio", key)
         return cls(
             height=config.integer("height"),
             width=config.integer("width"),
-            interpolation=config.choice("interpolation", _INTERPOLATIONS, "bilinear"),
+            interpolation=_interpolation(config, "bilinear"),
             antialias=config.boolean("antialias", False),
         )
 

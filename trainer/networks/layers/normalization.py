@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.networks.config import Config, show
+from trainer.networks.refused import LAST_AXIS
 from trainer.networks.spec import (
     ONES,
     ZEROS,
@@ -29,8 +30,7 @@ def require_last(axis: int, shape: Shape, layer: str) -> None:
     """Refuse a normalization over another axis than the channels'."""
     if axis_index(axis, shape) != len(shape) - 1:
         raise ShapeError(
-            f"{layer} over axis {axis} of {describe(shape)} is not supported; "
-            "expected the last axis, the channels'"
+            f"{layer} over axis {axis} of {describe(shape)} is not supported; {LAST_AXIS}"
         )
 
 
@@ -68,8 +68,8 @@ class BatchNorm(Affine):
 
     @classmethod
     def read(cls, config: Config) -> BatchNorm:
-        for key in ("renorm", "synchronized"):
-            if config.boolean(key, False):
+        for key in ("renorm", "synchronized", "virtual_batch_size"):
+            if config.get(key):
                 config.note(f"{key} is ignored: each process normalizes with its own batch")
         return cls(
             axis=read_axis(config),
@@ -109,9 +109,9 @@ class GroupNorm(Affine):
     @classmethod
     def read(cls, config: Config, instance: bool) -> GroupNorm:
         if instance and "axis" in config.values and config.values["axis"] is None:
-            raise config.error(
-                "axis", "null (one mean for all channels) is not supported; expected -1"
-            )
+            raise config.refusal("axis_null")
+        # The reference engine's key for what Keras calls center and scale.
+        affine = config.boolean("affine", True) if instance else True
         groups = -1
         if not instance and config.get("groups", 32) != -1:
             groups = config.integer("groups", 32)
@@ -119,8 +119,8 @@ class GroupNorm(Affine):
             axis=read_axis(config),
             groups=groups,
             epsilon=config.number("epsilon", 1e-3, 0.0, 1e3),
-            center=config.boolean("center", True),
-            scale=config.boolean("scale", True),
+            center=affine and config.boolean("center", True),
+            scale=affine and config.boolean("scale", True),
             gamma_init=config.initializer("gamma_initializer", ONES),
             beta_init=config.initializer("beta_initializer", ZEROS),
         )
@@ -144,7 +144,7 @@ class LayerNorm(Affine):
     @classmethod
     def read(cls, config: Config) -> LayerNorm:
         if config.boolean("rms_scaling", False):
-            raise config.error("rms_scaling", "true is not supported")
+            raise config.refusal("rms_scaling")
         axes = config.integer_list("axis") if config.get("axis") is not None else (-1,)
         if not axes:
             raise config.error("axis", "expected at least one axis, received []")

@@ -62,9 +62,9 @@ class Normalization(LayerSpec):
     @classmethod
     def read(cls, config: Config) -> Normalization:
         if config.boolean("invert", False):
-            raise config.error("invert", "true is not supported")
+            raise config.refusal("invert")
         if "axis" in config.values and config.values["axis"] is None:
-            raise config.error("axis", "null (one mean for all) is not supported; expected -1")
+            raise config.refusal("axis_null")
         given = config.get("mean") is not None or config.get("variance") is not None
         return cls(
             axis=read_axis(config),

@@ -28,7 +28,7 @@ def split_padding(window: Window, sizes: Shape) -> tuple[tuple[int, ...], list[i
     With strides the padding depends on the input's size, hence not known before the call.
     """
     if not window.same:
-        return (0,) * window.rank, None
+        return window.pads or (0,) * window.rank, None
     pairs = [
         same_padding(size, kernel, stride, dilation)
         for size, kernel, stride, dilation in zip(

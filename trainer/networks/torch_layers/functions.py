@@ -21,10 +21,10 @@ def make_function(function: Function) -> TensorFunction | None:
 
 
 def _general_relu(slope: float, threshold: float, top: float | None = None) -> TensorFunction:
-    """Keras's ReLU: top where x >= top, x where x >= threshold, else slope (x − threshold)."""
+    """Keras's ReLU: top where x >= top, x where x > threshold, else slope (x − threshold)."""
 
     def apply(x: Tensor) -> Tensor:
-        result = torch.where(x >= threshold, x, slope * (x - threshold))
+        result = torch.where(x > threshold, x, slope * (x - threshold))
         return result if top is None else torch.clamp(result, max=top)
 
     return apply
