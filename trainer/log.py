@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TextIO
 
+WIDTH = 45  # of a section's frame in the reference engine's log
+
 
 def escape_unprintable() -> None:
     """Write what a terminal has no letter for as its number, where Python would raise."""
@@ -33,8 +35,28 @@ class Log:
         self._stream.flush()
 
     def section(self, title: str, entries: Mapping[str, object]) -> None:
-        """Write a titled block of settings."""
-        self(f"{title}:")
-        width = max((len(key) for key in entries), default=0)
+        """Write a framed block of settings."""
+        self.heading(title)
+        self.entries(entries)
+        self.rule()
+
+    def heading(self, title: str) -> None:
+        """Open a frame, with its title in the middle."""
+        left = (WIDTH - len(title) - 1) // 2
+        self("-" * left + f" {title} ".ljust(WIDTH - left, "-"))
+
+    def rule(self) -> None:
+        """Close a frame, or part what follows from what was before."""
+        self("-" * WIDTH)
+
+    def entries(self, entries: Mapping[str, object], indent: int = 3, width: int = 0) -> None:
+        """Write settings, with their colons below each other."""
+        width = max([width, *map(len, entries)])
         for key, value in entries.items():
-            self(f"  {key:<{width}} : {value}")
+            self(f"{'':{indent}}{key:<{width}}: {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -52,6 +52,17 @@ def log_files(outfile: str) -> tuple[str, str]:
     )
 
 
+def named_after(outfile: str, name: str) -> Path:
+    """Return where a file of ours, such as METRICS, is beside the logs of `outfile`.
+
+    Of `out.txt` it is NAME itself, of any other `run.txt` it is `run_NAME`: runs in one folder
+    leave each other's files alone, as they do with the logs.
+    """
+    path = Path(outfile)
+    run = path.stem if path.suffix in ("", ".txt") else path.name
+    return path.with_name(name if run == Path(OUTFILE).stem else f"{run}_{name}")
+
+
 def checkpoint_file(epoch: int | Literal["*"]) -> str:
     """Return the contract's name of the checkpoint of an epoch, or the pattern of all names."""
     return f"model_checkpoint_{epoch}.pt"

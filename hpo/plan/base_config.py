@@ -8,6 +8,7 @@ from typing import Any
 from hpo.errors import UsageError
 from hpo.plan.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
 from hpo.plan.options import DataOptions, SearchOptions
+from hpo.plan.scoring_keys import ROTATE_DIRECTION, rotates
 from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.plan.studyfile import StudyFile
 from trainer.config import OPTIMIZERS, known_losses
@@ -58,6 +59,8 @@ def base_config(file: StudyFile, search: SearchOptions, data: DataOptions) -> di
     for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
         if get_path(base, key) is None:
             set_path(base, key, value)
+    if rotates(base) and get_path(base, ROTATE_DIRECTION) is None:
+        set_path(base, ROTATE_DIRECTION, "clockwise")  # part of what drivers agree on
     for key, known in SPELLED.items():
         value = get_path(base, key)
         if isinstance(value, str):

@@ -20,6 +20,7 @@ OWNED = {
     "seed": "use --seed",
     "outfile": "its logs are in the trial's run folder",
     "relative_to": "paths are its own",
+    "written_at": "paths are its own",
     "checkpoints.save": "the best checkpoint goes to best_model/",
     "checkpoints.load": "use --transfer-learning",
     "data.input_path": "use --data",

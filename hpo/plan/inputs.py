@@ -264,12 +264,10 @@ def parse_base(
 def _input_size(base: Mapping[str, Any]) -> tuple[int, int]:
     """Return the (H, W) of tiles, or that the last resize or crop gives."""
     transforms = [e for e in get_path(base, "data.transforms", []) if isinstance(e, dict)]
-    patches = next((e["random_patches"] for e in transforms if "random_patches" in e), None)
-    tiles = get_path(base, "data.tiles", patches)
+    tiles = get_path(base, "data.tiles")
     if tiles:
         try:
-            size = tiles["size"]
-            height, width = (size, size) if isinstance(size, int) else size
+            height, width = tiles["size"]
             return int(height), int(width)
         except (TypeError, ValueError, KeyError):
             raise ConfigError(

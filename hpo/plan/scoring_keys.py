@@ -15,15 +15,25 @@ from trainer.config import EXTENSIONS
 from trainer.keypath import get_path
 
 # Ours, with what an engine does that does not know them; None: nothing of the kind.
+ROTATE_DIRECTION = "data.rotate_direction"
 SCORE_KEYS: dict[str, Any] = {
     "metrics.include_background": True,
     "data.channels_first": None,
     "data.mask_values": None,
     "data.mask_threshold": None,
     "data.mask_resize": "opencv",
+    ROTATE_DIRECTION: "clockwise",
     "data.tiles": None,
     "data.intensity_range": None,
 }
+
+
+def rotates(config: Mapping[str, Any]) -> bool:
+    """Say whether a config turns images by a fixed angle."""
+    data = config.get("data", {})
+    lists = [data.get(f"{part}transforms") for part in ("", "input_", "target_")]
+    entries = [entry for steps in lists if isinstance(steps, list) for entry in steps]
+    return any(isinstance(entry, dict) and "rotate" in entry for entry in entries)
 
 
 def scored_by(base: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     result["layers"] = f"./{LAYERS_FILE}"
     result["checkpoints"] = {"load": f"./{MODEL_FILE}"}
     result["relative_to"] = "config"
+    result["written_at"] = str(spec.folders.best_model.absolute())
     result.pop("num_epochs", None)
     if spec.survey.coding.kind in ("binary", "classes"):
         set_path(result, "data.mask_values", list(spec.survey.coding.values))

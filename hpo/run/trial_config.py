@@ -14,6 +14,8 @@ from hpo.plan.spec import StudySpec
 from trainer.config import parse_config
 from trainer.keypath import get_path, set_path
 
+SECONDS_BETWEEN_LINES = 2.0  # of a worker's log, which nobody reads while trials run
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -52,7 +54,8 @@ def make_trial_config(
     if get_path(config, "checkpoints.resume"):  # nobody resumes a trial that is done
         set_path(config, "checkpoints.resume_when_done", False)
     parse_config({"neural_network": config}, f"trial {number}")
-    written = without_extensions(config, known=launcher.capabilities())
+    thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
+    written = without_extensions(thinned, known=launcher.capabilities())
     name = spec.network_of(chosen)
     on_host: dict[str, Any] = {**json.loads(json.dumps(config)), "layers": name}
     root, test = spec.trained.root, spec.trained.test

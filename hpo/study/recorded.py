@@ -17,7 +17,7 @@ from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_image
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
-from hpo.plan.scoring_keys import SCORE_KEYS
+from hpo.plan.scoring_keys import ROTATE_DIRECTION, SCORE_KEYS, rotates
 from hpo.records import RunRecord
 from hpo.results.provenance import config_hash
 from trainer import rundir
@@ -96,14 +96,16 @@ def check_images(provenance: RunRecord, images: Path, folders: WorkFolders) -> N
     refuse_other_images(images, provenance["data"]["hash"], found)
 
 
-def _rules_not_stated(provenance: RunRecord) -> Mapping[str, Any]:
+def _rules_not_stated(config: Mapping[str, Any], provenance: RunRecord) -> Mapping[str, Any]:
     """Return what a trial ran with where its config states nothing: key -> value.
 
     The defaults of an earlier release, or since then those of an engine that does not know the
     keys, and so did not get them.
     """
     is_earlier = len(str(provenance["data"]["hash"])) < HASH_LENGTH
-    return EARLIER_RULES if is_earlier else SCORE_KEYS
+    rules = EARLIER_RULES if is_earlier else SCORE_KEYS
+    # Since there are two directions, every config that turns images says which.
+    return {**rules, ROTATE_DIRECTION: "counterclockwise" if rotates(config) else None}
 
 
 def placed_config(
@@ -114,7 +116,7 @@ def placed_config(
 ) -> dict[str, Any]:
     """Return the config with the paths as the worker sees them here."""
     placed = copy_config(config)
-    for key, rule in _rules_not_stated(provenance).items():
+    for key, rule in _rules_not_stated(config, provenance).items():
         if rule is not None and get_path(placed, key) is None:
             set_path(placed, key, rule)
     images, inputs = mounts

@@ -204,7 +204,10 @@ def test_data_parallel_gives_the_numbers_of_one_process(
     )
     assert result.returncode == 0, result.stderr
     backend = "NCCL" if device.type == "cuda" and torch.cuda.device_count() > 1 else "gloo"
-    assert f"processes : {num_processes} ({backend})" in result.stdout
+    assert f"Processes: {num_processes} ({backend})" in result.stdout
+    if device.type == "cuda":
+        assert "CUDA available! Will train on GPU" in result.stdout
+        assert "   CUDA:0 (" in result.stdout
     np.testing.assert_allclose(
         train_losses(folder), train_losses(tmp_path / "one"), rtol=1e-3, atol=1e-4
     )

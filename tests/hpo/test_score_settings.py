@@ -121,6 +121,21 @@ def test_study_of_earlier_rules_is_refused_in_one_line_and_keeps_its_split(
     assert config["metrics"]["include_background"] is False
 
 
+def test_a_search_that_rotates_says_where_to_in_every_config(
+    run: Run, organs: Path, tmp_path: Path
+) -> None:
+    command = (*optimize(organs, "--worker", standin_settings(tmp_path, {})), "--loss", "NLL,Dice")
+    for transforms, expected in (
+        ('[{"resize":[32,32]}]', None),
+        ('[{"resize":[32,32]},{"rotate":25}]', "clockwise"),
+    ):
+        result = run(
+            "rml-optimize", *command, "--set", f"data.transforms={transforms}", "--dry-run"
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert ('"rotate_direction": "clockwise"' in result.stdout) is (expected is not None)
+
+
 def test_dry_run_refuses_what_the_search_refuses(run: Run, organs: Path, tmp_path: Path) -> None:
     worker = standin_settings(tmp_path, {})
     command = (*optimize(organs, "--worker", worker, "--loss", "NLL,Dice"), "--num-trials", 1)

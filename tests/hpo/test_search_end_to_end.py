@@ -119,6 +119,17 @@ def test_moved_best_model_reproduces_the_recorded_dice(
     assert 2 * both / total == pytest.approx(recorded["dice_dataset"], abs=1e-6)
 
 
+def test_workers_thin_their_log_and_the_best_model_does_not(searched: tuple[Path, str]) -> None:
+    folder, _ = searched
+    written = [*folder.glob("runs/*/trial_*/attempt_*/config.json")]
+    assert written
+    for path in written:
+        assert json.loads(path.read_text())["neural_network"]["log_interval_s"] == 2.0
+    best = json.loads((folder / "best_model/config.json").read_text())["neural_network"]
+    assert "log_interval_s" not in best
+    assert Path(best["written_at"]).samefile(folder / "best_model")
+
+
 def test_predictions_are_the_contracts(searched: tuple[Path, str], run: Run) -> None:
     folder, _ = searched
     result = run(

@@ -50,6 +50,18 @@ def test_rules_that_a_config_does_not_say_are_those_of_its_time(
         assert get_path(placed, "metrics.include_background") is expected
 
 
+@pytest.mark.parametrize("said", [None, "clockwise"])
+def test_a_trial_of_the_time_before_turns_images_as_it_did(
+    mounts: tuple[Mount, Mount], said: str | None
+) -> None:
+    launcher = LocalLauncher(LaunchSettings(mounts=mounts, warm=False))
+    data: dict[str, Any] = {"transforms": [{"resize": [32, 32]}, {"rotate": 25}]}
+    if said:
+        data["rotate_direction"] = said
+    placed = placed_config({"data": data}, provenance_of("0" * 20), mounts, launcher)
+    assert get_path(placed, "data.rotate_direction") == (said or "counterclockwise")
+
+
 @pytest.mark.parametrize("recorded", [{"resume_when_done": False}, {}])
 def test_training_that_is_done_is_not_done_again_if_its_test_is_interrupted(
     mounts: tuple[Mount, Mount],

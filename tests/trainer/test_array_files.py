@@ -162,7 +162,7 @@ def test_several_samples_in_one_array_are_told_how_to_be_several(
             exec(command.replace("file.npz", name), {"numpy": np, "array": array})
     data = section(tmp_path, kind, ".npz", target_is_mask=True)
     result = worker(layers=network, data=data).succeeded()
-    assert "images (total / per process) : 5 / 5" in " ".join(result.out.split())
+    assert "Num samples (total) : 5" in " ".join(result.out.split())
 
 
 def test_colours_at_an_end_are_no_samples(worker: Worker, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
     layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
     result = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).succeeded()
     assert "links are not followed: /a" in result.out
-    assert "images (total / per process) : 1 / 1" in " ".join(result.out.split())
+    assert "Num samples (total) : 1" in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def test_full_example_leaves_no_key_out() -> None:
         "mask_threshold",  # excludes mask_values
         "slicers",  # are not for images
         "hdf5_outfile",
+        "training_tag",  # are for labels
+        "testing_tag",
+        "test_tag",
     }
     parsed = parse_config(full()).model_dump()
     assert all(get_path(parsed, key, default="absent") != "absent" for key in EXTENSIONS)

@@ -50,7 +50,7 @@ def test_list_is_carried_out_in_its_order_as_opencv_does(pairs: Path) -> None:
             ("targets", data.train.targets_NHW[index], cv2.INTER_NEAREST),
         ):
             image = cv2.imread(str(pairs / "train" / folder / name), cv2.IMREAD_UNCHANGED)
-            expected = rotated(image[2:18, 3:27], 25, flags)
+            expected = rotated(image[2:18, 3:27], -25, flags)
             exact = cv2.INTER_NEAREST_EXACT if folder == "targets" else flags
             expected = cv2.resize(expected, (40, 32), interpolation=exact)
             np.testing.assert_array_equal(found, expected)
@@ -63,11 +63,21 @@ def test_another_order_gives_another_image(pairs: Path) -> None:
     assert (one != other).any()
 
 
-def test_quarter_turn_is_counter_clockwise_and_exact(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [
+        ({}, cv2.ROTATE_90_CLOCKWISE),  # as the reference engine's documentation says
+        ({"rotate_direction": "clockwise"}, cv2.ROTATE_90_CLOCKWISE),
+        ({"rotate_direction": "counterclockwise"}, cv2.ROTATE_90_COUNTERCLOCKWISE),
+    ],
+)
+def test_quarter_turn_is_clockwise_and_exact(
+    tmp_path: Path, direction: dict, expected: int
+) -> None:
     mask = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
     write_pairs(tmp_path, [mask])
-    data = load(tmp_path, transforms=[{"rotate": 90}])
-    np.testing.assert_array_equal(data.train.targets_NHW[0], np.rot90(mask))
+    data = load(tmp_path, transforms=[{"rotate": 90}], **direction)
+    np.testing.assert_array_equal(data.train.targets_NHW[0], cv2.rotate(mask, expected))
 
 
 def test_rotation_shows_the_background_that_mask_values_names(tmp_path: Path) -> None:
@@ -76,7 +86,7 @@ def test_rotation_shows_the_background_that_mask_values_names(tmp_path: Path) ->
     write_pairs(tmp_path, [mask])
     data = load(tmp_path, transforms=[{"rotate": 45}], mask_values=[7, 0])
     assert data.train.targets_NHW[0, 0, 0] == 0  # 7 is class 0
-    expected = rotated(mask, 45, cv2.INTER_NEAREST, fill=7)
+    expected = rotated(mask, -45, cv2.INTER_NEAREST, fill=7)
     np.testing.assert_array_equal(data.train.targets_NHW[0], expected == 0)
 
 

@@ -62,6 +62,11 @@ def test_no_loss_waits(
     [
         {"tiles": {"size": [16, 16], "overlap": 0.25, "per_image": 2}, "transforms": []},
         {"intensity_range": [0, 200]},
+        {
+            "transforms": [{"resize": [32, 32]}, {"random_patches": {"number": 3, "size": 5}}],
+            "target_grayscale": True,
+            "target_is_mask": None,
+        },
         {"transforms": [{"resize": [32, 32]}, {"normalize": {"mean": 0.5, "std": 0.2}}]},
     ],
     ids=str,

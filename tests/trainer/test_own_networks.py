@@ -52,6 +52,10 @@ def lazy(input_shape, num_outputs): return nn.LazyConv2d(num_outputs, 1)
 """
 WIDTH = 4
 LAYERS = f"monai-unet:width={WIDTH}"
+LAYERS_JSON = {
+    "network_plugin": "monai-unet", "options": {"width": WIDTH}, "input_shape": [32, 32, 1],
+    "num_outputs": 1, "package": None,
+}  # fmt: skip
 Worker = Callable[..., int]
 
 
@@ -108,7 +112,9 @@ def test_own_network_is_trained_stored_and_exported(
     train(worker, discs, tmp_path / "a", num_epochs=4)
     log = capfd.readouterr().out
     count = sum(p.numel() for p in own_network().parameters())
-    assert f"trainable parameters : {count:,}" in " ".join(log.split())
+    assert f"   Total parameters    : {count}\n" in log
+    assert f"   Trainable parameters: {count}\n" in log
+    assert "Num of operations" not in log  # it has no graph
     losses = [float(x.split()[3]) for x in (tmp_path / "a/out_train.txt").read_text().splitlines()]
     assert losses[-1] < losses[0]
 
@@ -251,6 +257,27 @@ def test_size_that_an_own_network_does_not_take_is_named(
     assert worker(f"--config={config}") == 2
     (error,) = capfd.readouterr().err.splitlines()
     assert "fails on an input of (N, 33, 33, 1): RuntimeError" in error
+
+
+@pytest.mark.parametrize("width", [6, 5])
+def test_own_network_takes_slices_of_several_sizes_or_names_the_one_it_does_not(
+    worker: Worker, tmp_path: Path, capfd: pytest.CaptureFixture[str], width: int
+) -> None:
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).normal(size=(2, 8, width)))
+    slicers = [{"sizes": [1, 8, 4], "name": "a"}, {"sizes": [2, 1, width], "name": "b"}]
+    slicers[1]["padded_sizes"] = [4, 1, 2 * width if width == 6 else width]
+    data = {"type": "numpy", "test_input_path": "volume.npy", "hdf5_outfile": "whole.h5"}
+    config = {"layers": LAYERS_JSON, "data": data | {"slicers": slicers}}
+    Path("config.json").write_text(json.dumps({"neural_network": config}))
+    code, said = worker("--config=config.json"), capfd.readouterr()
+    if width == 5:
+        assert code == 2
+        (error,) = said.err.splitlines()
+        assert "fails on an input of (N, 4, 5, 1): RuntimeError" in error
+        return
+    assert code == 0
+    with h5py.File("whole.h5") as file:
+        assert {file[name].shape for name in file} == {(2, 8, 6, 1)}
 
 
 def test_model_without_its_plugin_is_one_line(

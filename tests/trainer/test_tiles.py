@@ -151,7 +151,8 @@ def test_training_and_evaluation_see_whole_images(worker: Worker, large: Path) -
         data__test_output_path="predicted",
     ).succeeded()
     num_images = len(list((large / "train/inputs").iterdir()))
-    assert f"crops of {num_images} images (total / per process) : {4 * num_images} /" in result.out
+    assert f"Num images  (total)      : {4 * num_images}\n" in result.out
+    assert f"Crops of so many images  : {num_images}\n" in result.out
     assert result.accuracies[-1] > 0.9
     with h5py.File(result.folder / "predicted/output_1.h5") as file:
         assert {file[name].shape for name in file} == {(1, 96, 96)}
@@ -199,24 +200,17 @@ def test_tiles_larger_than_the_images_are_refused(worker: Worker, large: Path) -
     assert "96x96" in error
 
 
-# --- the contract's name for it ---------------------------------------------------------------
-
-
-def test_random_patches_are_tiles_by_the_contracts_name(worker: Worker, large: Path) -> None:
-    tiles = {"size": [32, 32], "per_image": 2}
-    by_tiles = worker(data=large, data__tiles=tiles, data__transforms=[])
-    for size in ([32, 32], 32):
-        patches = [{"random_patches": {"number": 2, "size": size}}]
-        by_patches = worker(data=large, data__transforms=patches).succeeded()
-        assert by_patches.losses == by_tiles.succeeded().losses
-        assert by_patches.accuracies == by_tiles.accuracies
+# --- what is no way of tiling ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         (
-            {"data__transforms": [{"random_patches": {"number": 1, "size": 200}}]},
+            {
+                "data__target_is_mask": None,
+                "data__transforms": [{"random_patches": {"number": 1, "size": 200}}],
+            },
             "data.transforms: random_patches.size: [200, 200] is too large",
         ),
         (
@@ -228,11 +222,19 @@ def test_random_patches_are_tiles_by_the_contracts_name(worker: Worker, large: P
                 "data__tiles": TILES,
                 "data__transforms": [{"random_patches": {"number": 1, "size": 32}}],
             },
-            "tiles and random_patches say the same",
+            "expected random_patches once, and no tiles beside it",
         ),
         (
             {"data__input_transforms": [{"random_patches": {"number": 1, "size": 32}}]},
             "data.input_transforms[0]: random_patches must move inputs and masks together",
+        ),
+        (
+            {
+                "data__target_is_mask": True,
+                "data__transforms": [{"random_patches": {"number": 1, "size": 32}}],
+            },
+            "leave target_is_mask and the like out, or, to train on crops of images and masks, "
+            "use tiles",
         ),
         (
             {"data__transforms": [{"random_patches": {"number": 0, "size": [3]}}]},

@@ -128,7 +128,7 @@ def test_pets_tutorial_from_training_to_reading_predictions(run: Run, tmp_path: 
     }
     _train_and_predict(run, tmp_path, train, test)
 
-    metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    metrics = (tmp_path / "out_dnn_pets_segmentation_metrics.jsonl").read_text().splitlines()
     assert len(json.loads(metrics[-1])["per_class"]) == 3
     # the tutorial's own lines, but for showing the image
     file = h5py.File(tmp_path / "predictions/output_1.h5", "r")

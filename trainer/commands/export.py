@@ -34,7 +34,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     Raises:
         ConfigError: `layers` is no file, or the output has another suffix.
     """
-    resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    resolve = Resolve.of(config, config_dir)
     if path.suffix not in (".h5", ".onnx"):
         raise ConfigError(f"--export: {path} should end in .onnx, .weights.h5 or .h5")
     if not isinstance(config.layers, str):
@@ -70,7 +70,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
 def _input_shape(network: Network, config: NeuralNetwork) -> tuple[int, ...]:
     """Return (H, W, C): the size of tiles, what the config resizes to, or the file's own."""
     steps, _ = plan_transforms(config.data)
-    size_HW = config.data.tiling.size if config.data.tiling else final_size(steps.reading)
+    size_HW = config.data.tiles.size if config.data.tiles else final_size(steps.reading)
     if size_HW:
         return (*size_HW, network.input_shape[-1] or 3)
     return tuple(UNKNOWN_SIZE if size is None else size for size in network.input_shape)

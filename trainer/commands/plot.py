@@ -27,7 +27,7 @@ def plot_run(outfile: Path, picture: Path) -> None:
     accuracies = {entry.epoch: entry.accuracy for entry in TestLogReader(test).read_new()}
     curves = [
         (label, curve)
-        for label, curve in (("training loss", losses), ("test accuracy (Dice)", accuracies))
+        for label, curve in (("training loss", losses), ("test accuracy", accuracies))
         if curve
     ]
     if not curves:

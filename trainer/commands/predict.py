@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.compute.parallel import World
 from trainer.config import LOSSES, NeuralNetwork, parse_config
+from trainer.data.dataset import Resolve
 from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
@@ -23,6 +24,7 @@ from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
 from trainer.log import Log
 from trainer.rundir import CONFIG, PREDICTIONS
+from trainer.setup.adapt import with_scoring_rules
 
 MASKS = "masks"
 OVERLAYS = "overlays"
@@ -112,7 +114,8 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
             f"--predict: draws masks on images, and the model in {model} is for other data; set "
             "data.test_input_path and data.test_output_path in its config and run rmldnn --config"
         )
-    return config
+    # Masks are brought back the way that the images were turned.
+    return with_scoring_rules(config, Resolve.of(config, model), Log(silent=True))
 
 
 def _forget_plugin_loss(network: dict[str, Any]) -> None:

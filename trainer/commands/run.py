@@ -27,6 +27,7 @@ from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
 from trainer.metrics.counts import SegmentationCounts
+from trainer.metrics.regression import RegressionCounts
 from trainer.networks import NetworkFacts
 from trainer.networks.blueprint import make_blueprint
 from trainer.networks.network_module import NetworkModule
@@ -42,19 +43,20 @@ from trainer.output.log_lines import (
     log_eval_batch,
     log_evaluation,
     log_network,
-    log_train_batch,
+    log_train_batches,
     log_training,
 )
 from trainer.output.resume import State, Training, read_state, restore
 from trainer.setup.adapt import (
     load_graph,
+    output_size,
     wanted_arrays,
     with_ignored_padding,
     with_numeric_weights,
     with_range,
     with_scoring_rules,
 )
-from trainer.setup.fit import check_fit, resolve_activation
+from trainer.setup.fit import check_fit, is_regression, resolve_activation
 from trainer.training.capture import captured, recorder_on
 from trainer.training.epoch import Trainer
 from trainer.training.loop import EpochLoop
@@ -79,8 +81,9 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     device = world.connect(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
+    log(f"RocketML : {world.size} MPI process{'es' if world.size > 1 else ''}")
     log_device(log, device, precision, config.seed, world)
-    resolve = Resolve(config_dir, config_first=config.relative_to == "config")
+    resolve = Resolve.of(config, config_dir)
     config = with_scoring_rules(config, resolve, log)
     data = load_data(config.data, resolve, log, wanted_arrays(config, resolve))
     config = with_ignored_padding(config, data)
@@ -88,12 +91,16 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     assert images is not None  # the config has one of the two
     description = load_graph(config, resolve, images.input_shape, data.coding)
     blueprint = make_blueprint(description, images.input_shape)
+    parts = filter(None, (data.train, data.test))
+    for shape in dict.fromkeys(shape for part in parts for shape in part.input_shapes):
+        if shape != images.input_shape:
+            blueprint.check(shape)
     facts = blueprint.facts
     activation = resolve_activation(config, facts)
     if data.coding is not None:
-        check_fit(facts, data.coding, config, images.input_shape[:-1])
+        check_fit(facts, data.coding, config, images.input_shape[:-1], images.target_size)
     network = blueprint.build()
-    log_network(log, facts, activation)
+    log_network(log, facts, network, activation)
     for note in blueprint.notes:
         log(f"note: {note}")
     if config.debug and world.is_first and blueprint.dot is not None:
@@ -107,6 +114,8 @@ def run(config: NeuralNetwork, config_dir: Path, log: Log, world: World = ALONE)
     data = with_range(config, data, stored)
     config = with_numeric_weights(config, data, max(2, facts.output_shape[-1]))
     network.place(device, _memory_format(config, len(images.input_shape) - 1))
+    if config.is_training:
+        log_training(log, config)
     log_data(log, config, data, world)
     if config.is_training and data.coding is not None and data.coding.is_single_valued:
         raise DataError("every mask holds one value only: there is nothing to segment")
@@ -150,7 +159,8 @@ class _Run:
         if len(set(self.world.gather(num_done))) > 1:
             raise ConfigError("checkpoints.save: not the same folder for all processes")
         outfile = self.config.outfile if self.world.is_first else None
-        with OutputFiles.open(outfile, keep_epochs=num_done) as files:
+        trains = self.config.is_training
+        with OutputFiles.open(outfile, keep_epochs=num_done, trains=trains) as files:
             if self.config.is_training:
                 self._as_before(state)._train(files, state)
             else:
@@ -186,7 +196,6 @@ class _Run:
         learning_rate = LearningRate(
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
-        log_training(self.log, config)
         training = Training(
             network=self.network,
             optimizer=optimizer,
@@ -218,7 +227,8 @@ class _Run:
             world=self.world,
             seed=config.seed,
             started=self.started,
-            log_batch=partial(log_train_batch, self.log, config.num_epochs),
+            log_batches=partial(log_train_batches, self.log, config.num_epochs),
+            log_interval_s=config.log_interval_s,
         )
         EpochLoop(
             config=config,
@@ -274,9 +284,11 @@ class _Run:
             else None,
             new_counts=self._new_counts if has_targets else None,
             log_batch=partial(log_eval_batch, self.log, num_epochs),
+            log_interval_s=config.log_interval_s,
             free_memory=free_memory,
             own_size=self._own_size(test),
             at_size=config.metrics.at_size,
+            output_size=output_size(config, self.facts, test),
         )
 
     def _own_size(self, test: ImageSet) -> OwnSize | None:
@@ -284,14 +296,13 @@ class _Run:
             return None
         return OwnSize(test, self.data.coding)
 
-    def _new_counts(self) -> SegmentationCounts:
+    def _new_counts(self) -> SegmentationCounts | RegressionCounts:
         coding, is_classification = self.data.coding, self.data.is_classification
+        if coding is not None and is_regression(self.config, coding, self.activation):
+            return RegressionCounts()
         num_channels, names = self.facts.output_shape[-1], self.config.data.class_names
-        if isinstance(
-            coding, LabelCoding
-        ):  # a network may have more outputs than there are folders
-            more = range(len(coding.names), num_channels)
-            names = (*coding.names, *(f"output {index}" for index in more))
+        if isinstance(coding, LabelCoding):
+            names = coding.names_of(num_channels)
         return SegmentationCounts(
             num_channels,
             names,

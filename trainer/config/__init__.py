@@ -16,7 +16,14 @@ from trainer.config.base import (
     Section,
     SizeHW,
 )
-from trainer.config.data import Data, IntensityJitter, Normalize, Tiles, Transform
+from trainer.config.data import (
+    Data,
+    IntensityJitter,
+    Normalize,
+    RandomPatches,
+    Tiles,
+    Transform,
+)
 from trainer.config.load import load_config, parse_config
 from trainer.config.loss import LOSSES, Loss, known_losses
 from trainer.config.network import (
@@ -75,6 +82,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "RMSprop",
+    "RandomPatches",
     "Scheduler",
     "Section",
     "SizeHW",

@@ -60,7 +60,8 @@ def _square(value: Any) -> Any:
 
 
 class RandomPatches(Section):
-    """Train on `number` patches of `size` from anywhere in each image: [H, W], or one side."""
+    """Cut `number` patches of `size` out of each input: one side, or [H, W]; the image itself is
+    what the network is to make of what is left."""
 
     number: PositiveInt
     size: Annotated[SizeHW, BeforeValidator(_square)]
@@ -108,6 +109,7 @@ def _full_or_two_numbers(value: Any) -> Any:
 
 
 INPUTS = ("images", "numpy", "hdf5")
+Tag = Annotated[str | None, Field(min_length=1, pattern=r"^[^/]+$")]
 
 
 class Data(Section):
@@ -125,6 +127,9 @@ class Data(Section):
     test_input_path: str | None = None
     test_target_path: str | None = None
     test_output_path: str | None = None
+    training_tag: Tag = None
+    testing_tag: Tag = None
+    test_tag: Tag = None  # the same; the reference engine's smoke run spells it so
     batch_size: PositiveInt = 64
     test_batch_size: PositiveInt = 64
     preload: bool = False
@@ -144,6 +149,10 @@ class Data(Section):
     mask_threshold: Annotated[int, Field(ge=0)] | None = None
     # Which pixel of a mask is the nearest. None: "exact", or what a stored model was scored with.
     mask_resize: Annotated[Literal["exact", "opencv"] | None, named("exact", "opencv")] = None
+    # Where `rotate` turns to. None: clockwise, or where a stored model's images were turned to.
+    rotate_direction: Annotated[
+        Literal["clockwise", "counterclockwise"] | None, named("clockwise", "counterclockwise")
+    ] = None
     class_names: tuple[str, ...] | None = None
     cache: str = "auto"
     tiles: Tiles | None = None
@@ -176,7 +185,7 @@ class Data(Section):
                 raise PydanticCustomError(
                     "pair", "target_type labels takes no target_path: folders name the classes"
                 )
-        elif self.input_path is not None and self.target_path is None:
+        elif self.input_path is not None and self.target_path is None and self.patches is None:
             raise PydanticCustomError("pair", "input_path needs a target_path to train on")
         if self.mask_values is not None and self.mask_threshold is not None:
             raise PydanticCustomError("pair", "mask_values and mask_threshold exclude each other")
@@ -201,16 +210,19 @@ class Data(Section):
     @model_validator(mode="after")
     def _slicers_fit(self) -> Self:
         names = [entry.name for entry in self.slicers if entry.name is not None]
-        shapes = {entry.sample_shape for entry in self.slicers}
+        ranks = {len(entry.sample_shape) for entry in self.slicers}
         problem = None
         if self.slicers and (self.inputs == "images" or self.has_labels):
             problem = "slicers are for inputs and targets of type numpy or hdf5"
-        elif self.tiling is not None and (self.inputs != "images" or self.has_labels):
+        elif self.tiles is not None and (self.inputs != "images" or self.has_labels):
             problem = "tiles are for images with masks; for numpy and hdf5 there are slicers"
         elif len(set(names)) < len(names):
             problem = "slicers: expected distinct names"
-        elif len(shapes) > 1:
-            problem = "slicers give slices of different shapes; make them equal by padded_sizes"
+        elif len(ranks) > 1:
+            problem = (
+                "slicers give slices of different numbers of dimensions to one network; make them "
+                "equal by sizes of 1, which flatten an axis"
+            )
         elif self.hdf5_outfile is not None and not self.slicers:
             problem = "hdf5_outfile needs slicers: it is put together from slices"
         elif self.hdf5_outfile is not None and self.test_input_path is None:
@@ -218,6 +230,32 @@ class Data(Section):
         if problem is not None:
             raise PydanticCustomError("slicers", "{problem}", {"problem": problem})
         return self
+
+    @model_validator(mode="after")
+    def _tags_fit(self) -> Self:
+        tags = ("training_tag", "testing_tag", "test_tag")
+        given = [name for name in tags if getattr(self, name) is not None]
+        if given and not (self.has_labels and self.inputs == "images"):
+            raise PydanticCustomError(
+                "tags",
+                "{name} is for images with target_type labels: it names the folder underneath "
+                "which the classes' folders are",
+                {"name": given[0]},
+            )
+        if None not in (self.testing_tag, self.test_tag) and self.testing_tag != self.test_tag:
+            raise PydanticCustomError(
+                "tags", "testing_tag and test_tag mean the same; expected one of them"
+            )
+        return self
+
+    @property
+    def tags(self) -> dict[str, tuple[str, str]]:
+        """The folder underneath which the classes' folders are, of each part: key and name."""
+        found = {
+            "train": ("training_tag", self.training_tag),
+            "test": ("testing_tag", self.testing_tag or self.test_tag),
+        }
+        return {part: (f"data.{key}", tag) for part, (key, tag) in found.items() if tag}
 
     @property
     def inputs(self) -> str:
@@ -230,21 +268,49 @@ class Data(Section):
         return "labels" in (self.target_type, self.type)
 
     @model_validator(mode="after")
-    def _one_way_of_cutting(self) -> Self:
-        ways = [entry for entry in self.transforms if entry.random_patches is not None]
-        if len(ways) + (self.tiles is not None) > 1:
+    def _patches_are_of_images(self) -> Self:
+        found = [entry for entry in self.transforms if entry.random_patches is not None]
+        if len(found) > 1 or (found and self.tiles is not None):
             raise PydanticCustomError(
-                "patches", "tiles and random_patches say the same: expected one of them, once"
+                "patches", "transforms: expected random_patches once, and no tiles beside it"
+            )
+        if found and (self.says_mask or self.has_labels or self.inputs != "images"):
+            raise PydanticCustomError(
+                "patches",
+                "random_patches makes the targets of the images: what is cut out of them is to be "
+                "painted; leave target_is_mask and the like out, or, to train on crops of images "
+                "and masks, use tiles",
             )
         return self
 
     @property
-    def tiling(self) -> Tiles | None:
-        """How images larger than the network's input are cut: `tiles`, or `random_patches`."""
-        for entry in self.transforms:
-            if entry.random_patches is not None:
-                return Tiles(size=entry.random_patches.size, per_image=entry.random_patches.number)
-        return self.tiles
+    def patches(self) -> RandomPatches | None:
+        """What is cut out of the inputs."""
+        found = (entry.random_patches for entry in self.transforms)
+        return next((entry for entry in found if entry is not None), None)
+
+    @property
+    def says_mask(self) -> bool:
+        """Whether targets are said to hold classes."""
+        has_values = self.mask_values is not None or self.mask_threshold is not None
+        return self.target_is_mask or has_values
+
+    @property
+    def is_target_gray(self) -> bool:
+        """Whether targets that are images are read with one channel."""
+        return self.grayscale if self.target_grayscale is None else self.target_grayscale
+
+    @property
+    def rotates(self) -> bool:
+        """Whether images are turned by a fixed angle."""
+        lists = (*self.transforms, *self.input_transforms, *self.target_transforms)
+        return any(entry.rotate is not None for entry in lists)
+
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether inputs and targets are given sizes of their own."""
+        lists = (*self.input_transforms, *self.target_transforms)
+        return any(entry.resize is not None for entry in lists)
 
     @property
     def is_input_gray(self) -> bool:

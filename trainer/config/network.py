@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainer.config.base import PositiveInt, Section, named
+from trainer.config.base import NonNegativeFloat, PositiveInt, Section, named
 from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.messages import unknown_key_error, unknown_name_error
@@ -95,8 +95,12 @@ class NeuralNetwork(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # On a GPU, capture each training step as one CUDA graph where that is possible.
     cuda_graph: bool = True
+    # A log line for the last batch in so many seconds only; 0: a line for each batch.
+    log_interval_s: NonNegativeFloat = 0.0
     # Where relative paths are looked for first; a folder that may be moved says "config".
     relative_to: Literal["cwd", "config"] = "cwd"
+    # The folder that the config was written in: what has moved with it is found from there.
+    written_at: str | None = None
 
     @classmethod
     def _unknown_key(cls, key: str) -> PydanticCustomError:
@@ -137,7 +141,9 @@ EXTENSIONS = (
     "precision",
     "device",
     "cuda_graph",
+    "log_interval_s",
     "relative_to",
+    "written_at",
     "metrics",
     "metrics.at_size",
     "checkpoints.keep",
@@ -148,6 +154,7 @@ EXTENSIONS = (
     "data.mask_values",
     "data.mask_threshold",
     "data.mask_resize",
+    "data.rotate_direction",
     "data.class_names",
     "data.cache",
     "data.tiles",

@@ -10,7 +10,15 @@ from trainer.config import Data
 from trainer.data.arrayset import ArrayPart, Wanted, load_parts
 from trainer.data.images import refuse_foreign_links
 from trainer.data.imageset import ImageSet, LoadedData
-from trainer.data.labels import Labelled, class_names, code_labels, list_labelled
+from trainer.data.labels import (
+    Labelled,
+    below_tag,
+    class_names,
+    code_labels,
+    known_classes,
+    label_found,
+    list_labelled,
+)
 from trainer.data.pairing import Sample, list_part
 from trainer.data.transforms import plan_transforms
 from trainer.log import Log
@@ -48,7 +56,7 @@ def load_arrays(data: Data, resolve: Resolve, log: Log, wanted: Wanted) -> Loade
             names = tuple(labelled[name].names)
             return ImageSet(names, part.inputs, labelled[name].labels, *steps)
         names = tuple(sample.name for sample in part.samples)
-        return ImageSet(names, part.inputs, part.targets, *steps, slices=slices)
+        return ImageSet(names, part.inputs, part.targets, *steps, slices=slices, sizes=part.sizes)
 
     sets = {name: image_set(name, part) for name, part in arrays.items()}
     labels = code_labels(classes, [*labelled.values()]) if data.has_labels else None
@@ -83,6 +91,11 @@ def list_classes(
     classes: tuple[str, ...] = ()
     for name, (inputs, _, key) in paths(data).items():
         folder = resolve(inputs)
+        if name in data.tags:
+            found = below_tag(folder, *data.tags[name], list_folder)
+            classes = classes or known_classes(found, folder, f"{key}input_path", data.class_names)
+            parts[name] = label_found(found, classes, folder, f"{key}input_path")
+            continue
         is_test = name == "test"
         if folder.is_dir() and not data.follow_symlinks:
             refuse_foreign_links(filter(Path.is_dir, folder.iterdir()), folder, f"{key}input_path")

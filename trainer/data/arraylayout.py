@@ -24,6 +24,9 @@ class ArrayLayout:
     row_shape: Shape
     channel_axis: int | None  # 0 or -1; None: there is none
     is_sized: bool  # the transforms give samples of any size this one
+    channels_first: bool | None = None  # as the config says it
+    may_differ: bool = False  # targets may have another size than inputs
+    is_mask: bool = False  # targets are said to hold classes
 
     @classmethod
     def find(
@@ -32,6 +35,9 @@ class ArrayLayout:
         wanted: tuple[int | None, ...],
         channels_first: bool | None,
         steps: Steps,
+        *,
+        may_differ: bool = False,
+        is_mask: bool = False,
     ) -> ArrayLayout:
         """Decide by the first sample and the network.
 
@@ -41,7 +47,9 @@ class ArrayLayout:
         rank, channels = len(wanted) - 1, wanted[-1]
         shape = _shape_of(sample)
         axis: int | None = None
-        if len(shape) == rank + 1 and sample.slice is None:
+        if sample.slice is not None and len(shape) == rank + 1:
+            axis = 0
+        elif len(shape) == rank + 1:
             fits_last, fits_first = shape[-1] == channels, shape[0] == channels
             if channels_first is None and fits_last and fits_first:
                 raise DataError(
@@ -57,14 +65,23 @@ class ArrayLayout:
         if channels not in (found, None):
             raise DataError(_misfit(sample, shape, wanted))
         size_HW = final_size(steps.reading)
-        return cls((*(size_HW or spatial), found), axis, size_HW is not None)
+        row_shape = (*(size_HW or spatial), found)
+        is_sized = size_HW is not None
+        return cls(row_shape, axis, is_sized, channels_first, may_differ, is_mask)
+
+    def size_of(self, sample: Sample) -> Shape:
+        """Return the size in which the network gets a sample, without channels."""
+        return self.row_shape[:-1] if self.is_sized else self.split(_shape_of(sample))[0]
 
     def check(self, sample: Sample) -> None:
-        """Refuse a sample of another shape than the first one."""
+        """Refuse a sample of another shape than the first one; slices may differ in size."""
         shape = _shape_of(sample)
         spatial, channels = self.split(shape)
-        if channels != self.row_shape[-1] or (
-            not self.is_sized and spatial != self.row_shape[:-1]
+        is_free = self.is_sized or sample.slice is not None
+        if (
+            channels != self.row_shape[-1]
+            or len(spatial) != len(self.row_shape) - 1
+            or (not is_free and spatial != self.row_shape[:-1])
         ):
             raise DataError(
                 f"{sample.input}: its shape {shape} gives samples of {(*spatial, channels)}, "
@@ -73,11 +90,21 @@ class ArrayLayout:
         if sample.target is None:
             return
         if sample.slice is not None:
-            expected = sample.input.shape
-            fits = sample.target.shape == expected
+            expected = sample.slice.length
+            fits = sample.target.shape in (expected, (1, *expected))
         else:
             expected, shape = spatial, sample.target.shape
             fits = shape in (expected, (*expected, 1), (1, *expected))
+        if not fits and not self._holds_several(sample):
+            size, num_channels = self.split_target(sample)
+            fits = len(size) == len(expected) and (
+                (size == expected and not self.is_mask)
+                or (
+                    self.may_differ
+                    and sample.slice is None
+                    and (num_channels == 1 or not self.is_mask)
+                )
+            )
         if not fits:
             raise DataError(
                 f"{sample.target}: its shape is {sample.target.shape}, that of its input "
@@ -90,8 +117,34 @@ class ArrayLayout:
         assert sample.target is not None
         shapes = sample.input.shape, sample.target.shape
         rank = len(self.row_shape) - 1
-        is_one_more = sample.slice is None and len(shapes[1]) == rank + 1
+        is_one_more = sample.slice is None and [*map(len, shapes)] == [rank + 1] * 2
         return is_one_more and shapes[0][0] == shapes[1][0] > MAX_COLOURS
+
+    def split_target(self, sample: Sample) -> tuple[Shape, int]:
+        """Return the size of a target, and how many channels it has; see `target_axis`."""
+        assert sample.target is not None
+        shape, axis = sample.target.shape, self.target_axis(sample)
+        if axis is None:
+            return shape, 1
+        return (shape[1:], shape[0]) if axis == 0 else (shape[:-1], shape[-1])
+
+    def target_axis(self, sample: Sample) -> int | None:
+        """Return where a target's channels are, 0 or -1; None where it has no such axis."""
+        assert sample.target is not None
+        shape = sample.target.shape
+        if sample.slice is not None:
+            return 0 if len(shape) > len(sample.slice.start) else None
+        if len(shape) != len(self.row_shape):
+            return None
+        if self.channels_first is not None:
+            return 0 if self.channels_first else -1
+        size = self.split(sample.input.shape)[0]
+        is_first, is_last = shape[1:] == size, shape[:-1] == size
+        if is_first != is_last:
+            return 0 if is_first else -1
+        if self.channel_axis is not None:
+            return self.channel_axis
+        return 0 if shape[0] <= MAX_COLOURS < shape[-1] else -1
 
     def split(self, shape: Shape) -> tuple[Shape, int]:
         if self.channel_axis is None or not shape:
@@ -102,7 +155,7 @@ class ArrayLayout:
 
 
 def _shape_of(sample: Sample) -> Shape:
-    shape = sample.input.shape if sample.slice is None else sample.slice.slicer.sample_shape
+    shape = sample.input.shape if sample.slice is None else sample.slice.shape
     if np.prod(shape, dtype=object) > MAX_VALUES:
         raise DataError(f"{sample.input}: {shape} are too many values for one sample")
     return shape

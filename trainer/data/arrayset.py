@@ -16,7 +16,7 @@ import numpy.typing as npt
 from trainer.config import Data
 from trainer.data.arraylayout import ArrayLayout
 from trainer.data.arrays import ArrayFiles, Source
-from trainer.data.geometry import read_through
+from trainer.data.geometry import final_size, read_through
 from trainer.data.images import Array
 from trainer.data.pairing import Sample
 from trainer.data.rows import LazyRows
@@ -52,7 +52,8 @@ class ArrayCoding(MaskCoding):
     def describe(self) -> str:
         """Say in one line what the targets hold."""
         if self.kind == "continuous":
-            return "of the targets: continuous, taken as they are"
+            channels = f", {self.num_channels} channels" if self.num_channels > 1 else ""
+            return f"of the targets: continuous{channels}, taken as they are"
         return super().describe()
 
 
@@ -63,6 +64,7 @@ class ArrayPart:
     samples: tuple[Sample, ...]
     inputs: LazyRows
     targets: LazyRows | None
+    sizes: tuple[tuple[int, ...], ...] = ()
 
 
 def load_parts(
@@ -85,11 +87,22 @@ def load_parts(
     steps = plan_transforms(data)
     files = ArrayFiles(keep=data.preload)
     everything = [sample for part in parts.values() for sample in part]
-    layout = ArrayLayout.find(everything[0], wanted.shape, data.channels_first, steps[0])
+    layout = ArrayLayout.find(
+        everything[0],
+        wanted.shape,
+        data.channels_first,
+        steps[0],
+        may_differ=wanted.is_regression or data.sizes_differ,
+        is_mask=data.says_mask,
+    )
     check_normalize(data, layout.row_shape[-1])
     for sample in everything:
         layout.check(sample)
-    coding = _survey(everything, data, files, is_regression=wanted.is_regression)
+    target_shapes = _target_shapes(everything, layout, steps[1])
+    num_channels = max((shape[-1] for shape in target_shapes.values()), default=1)
+    coding = _survey(
+        everything, data, files, is_regression=wanted.is_regression, num_channels=num_channels
+    )
     is_continuous = coding is not None and coding.kind == "continuous"
     fill = 0 if is_continuous else wanted.pad_id
     id_dtype = np.uint8 if 0 <= fill <= 255 else np.int32
@@ -97,14 +110,47 @@ def load_parts(
     loaded = {}
     for name, samples in parts.items():
         reader = _Reader(tuple(samples), files, layout, steps, coding, fill, id_dtype)
-        spatial = layout.row_shape[:-1]
         has_targets = samples[0].target is not None
+        target_shape = target_shapes[samples[0]] if has_targets else ()
+        if num_channels == 1:
+            target_shape = target_shape[:-1]
+        sizes = tuple(map(layout.size_of, samples))
         loaded[name] = ArrayPart(
             tuple(samples),
             LazyRows(len(samples), layout.row_shape, np.float32, reader.input),
-            LazyRows(len(samples), spatial, target_dtype, reader.target) if has_targets else None,
+            LazyRows(len(samples), target_shape, target_dtype, reader.target)
+            if has_targets
+            else None,
+            sizes if len(set(sizes)) > 1 else (),
         )
     return loaded, coding
+
+
+def _target_shapes(
+    samples: Iterable[Sample], layout: ArrayLayout, steps: Steps
+) -> dict[Sample, tuple[int, ...]]:
+    """Return the shape (*spatial, C) in which each target is compared.
+
+    Raises:
+        DataError: they differ, in their channels or beside what is cut in several sizes.
+    """
+    shapes: dict[Sample, tuple[int, ...]] = {}
+    sized = final_size(steps.reading)
+    for sample in samples:
+        if sample.target is None:
+            continue
+        size, num_channels = layout.split_target(sample)
+        if sample.slice is not None:
+            size = sample.slice.slicer.sample_shape
+        shapes[sample] = (*(sized or size), num_channels)
+        first, shape = next(iter(shapes.items()))
+        is_free = sample.slice is not None and shape[-1] == num_channels
+        if shapes[sample] != shape and not is_free:
+            raise DataError(
+                f"{sample.target}: gives targets of {shapes[sample]}, {first.target} of {shape}; "
+                "make them equal"
+            )
+    return shapes
 
 
 def _check_transforms(data: Data, rank: int) -> None:
@@ -123,14 +169,21 @@ def _check_transforms(data: Data, rank: int) -> None:
 
 
 def _survey(
-    samples: Iterable[Sample], data: Data, files: ArrayFiles, *, is_regression: bool
+    samples: Iterable[Sample],
+    data: Data,
+    files: ArrayFiles,
+    *,
+    is_regression: bool,
+    num_channels: int,
 ) -> ArrayCoding | None:
     """Read all targets once and decide what their values mean."""
     targets = {sample.target: None for sample in samples if sample.target is not None}
     if not targets:
         return None
     counts: Counter[int] = Counter()
-    continuous = ArrayCoding("continuous", 0, (), {})
+    continuous = ArrayCoding("continuous", 0, (), {}, num_channels=num_channels)
+    if num_channels > 1:
+        return continuous
     for target in targets:
         if is_regression and target.dtype.kind == "f":
             return continuous
@@ -189,7 +242,8 @@ class _Reader:
         return self._through(values, sample.input, 0, nearest=False)
 
     def target(self, index: int) -> Array:
-        """Return (*spatial): class ids, with `fill` where a slice is padded; or float32."""
+        """Return (*spatial): class ids, with `fill` where a slice is padded; or float32, with an
+        axis of channels at the end where there are several."""
         sample = self.samples[index]
         assert sample.target is not None
         assert self.coding is not None
@@ -198,8 +252,10 @@ class _Reader:
             # Before padding: a padded value is no class.
             encode = self.coding.encode
         values = self._read(sample.target, sample.slice, self.fill, encode)
-        if sample.slice is None:
-            values = values.reshape(self.layout.split(sample.input.shape)[0])
+        axis = self.layout.target_axis(sample)
+        if axis is not None:
+            values = np.moveaxis(values, axis, -1)
+            values = values[..., 0] if values.shape[-1] == 1 else values
         if encode is None:
             values = np.asarray(values, np.float32)
             _refuse_not_finite(values, sample.target, sample.name)
@@ -226,7 +282,9 @@ class _Reader:
                 return values
             return encode(values.astype(np.int64)).astype(self.id_dtype)
 
-        return read(source, None) if box is None else box.cut(read, fill)
+        if box is None:
+            return read(source, None)
+        return box.cut(read, fill, has_channels=len(source.shape) > len(box.start))
 
 
 def _refuse_not_finite(values: Array, source: Source, name: str) -> None:

@@ -30,7 +30,9 @@ FINE_TICK_NS = 50_000_000
 COARSE_TICK_NS = 2_000_000_000
 
 
-def data_key(parts: Mapping[str, Sequence[Pair]], data: Data, steps: tuple[Steps, Steps]) -> str:
+def data_key(
+    parts: Mapping[str, Sequence[Pair]], data: Data, steps: tuple[Steps, Steps], kind: str = "mask"
+) -> str:
     """Return the name of what decoding these samples in this way gives.
 
     Waits a moment where a file was changed just now.
@@ -54,6 +56,7 @@ def data_key(parts: Mapping[str, Sequence[Pair]], data: Data, steps: tuple[Steps
         "mask_values": data.mask_values,
         "mask_threshold": data.mask_threshold,
         "files": files,
+        **({} if kind == "mask" else {"targets": kind, "patches": data.patches is not None}),
     }
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 

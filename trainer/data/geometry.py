@@ -21,7 +21,8 @@ SizeHW = tuple[int, int]
 
 @dataclass(frozen=True)
 class ReadingStep:
-    """One step: its name as in the config, and its value.
+    """One step: its name as in the config, and its value; of `rotate`, in OpenCV's sense:
+    counter-clockwise.
 
     `is_exact` says where the nearest pixel is when a mask is resized: at the pixels' centres, as
     images are, or with OpenCV's older rule at their corners, up to half a pixel beside the image.

@@ -62,7 +62,12 @@ def list_images(
         DataError: no such folder, no image in it, or a link that leaves it.
     """
     if not folder.is_dir():
-        raise DataError(f"{key}: no such folder: {folder}")
+        hint = ""
+        if key.startswith("data."):
+            targets = key.replace("input_path", "target_path")
+            masks = "" if targets == key else f" (masks: --set {targets}=FOLDER)"
+            hint = f"; if it is elsewhere now, add --set {key}=FOLDER{masks}"
+        raise DataError(f"{key}: no such folder: {folder}{hint}")
     all_files = walk(folder, key, follow_symlinks=follow_symlinks)
     files = [path for path in all_files if path.suffix.lower() in SUFFIXES]
     others = [p for p in all_files if p.suffix.lower() in OTHER_IMAGES or is_dicom(p)]
@@ -85,6 +90,7 @@ def list_samples(
     *,
     follow_symlinks: bool = False,
     notes: list[str] | None = None,
+    own_targets: bool = False,
 ) -> list[Pair]:
     """Pair each input with the mask of the same name (whatever the suffix, `_mask` allowed).
 
@@ -95,6 +101,7 @@ def list_samples(
         key: the start of the config's keys for them.
         follow_symlinks: follow links that leave the folders.
         notes: gets a line about what is not used.
+        own_targets: in one folder where no image has a mask, each is its own target.
 
     Raises:
         DataError: inputs without a mask, or with several; the first ten are named. Or what
@@ -114,6 +121,8 @@ def list_samples(
             f"{relative(path, input_dir)}: several masks: {named(masks, target_dir)} in "
             f"{target_dir}; keep one, or join them: rml-data prepare folder --help"
         )
+    if own_targets and not found.pairs and input_dir.resolve() == target_dir.resolve():
+        return [Pair(path, path, input_dir, input_dir) for path in found.alone]
     if found.alone:
         number = len(found.alone) + len(found.pairs)
         raise DataError(

@@ -28,6 +28,7 @@ class ImageSet:
             float32, as they are. Read-only, and perhaps mapped from a file: take rows by a NumPy
             index, which copies them.
         targets_NHW: class ids (uint8), continuous targets (stored values), or None; likewise.
+            Continuous ones with several channels are (N, H, W, C). Their size may be another.
             Of a classification class ids (N,).
         steps: what remains to be done to a batch of inputs.
         target_steps: likewise for continuous targets.
@@ -35,6 +36,8 @@ class ImageSet:
         intensity_range: the stored values that become 0 and 1; None for the full scale.
         slices: where the samples are in the arrays that they were cut from, if they were.
         pairs: the files of images with masks.
+        sizes: of each input, without channels, where they differ; only those of one size are
+            taken together.
     """
 
     names: tuple[str, ...]
@@ -46,6 +49,7 @@ class ImageSet:
     intensity_range: IntensityRange | None = None
     slices: tuple[Slice, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +67,22 @@ class ImageSet:
         """(H, W, C) or (D, H, W, C) of what the network is given: of each input, or of a tile."""
         shape = tuple(self.inputs_NHWC.shape[1:])
         return shape if self.tiles is None else (*self.tiles.size, shape[-1])
+
+    @property
+    def target_size(self) -> tuple[int, ...] | None:
+        """(H, W) of the targets where it is not that of the inputs."""
+        targets, rank = self.targets_NHW, len(self.input_shape) - 1
+        if targets is None or len(targets.shape) <= rank or self.tiles is not None:
+            return None
+        size = tuple(targets.shape[1 : rank + 1])
+        return None if self.sizes or size == self.input_shape[:-1] else size
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Each shape of which there are inputs, once."""
+        if not self.sizes:
+            return [self.input_shape]
+        return [(*size, self.input_shape[-1]) for size in dict.fromkeys(self.sizes)]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ class Sample:
     target: Source | None
     slice: Slice | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array, or of what is cut out of it."""
+        return self.input.shape if self.slice is None else self.slice.shape
+
 
 def list_part(
     data: Data, input_path: Path, target_path: Path | None, key: str, notes: list[str]

@@ -22,6 +22,7 @@ from trainer.data.headers import Header, read_header
 from trainer.data.images import Array, Pair, read_image, read_mask
 from trainer.data.stores import Store
 from trainer.data.survey import MaskCoding, count_values
+from trainer.data.targets import TargetKind
 from trainer.data.transforms import Steps
 from trainer.errors import DataError
 
@@ -42,6 +43,7 @@ class Reader:
         num_threads: how many images are decoded at once; OpenCV releases the GIL.
         advance: called after each image.
         note: called with what a user should know of the files.
+        kind: what the targets are.
     """
 
     data: Data
@@ -49,6 +51,7 @@ class Reader:
     num_threads: int
     advance: Callable[[], None]
     note: Callable[[str], None] = lambda text: None
+    kind: TargetKind = "mask"
 
     def read(
         self,
@@ -85,7 +88,7 @@ class Reader:
         if coding is not None and coding.kind != "continuous":
             findings.refuse_copies()
         for part, pairs in parts.items():
-            if counts[part] and coding is not None:
+            if pairs and pairs[0].target is not None and coding is not None:
                 self._encode(part, pairs, store, coding)
         values = np.flatnonzero(histogram)
         pixels = histogram[values].tolist()
@@ -134,11 +137,28 @@ class Reader:
             raise DataError(f"{pair.input}: {error}") from None
         if pair.target is None:
             return image, None, Counter(), see(pair, (header, None), stored)
+        if self.kind != "mask":
+            target = self._read_as_image(pair)
+            seen = see(pair, (header, None), stored)
+            if self.kind == "colour":
+                return image, self._through(target, nearest=False), Counter(), seen
+            return image, self._through(target, nearest=True), count_values(target), seen
         mask_header = read_header(pair.target)
-        mask = read_checked_mask(pair, stored.shape[:2], mask_header)
+        size_HW = None if self._has_own_size else stored.shape[:2]
+        mask = read_checked_mask(pair, size_HW, mask_header)
         # Nearest keeps the stored values, so the full size need not wait for their meaning.
         seen = see(pair, (header, mask_header), stored, mask)
         return image, self._through(mask, nearest=True), count_values(mask), seen
+
+    @property
+    def _has_own_size(self) -> bool:
+        """Whether targets are resized by a list of their own, so that any size will do."""
+        return any(entry.resize is not None for entry in self.data.target_transforms)
+
+    def _read_as_image(self, pair: Pair) -> Array:
+        assert pair.target is not None
+        image = read_image(pair.target, gray=self.kind == "gray")
+        return image if self.kind == "colour" else image[:, :, 0]
 
     def _through(self, mask: Array, *, nearest: bool) -> Array:
         background = self.data.mask_values[0] if self.data.mask_values else 0
@@ -147,7 +167,9 @@ class Reader:
     def _encode(self, part: str, pairs: Sequence[Pair], store: Store, coding: MaskCoding) -> None:
         values, targets = f"{part}_values", f"{part}_targets"
         dtype = store.dtype(values)
-        if coding.kind == "continuous" and self.steps[1].reading:
+        if self.kind == "colour":
+            store.rename(values, targets)
+        elif coding.kind == "continuous" and self.steps[1].reading:
             # Rare, and known only now: these are no classes, so they go the way of images.
             shape = (len(pairs), *next(store.rows(values)).shape)
             store.drop(values)
@@ -167,7 +189,8 @@ class Reader:
 
     def _read_smooth(self, pair: Pair) -> Array:
         assert pair.target is not None
-        return self._through(read_mask(pair.target), nearest=False)
+        target = read_mask(pair.target) if self.kind == "mask" else self._read_as_image(pair)
+        return self._through(target, nearest=False)
 
 
 class _Uniform:
@@ -217,12 +240,14 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def read_checked_mask(pair: Pair, size_HW: tuple[int, ...], header: Header | None = None) -> Array:
-    """Read a pair's mask and refuse one of another size than its image."""
+def read_checked_mask(
+    pair: Pair, size_HW: tuple[int, ...] | None, header: Header | None = None
+) -> Array:
+    """Read a pair's mask and refuse one of another size than its image, if that is given."""
     assert pair.target is not None
     header = header or read_header(pair.target)
     mask = read_mask(pair.target, header)
-    if mask.shape != size_HW:
+    if size_HW is not None and mask.shape != size_HW:
         tags = [read_header(pair.input).orientation, header.orientation]
         raise DataError(
             f"{pair.target}: the mask is {mask.shape[0]}x{mask.shape[1]}, its image "

@@ -17,7 +17,7 @@ class LazyRows:
 
     Args:
         num_rows: N.
-        row_shape: of each row.
+        row_shape: of each row; only rows of one shape may be taken together where others differ.
         dtype: of all.
         read: makes the row of an index.
     """
@@ -46,7 +46,11 @@ class LazyRows:
     def take(self, indices: npt.NDArray[np.int64], axis: int = 0) -> Array:
         """Return the rows of these indices."""
         assert axis == 0
-        taken = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for place, index in enumerate(indices):
+        if not len(indices):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        first = self._read(int(indices[0]))
+        taken = np.empty((len(indices), *first.shape), self.dtype)
+        taken[0] = first
+        for place, index in enumerate(indices[1:], 1):
             taken[place] = self._read(int(index))
         return taken

@@ -37,7 +37,7 @@ class Slice:
         source: the array.
         slicer: how it is cut.
         group: the data set of `hdf5_outfile` that its prediction belongs to.
-        start: the place of its first value in the array; one number for each axis.
+        start: the place of its first value in the array; one number for each axis but channels.
         prefix: starts its name, where there are several sets or arrays.
     """
 
@@ -53,13 +53,27 @@ class Slice:
         return self.prefix + ",".join(f"{box.start}:{box.stop}" for box in self.region)
 
     @property
+    def has_channels(self) -> bool:
+        """Whether the array has an axis of channels, the first one."""
+        return len(self.source.shape) > len(self.start)
+
+    @property
+    def length(self) -> tuple[int, ...]:
+        """The array's length along each axis but the channels'."""
+        return self.source.shape[-len(self.start) :]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in which it reaches the network, after an axis of channels if there is one."""
+        channels = self.source.shape[:1] if self.has_channels else ()
+        return (*channels, *self.slicer.sample_shape)
+
+    @property
     def region(self) -> Region:
         """The part of the array that the slice covers; less than its size at the array's end."""
         return tuple(
             slice(first, min(first + size, length))
-            for first, size, length in zip(
-                self.start, self.slicer.sizes, self.source.shape, strict=True
-            )
+            for first, size, length in zip(self.start, self.slicer.sizes, self.length, strict=True)
         )
 
     @property
@@ -72,13 +86,30 @@ class Slice:
             )
         )
 
-    def cut(self, read: Callable[[Source, Region], Array], fill: float) -> Array:
-        """Return the slice as the network gets it, padded with `fill`."""
-        values = read(self.source, self.region)
-        padded = np.full(self.slicer.padded, fill, values.dtype)
-        padded[self._inner] = values
+    def cut(
+        self,
+        read: Callable[[Source, Region], Array],
+        fill: float,
+        *,
+        has_channels: bool | None = None,
+    ) -> Array:
+        """Return the slice as the network gets it, padded with `fill`.
+
+        Args:
+            read: gives a box of the array, or of its target.
+            fill: what stands in the padding.
+            has_channels: of what is read; as the array itself if not given.
+        """
+        has_channels = self.has_channels if has_channels is None else has_channels
+        every = (slice(None),) if has_channels else ()
+        values = read(self.source, (*every, *self.region))
+        channels = values.shape[:1] if has_channels else ()
+        padded = np.full((*channels, *self.slicer.padded), fill, values.dtype)
+        padded[(*every, *self._inner)] = values
         shape = self.slicer.sample_shape
-        return padded.reshape(shape[::-1]).T if self.slicer.transpose else padded.reshape(shape)
+        if self.slicer.transpose:
+            return padded.reshape(*channels, *shape[::-1]).swapaxes(-1, -2)
+        return padded.reshape(*channels, *shape)
 
     def restore(self, output: Array) -> Array:
         """Return a prediction (C, *sample shape) as (C, *covered part of the array)."""
@@ -102,11 +133,14 @@ def cut_up(sources: Sequence[Source], slicers: Sequence[Slicer]) -> list[Slice]:
     """
     slices = []
     for (position, slicer), source in itertools.product(enumerate(slicers, 1), sources):
-        if len(source.shape) != len(slicer.sizes):
+        num_channels_axes = len(source.shape) - len(slicer.sizes)
+        if num_channels_axes not in (0, 1):
             raise DataError(
                 f"{source}: has the shape {source.shape}, and data.slicers[{position - 1}].sizes "
-                f"{len(slicer.sizes)} numbers; expected one for each axis, and no channels"
+                f"{len(slicer.sizes)} numbers; expected one for each axis, but for a first one of "
+                "channels"
             )
+        lengths = source.shape[num_channels_axes:]
         group = slicer.name or f"slices_{position}"
         prefix = f"{group}/" if len(slicers) > 1 else ""
         if len(sources) > 1:
@@ -114,7 +148,7 @@ def cut_up(sources: Sequence[Source], slicers: Sequence[Slicer]) -> list[Slice]:
             group, prefix = f"{label}/{group}", f"{label}/{prefix}"
         grid = [
             starts(length, size, stride, discard=slicer.discard_remainders)
-            for length, size, stride in zip(source.shape, slicer.sizes, slicer.steps, strict=True)
+            for length, size, stride in zip(lengths, slicer.sizes, slicer.steps, strict=True)
         ]
         if not all(grid):
             raise DataError(

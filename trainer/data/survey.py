@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,15 @@ class MaskCoding:
         kind: "binary", "classes", "values" (listed by the user), "threshold" or "continuous".
         num_classes: number of classes with the background, 0 for continuous targets.
         values: the stored value of each class; for a threshold, the threshold alone.
-        counts: pixels per stored value, over all masks surveyed.
+        counts: pixels per stored value, over all masks surveyed; none of coloured images.
+        num_channels: of continuous targets.
     """
 
     kind: str
     num_classes: int
     values: tuple[int, ...]
     counts: Mapping[int, int]
+    num_channels: int = field(default=1, kw_only=True)
 
     def encode(self, mask: Array) -> NDArray[np.uint8]:
         """Return class ids, (H, W) uint8, for a mask of stored values."""
@@ -63,6 +65,8 @@ class MaskCoding:
 
     def describe(self) -> str:
         """Say in one line what the masks hold."""
+        if self.kind == "continuous" and not self.counts:
+            return f"of images, {self.num_channels} channel(s), divided by their full scale"
         shown = ", ".join(str(value) for value in sorted(self.counts)[:NUM_VALUES_SHOWN])
         if len(self.counts) > NUM_VALUES_SHOWN:
             shown += ", …"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import Data, IntensityJitter, Normalize, Transform
+from trainer.config import Data, IntensityJitter, Normalize, RandomPatches, Transform
 from trainer.data.geometry import ReadingStep
 from trainer.errors import ConfigError
 
@@ -28,6 +28,7 @@ class Steps:
         normalize: applied to values in [0, 1], at the end.
         warps: (name, how much at most) for each epoch, see `trainer.data.augmentation`.
         tones: changes of brightness and contrast for each epoch, of inputs alone.
+        patches: what is cut out of inputs, for each epoch and, once for all, for evaluation.
     """
 
     reading: tuple[ReadingStep, ...]
@@ -35,6 +36,7 @@ class Steps:
     normalize: tuple[Normalize, ...]
     warps: tuple[tuple[str, float], ...] = ()
     tones: tuple[IntensityJitter, ...] = ()
+    patches: tuple[RandomPatches, ...] = ()
 
 
 def plan_transforms(data: Data) -> tuple[Steps, Steps]:
@@ -59,9 +61,10 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
             )
     if data.inputs == "images":
         check_normalize(data, num_channels(data))
-    inputs = _steps((*data.transforms, *data.input_transforms))
+    turn = 1 if data.rotate_direction == "counterclockwise" else -1
+    inputs = _steps((*data.transforms, *data.input_transforms), turn)
     is_exact = data.mask_resize != "opencv"
-    targets = _steps((*data.transforms, *data.target_transforms), is_exact=is_exact)
+    targets = _steps((*data.transforms, *data.target_transforms), turn, is_exact=is_exact)
     return inputs, targets
 
 
@@ -97,7 +100,9 @@ def check_normalize(data: Data, num_channels: int) -> None:
         ConfigError: names the transform.
     """
     for key in ("transforms", "input_transforms", "target_transforms"):
-        channels = 1 if key == "target_transforms" else num_channels
+        channels = num_channels
+        if key == "target_transforms":  # coloured images, perhaps: see trainer.setup.fit
+            channels = 1 if data.target_is_mask or data.is_target_gray else 3
         for index, entry in enumerate(getattr(data, key)):
             for name in ("mean", "std"):
                 value = getattr(entry.normalize, name, 0.0)
@@ -120,7 +125,8 @@ def _moves(entry: Transform) -> bool:
     return not entry.model_fields_set.isdisjoint(MOVING)
 
 
-def _steps(entries: tuple[Transform, ...], *, is_exact: bool = True) -> Steps:
+def _steps(entries: tuple[Transform, ...], turn: int, *, is_exact: bool = True) -> Steps:
+    """Sort out the entries; `turn` makes OpenCV's angle, counter-clockwise, of `rotate`."""
     # Each entry has one key.
     given = [
         (key, value)
@@ -129,11 +135,16 @@ def _steps(entries: tuple[Transform, ...], *, is_exact: bool = True) -> Steps:
         if (value := getattr(entry, key)) is not None
     ]
     return Steps(
-        reading=tuple(ReadingStep(key, value, is_exact) for key, value in given if key in READING),
+        reading=tuple(
+            ReadingStep(key, turn * value if key == "rotate" else value, is_exact)
+            for key, value in given
+            if key in READING
+        ),
         flips=tuple((FLIPS[key], value) for key, value in given if key in FLIPS),
         normalize=tuple(value for key, value in given if key == "normalize"),
         warps=tuple((key, value) for key, value in given if key in WARPS),
         tones=tuple(value for key, value in given if key == "intensity_jitter"),
+        patches=tuple(value for key, value in given if key == "random_patches"),
     )
 
 

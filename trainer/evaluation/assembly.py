@@ -24,10 +24,11 @@ Floats = NDArray[np.float32]
 
 
 class Assembler:
-    """Writes one data set (C, *shape of the array) for each array and set of slices.
+    """Writes one data set (*covered part of the array, C) for each array and set of slices.
 
-    Where slices overlap, it holds the mean of their predictions; where there is none (strides
-    above sizes, discarded remainders), 0. Sums are kept in a file beside the result, so that
+    The part begins where the array does and ends with the last slices: what is discarded is not
+    in it. Where slices overlap, it holds the mean of their predictions; in gaps between them
+    (strides above sizes), 0. Sums are kept in a file beside the result, so that
     they need not fit into memory.
 
     Args:
@@ -44,6 +45,7 @@ class Assembler:
         self._temporary = aside_name(path)
         self._dtype = np.float16 if is_half else np.float32
         self._slices = {entry.name: entry for entry in slices}
+        self._covers = _covers(self._slices.values())
         self._sums: dict[str, Floats] = {}
 
     def __enter__(self) -> Self:
@@ -57,8 +59,9 @@ class Assembler:
             for name, output in zip(names, outputs, strict=True):
                 entry = self._slices[name]
                 if entry.group not in self._sums:
-                    self._sums[entry.group] = self._new((len(output), *entry.source.shape))
-                self._sums[entry.group][(slice(None), *entry.region)] += output
+                    lengths = map(len, self._covers[entry.group])
+                    self._sums[entry.group] = self._new((*lengths, len(output)))
+                self._sums[entry.group][entry.region] += np.moveaxis(output, 0, -1)
         except OSError as error:
             raise self._failure(error) from None
 
@@ -88,20 +91,19 @@ class Assembler:
             return np.memmap(file, np.float32, mode="w+", shape=shape)
 
     def _finish(self) -> None:
-        covers = _covers(self._slices.values())
         with ErrorKeepingFile(self._temporary, "x+b") as disk:
             hold(disk.fileno())
             with h5py.File(disk, "w") as file:
                 for group, sums in self._sums.items():
                     result = file.create_dataset(group, sums.shape, self._dtype)
-                    first, *others = covers[group]
+                    first, *others = self._covers[group]
                     for row, count in enumerate(first):
                         times = np.full((1,) * len(others), count, np.float32)
                         for axis, counts in enumerate(others):
                             shape = [1] * len(others)
                             shape[axis] = -1
                             times = times * counts.reshape(shape)
-                        result[:, row] = sums[:, row] / np.maximum(times, 1)
+                        result[row] = sums[row] / np.maximum(times, 1)[..., np.newaxis]
             if disk.error is not None:
                 raise disk.error
 
@@ -110,19 +112,24 @@ class Assembler:
 
 
 def _covers(slices: Iterable[Slice]) -> dict[str, list[Floats]]:
-    """Count for each group and axis how many slices cover each place.
+    """Count for each group and axis how many slices cover each place, up to the last covered.
 
     Slices are a grid, so the number that covers a value is the product over its axes.
     """
     spans: dict[str, list[set[tuple[int, int]]]] = {}
     covers: dict[str, list[Floats]] = {}
     for entry in slices:
-        shape = entry.source.shape
         if entry.group not in spans:
-            spans[entry.group] = [set() for _ in shape]
-            covers[entry.group] = [np.zeros(length, np.float32) for length in shape]
+            spans[entry.group] = [set() for _ in entry.start]
+            covers[entry.group] = [np.zeros(length, np.float32) for length in entry.length]
         for axis, box in enumerate(entry.region):
             if (box.start, box.stop) not in spans[entry.group][axis]:
                 spans[entry.group][axis].add((box.start, box.stop))
                 covers[entry.group][axis][box] += 1
-    return covers
+    return {
+        group: [
+            counts[: max(stop for _, stop in found)]
+            for counts, found in zip(axes, spans[group], strict=True)
+        ]
+        for group, axes in covers.items()
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,17 +18,17 @@ from trainer.compute.parallel import World
 from trainer.evaluation.ownsize import OwnSize
 from trainer.evaluation.predictions import Destination, Write
 from trainer.evaluation.tiles import blend_tiles
-from trainer.loading.batches import Batch, Batches
+from trainer.loading.batches import Batch, Batches, size_of
 from trainer.losses import LossFunction
 from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.records import Evaluation
-from trainer.metrics.scores import Scores
+from trainer.metrics.regression import RegressionCounts
 from trainer.networks.forward import activate, forward_logits
 from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.stopping import stop_if_requested
 
-SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BETWEEN_BLOCKS = 0.5  # of lines of the log: to write them is to wait for the device
 
 
 @dataclass
@@ -38,17 +38,35 @@ class _Tally:
     The loss is summed where it is computed, in float64: to read it is to wait for the device.
     """
 
-    counts: SegmentationCounts | None
+    counts: SegmentationCounts | RegressionCounts | None
     own_counts: SegmentationCounts | None = None  # at the images' own size, beside the others
     loss_sum: Tensor | float = 0.0
     num_seen: int = 0
     has_loss: bool = False
+    ended: list[tuple[int, int, Tensor | float]] = field(default_factory=list)
 
     def see(self, num_samples: int, loss: Tensor | None) -> None:
         self.num_seen += num_samples
         if loss is not None:
             self.loss_sum = self.loss_sum + loss.double() * num_samples
             self.has_loss = True
+
+    def end_batch(self, number: int) -> None:
+        """Remember what has been found up to here, for the batch's line in the log."""
+        self.ended.append((number, self.num_seen, self.loss_sum))
+        if self.counts is not None:
+            self.counts.end_batch()
+
+    def running(self) -> list[tuple[int, float | None, float | None]]:
+        """Return number, loss and accuracy so far of batches that ended since the last call."""
+        losses = [float(loss) / num_seen for _, num_seen, loss in self.ended]
+        accuracies = self.counts.running_accuracies() if self.counts else [None] * len(losses)
+        found = [
+            (number, loss if self.has_loss else None, accuracy)
+            for (number, _, _), loss, accuracy in zip(self.ended, losses, accuracies, strict=True)
+        ]
+        self.ended.clear()
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         """Return what processes send each other: numbers."""
@@ -59,7 +77,7 @@ class _Tally:
         self.num_seen += other.num_seen
         self.has_loss = self.has_loss or other.has_loss
         if self.counts is not None and other.counts is not None:
-            self.counts.merge(other.counts)
+            self.counts.merge(other.counts)  # type: ignore[arg-type]  # of one kind
         if self.own_counts is not None and other.own_counts is not None:
             self.own_counts.merge(other.own_counts)
 
@@ -86,13 +104,17 @@ class Evaluator:
     world: World
     activation: Activation
     loss: LossFunction | None
-    new_counts: Callable[[], SegmentationCounts] | None
-    log_batch: Callable[[int, int, int, float | None, Scores | None], None]
+    new_counts: Callable[[], SegmentationCounts | RegressionCounts] | None
+    log_batch: Callable[[int, int, int, float | None, float | None], None]
+    # Only the last batch in so many seconds is logged; 0: all, in blocks.
+    log_interval_s: float = 0.0
     # asked for memory that the training holds, where the evaluation has too little
     free_memory: Callable[[], bool] = nothing_to_free
     # Compares at the images' own size, in place of the network's, or beside it.
     own_size: OwnSize | None = None
     at_size: str = "network"
+    # Of the outputs where there are no targets; None: the inputs', if the network's is coarser.
+    output_size: tuple[int, ...] | None = None
 
     def run(
         self, network: NetworkModule, epoch: int, destination: Destination | None = None
@@ -112,7 +134,8 @@ class Evaluator:
     ) -> Evaluation:
         network.eval()
         tally = self._new_tally()
-        num_batches, last_line = self.batches.num_in_order, time.monotonic()
+        num_batches, last_lines = self.batches.num_in_order, time.monotonic()
+        pause_s = self.log_interval_s or SECONDS_BETWEEN_BLOCKS
         opened: contextlib.AbstractContextManager[Write | None] = contextlib.nullcontext()
         if destination and self.world.is_first:
             opened = destination.open(self.batches.images.slices)
@@ -125,49 +148,60 @@ class Evaluator:
                     for names, values in parts:
                         assert write is not None  # only the first process is given parts
                         write(names, values)
-                if number < num_batches and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                    last_line = time.monotonic()
-                    self._log(epoch, number, tally.result())
+                if not self.world.is_first or number == num_batches:
+                    continue  # the last line is about all processes
+                tally.end_batch(number)
+                if time.monotonic() - last_lines > pause_s:
+                    last_lines = time.monotonic()
+                    self._log_batches(epoch, tally)
+            self._log_batches(epoch, tally)
         first, *others = self.world.gather(tally)
         for other in others:
             first.add(other)
         evaluation = replace(first.result(), at_size=self.at_size)
-        self._log(epoch, num_batches, evaluation)
+        accuracy = None if evaluation.scores is None else evaluation.scores.accuracy
+        self.log_batch(epoch, num_batches, num_batches, evaluation.loss, accuracy)
         return evaluation
 
     def _new_tally(self) -> _Tally:
         if self.new_counts is None:
             return _Tally(None)
-        return _Tally(self.new_counts(), self.new_counts() if self.at_size == "both" else None)
+        own = self.new_counts() if self.at_size == "both" else None
+        assert own is None or isinstance(own, SegmentationCounts)  # see OwnSize
+        return _Tally(self.new_counts(), own)
 
     def _evaluate(self, network: NetworkModule, batch: Batch, tally: _Tally) -> Tensor:
         output, loss = with_freed_memory(lambda: self._compute(network, batch), self.free_memory)
         names = self._names(batch)
-        if batch.targets is not None and tally.counts is not None:
+        counts, targets = tally.counts, batch.targets
+        if targets is not None and isinstance(counts, RegressionCounts):
+            counts.update(names, output, targets)
+        elif targets is not None and isinstance(counts, SegmentationCounts):
             if self.own_size is None or tally.own_counts is not None:
-                targets = batch.targets
                 if targets.is_floating_point():
                     targets = (targets[:, 0] > 0.5).long()
-                tally.counts.update(names, predict_classes(output), targets)
+                counts.update(names, predict_classes(output), targets)
             if self.own_size is not None:
-                counts = tally.own_counts or tally.counts
-                self.own_size.update(counts, [*batch.indices], output)
+                self.own_size.update(tally.own_counts or counts, [*batch.indices], output)
         tally.see(len(names), loss)
         return output
 
     def _compute(self, network: NetworkModule, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the network's output and the loss: what takes memory, and changes nothing."""
-        logits = self._logits(network, batch.inputs_NCHW)
+        logits = self._logits(network, batch)
         loss = None
         if batch.targets is not None and self.loss is not None:
             loss = self.loss(logits, batch.targets)
         return activate(logits, self.activation), loss
 
-    def _logits(self, network: NetworkModule, inputs_NCHW: Tensor) -> Tensor:
-        images = self.batches.images
-        size_HW = images.input_shape[:-1]
+    def _logits(self, network: NetworkModule, batch: Batch) -> Tensor:
+        images, inputs_NCHW = self.batches.images, batch.inputs_NCHW
         if images.tiles is None:
-            return forward_logits(network, inputs_NCHW, size_HW)
+            size = size_of(inputs_NCHW, batch.targets)
+            if batch.targets is None and self.output_size is not None:
+                size = self.output_size
+            return forward_logits(network, inputs_NCHW, size)
+        size_HW = images.tiles.size
         return blend_tiles(
             lambda tiles_NCHW: forward_logits(network, tiles_NCHW, size_HW),
             inputs_NCHW,
@@ -191,7 +225,7 @@ class Evaluator:
             values = [entry.restore(v) for entry, v in zip(chosen, values, strict=True)]
         return self._names(batch), values
 
-    def _log(self, epoch: int, number: int, evaluation: Evaluation) -> None:
-        self.log_batch(
-            epoch, number, self.batches.num_in_order, evaluation.loss, evaluation.scores
-        )
+    def _log_batches(self, epoch: int, tally: _Tally) -> None:
+        lines = tally.running()
+        for number, loss, accuracy in lines[-1:] if self.log_interval_s else lines:
+            self.log_batch(epoch, number, self.batches.num_in_order, loss, accuracy)

@@ -22,6 +22,7 @@ class DrawnAugmentation:
     flips: Tensor
     warps: Tensor | None
     tones: Tensor | None
+    patches: Tensor | None = None
 
     @classmethod
     def on(cls, device: torch.device, drawn: Augmentation) -> Self:
@@ -30,14 +31,18 @@ class DrawnAugmentation:
         def copied(values: Floats | None) -> Tensor | None:
             return None if values is None else to_device(values.astype(np.float32), device)
 
-        return cls(to_device(drawn.flips, device), copied(drawn.warps), copied(drawn.tones))
+        patches = None if drawn.patches is None else to_device(drawn.patches, device)
+        return cls(
+            to_device(drawn.flips, device), copied(drawn.warps), copied(drawn.tones), patches
+        )
 
     def __getitem__(self, samples: slice) -> DrawnAugmentation:
-        warps, tones = self.warps, self.tones
+        warps, tones, patches = self.warps, self.tones, self.patches
         return DrawnAugmentation(
             self.flips[samples],
             None if warps is None else warps[samples],
             None if tones is None else tones[samples],
+            None if patches is None else patches[samples],
         )
 
 
@@ -51,7 +56,7 @@ def augment(
 
     Args:
         inputs_NCHW: float32 in [0, 1].
-        targets: (N, H, W) as stored: class ids, or continuous values.
+        targets: class ids (N, H, W), or continuous values (N, C, H, W), which are interpolated.
         drawn: what happens to each of these samples.
         steps: the transforms it was drawn from.
     """
@@ -62,16 +67,34 @@ def augment(
         targets = None if targets is None else _flip(targets, chosen, axis - 2)
     if drawn.warps is not None:
         inputs_NCHW = _warp(inputs_NCHW, drawn.warps, "bilinear")
-        if targets is not None:
-            # Class ids and stored values below 2^24 are exact in float32. What comes from beyond
-            # the border is 0: black, and background.
+        if targets is not None and targets.is_floating_point():
+            targets = _warp(targets, drawn.warps, "bilinear")
+        elif targets is not None:
+            # Class ids are exact in float32. What comes from beyond the border is 0: black, and
+            # background.
             moved = _warp(targets.unsqueeze(1).float(), drawn.warps, "nearest")
             targets = moved.squeeze(1).to(targets.dtype)
     if drawn.tones is not None:
         brightness, contrast = drawn.tones.view(-1, 2, 1, 1, 1).unbind(1)
         mean = inputs_NCHW.mean((1, 2, 3), keepdim=True)
         inputs_NCHW = ((inputs_NCHW - mean) * contrast + mean + brightness).clamp(0, 1)
+    if drawn.patches is not None:
+        (patches,) = steps.patches
+        inputs_NCHW = cut_out(inputs_NCHW, drawn.patches, patches.size)
     return inputs_NCHW.contiguous(memory_format=channels_last(inputs_NCHW.ndim - 2)), targets
+
+
+def cut_out(inputs_NCHW: Tensor, corners_NP2: Tensor, size_HW: tuple[int, int]) -> Tensor:
+    """Blank patches of `size_HW` that begin at these rows and columns; they may overlap."""
+    inside = []
+    for axis, side in enumerate(inputs_NCHW.shape[2:]):
+        place = torch.arange(side, device=inputs_NCHW.device)
+        begin = corners_NP2[..., axis, None]
+        inside.append(((place >= begin) & (place < begin + size_HW[axis])).to(inputs_NCHW.dtype))
+    rows_NPH, columns_NPW = inside
+    # How many patches cover each pixel: a product over patches, which needs no (N, P, H, W).
+    covered_NHW = rows_NPH.transpose(1, 2) @ columns_NPW
+    return inputs_NCHW * (covered_NHW == 0).unsqueeze(1)
 
 
 def channels_last(rank: int) -> torch.memory_format:

@@ -11,17 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.compute.device import to_device
 from trainer.compute.parallel import ALONE, World
 from trainer.config import Normalize
-from trainer.data.augmentation import draw_augmentation
+from trainer.data.augmentation import draw_augmentation, draw_patches
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
-from trainer.loading.augment import DrawnAugmentation, augment
+from trainer.loading.augment import DrawnAugmentation, augment, cut_out
 from trainer.loading.rowsource import RowSource
 
 # The set moves to the device as a whole when it takes less than this share of the free memory:
 # then a batch costs an index there instead of a copy over the bus.
 DEVICE_SHARE = 0.25
+EVALUATION_SEED = 0  # whatever the run's: what is cut out of test images is the same for all
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class BatchSelection:
 
     def tensors(self) -> list[Tensor]:
         """Return all in which one batch differs from another of its size."""
-        found = (self.inputs, self.targets, self.drawn.flips, self.drawn.warps, self.drawn.tones)
+        drawn = self.drawn
+        found = (self.inputs, self.targets, drawn.flips, drawn.warps, drawn.tones, drawn.patches)
         return [values for values in found if values is not None]
 
 
@@ -58,8 +61,8 @@ class Batch:
     Attributes:
         indices: positions in the set.
         inputs_NCHW: float32, channels-last in memory; (N, C, D, H, W) of volumes.
-        targets: (N, H, W) class ids int64, (N, 1, H, W) float32 in [0, 1] where continuous, None;
-            (N,) of a classification.
+        targets: (N, H, W) class ids int64, (N, C, H, W) float32 in [0, 1] where continuous, None;
+            (N,) of a classification. Their size may be another than the inputs'.
         share: what part of the batch this process has; less than 1 with several processes.
     """
 
@@ -67,6 +70,13 @@ class Batch:
     inputs_NCHW: Tensor
     targets: Tensor | None
     share: float = 1.0
+
+
+def size_of(inputs_NCHW: Tensor, targets: Tensor | None) -> tuple[int, ...]:
+    """Return the size at which outputs are compared: the targets', if they have one."""
+    rank = inputs_NCHW.ndim - 2
+    has_size = targets is not None and targets.ndim > rank
+    return tuple((targets if has_size and targets is not None else inputs_NCHW).shape[-rank:])
 
 
 class Batches:
@@ -100,7 +110,18 @@ class Batches:
         rank = len(images.input_shape) - 1
         self._normalize = _constants(images.steps.normalize, rank, device)
         self._normalize_target = _constants(images.target_steps.normalize, rank, device)
-        if device.type == "cuda":
+        self._sizes = (
+            np.unique(images.sizes, axis=0, return_inverse=True)[1] if images.sizes else None
+        )
+        # The same ones at each evaluation: its scores are compared.
+        self._evaluation_patches = draw_patches(
+            images.steps,
+            num_samples=len(images),
+            size_HW=images.input_shape[:2],
+            seed=EVALUATION_SEED,
+            epoch=0,
+        )
+        if device.type == "cuda" and self._sizes is None:
             free_bytes, _ = torch.cuda.mem_get_info(device)
             if self._inputs.nbytes < DEVICE_SHARE * free_bytes:
                 self.move_to_device()
@@ -113,7 +134,8 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of training batches of an epoch."""
-        return -(-self.num_samples // self.batch_size)
+        counts = [self.num_samples] if self._sizes is None else np.bincount(self._sizes).tolist()
+        return sum(-(-count // self.batch_size) for count in counts)
 
     @property
     def num_samples(self) -> int:
@@ -122,8 +144,8 @@ class Batches:
 
     @property
     def num_in_order(self) -> int:
-        """Number of evaluation batches of each process; the first one has the longest part."""
-        return -(-len(self._blocks[0]) // self._images_at_once)
+        """Number of evaluation batches of each process; some may have none at the last."""
+        return max(len(self._runs(block)) for block in self._blocks)
 
     def in_order(self) -> Iterator[Batch | None]:
         """Give the samples as they are stored, unchanged, for evaluation.
@@ -131,7 +153,7 @@ class Batches:
         Each process has a block of the set, so that what all find follows in the set's order. All
         give the same number of batches: None where a process has no sample left.
         """
-        mine = _split(self._blocks[self._world.rank], self._images_at_once)
+        mine = iter(self._runs(self._blocks[self._world.rank]))
         for _ in range(self.num_in_order):
             indices = next(mine, None)
             yield None if indices is None else self._evaluated(indices)
@@ -148,10 +170,11 @@ class Batches:
         # every process must have gradients to add.
         parts = [part if len(part) else samples[:1] for samples, part in batches]
         mine = np.concatenate(parts)
+        height, width = self.images.input_shape[:2]
         drawn = draw_augmentation(
             self.images.steps,
             num_samples=self.num_samples,
-            size_HW=(self.images.input_shape[0], self.images.input_shape[1]),
+            size_HW=np.array(self.images.sizes or [(height, width)])[:, :2].T,
             seed=seed,
             epoch=epoch,
         )
@@ -173,6 +196,8 @@ class Batches:
     def make(self, picked: BatchSelection) -> Batch:
         """Make the batch of what was picked, on the device alone: a graph may repeat it."""
         targets = None if self._targets is None else self._take_targets(picked.targets)
+        if targets is not None and self._continuous:
+            targets = self._values(targets)
         inputs = self._scaled(self._inputs.take(picked.inputs))
         has_places = targets is None or targets.ndim > 1  # a class has none
         inputs, moved = augment(
@@ -185,10 +210,37 @@ class Batches:
     def _evaluated(self, indices: NDArray[np.int64]) -> Batch:
         start, stop = int(indices[0]), int(indices[-1]) + 1
         targets = None if self._targets is None else self._targets.between(start, stop)
-        return self._finished(indices, self._scaled(self._inputs.between(start, stop)), targets)
+        if targets is not None and self._continuous:
+            targets = self._values(targets)
+        inputs = self._scaled(self._inputs.between(start, stop))
+        if self._evaluation_patches is not None:
+            (patches,) = self.images.steps.patches
+            corners = to_device(self._evaluation_patches[indices], self._device)
+            inputs = cut_out(inputs, corners, patches.size)
+        return self._finished(indices, inputs, targets)
 
-    def _split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        return _split(order, self.batch_size)
+    def _split(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split an epoch's order into batches, each of samples of one size."""
+        if self._sizes is None:
+            return list(_split(order, self.batch_size))
+        waiting: dict[int, list[int]] = {}
+        batches = []
+        for sample in order.tolist():
+            batch = waiting.setdefault(int(self._sizes[sample]), [])
+            batch.append(sample)
+            if len(batch) == self.batch_size:
+                batches.append(batch.copy())
+                batch.clear()
+        batches += filter(None, waiting.values())
+        return [np.array(batch, np.int64) for batch in batches]
+
+    def _runs(self, block: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split samples that follow each other into batches of one size, in their order."""
+        if self._sizes is None or not len(block):
+            return list(_split(block, self._images_at_once))
+        changes = np.flatnonzero(np.diff(self._sizes[block])) + 1
+        runs = np.split(block, changes)
+        return [batch for run in runs for batch in _split(run, self._images_at_once)]
 
     def _places(self, samples: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
         """Say where samples are, see `RowSource`: each crop begins anywhere that it fits into."""
@@ -213,6 +265,13 @@ class Batches:
         inputs = rows_NHWC.to(torch.float32).movedim(-1, 1)
         return _scale(inputs, self._inputs.full_scale, self.images.intensity_range)
 
+    def _values(self, rows: Tensor) -> Tensor:
+        """Return continuous targets (N, *spatial) or (N, *spatial, C) as (N, C, *spatial)."""
+        assert self._targets is not None
+        has_channels = rows.ndim == len(self.images.inputs_NHWC.shape)
+        values = rows.float().movedim(-1, 1) if has_channels else rows.float().unsqueeze(1)
+        return values / self._targets.full_scale
+
     def _finished(
         self,
         indices: NDArray[np.int64],
@@ -222,9 +281,7 @@ class Batches:
     ) -> Batch:
         inputs_NCHW = _normalized(inputs_NCHW, self._normalize)
         if targets is not None and self._continuous:
-            assert self._targets is not None
-            values = targets.float().unsqueeze(1) / self._targets.full_scale
-            targets = _normalized(values, self._normalize_target)
+            targets = _normalized(targets, self._normalize_target)
         elif targets is not None:
             targets = targets.long()
         return Batch(indices, inputs_NCHW, targets, share)

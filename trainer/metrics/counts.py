@@ -89,6 +89,8 @@ class SegmentationCounts:
         self._correct = 0
         self._pixels = 0
         self._pending: list[tuple[list[str], Tensor, Tensor]] = []  # of batches, on the device
+        self._batch_ends: list[int] = []  # images pending at each, see `end_batch`
+        self._running: list[float] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what processes send each other: numbers."""
@@ -103,6 +105,16 @@ class SegmentationCounts:
             self._measure_surfaces(predicted_NHW, target_NHW)
         if self._plugins.names:
             self._plugins.update(predicted_NHW.cpu().numpy(), target_NHW.cpu().numpy())
+
+    def end_batch(self) -> None:
+        """Want the accuracy of what was added so far, see `running_accuracies`."""
+        self._batch_ends.append(sum(len(names) for names, _, _ in self._pending))
+
+    def running_accuracies(self) -> list[float]:
+        """Return the accuracy at each `end_batch` since the last call."""
+        self._settle()
+        found, self._running = self._running, []
+        return found
 
     def merge(self, other: SegmentationCounts) -> None:
         """Add what another process counted, of other images."""
@@ -194,10 +206,14 @@ class SegmentationCounts:
         invalid_N = torch.cat([invalid for _, _, invalid in self._pending]).cpu().numpy()
         self._pending.clear()
         self._check_ids(names, invalid_N)
-        self._correct += int(counts_NC3[..., 0].sum())
-        self._pixels += int(counts_NC3[..., 2].sum())
+        ends, self._batch_ends = self._batch_ends, []
+        for number, part_NC3 in enumerate(np.split(counts_NC3, ends)):
+            self._correct += int(part_NC3[..., 0].sum())
+            self._pixels += int(part_NC3[..., 2].sum())
+            self._pooled += part_NC3[:, self._first :].sum(0)
+            if number < len(ends):
+                self._running.append(self._accuracy())
         shown = counts_NC3[:, self._first :]
-        self._pooled += shown.sum(0)
         self._image_names.extend(names)
         self._counts.extend(shown)
         self._dice.extend(dice_of_counts(shown).tolist())
@@ -222,6 +238,13 @@ class SegmentationCounts:
             [hd95_px(p == c, t == c) for c in classes]
             for p, t in zip(predicted, target, strict=True)
         )
+
+    def _accuracy(self) -> float:
+        if self._is_classification:
+            value = ratio(self._correct, self._pixels)
+        else:
+            value = self._dice_dataset(self._averaged)
+        return 0.0 if math.isnan(value) else value
 
     def _dice_dataset(self, classes: slice) -> float:
         if not self._has_foreground():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainer.metrics.counts import SegmentationCounts
+    from trainer.metrics.regression import RegressionCounts, RegressionScores
     from trainer.metrics.scores import Scores
 
 
@@ -26,8 +27,8 @@ class Evaluation:
     """What one pass over a set found; no loss without a loss function, no scores without masks."""
 
     loss: float | None
-    counts: SegmentationCounts | None
-    scores: Scores | None
+    counts: SegmentationCounts | RegressionCounts | None
+    scores: Scores | RegressionScores | None
     at_size: str = "network"  # of what the scores are, see `metrics.at_size`
     # At the images' own size, where both were asked for.
     own_counts: SegmentationCounts | None = None

@@ -28,14 +28,14 @@ class PluginModule(NetworkModule):
     def __init__(self, own: nn.Module, where: str) -> None:
         super().__init__()
         self.own = own
-        self._where = where
+        self.where = where
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the output; x is (N, C, H, W)."""
         y = self.own(x)
         if not isinstance(y, Tensor):  # of a network that gives more while it is trained
             raise NetworkError(
-                f"{self._where}: expected a tensor for an output, received {type(y).__name__}; "
+                f"{self.where}: expected a tensor for an output, received {type(y).__name__}; "
                 "have its function return a module that gives one"
             )
         return y
@@ -58,16 +58,11 @@ def build_plugin(network: PluginNetwork, input_shape: Shape) -> tuple[PluginModu
             else than it should.
     """
     network.check_installed()
-    if input_shape[-1] != network.input_shape[-1]:
-        wanted = network.input_shape[-1]
-        raise NetworkError(
-            f"{network.source}: the network takes {wanted} channels, the data has "
-            f"{input_shape[-1]}; set the data to {'grayscale' if wanted == 1 else 'colour'}"
-        )
+    _check_channels(network, input_shape)
     where = f"{network.source}: plug-in {describe_plugin(NETWORKS_GROUP, network.name)}"
     own = _call(network, where)
     module = PluginModule(own, where)
-    output_shape = _try(module, network, input_shape, where)
+    output_shape = _try(module, network, input_shape)
     for key, value in own.state_dict().items():
         if not isinstance(value, Tensor):
             raise NetworkError(
@@ -87,6 +82,25 @@ def build_plugin(network: PluginNetwork, input_shape: Shape) -> tuple[PluginModu
         final_activation="linear",
     )
     return module, facts
+
+
+def check_input(module: PluginModule, network: PluginNetwork, input_shape: Shape) -> None:
+    """Try a network that is built on an empty image of another shape, (H, W, C).
+
+    Raises:
+        NetworkError: it fails, or gives something else than it should.
+    """
+    _check_channels(network, input_shape)
+    _try(module, network, input_shape)
+
+
+def _check_channels(network: PluginNetwork, input_shape: Shape) -> None:
+    wanted = network.input_shape[-1]
+    if input_shape[-1] != wanted:
+        raise NetworkError(
+            f"{network.source}: the network takes {wanted} channels, the data has "
+            f"{input_shape[-1]}; set the data to {'grayscale' if wanted == 1 else 'colour'}"
+        )
 
 
 def _call(network: PluginNetwork, where: str) -> nn.Module:
@@ -125,8 +139,9 @@ def _check_signature(network: PluginNetwork, function: Any, where: str) -> None:
         ) from None
 
 
-def _try(module: PluginModule, network: PluginNetwork, input_shape: Shape, where: str) -> Shape:
+def _try(module: PluginModule, network: PluginNetwork, input_shape: Shape) -> Shape:
     """Return the shape of the output, channels last, for one image."""
+    where = module.where
     image = torch.zeros(1, input_shape[-1], *input_shape[:-1])
     module.eval()
     try:

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 
 from trainer.errors import NetworkError
 from trainer.networks.graph import Graph, Layer, Node
-from trainer.networks.layers.elementwise import Identity, Input
-from trainer.networks.spec import MAX_ELEMENTS, Shape, ShapeError, Weight, describe
+from trainer.networks.layers.elementwise import Identity, Input, Softmax
+from trainer.networks.spec import LINEAR, MAX_ELEMENTS, Shape, ShapeError, Weight, describe
 
 MAX_PARAMETERS = 4 * 10**9  # 16 GB of float32: beyond what one process can train
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What is worth knowing of a network before it is built."""
+    """What is worth knowing of a network before it is built.
+
+    Attributes:
+        num_operations: calls of layers, and activations that are fused into a layer of another
+            kind; None of a plug-in's network, which has no graph.
+    """
 
     name: str
     input_shape: Shape
@@ -24,6 +29,7 @@ class NetworkFacts:
     num_trainable: int
     num_non_trainable: int
     final_activation: str
+    num_operations: int | None = None
 
 
 def infer_shapes(graph: Graph, input_shape: Shape) -> dict[str, Shape]:
@@ -170,7 +176,17 @@ def check_network(graph: Graph, input_shape: Shape) -> NetworkFacts:
         num_trainable=trainable,
         num_non_trainable=frozen,
         final_activation=final_activation(graph),
+        num_operations=_num_operations(graph),
     )
+
+
+def _num_operations(graph: Graph) -> int:
+    fused = (
+        node.layer.spec.activation != LINEAR
+        and not isinstance(node.layer.spec, Identity | Softmax)
+        for node in graph.nodes
+    )
+    return len(graph.nodes) + sum(fused)
 
 
 def _check_fixed_weights(

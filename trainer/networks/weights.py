@@ -114,6 +114,18 @@ def stored_mask_resize(path: Path) -> str | None:
 
     One that was written before there was a choice is EARLIER.
     """
+    return _stored(path, "mask_resize", ("exact", "opencv"))
+
+
+def stored_rotate_direction(path: Path) -> str | None:
+    """Return where `rotate` turned the images of a checkpoint of ours, or EARLIER; None as above.
+
+    EARLIER is counter-clockwise.
+    """
+    return _stored(path, "rotate_direction", ("clockwise", "counterclockwise"))
+
+
+def _stored(path: Path, key: str, known: tuple[str, ...]) -> str | None:
     try:
         if not path.is_file() or not is_torch(path) or is_torchscript(path):
             return None
@@ -123,8 +135,8 @@ def stored_mask_resize(path: Path) -> str | None:
         return None
     if not isinstance(content, dict) or "format" not in content:
         return None
-    found = content.get("mask_resize")
-    return found if found in ("exact", "opencv") else EARLIER
+    found = content.get(key)
+    return found if found in known else EARLIER
 
 
 class _Loader:

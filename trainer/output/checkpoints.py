@@ -20,6 +20,7 @@ from trainer.rundir import RESUME, aside_name, checkpoint_file
 
 FORMAT = 1
 MASK_RESIZE = "mask_resize"  # the checkpoint's entry
+ROTATE_DIRECTION = "rotate_direction"  # likewise
 FULL_BYTES = 2**16  # less is free on a disk that is full: a few blocks may remain
 
 
@@ -29,6 +30,7 @@ def weights_content(
     epoch: int,
     intensity_range: IntensityRange | None = None,
     mask_resize: str | None = None,
+    rotate_direction: str | None = None,
 ) -> dict[str, Any]:
     """Return what a checkpoint holds: the weights, and how images and masks were read."""
     content: dict[str, Any] = {
@@ -40,6 +42,8 @@ def weights_content(
         content["intensity_range"] = intensity_range.as_json()
     # Always: a checkpoint without it is of a time when other classes were averaged, too.
     content[MASK_RESIZE] = mask_resize or "exact"
+    # Likewise: without it, `rotate` turned the other way.
+    content[ROTATE_DIRECTION] = rotate_direction or "clockwise"
     return content
 
 

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from trainer.errors import TrainerError
 from trainer.metrics.records import Evaluation, Step
-from trainer.rundir import METRICS, NETWORK_GRAPH, PER_IMAGE, log_files, write_atomic
+from trainer.rundir import (
+    METRICS,
+    NETWORK_GRAPH,
+    OUTFILE,
+    PER_IMAGE,
+    log_files,
+    named_after,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from trainer.metrics.counts import SegmentationCounts
+    from trainer.metrics.regression import RegressionCounts
 
 
 def _drop_later(path: Path, num_epochs: int) -> None:
@@ -52,7 +61,7 @@ def write_network_graph(outfile: str | None, text: str) -> Path:
     Raises:
         TrainerError: the folder cannot be written.
     """
-    path = Path(outfile or "").parent / NETWORK_GRAPH
+    path = named_after(outfile or OUTFILE, NETWORK_GRAPH)
     make_folder(path.parent)
     try:
         write_atomic(path, text)
@@ -67,7 +76,7 @@ class EvaluationRecord:
 
     metrics_line: str
     test_line: str
-    counts: SegmentationCounts
+    counts: SegmentationCounts | RegressionCounts
     own_counts: SegmentationCounts | None
 
     @classmethod
@@ -105,15 +114,19 @@ class OutputFiles:
     of each line are what drivers read, so no other line may stand in it.
     """
 
-    folder: Path
+    per_image: Path
     train: TextIO | None = None
     test: TextIO | None = None
     metrics: TextIO | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, outfile: str | None, *, keep_epochs: int = 0) -> Iterator[Self]:
+    def open(
+        cls, outfile: str | None, *, keep_epochs: int = 0, trains: bool = True
+    ) -> Iterator[Self]:
         """Open the files of `outfile`, emptied but for `keep_epochs`; close them at the end.
+
+        A run that only evaluates leaves the train log of one before as it is.
 
         Raises:
             TrainerError: the folder cannot be written.
@@ -136,8 +149,9 @@ class OutputFiles:
                     raise TrainerError(f"{path}: cannot be written ({error.strerror})") from None
 
             make_folder(folder)
-            metrics = create(folder / METRICS)
-            yield cls(folder, create(Path(train)), create(Path(test)), metrics)
+            metrics = create(named_after(outfile, METRICS))
+            train_log = create(Path(train)) if trains else None
+            yield cls(named_after(outfile, PER_IMAGE), train_log, create(Path(test)), metrics)
 
     def add_steps(self, steps: Sequence[Step]) -> None:
         """Append training steps to the train log."""
@@ -157,5 +171,5 @@ class OutputFiles:
             return
         self.metrics.write("".join(record.metrics_line for record in records))
         last = records[-1]
-        last.counts.write_per_image_csv(self.folder / PER_IMAGE, last.own_counts)
+        last.counts.write_per_image_csv(self.per_image, last.own_counts)
         self.test.write("".join(record.test_line for record in records))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.compute.parallel import World
-from trainer.config import NeuralNetwork
+from trainer.config import Data, NeuralNetwork, Section
 from trainer.data.doubts import doubts_about
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.log import Log
 from trainer.metrics.records import Evaluation, Step
+from trainer.metrics.regression import RegressionScores
 from trainer.metrics.scores import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
@@ -23,33 +26,37 @@ def log_device(
     log: Log, device: torch.device, precision: torch.dtype, seed: int, world: World
 ) -> None:
     """Write where the run computes, how exactly, and from which seed."""
-    name = str(device)
+    name = "CPU"
     if device.type == "cuda":
-        name += f" ({torch.cuda.get_device_name(device)})"
-    log.section(
-        "Device(s)",
+        name = f"CUDA:{device.index or 0} ({torch.cuda.get_device_name(device)})"
+        log("CUDA available! Will train on GPU")
+    log.heading("Device(s)")
+    for each in world.gather(name):
+        log(f"   {each}")
+    log.entries(
         {
-            "device": name,
-            "precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
-            "threads": torch.get_num_threads(),
-            "seed": seed,
-            **({"processes": f"{world.size} ({world.backend})"} if world.size > 1 else {}),
-        },
+            "Precision": f"{str(precision).removeprefix('torch.')} (evaluation: float32)",
+            "Threads": torch.get_num_threads(),
+            "Seed": seed,
+            **({"Processes": f"{world.size} ({world.backend})"} if world.size > 1 else {}),
+        }
     )
+    log.rule()
 
 
-def log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
-    """Write what was built."""
+def log_network(log: Log, facts: NetworkFacts, network: nn.Module, activation: Activation) -> None:
+    """Write what was built; moving statistics are no parameters, as in the reference's log."""
     shape = "x".join(str(size) for size in facts.output_shape)
-    ending = facts.final_activation
+    ending, num_operations = facts.final_activation, facts.num_operations
     log.section(
         "Neural Network",
         {
-            "model name": facts.name,
-            "number of layers": facts.num_layers,
-            "total parameters": f"{facts.num_trainable + facts.num_non_trainable:,}",
-            "trainable parameters": f"{facts.num_trainable:,}",
-            "output": f"{shape}, {ending}"
+            "Model name": facts.name,
+            "Total parameters": sum(weight.numel() for weight in network.parameters()),
+            "Trainable parameters": facts.num_trainable,
+            **({} if num_operations is None else {"Num of operations": num_operations}),
+            "Num of layers": facts.num_layers,
+            "Output": f"{shape}, {ending}"
             + ("" if ending == activation else f" (read as logits of {activation})"),
         },
     )
@@ -57,23 +64,24 @@ def log_network(log: Log, facts: NetworkFacts, activation: Activation) -> None:
 
 def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) -> None:
     """Write what was read, what is done to it, and what the masks mean."""
+    log.heading("Dataset")
     if data.train is not None:
         size = config.data.batch_size
-        per_image = config.data.tiling.per_image if config.data.tiling else 1
+        per_image = config.data.tiles.per_image if config.data.tiles else 1
         num_full, rest = divmod(len(data.train) * per_image, size)
         full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
         shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
         num_batches = num_full + (rest > 0)
-        _log_part(log, "Dataset (training)", data.train, size, shares, full_parts, num_batches)
+        log("Training dataset:")
+        _log_part(log, config.data, data.train, size, shares, full_parts, num_batches)
     if data.test is not None:
         size = config.data.test_batch_size
         shares = world.part_sizes(len(data.test))
         batch = -(-size // world.size)
-        num_batches = shares[0] if config.data.tiling else -(-shares[0] // batch)
-        _log_part(log, "Dataset (test)", data.test, size, shares, [batch], num_batches)
-    if config.data.transforms:
-        steps = [entry.model_dump(exclude_unset=True) for entry in config.data.transforms]
-        log.section("Transforms", {str(i): json.dumps(step) for i, step in enumerate(steps, 1)})
+        num_batches = shares[0] if config.data.tiles else -(-shares[0] // batch)
+        log("Test dataset:")
+        _log_part(log, config.data, data.test, size, shares, [batch], num_batches)
+    log.rule()
     images = data.train or data.test
     if images is not None and images.intensity_range is not None:
         log(f"Intensities: {images.intensity_range}")
@@ -82,6 +90,8 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
     if data.coding is not None:
         kind = "Labels" if data.is_classification else "Mask values"
         log(f"{kind} {data.coding.describe()}")
+        if data.is_classification:
+            log(f"Number of class labels: {data.coding.num_classes}")
         ignored = config.loss.ignore_index if config.loss else None
         names = config.data.class_names
         if not data.is_classification:
@@ -93,7 +103,7 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
 
 def _log_part(
     log: Log,
-    title: str,
+    data: Data,
     part: ImageSet,
     batch_size: int,
     shares: list[int],
@@ -101,18 +111,31 @@ def _log_part(
     num_batches: int,
 ) -> None:
     tiles, num_samples = part.tiles, sum(shares)
-    kind = "images" if num_samples == len(part) else f"crops of {len(part)} images"
-    cut = {} if tiles is None else {"tiles": ", ".join(f"{k}: {v}" for k, v in tiles)}
-    log.section(
-        title,
+    kind = "images " if data.inputs == "images" else "samples"
+    cut: dict[str, object] = {}
+    if tiles is not None:
+        cut["Tiles"] = ", ".join(f"{key}: {value}" for key, value in tiles)
+    if num_samples != len(part):
+        cut["Crops of so many images"] = len(part)
+    log.entries(
         {
-            f"{kind} (total / per process)": f"{num_samples} / {_range(shares)}",
+            "Type": data.inputs,
+            f"Num {kind} (total)": num_samples,
+            f"Num {kind} (per process)": _range(shares),
+            "Batch size  (requested)": batch_size,
+            "Batch size  (per process)": _range(batch_sizes),
+            "Num batches (per process)": num_batches,
+            "Input size": "x".join(str(size) for size in part.input_shape),
             **cut,
-            "batch size (requested / per process)": f"{batch_size} / {_range(batch_sizes)}",
-            "batches per process": num_batches,
-            "input size": "x".join(str(size) for size in part.input_shape),
-        },
+        }
     )
+    for key in ("transforms", "input_transforms", "target_transforms"):
+        if entries := getattr(data, key):
+            log(f"   {key.replace('_', ' ').capitalize()}:")
+            for entry in entries:
+                steps = entry.model_dump(mode="json", exclude_unset=True)
+                shown = {name: json.dumps(value) for name, value in steps.items()}
+                log.entries(shown, indent=6, width=22)
 
 
 def _range(values: list[int]) -> str:
@@ -120,25 +143,47 @@ def _range(values: list[int]) -> str:
     return f"{most}" if least == most else f"{least} to {most}"
 
 
+LOSS_NAMES = {
+    "NLL": "Negative Log-Likelihood",
+    "BCE": "Binary Cross-Entropy",
+    "MSE": "Mean Squared Error",
+}
+
+
 def log_training(log: Log, config: NeuralNetwork) -> None:
     """Write how the network is trained."""
     assert config.loss is not None  # checked with the config
-    scheduler = config.optimizer.lr_scheduler
-    log.section("Optimizer", _settings(config.optimizer, leave_out="lr_scheduler"))
-    log.section("Learning rate scheduler", _settings(scheduler) if scheduler else {"type": "none"})
-    log.section("Loss", _settings(config.loss))
+    optimizer, loss = config.optimizer, config.loss
+    log.section("Optimizer", _settings(optimizer))
+    if optimizer.lr_scheduler:
+        log.section("Learning rate scheduler", _settings(optimizer.lr_scheduler))
+    full_name = LOSS_NAMES.get(loss.function)
+    shown = {
+        "Function": loss.function + (f" ({full_name})" if full_name else ""),
+        "Weight": _listed(loss.weight),
+        "Ignore index": loss.ignore_index,
+    }
+    if loss.source is not None:
+        shown["Source"] = loss.source
+    if loss.function in ("Dice", "Jaccard"):
+        shown["Eps"] = loss.eps
+    if loss.function == "Focal":
+        shown["Gamma"] = loss.gamma
+    log.section("Loss", shown)
 
 
-def log_train_batch(
-    log: Log, num_epochs: int, num_batches: int, step: Step, data_share: float
+def log_train_batches(
+    log: Log, num_epochs: int, num_batches: int, steps: Sequence[tuple[Step, float]]
 ) -> None:
-    """Write the line of a training step; `data_share` is the share of time spent on batches."""
-    log(
+    """Write a line for each training step, with the share of its time spent on the batch."""
+    lines = [
         f"Train Epoch [{step.epoch:3d}/{num_epochs:3d}] : "
         f"Batch [{step.batch:5d}/{num_batches:5d}] "
         f"(Loss = {step.loss:.4f}; |g| = {step.gradient_norm:.4f}) "
         f"[Data: {data_share:.0%}; Compute: {1 - data_share:.0%}]"
-    )
+        for step, data_share in steps
+    ]
+    log("\n".join(lines))
 
 
 def log_eval_batch(
@@ -148,14 +193,14 @@ def log_eval_batch(
     batch: int,
     num_batches: int,
     loss: float | None,
-    scores: Scores | None,
+    accuracy: float | None,
 ) -> None:
     """Write the line of an evaluated batch; loss and accuracy are those of the batches so far."""
     line = f"Eval  Epoch [{epoch:3d}/{num_epochs:3d}] : Batch [{batch:5d}/{num_batches:5d}]"
     if loss is not None:
         line += f" (Loss: {loss:.4f})"
-    if scores is not None:
-        line += f" | Accuracy: {scores.accuracy:.3f}"
+    if accuracy is not None:
+        line += f" | Accuracy: {accuracy:.3f}"
     log(line)
 
 
@@ -168,8 +213,17 @@ def log_evaluation(log: Log, evaluation: Evaluation) -> None:
         log_scores(log, evaluation.own_scores, "at the images' own size")
 
 
-def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> None:
-    """Write both Dice figures, and of what; of a classification the share of right answers."""
+def log_scores(
+    log: Log, scores: Scores | RegressionScores, at: str = "at the network's size"
+) -> None:
+    """Write both Dice figures, and of what; of a classification the share of right answers, of a
+    regression how far it is from the targets."""
+    if isinstance(scores, RegressionScores):
+        log(
+            f"R2 = {scores.r2:.6f}, mean squared error = {scores.mse:.6g}, mean absolute error = "
+            f"{scores.mae:.6g} ({scores.num_images} images)"
+        )
+        return
     if scores.is_classification:
         log(f"accuracy = {scores.accuracy:.6f} ({scores.num_images} samples)")
         return
@@ -201,9 +255,13 @@ def _lacking(scores: Scores) -> str:
     return f"; in no mask: {', '.join(names)}" if names else ""
 
 
-def _settings(section: Any, leave_out: str = "") -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in section.model_dump().items()
-        if key != leave_out and value is not None
-    }
+def _settings(section: Section) -> dict[str, Any]:
+    """Return a section's settings as the reference engine names them, `type` first."""
+    values = {key: value for key, value in section if key not in ("type", "lr_scheduler")}
+    first = {"type": section.type}  # type: ignore[attr-defined]  # of optimizers and schedulers
+    named = (first | values).items()
+    return {key.replace("_", " ").capitalize(): _listed(value) for key, value in named}
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

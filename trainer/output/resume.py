@@ -33,12 +33,14 @@ _FREE = {
     "device": True,
     "cuda_graph": True,
     "debug": True,
+    "log_interval_s": True,
     "outfile": True,
+    "written_at": True,
 }
 
 # The defaults of earlier releases, whose configs do not state them: section -> key -> value.
 EARLIER_RULES: dict[str, dict[str, Any]] = {
-    "data": {"mask_resize": "opencv"},
+    "data": {"mask_resize": "opencv", "rotate_direction": "counterclockwise"},
     "metrics": {"include_background": False},
 }
 
@@ -217,8 +219,9 @@ def _with_defaults(stored: dict[str, Any], config: NeuralNetwork) -> dict[str, A
             continue
         fields = type(section).model_fields.items()
         defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
-        if name != "data" or config.data.inputs == "images":  # arrays are resized as ever
-            defaults |= EARLIER_RULES.get(name, {})
+        defaults |= EARLIER_RULES.get(name, {})
+        if name == "data" and config.data.inputs != "images":  # arrays are resized as ever
+            defaults["mask_resize"] = None
         completed[name] = {**to_jsonable_python(defaults), **stored.get(name, {})}
     return completed
 

@@ -7,7 +7,8 @@ import numpy as np
 from trainer.config import NeuralNetwork
 from trainer.data.arrayset import PAD_ID, Wanted
 from trainer.data.dataset import Resolve
-from trainer.data.imageset import LoadedData
+from trainer.data.geometry import final_size
+from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange, choose_range
 from trainer.data.survey import MaskCoding
 from trainer.errors import ConfigError
@@ -15,12 +16,13 @@ from trainer.log import Log
 from trainer.losses import resolve_weights
 from trainer.networks import (
     Network,
+    NetworkFacts,
     is_named,
     load_network,
     network_json,
     parse_any_network,
 )
-from trainer.networks.weights import EARLIER, stored_mask_resize
+from trainer.networks.weights import EARLIER, stored_mask_resize, stored_rotate_direction
 from trainer.output.resume import stored_rules
 
 
@@ -38,7 +40,8 @@ def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
 
 
 def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> NeuralNetwork:
-    """Decide `data.mask_resize` and `metrics.include_background` where the config does not.
+    """Decide `data.mask_resize`, `data.rotate_direction` and `metrics.include_background` where
+    the config does not.
 
     A stored model is scored as it was when it was stored: as its checkpoint says, or, of one that
     says nothing, by the rules of the time before there was a choice. So does a run that goes on
@@ -53,9 +56,16 @@ def with_scoring_rules(config: NeuralNetwork, resolve: Resolve, log: Log) -> Neu
     if metrics.include_background is None:
         rule = going_on.get("metrics.include_background")
         metrics = metrics.model_copy(update={"include_background": rule})
-    stored = None
+    stored = turned = None
     if not config.is_training and config.checkpoints.load is not None:
-        stored = stored_mask_resize(resolve(config.checkpoints.load))
+        path = resolve(config.checkpoints.load)
+        stored, turned = stored_mask_resize(path), stored_rotate_direction(path)
+    if data.rotate_direction is None:
+        rule = going_on.get("data.rotate_direction")
+        decided = rule or ("counterclockwise" if turned == EARLIER else turned) or "clockwise"
+        data = data.model_copy(update={"rotate_direction": decided})
+        if decided == "counterclockwise" and data.rotates:
+            log("Images are turned counter-clockwise by `rotate`, as when this model was trained")
     is_earlier = stored == EARLIER
     if data.mask_resize is None and data.inputs == "images":
         decided = "opencv" if is_earlier else stored or "exact"
@@ -134,3 +144,13 @@ def with_range(
         stored=None if config.is_training else stored,
     )
     return data.with_range(chosen, is_full=config.data.intensity_range == "full")
+
+
+def output_size(
+    config: NeuralNetwork, facts: NetworkFacts, test: ImageSet
+) -> tuple[int, ...] | None:
+    """Return the size of outputs where no targets tell it and inputs are no guide."""
+    size = facts.output_shape[:-1]
+    wanted = final_size(test.target_steps.reading) if config.data.sizes_differ else None
+    is_larger = any(ours > theirs for ours, theirs in zip(size, test.input_shape, strict=False))
+    return size if wanted == size or is_larger else None

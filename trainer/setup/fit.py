@@ -39,13 +39,34 @@ def resolve_activation(config: NeuralNetwork, facts: NetworkFacts) -> Activation
     return "sigmoid" if facts.output_shape[-1] == 1 else "softmax"
 
 
+def is_regression(config: NeuralNetwork, coding: MaskCoding, activation: Activation) -> bool:
+    """Say whether values are to be found, not places: no Dice tells how well that is done.
+
+    Continuous targets of one channel are a soft mask otherwise, whose half is foreground.
+    """
+    return coding.kind == "continuous" and (
+        coding.num_channels > 1
+        or config.data.patches is not None
+        or activation == "linear"
+        or (config.loss is not None and config.loss.function == "MSE")
+    )
+
+
 def check_fit(
     facts: NetworkFacts,
     coding: MaskCoding,
     config: NeuralNetwork,
     size_HW: tuple[int, ...],
+    target_size: tuple[int, ...] | None = None,
 ) -> None:
     """Refuse a network whose output cannot be compared with the masks.
+
+    Args:
+        facts: of the network.
+        coding: what the masks hold.
+        config: the whole of it.
+        size_HW: of the images as the network gets them.
+        target_size: of the masks, if that is another.
 
     Raises:
         NetworkError: number of channels against classes, or an output larger than the masks.
@@ -65,8 +86,20 @@ def check_fit(
             f"network {facts.name!r}: its output has shape {facts.output_shape}; a segmentation "
             f"needs {axes}"
         )
+    if target_size is not None and target_size != facts.output_shape[:-1]:
+        output, ours, theirs = (
+            "x".join(map(str, size)) for size in (facts.output_shape[:-1], size_HW, target_size)
+        )
+        raise NetworkError(
+            f"network {facts.name!r}: makes {output} of {ours}, and the targets are {theirs}; "
+            "resize inputs and targets (data.input_transforms, data.target_transforms) to sizes "
+            "between which the network leads, or both alike in data.transforms"
+        )
     if coding.kind == "continuous":
         _check_continuous(facts, coding, config)
+        _check_lengths(config, num_channels)
+        if target_size is not None:
+            return
     num_classes = coding.num_learned(config.loss.ignore_index if config.loss else None)
     if num_channels == 1 and num_classes > 2:
         raise NetworkError(
@@ -81,7 +114,8 @@ def check_fit(
             f"{num_classes if num_classes > 2 else 1}"
         )
     output_HW = facts.output_shape[:-1]
-    if any(ours > theirs for ours, theirs in zip(output_HW, size_HW, strict=True)):
+    target_HW = target_size or size_HW
+    if any(ours > theirs for ours, theirs in zip(output_HW, target_HW, strict=True)):
         raise NetworkError(
             f"network {facts.name!r}: its output is {'x'.join(map(str, output_HW))}, larger than "
             f"the masks, {'x'.join(map(str, size_HW))}; check data.transforms"
@@ -90,8 +124,15 @@ def check_fit(
 
 
 def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:
-    num_channels = facts.output_shape[-1]
-    if num_channels > 1:
+    num_channels, wanted = facts.output_shape[-1], coding.num_channels
+    if wanted > 1 and num_channels != wanted:
+        raise NetworkError(
+            f"network {facts.name!r} has {num_channels} output channel(s), the targets {wanted} "
+            f"({coding.describe()}); give its last layer {wanted}, make the targets gray by "
+            "data.target_grayscale, or, where their colours are classes, write masks of class ids "
+            "(rml-data prepare folder … --colors RRGGBB,…)"
+        )
+    if num_channels > 1 and wanted == 1:
         raise NetworkError(
             f"network {facts.name!r} has {num_channels} output channels, the targets one "
             f"value a pixel ({coding.describe()}); give its last layer 1 channel, or make classes "
@@ -103,13 +144,15 @@ def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNet
             f"{coding.describe()}; make classes of them by data.mask_values, where the value to "
             "leave out stands last, with its place as ignore_index"
         )
-    for index, entry in enumerate(config.data.transforms):
-        values = (entry.normalize.mean, entry.normalize.std) if entry.normalize else ()
-        if any(isinstance(value, tuple) and len(value) > 1 for value in values):
-            raise ConfigError(
-                f"data.transforms[{index}].normalize: a number for each channel fits the inputs "
-                "only, and the targets are continuous; put it into data.input_transforms"
-            )
+    for key in ("transforms", "target_transforms"):
+        for index, entry in enumerate(getattr(config.data, key)):
+            values = (entry.normalize.mean, entry.normalize.std) if entry.normalize else ()
+            if any(isinstance(value, tuple) and len(value) not in (1, wanted) for value in values):
+                raise ConfigError(
+                    f"data.{key}[{index}].normalize: a number for each channel fits the inputs "
+                    f"only, and the targets are continuous, of {wanted} channel(s); put it into "
+                    "data.input_transforms"
+                )
 
 
 def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:

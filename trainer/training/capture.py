@@ -68,14 +68,15 @@ class CapturedSteps:
         self._step = step
         self._recorder = recorder
         self._log = log
-        self._sizes: dict[int, _Size] = {}
+        self._sizes: dict[tuple[torch.Size, ...], _Size] = {}
         self._is_off = False
 
     def __call__(self, picked: BatchSelection) -> Tensor:
         """Return loss and norm of the gradient, on the device; to be copied before the next."""
         if self._step.fitter.piece is not None and not self._is_off:
             self._give_up("batches are computed in pieces")
-        size = self._sizes.setdefault(len(picked), _Size())
+        shapes = tuple(values.shape for values in picked.tensors())
+        size = self._sizes.setdefault(shapes, _Size())
         if self._is_off or size.is_eager:
             return self._step(picked)
         if size.replay is None:

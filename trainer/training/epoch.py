@@ -20,7 +20,7 @@ from trainer.stopping import stop_if_requested
 from trainer.training.readback import Readback
 from trainer.training.step import NUM_FIGURES
 
-SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BETWEEN_BLOCKS = 0.5  # of lines of the log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class Trainer:
 
     Attributes:
         step: carries one out and returns loss and norm of the gradient, on the device.
+        log_batches: given the number of batches, and steps with the share of their time that went
+            into making the batch.
+        log_interval_s: only the last step in so many seconds is logged; 0: all, in blocks.
     """
 
     network: NetworkModule
@@ -39,7 +42,8 @@ class Trainer:
     seed: int
     started: float
     record: Callable[[list[Step]], None]
-    log_batch: Callable[[int, Step, float], None]
+    log_batches: Callable[[int, list[tuple[Step, float]]], None]
+    log_interval_s: float = 0.0
 
     def run_epoch(self, epoch: int) -> float:
         """Train on every sample once and return the mean loss.
@@ -51,26 +55,31 @@ class Trainer:
         if self.world.rank > 0:  # dropout masks of its own, and the same ones when resumed
             seeds = np.random.SeedSequence([self.seed, epoch, self.world.rank])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
-        readings: Readback[tuple[float, int]] = Readback(self.device, NUM_FIGURES)
+        readings: Readback[tuple[float, int, float]] = Readback(self.device, NUM_FIGURES)
         losses: list[float] = []
-        data_s, last_line = 0.0, time.monotonic()
-        epoch_started = mark = time.monotonic()
+        lines: list[tuple[Step, float]] = []
+        last_lines = began = time.monotonic()
         for number, picked in enumerate(self.batches.epoch(seed=self.seed, epoch=epoch), 1):
             stop_if_requested()
-            data_s += time.monotonic() - mark
-            readings.add((time.monotonic() - self.started, number), self.step(picked))
+            made = time.monotonic()
+            figures = self.step(picked)
+            ended = time.monotonic()
+            data_share = (made - began) / max(ended - began, 1e-9)
+            readings.add((made - self.started, number, data_share), figures)
             is_last = number == len(self.batches)
-            steps = [
-                Step(time_s, epoch, batch, *figures)
-                for (time_s, batch), figures in readings.arrived(all_of_them=is_last)
+            found = [
+                (Step(time_s, epoch, batch, *values), share)
+                for (time_s, batch, share), values in readings.arrived(all_of_them=is_last)
             ]
-            self._record(steps)
-            losses.extend(step.loss for step in steps)
-            if steps and (is_last or time.monotonic() - last_line > SECONDS_BETWEEN_LINES):
-                last_line = time.monotonic()
-                elapsed = max(last_line - epoch_started, 1e-9)
-                self.log_batch(len(self.batches), steps[-1], data_s / elapsed)
-            mark = time.monotonic()
+            self._record([step for step, _ in found])
+            losses.extend(step.loss for step, _ in found)
+            lines += found
+            pause_s = self.log_interval_s or SECONDS_BETWEEN_BLOCKS
+            if lines and (is_last or time.monotonic() - last_lines > pause_s):
+                last_lines = time.monotonic()
+                self.log_batches(len(self.batches), lines[-1:] if self.log_interval_s else lines)
+                lines = []
+            began = ended
         self.world.average_batch_statistics(self.network)
         return math.fsum(losses) / len(losses)
 

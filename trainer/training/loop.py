@@ -72,6 +72,7 @@ class EpochLoop:
             states, pace = StateKeeper(self.training, self.config, self.started), Pace()
             for epoch in range(num_done + 1, self.config.num_epochs + 1):
                 train_loss = trainer.run_epoch(epoch)
+                self.log.rule()
                 evaluation = self._evaluate(epoch)
                 extra = {
                     "train_loss": train_loss,
@@ -102,6 +103,7 @@ class EpochLoop:
                 "try a smaller optimizer.learning_rate"
             )
         log_evaluation(self.log, evaluation)
+        self.log.rule()
         return evaluation
 
     def _advance_learning_rate(self) -> None:
@@ -125,5 +127,6 @@ class EpochLoop:
             epoch=epoch,
             intensity_range=self.training.intensity_range,
             mask_resize=self.config.data.mask_resize,
+            rotate_direction=self.config.data.rotate_direction,
         )
         return path, content

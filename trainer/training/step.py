@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.compute.memory import BatchFitter
 from trainer.compute.parallel import World
-from trainer.loading.batches import Batch, Batches, BatchSelection
+from trainer.loading.batches import Batch, Batches, BatchSelection, size_of
 from trainer.losses import LossFunction
 from trainer.networks.forward import forward_logits
 from trainer.networks.network_module import NetworkModule
@@ -90,7 +90,7 @@ class TrainingStep:
             with torch.autocast(
                 inputs_NCHW.device.type, self.precision, enabled=self.precision != torch.float32
             ):
-                logits = forward_logits(self.network, inputs_NCHW, tuple(inputs_NCHW.shape[2:]))
+                logits = forward_logits(self.network, inputs_NCHW, size_of(inputs_NCHW, targets))
             loss = self.loss(logits, targets)
             if share != 1.0:
                 loss = loss * share
