@@ -17,6 +17,7 @@ from trainer.metrics.records import Evaluation, Step
 from trainer.metrics.scores import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
+from trainer.wording import counted
 
 
 def log_device(
@@ -101,7 +102,7 @@ def _log_part(
     num_batches: int,
 ) -> None:
     tiles, num_samples = part.tiles, sum(shares)
-    kind = "images" if num_samples == len(part) else f"crops of {len(part)} images"
+    kind = "images" if num_samples == len(part) else f"crops of {counted(len(part), 'image')}"
     cut = {} if tiles is None else {"tiles": ", ".join(f"{k}: {v}" for k, v in tiles)}
     log.section(
         title,
@@ -182,8 +183,8 @@ def log_scores(log: Log, scores: Scores, at: str = "at the network's size") -> N
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "
-        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images, "
-        f"{at}{_lacking(scores)})"
+        f"(classes averaged: {', '.join(scores.classes_averaged)}; "
+        f"{counted(scores.num_images, 'image')}, {at}{_lacking(scores)})"
     )
     if scores.dice_with_background is not None and scores.dice_without_background is not None:
         first = next(iter(scores.per_class))
