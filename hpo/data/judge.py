@@ -15,7 +15,7 @@ from hpo.dataset.scored_parts import Scoring, score_part
 from hpo.dataset.trivial_baseline import trivial_scores
 from studies.prepare.samples import shown
 from trainer.data.doubts import doubts_about
-from trainer.data.findings import REMEDY, Findings, describe_depths
+from trainer.data.findings import Findings, describe_depths
 from trainer.data.images import Pair
 from trainer.data.survey import MaskCoding, decide_coding
 from trainer.errors import DataError
@@ -36,8 +36,8 @@ def judge_files(checked: Sequence[CheckedPair], table: ColourTable, check: DataC
             disagreeing[entry.pair] = str(error)
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
-        reason = next(iter(disagreeing.values())).removesuffix(f"; {REMEDY}")
-        check.problems.append(reason + more + table.remedy)
+        reason = next(iter(disagreeing.values()))
+        check.problems.append(reason + more + table.text)
     try:
         findings.refuse_copies()
     except DataError as error:

@@ -27,18 +27,31 @@ class ColourTable:
         self._pairs = pairs
 
     @cached_property
-    def remedy(self) -> str:
-        """Say how to make classes of the colours, as the end of a sentence."""
+    def _found(self) -> tuple[str | None, int]:
+        """The table, where the colours can be classes, and their number."""
         counts: Counter[int] = Counter()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for found in pool.map(_colours_of, [p.target for p in self._pairs if p.target]):
                 counts += found
-        table = propose(counts)
+        return propose(counts), len(counts)
+
+    @property
+    def text(self) -> str:
+        """Name the table, as the end of a sentence on colours that disagree."""
+        table, number = self._found
         if table is None:
-            return f"; all masks together have {counted(len(counts), 'colour')}, no classes"
+            return f"; all masks together have {counted(number, 'colour')}"
+        return f"; all masks together have --colors {table}"
+
+    @property
+    def remedy(self) -> str:
+        """Say how to make classes of the colours, as the end of a sentence."""
+        table, _ = self._found
+        if table is None:
+            return self.text
         return (
-            f"; rml-data prepare folder … --colors {table} makes classes of the colours of all "
-            "masks, gray ones too, in this order (RRGGBB=1 for a class that has two)"
+            f"; rml-data prepare folder … --colors {table} makes classes of these, the colours of "
+            "all masks, gray ones too; RRGGBB=1 gives a class a second colour"
         )
 
 

@@ -27,6 +27,7 @@ from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.study import best_of, score
+from trainer.wording import counted
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
@@ -207,7 +208,9 @@ class Search:
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
-            self.reporter.warn(f"ended {num_ended} worker(s) that a dead driver had left here")
+            self.reporter.warn(
+                f"ended {counted(num_ended, 'worker')} that a dead driver had left here"
+            )
 
     def _claims(self, renewer: Renewer) -> Claims:
         def claim() -> Lease | None:
@@ -261,12 +264,12 @@ class _Failures:
         self._last_cause = outcome.cause
         if self._num_alike >= NUM_SAME_FAILURES:
             raise FailureLimitError(
-                f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
+                f"{counted(self._num_alike, 'trial')} in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
         if num_failed >= max_failed:
             raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
+                f"{counted(num_failed, 'trial')} of the study failed (--max-failed {max_failed}), "
                 f"the last one: {outcome.message}; see its worker.log"
             )
 
