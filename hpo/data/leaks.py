@@ -79,8 +79,8 @@ def _judge_patients(
     if not parts_of:
         check.advice.append(
             f"patients were not looked for: neither {GROUPS} nor --group says which images are of "
-            "one patient; if names do, give --group REGEX here and --group-by REGEX to a search "
-            "('^[^_]+': up to the first underscore)"
+            "one patient; if their names do, give --group REGEX here and --group-by REGEX to a "
+            "search: the patient is what it matches, or its first group"
         )
     elif unknown:
         check.advice.append(

@@ -409,9 +409,10 @@ def test_patients_that_were_not_looked_for_are_said_so(data: Path, capsys) -> No
     _, found = checked(capsys, data)
     (advice,) = (text for text in found["advice"] if "patients" in text)
     assert "neither groups.csv nor --group" in advice
-    pattern = re.search(r"'(\^\S+)'", advice)[1]
-    _, found = checked(capsys, data, "--group", pattern)
+    assert "give --group REGEX here and --group-by REGEX to a search" in advice
+    _, found = checked(capsys, data, "--group", r"_(p\d+)_")
     assert "patients" not in " ".join(found["advice"])
+    assert "3 groups are in both parts" in " ".join(found["problems"])
     (data / "groups.csv").write_text("name,group,part\ntrain_p0_0,anna,train\n")
     _, found = checked(capsys, data)
     (advice,) = (text for text in found["advice"] if "patients" in text)
