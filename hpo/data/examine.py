@@ -15,12 +15,12 @@ import numpy as np
 from hpo.data.facts import CheckedPair, DataCheck
 from hpo.data.judge import judge_files, judge_intensities, judge_masks
 from hpo.data.leaks import judge_leaks
-from hpo.data.mask_colours import colours_of
+from hpo.data.mask_colours import ColourTable
 from hpo.data.reading_keys import ReadingKeys
+from hpo.data.unmatched import unmatched
 from hpo.dataset.datafolder import DataFolder, Part, find_data
 from hpo.dataset.near_duplicates import thumbnail_of
 from hpo.errors import UsageError
-from studies.prepare.colours import propose
 from studies.prepare.samples import shown
 from trainer.data.decoding import COLOURED
 from trainer.data.findings import see
@@ -67,14 +67,15 @@ def check_data(
         if part is not None
         for pair in _pairs(folder, part, check)
     ]
-    checked = _read_all(pairs, check, progress)
+    table = ColourTable([pair for _, pair in pairs])
+    checked = _read_all(pairs, table, check, progress)
     check.num_pairs = dict(Counter(entry.part for entry in checked))
     if not checked:
         check.problems.append("no image with a usable mask")
         return check, [], None
     check.sizes = _common(f"{entry.size[0]}x{entry.size[1]}" for entry in checked)
     check.types = _common(entry.kind for entry in checked)
-    judge_files(checked, check)
+    judge_files(checked, table, check)
     judge_intensities(checked, check)
     coding = judge_masks(checked, folder, keys, check)
     judge_leaks(checked, root, group, check)
@@ -90,20 +91,15 @@ def _pairs(folder: DataFolder, part: Part, check: DataCheck) -> list[Pair]:
         follow_symlinks=folder.follow_symlinks,
         notes=check.advice,
     )
-    if found.alone:
-        names = shown([path.name for path in found.alone])
-        check.problems.append(f"{part.inputs}: {len(found.alone)} without a mask: {names}")
-    for path, masks in found.several:
-        names = shown([mask.name for mask in masks])
-        check.problems.append(f"{part.inputs}: {path.name} has several masks: {names}")
-    if found.unused:
-        names = shown([path.name for path in found.unused])
-        check.problems.append(f"{part.targets}: {len(found.unused)} without an image: {names}")
+    check.problems += unmatched(folder.root, part, found)
     return found.pairs
 
 
 def _read_all(
-    pairs: Sequence[tuple[str, Pair]], check: DataCheck, progress: Callable[[int, int], None]
+    pairs: Sequence[tuple[str, Pair]],
+    table: ColourTable,
+    check: DataCheck,
+    progress: Callable[[int, int], None],
 ) -> list[CheckedPair]:
     checked: list[CheckedPair] = []
     failed: dict[str, list[tuple[Pair, str]]] = {}
@@ -129,19 +125,8 @@ def _read_all(
         text = members[0][1]
         if len(members) > 1:
             text = f"{len(members)} pairs ({shown([pair.name for pair in pairs_of])}): {reason}"
-        check.problems.append(text + _remedy(reason, pairs_of))
+        check.problems.append(text + (table.remedy if reason.startswith(COLOURED) else ""))
     return checked
-
-
-def _remedy(reason: str, pairs: Sequence[Pair]) -> str:
-    """Return the colours that masks of colours have, as the option that makes classes of them."""
-    if not reason.startswith(COLOURED):
-        return ""
-    counts = colours_of(pairs)
-    table = propose(counts)
-    if table is None:
-        return f"; they have {len(counts)} colours"
-    return f"; rml-data prepare folder … --colors {table} makes classes of these colours"
 
 
 def _read_pair(part: str, pair: Pair) -> CheckedPair:

@@ -35,6 +35,7 @@ class DataCheck:
         levels: (smallest, largest) pixel value.
         trivial: part -> class -> its Dice if every pixel is taken for it.
         near_duplicates: names within one part that show nearly the same, cluster by cluster.
+        near_duplicates_in: the part of each cluster.
     """
 
     root: str
@@ -47,6 +48,7 @@ class DataCheck:
     classes: list[ClassFacts] = field(default_factory=list)
     trivial: dict[str, dict[str, float]] = field(default_factory=dict)
     near_duplicates: list[list[str]] = field(default_factory=list)
+    near_duplicates_in: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 

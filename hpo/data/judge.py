@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from hpo.data.facts import CheckedPair, ClassFacts, DataCheck
-from hpo.data.mask_colours import colours_of
+from hpo.data.mask_colours import ColourTable
 from hpo.data.reading_keys import ReadingKeys
 from hpo.dataset.datafolder import DataFolder
 from hpo.dataset.scored_parts import Scoring, score_part
 from hpo.dataset.trivial_baseline import trivial_scores
-from studies.prepare.colours import propose
 from studies.prepare.samples import shown
 from trainer.data.doubts import doubts_about
-from trainer.data.findings import Findings
+from trainer.data.findings import Findings, describe_depths
 from trainer.data.images import Pair
 from trainer.data.survey import MaskCoding, decide_coding
 from trainer.errors import DataError
+from trainer.wording import counted
 
-RARE_SHARE = 0.05  # below, accuracy says nothing: predicting none of a class is 95 % right
+RARE_SHARE = 0.05  # below, a network that predicts none of a class is right in 95 % of the pixels
 NARROW_SHARE = 0.25  # of the full scale: darker sets train slowly
 
 
-def judge_files(checked: Sequence[CheckedPair], check: DataCheck) -> None:
+def judge_files(checked: Sequence[CheckedPair], table: ColourTable, check: DataCheck) -> None:
     """Note what no single file shows: copies, colours that disagree, and the like."""
     findings = Findings()
     disagreeing: dict[Pair, str] = {}
@@ -35,13 +35,9 @@ def judge_files(checked: Sequence[CheckedPair], check: DataCheck) -> None:
         except DataError as error:
             disagreeing[entry.pair] = str(error)
     if disagreeing:
-        colours = colours_of([entry.pair for entry in checked if entry.seen.colours])
-        if table := propose(colours):
-            colours_text = f"; all masks together have --colors {table}"
-        else:
-            colours_text = f"; all masks together have {len(colours)} colours"
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
-        check.problems.append(next(iter(disagreeing.values())) + more + colours_text)
+        reason = next(iter(disagreeing.values()))
+        check.problems.append(reason + more + table.text)
     try:
         findings.refuse_copies()
     except DataError as error:
@@ -67,13 +63,18 @@ def judge_intensities(checked: Sequence[CheckedPair], check: DataCheck) -> None:
         )
     flat = [entry.pair.name for entry in checked if entry.levels[0] == entry.levels[1]]
     if flat:
-        check.problems.append(f"{len(flat)} images of one value only: {shown(flat)}")
-    depths = {entry.full_scale for entry in checked}
+        check.problems.append(
+            f"{counted(len(flat), 'image')} of one value only: {shown(flat)}; replace or remove"
+        )
+    depths: dict[int, str] = {}
+    for entry in checked:
+        depths.setdefault(entry.seen.bits, f"{entry.part} {entry.pair.name}")
     if len(depths) > 1:
-        check.problems.append("some images have 8 bits a channel and some 16; convert one kind")
+        check.problems.append(describe_depths(depths))
     if len(check.sizes) > 1:
         check.advice.append(
-            f"images have {len(check.sizes)} sizes; a search resizes them (--resize, 256,256)"
+            f"images have {len(check.sizes)} sizes; a search resizes them (--resize H,W; by "
+            "default 256,256)"
         )
     if all(entry.kind.endswith("gray") for entry in checked):
         check.advice.append("all images are gray: networks of one channel are enough")
@@ -108,24 +109,39 @@ def judge_masks(
     check.trivial = {part: _trivial(checked, part, coding) for part in check.num_pairs}
     if coding.is_single_valued:
         check.problems.append("every pixel of every mask has one value: nothing to segment")
-    for facts in check.classes if coding.kind != "threshold" else ():
-        if _is_ignored(facts.value, coding, keys):
-            continue
-        for part in check.num_pairs:
-            if part not in facts.num_images:
-                check.advice.append(f"mask value {facts.value} occurs in no {part} image")
-        if facts.value != 0 and facts.pixel_share < RARE_SHARE:
-            check.advice.append(
-                f"mask value {facts.value} is {facts.pixel_share:.1%} of all pixels: predicting "
-                f"none of it is right in {1 - facts.pixel_share:.1%} of them, so use Dice, not "
-                "accuracy; a Dice loss or loss.weight helps it to be learnt"
-            )
+    if coding.kind != "threshold":
+        learnt = [f for f in check.classes if not _is_ignored(f.value, coding, keys)]
+        check.advice += _on_classes(learnt, check.num_pairs)
     empty = sum(set(entry.values) == {0} for entry in checked)
     if empty and coding.kind == "binary":
         check.advice.append(
-            f"{empty} of {len(checked)} masks are empty: dice_per_image counts a right one as 1"
+            f"{empty} of {counted(len(checked), 'mask')} {'is' if empty == 1 else 'are'} empty: "
+            "dice_per_image counts an empty prediction there as 1"
         )
     return coding
+
+
+def _on_classes(learnt: Sequence[ClassFacts], parts: Iterable[str]) -> Iterator[str]:
+    """Yield a line on the classes that each part lacks, and one on those that are rare."""
+    for part in parts:
+        lacking = [str(facts.value) for facts in learnt if part not in facts.num_images]
+        if lacking:
+            is_one = len(lacking) == 1
+            yield (
+                f"mask value{'' if is_one else 's'} {', '.join(lacking)} "
+                f"{'occurs' if is_one else 'occur'} in no {part} image"
+            )
+    rare = [
+        f"{facts.value} ({facts.pixel_share:.1%} of all pixels)"
+        for facts in learnt
+        if facts.value != 0 and facts.pixel_share < RARE_SHARE
+    ]
+    if rare:
+        yield (
+            f"rare mask value{'' if len(rare) == 1 else 's'} {', '.join(rare)}: a loss on the "
+            "overlap (--loss dice) learns rare classes sooner than one on single pixels does, or "
+            "give those more weight (--set loss.weight=[…])"
+        )
 
 
 def _trivial(checked: Sequence[CheckedPair], part: str, coding: MaskCoding) -> dict[str, float]:

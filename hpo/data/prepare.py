@@ -15,6 +15,7 @@ from hpo.command_line import as_options
 from hpo.console import console, counting
 from hpo.data.plugins import PluginGroup, find_by_plugin
 from trainer.plugins import DATASETS_GROUP, describe_plugin
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from studies.prepare.pipeline import Prepared
@@ -236,7 +237,8 @@ def describe_prepared(result: Prepared) -> Iterator[str]:
     if result.near_duplicates:
         count = sum(map(len, result.near_duplicates))
         yield (
-            f"near-duplicates: {count} images in {len(result.near_duplicates)} clusters"
+            f"near-duplicates: {counted(count, 'image')} in "
+            f"{counted(len(result.near_duplicates), 'cluster')}"
             + ("" if result.torn else ", each kept on one side")
         )
     for names in result.torn[:NUM_LISTED]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from hpo.data.facts import DataCheck
 from hpo.dataset.near_duplicates import shown_alike
+from hpo.dataset.trivial_baseline import describe_trivial
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -13,7 +14,8 @@ BARS = " ▁▂▃▄▅▆▇█"
 def describe_check(found: DataCheck) -> Iterator[str]:
     """Yield what a check has found, line by line."""
     counts = ", ".join(f"{number} {part}" for part, number in found.num_pairs.items())
-    yield f"{found.root}: {counts or 'no usable'} images with masks"
+    noun = "image with its mask" if sum(found.num_pairs.values()) == 1 else "images with masks"
+    yield f"{found.root}: {counts or 'no usable'} {noun}"
     for name, values in (("sizes (height x width)", found.sizes), ("types", found.types)):
         common = [f"{value}: {number}" for value, number in list(values.items())[:6]]
         more = f", … ({len(values)} in all)" if len(values) > len(common) else ""
@@ -26,17 +28,21 @@ def describe_check(found: DataCheck) -> Iterator[str]:
     yield f"masks: {found.masks or 'see below'}"
     for facts in found.classes:
         images = ", ".join(f"{number} {part}" for part, number in facts.num_images.items())
-        yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} images"
-    for part, dices in found.trivial.items():
-        shown = ", ".join(f"{name} {dice:.4f}" for name, dice in [*dices.items()][:6])
-        yield f"one answer everywhere, {part}, its class's own Dice: {shown}"
+        noun = "image" if [*facts.num_images.values()] == [1] else "images"
+        yield f"  value {facts.value}: {facts.pixel_share:.2%} of all pixels, in {images} {noun}"
+    figures = {
+        part: {name: f"{dice:.4f}" for name, dice in dices.items()}
+        for part, dices in found.trivial.items()
+    }
+    for meaning, text in describe_trivial(figures):
+        yield f"{meaning}: {text}"
     if found.near_duplicates:
         yield (
             f"near-duplicates within a part, kept together by a split: "
-            f"{shown_alike(found.near_duplicates)}"
+            f"{shown_alike(found.near_duplicates, found.near_duplicates_in)}"
         )
     for text in found.advice:
-        yield f"advice: {text}"
+        yield f"advice: {text.removeprefix('warning: ')}"
     for text in found.problems:
         yield f"PROBLEM: {text}"
     if not found.problems:

@@ -20,6 +20,7 @@ from hpo.folders import CONTENTS
 from trainer.data.fingerprint import clock_tick_ns
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
+from trainer.wording import counted
 
 MANIFEST = "files.json"  # in a split: path -> hash of what was put there
 MAX_READS = 3  # of a file whose ctime alone changes: each driver links it only once
@@ -166,8 +167,9 @@ def check_split(folder: Path, progress: Callable[[int, int], None]) -> None:
     changed = sorted(n for n in {*found, *manifest} if found.get(n) != manifest.get(n))
     if changed:
         raise UsageError(
-            f"{folder}: {len(changed)} files are not those that the study was made with "
-            f"({', '.join(changed[:3])}): they were changed since; put the old ones back, or "
+            f"{folder}: {counted(len(changed), 'file is not one', 'files are none')} of those "
+            f"that the study was made with ({', '.join(changed[:3])}): they were changed since; "
+            "put the old ones back, or "
             "search again under another --study-name"
         )
 

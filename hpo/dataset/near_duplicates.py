@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from studies.prepare.similarity import Thumbnail, similar_pairs, thumbnail
 from studies.prepare.split import merge_groups
 from trainer.data.images import Array
+from trainer.wording import counted
 
 # A chain of similar pairs through more of a set says that all images look alike, not which are
 # copies.
@@ -41,9 +44,12 @@ def find_near_duplicates(names: list[str], thumbnails: list[Thumbnail]) -> list[
     return found
 
 
-def shown_alike(clusters: list[list[str]]) -> str:
-    """Name the first clusters."""
-    named = "; ".join(" ~ ".join(cluster[:4]) for cluster in clusters[:3])
+def shown_alike(clusters: Sequence[Sequence[str]], places: Sequence[str] = ()) -> str:
+    """Name the first clusters, and where each is if that is given."""
+    texts = [" ~ ".join(cluster[:4]) for cluster in clusters[:3]]
+    for index, place in enumerate(places[: len(texts)]):
+        texts[index] += f" ({place})"
+    named = "; ".join(texts)
     more = "; …" if len(clusters) > 3 or any(len(cluster) > 4 for cluster in clusters[:3]) else ""
     count = sum(map(len, clusters))
-    return f"{count} images in {len(clusters)} clusters: {named}{more}"
+    return f"{counted(count, 'image')} in {counted(len(clusters), 'cluster')}: {named}{more}"

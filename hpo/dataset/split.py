@@ -20,6 +20,7 @@ from hpo.folders import CONTENTS, replace_folder
 from studies.prepare.groups import read_groups
 from trainer.data.images import Pair
 from trainer.data.spelling import find_clash, ignores_case
+from trainer.wording import counted
 
 SPLIT_SEED = 0  # a constant: drivers of one study may have seeds of their own, never splits
 
@@ -86,7 +87,7 @@ def split_validation(
     if num_chosen >= len(names):
         raise UsageError(
             f"--validation-fraction {fraction:g} leaves nothing to train on: "
-            f"{len(pairs)} images in {len(names)} groups"
+            f"{counted(len(pairs), 'image')} in {counted(len(names), 'group')}"
         )
     shown = {
         name: {c for pair in members for c in (classes_of or {}).get(pair.name, ())}
@@ -153,8 +154,9 @@ def check_validation(
     if not shared:
         return []
     return [
-        f"{len(shared)} patients are in the training images and in {name}/ alike "
-        f"({shared[0].removeprefix('group ')}, for one): the score of trials is too good"
+        f"{counted(len(shared), 'patient is', 'patients are')} in the training images and in "
+        f"{name}/ alike ({shared[0].removeprefix('group ')}, for one): the score "
+        "of trials is too good"
     ]
 
 

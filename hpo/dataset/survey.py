@@ -18,7 +18,7 @@ from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
 from hpo.folders import CONTENTS
 from studies.prepare.similarity import Thumbnail
-from trainer.data.findings import Findings, Seen, see
+from trainer.data.findings import Findings, Seen, describe_depths, see
 from trainer.data.fingerprint import FORMAT
 from trainer.data.headers import read_header
 from trainer.data.images import Pair, list_samples, read_image
@@ -188,10 +188,7 @@ def _read_all(
             progress(done, len(pairs))
     findings.refuse_copies()
     if len(depths) > 1:
-        found = ", ".join(f"{name} {bits}" for bits, name in sorted(depths.items()))
-        raise DataError(
-            f"some images have 8 bits a channel and some 16 ({found}); convert one kind"
-        )
+        raise DataError(describe_depths(depths))
     clusters = find_near_duplicates([pair.stem for pair in pairs[:num_train]], thumbnails)
     notes = tuple(findings.notes())
     return _Found(is_gray, counts, min(sizes), max(sizes), of_masks, notes, clusters)

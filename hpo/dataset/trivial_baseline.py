@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from hpo.dataset.scored_parts import ScoredPart, Scoring
 
 MARGIN = 0.005  # masks are surveyed at their own size and scored at the network's
-NUM_SHOWN = 4
+NUM_SHOWN = 6
+EVERYWHERE = "Dice if every pixel were {}"
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,35 @@ def trivial_scores(
     return tuple(sorted(found, key=lambda entry: -entry.dice_dataset))
 
 
-def describe_trivial(scores: Sequence[TrivialScore]) -> str:
-    """Say in one line what each answer scores."""
-    texts = []
-    for entry in scores[:NUM_SHOWN]:
-        text = f"{entry.class_name} {entry.dice_dataset:.4f}"
-        if entry.of_class != entry.dice_dataset and entry.dice_dataset:
-            text += f" (its own {entry.of_class:.4f})"
-        texts.append(text)
-    return ", ".join(texts) + (", …" if len(scores) > NUM_SHOWN else "")
+def figures_of(scores: Sequence[TrivialScore]) -> dict[str, str]:
+    """Return class -> what a network scores that sees it everywhere, for `describe_trivial`."""
+    return {
+        entry.class_name: f"{entry.dice_dataset:.4f}"
+        if entry.dice_dataset == entry.of_class
+        else f"{entry.dice_dataset:.4f} as scored, {entry.of_class:.4f} of the class alone"
+        for entry in scores
+    }
+
+
+def describe_trivial(figures: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Say what each answer scores, the first few of them.
+
+    Args:
+        figures: part -> class -> its figure.
+
+    Returns:
+        What is meant, and its figure in each part.
+    """
+    names = dict.fromkeys(name for of_part in figures.values() for name in of_part)
+    return [
+        (
+            EVERYWHERE.format(name),
+            ", ".join(
+                f"{of_part[name]} ({part})" for part, of_part in figures.items() if name in of_part
+            ),
+        )
+        for name in [*names][:NUM_SHOWN]
+    ]
 
 
 def no_better_than(value: float, scores: Sequence[TrivialScore]) -> str | None:
@@ -71,6 +92,6 @@ def no_better_than(value: float, scores: Sequence[TrivialScore]) -> str | None:
     if best is None or value > best.dice_dataset + MARGIN:
         return None
     return (
-        f"{value:.4f} is no better than one answer for every pixel: {best.class_name!r} "
-        f"everywhere scores {best.dice_dataset:.4f} on these masks"
+        f"{value:.4f} is no better than the {EVERYWHERE.format(best.class_name)}: "
+        f"{best.dice_dataset:.4f} on these masks"
     )

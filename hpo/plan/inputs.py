@@ -197,7 +197,11 @@ def _check(
         check_fit(facts, survey.coding, config, (height, width))
         return facts
 
-    facts = check({})
+    try:
+        facts = check({})
+    except (ConfigError, NetworkError, DataError) as error:
+        blamed = _first_choice_to_blame(space, check, error)
+        raise error if blamed is None else blamed from None
     losses, optimizers = space.choices("loss.function"), space.choices("optimizer.type")
     for loss, optimizer in itertools.product(losses or (None,), optimizers or (None,)):
         pair = {"loss.function": loss, "optimizer.type": optimizer}
@@ -207,9 +211,34 @@ def _check(
             try:
                 check(_with_what_it_needs(dimension, value, optimizers))
             except (ConfigError, NetworkError, DataError) as error:
-                reason = str(error).removeprefix("config: ")
-                raise ConfigError(f"search {dimension.key}={value}: {reason}") from None
+                raise _refused(dimension, value, error) from None
     return facts
+
+
+def _refused(dimension: Dimension, value: Scalar, error: Exception) -> ConfigError:
+    reason = str(error).removeprefix("config: ")
+    return ConfigError(f"--search {dimension.key}={value}: {reason}")
+
+
+def _first_choice_to_blame(
+    space: SearchSpace, check: Callable[[Mapping[str, Any]], object], error: Exception
+) -> ConfigError | None:
+    """Find the field whose first choice is why the first choices of all are refused.
+
+    With another of its choices nothing is wrong, or the network does not fit in another way.
+    """
+    suspect = None
+    for dimension in space.dimensions:
+        values = _extremes(dimension) if dimension.when is None else ()
+        for value in values[1:]:
+            try:
+                check({dimension.key: unpack(value)})
+            except (ConfigError, NetworkError, DataError) as other:
+                if isinstance(other, NetworkError) and str(other) != str(error):
+                    suspect = suspect or _refused(dimension, values[0], error)
+            else:
+                return _refused(dimension, values[0], error)
+    return suspect if isinstance(error, NetworkError) else None
 
 
 def _extremes(dimension: Dimension) -> tuple[Scalar, ...]:

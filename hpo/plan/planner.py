@@ -33,6 +33,7 @@ from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.plan.weights import find_weights
 from trainer.keypath import get_path
+from trainer.wording import counted
 
 DEFAULT_DATA = Path("data")
 DEMO = "demo"
@@ -125,8 +126,9 @@ class _Planner:
             )
         if unmatched := selection.grouping.unmatched([*survey.values.get("test", {})]):
             warnings.append(
-                f"--group-by does not match {len(unmatched)} test images ({unmatched[0]}, for "
-                "one): each counts as a patient of its own in the interval of the test score"
+                f"--group-by does not match {counted(len(unmatched), 'test image')} "
+                f"({unmatched[0]}, for one): each counts as a patient of its own in "
+                "the interval of the test score"
             )
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from hpo.errors import HpoError
 from hpo.records import end_of
 from hpo.run.outcome import AttemptResult, End, Outcome
+from trainer.wording import counted
 
 FAILED: tuple[End, ...] = ("failed", "refused")
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
@@ -82,12 +83,12 @@ class FailureCount:
         self._last_cause = outcome.cause
         if self._num_alike >= NUM_SAME_FAILURES:
             raise FailureLimitError(
-                f"{self._num_alike} trials in a row failed alike ({outcome.message}); "
+                f"{counted(self._num_alike, 'trial')} in a row failed alike ({outcome.message}); "
                 f"the last one's log ends:\n{outcome.log_tail}"
             )
         if num_failed >= max_failed:
             raise FailureLimitError(
-                f"{num_failed} trials of the study failed (--max-failed {max_failed}), "
+                f"{counted(num_failed, 'trial')} of the study failed (--max-failed {max_failed}), "
                 f"the last one: {outcome.message}; see its worker.log"
             )
 

@@ -34,6 +34,7 @@ from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.study import best_of, score
+from trainer.wording import counted
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
 
@@ -207,7 +208,9 @@ class Search:
 
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
-            self.reporter.warn(f"ended {num_ended} worker(s) that a dead driver had left here")
+            self.reporter.warn(
+                f"ended {counted(num_ended, 'worker')} that a dead driver had left here"
+            )
 
     def _claims(self, renewer: Renewer) -> Claims:
         def claim() -> Lease | None:

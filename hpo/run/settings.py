@@ -6,7 +6,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from hpo.dataset.near_duplicates import shown_alike
-from hpo.dataset.trivial_baseline import describe_trivial
+from hpo.dataset.trivial_baseline import describe_trivial, figures_of
 from hpo.plan.pruners import NO_PRUNER
 from hpo.plan.spec import StudySpec
 
@@ -26,10 +26,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         *(("files", note) for note in spec.survey.notes),
         *_alike_rows(spec),
         ("masks", spec.survey.coding.describe()),
-        *(
-            (f"one answer everywhere, {part}", f"dice_dataset {describe_trivial(scores)}")
-            for part, scores in spec.trivial.items()
-        ),
+        *describe_trivial({part: figures_of(scores) for part, scores in spec.trivial.items()}),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
@@ -47,7 +44,7 @@ def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:
     """Return which training images a validation part may not separate."""
     if spec.group_by is not None or not spec.survey.alike:
         return []
-    text = shown_alike([list(cluster) for cluster in spec.survey.alike])
+    text = shown_alike(spec.survey.alike)
     is_split = spec.validation_fraction is not None
     return [("near-duplicates", text + ("; kept on one side of the split" if is_split else ""))]
 

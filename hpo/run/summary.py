@@ -22,6 +22,7 @@ from hpo.run.search import tally_of
 from hpo.run.settings import DEMO_BANNER, selection_text
 from hpo.store.databaseurl import DATABASE_FILE
 from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
+from trainer.wording import counted
 
 MIN_TRIALS_FOR_QUARTILES = 8
 
@@ -55,7 +56,8 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     number = best.number
     pruned = sum(trial.state.name == "PRUNED" for trial in finished)
     scores = sorted(s for trial in finished if (s := score(trial)) is not None)
-    line = f"best trial: number {number}, of {len(finished)} trials, {pruned} of them pruned"
+    among = counted(len(finished), "trial")
+    line = f"best trial: number {number}, of {among}, {pruned} of them pruned"
     if len(scores) >= MIN_TRIALS_FOR_QUARTILES:
         quartile = len(scores) // 4
         line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"

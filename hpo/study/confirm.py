@@ -31,6 +31,7 @@ from hpo.study.recorded import check_images, reads_split, recorded_config, recor
 from hpo.study.retrain import Run, TrainingData, retrain
 from hpo.study.workers import WorkerOrPlainOptions, open_workers
 from trainer.errors import TrainerError
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +127,7 @@ def _train(
         pools=folders.study,
         warn=say,
     ) as workers:
-        say(f"{len(todo)} trainings: {workers.text}")
+        say(f"{counted(len(todo), 'training')}: {workers.text}")
         training_data = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
         return list(_run_all(todo, training_data, workers.slots, done=done, total=len(runs)))
 

@@ -28,6 +28,7 @@ from hpo.study.finding import Finding
 from hpo.study.options import Artifacts, AsJson, DatabaseOptions
 from hpo.study.queries import StudyReader, study_names
 from trainer.errors import TrainerError
+from trainer.wording import counted
 
 MAX_LATENCY_S = 0.05  # each report waits for it
 MAX_SKEW_S = 2.0
@@ -186,7 +187,7 @@ def _check_data(data: Path | None) -> Finding:
     except OSError as error:
         return Finding("data", "FAIL", f"{folder}: {error.strerror}; check its permissions")
     test = "" if found.test else ", no test set: use --select-on validation"
-    return Finding("data", "OK", f"{folder}: {count} training images{test}")
+    return Finding("data", "OK", f"{folder}: {counted(count, 'training image')}{test}")
 
 
 def _check_disk(output_dir: Path) -> Finding:

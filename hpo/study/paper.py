@@ -17,6 +17,7 @@ from hpo.run.progress import describe_values
 from hpo.store.study import score
 from trainer import rundir
 from trainer.keypath import get_path
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -47,8 +48,8 @@ def write_tables(
     if len(trials) > 1:
         chosen = f"the {len(trials)} best configurations, each"
     notes = [
-        f"Study {study}: {chosen} trained anew; scores on {num_images} test images that chose "
-        "nothing.",
+        f"Study {study}: {chosen} trained anew; scores on "
+        f"{counted(num_images, 'test image')} that chose nothing.",
         "Mean ± standard deviation (n - 1) over trainings with different seeds; the epoch was "
         "chosen on the validation part.",
         f"Interval: 95 % percentile bootstrap over {_drawn(grouping)} of the mean over seeds; it "

@@ -15,6 +15,7 @@ from hpo.errors import UsageError
 from hpo.folders import WorkFolders
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -62,7 +63,7 @@ def plot(options: PlotOptions) -> None:
         }
         for file, draw in drawings.items():
             figure = draw(trials)
-            figure.suptitle(f"{study.study_name}: {len(trials)} trials")
+            figure.suptitle(f"{study.study_name}: {counted(len(trials), 'trial')}")
             figure.savefig(folder / file, dpi=120)
             say(f"wrote {folder / file}")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainer.data.images import Array, read_image
 from trainer.errors import DataError
+from trainer.wording import counted
 
 MAX_COLOURS = 32  # more are shades or noise, not classes
 VOID_VALUE = 255
@@ -46,7 +47,7 @@ def recode(path: Path, table: Mapping[int, int]) -> Array:
     unknown = [colour for colour in colours.tolist() if colour not in table]
     if unknown:
         raise DataError(
-            f"{path}: {len(unknown)} colours are not in --colors: "
+            f"{path}: {counted(len(unknown), 'colour is', 'colours are')} not in --colors: "
             + ", ".join(f"{colour:06x}" for colour in unknown[:8])
         )
     values = np.array([table[colour] for colour in colours.tolist()], np.uint8)

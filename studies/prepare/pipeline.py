@@ -6,18 +6,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studies.prepare.groups import write_groups
-from studies.prepare.samples import Found, Skipped
+from studies.prepare.samples import NUM_NAMES_SHOWN, Found, Skipped, shown
 from studies.prepare.similarity import similar_pairs
 from studies.prepare.split import draw_test_groups, merge_groups
 from studies.prepare.staging import Staged, key_of, stage
 from trainer.data.locks import FileLock
 from trainer.errors import DataError
+from trainer.wording import counted
 
 VERSION = 1  # raise it with any change of what is written: older folders are then refused
 MANIFEST = "prepared.json"
@@ -85,8 +86,7 @@ def prepare(
         first = found.skipped[0]
         raise DataError(f"{first.file}: {first.reason}")
     if not found.samples:
-        reasons = "".join(f"\n  {entry.file}: {entry.reason}" for entry in found.skipped[:10])
-        raise DataError(f"no image with a mask can be used{reasons}")
+        raise DataError(f"no image with a mask can be used{_reasons(found.skipped)}")
     out = settings.out.absolute()
     identity = _identity(found, settings)
     finished = _finished(out, identity)
@@ -117,13 +117,15 @@ def _prepare(
     skipped = [*found.skipped, *unreadable]
     if not staged:
         raise DataError(
-            f"none of {len(found.samples)} images can be used; the first: {skipped[-1].reason}"
+            f"none of {counted(len(found.samples), 'image')} can be used{_reasons(skipped)}"
         )
     pairs = similar_pairs([entry.small for entry in staged])
     groups = [entry.sample.group for entry in staged]
     across = [(i, j) for i, j in pairs if groups[i] != groups[j]]
     merged = merge_groups(groups, across)
     parts = _parts(staged, merged, settings)
+    if parts is None:
+        raise DataError(f"{settings.out}: {_undivided(staged, across)}{_reasons(skipped)}")
     tree = aside / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     for entry, part in zip(staged, parts, strict=True):
@@ -166,17 +168,45 @@ def _prepare(
     return result
 
 
-def _parts(staged: list[Staged], merged: list[str], settings: Settings) -> list[str]:
+def _parts(staged: list[Staged], merged: list[str], settings: Settings) -> list[str] | None:
+    """Return the part of each sample, None where all belong together."""
     if all(entry.sample.part for entry in staged):
         return [str(entry.sample.part) for entry in staged]
     strata = {group: entry.sample.stratum for group, entry in zip(merged, staged, strict=True)}
     chosen = draw_test_groups(merged, strata, fraction=settings.test_fraction, seed=settings.seed)
     if not chosen:
-        raise DataError(
-            f"{settings.out}: all {len(staged)} images are of one group ({merged[0]}); "
-            "a test part needs a second one"
-        )
+        return None
     return ["test" if group in chosen else "train" for group in merged]
+
+
+def _undivided(staged: list[Staged], across: list[tuple[int, int]]) -> str:
+    """Say why no test part can be drawn."""
+    if len(staged) == 1:
+        return f"only {staged[0].sample.name} can be used; a test part needs a second image"
+    groups = {entry.sample.group for entry in staged}
+    if len(groups) == 1:
+        return (
+            f"all {len(staged)} images are of one group ({min(groups)}); a test part needs a "
+            "second one"
+        )
+    examples = [f"{staged[i].sample.name} ~ {staged[j].sample.name}" for i, j in across]
+    of_groups = "" if len(groups) == len(staged) else f" of {len(groups)} groups"
+    return (
+        f"near-duplicates join all {len(staged)} images{of_groups}, so that none is left to test "
+        f"on: {shown(examples)}; keep one of each, or, if they only look alike, make "
+        "train/{inputs,targets} and test/{inputs,targets} by hand"
+    )
+
+
+def _reasons(skipped: Sequence[Skipped]) -> str:
+    """List the first files that were left out, a line each."""
+    lines = [
+        f"left out: {entry.file}: {entry.reason.removeprefix(f'{entry.file}: ')}"
+        for entry in skipped[:NUM_NAMES_SHOWN]
+    ]
+    if len(skipped) > NUM_NAMES_SHOWN:
+        lines.append(f"… ({len(skipped)} in all)")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _clusters(

@@ -267,8 +267,17 @@ def test_data_other_than_images_is_refused(search: Callable[..., str], setting: 
     [
         (
             "data.transforms[0].resize=[32,32],[32,54]",
-            "search data.transforms[0].resize=[32, 54]: ",
+            "--search data.transforms[0].resize=[32, 54]: ",
         ),
+        (
+            "data.transforms[0].resize=[54,32],[32,32]",
+            "--search data.transforms[0].resize=[54, 32]: ",
+        ),
+        (
+            "data.transforms[0].resize=[54,32],[32,54]",
+            "--search data.transforms[0].resize=[54, 32]: ",
+        ),
+        ("data.batch_size=8.5,8", "--search data.batch_size=8.5: data.batch_size"),
         ("data.batch_size=8,16,32.5", "search data.batch_size=32.5: data.batch_size"),
         ("data.batch_size=-2..8", "data.batch_size: input should be greater"),
         (

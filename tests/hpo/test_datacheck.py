@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import data_section, write_disc
 
+from hpo.cli import main as search
 from hpo.data.cli import main
 from hpo.dataset.datafolder import find_data
 from hpo.dataset.split import split_validation
@@ -70,9 +73,9 @@ def test_rare_foreground_gets_advice(data: Path, capsys: pytest.CaptureFixture[s
         mask[10:14, 10:18] = 255  # 2 %
         cv2.imwrite(str(path), mask)
     _, found = checked(capsys, data)
-    advice = " ".join(found["advice"])
-    assert "2.0% of all pixels" in advice
-    assert "use Dice, not accuracy" in advice
+    (advice,) = (text for text in found["advice"] if "rare" in text)
+    assert "rare mask value 255 (2.0% of all pixels)" in advice
+    assert "--loss dice" in advice
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -103,7 +106,8 @@ def test_same_image_in_both_parts_is_a_problem(
         shutil.copy(data / f"train/{kind}/train_p0_0.png", data / f"test/{kind}/new.png")
     code, found = checked(capsys, data)
     assert code == 1
-    assert any("train_p0_0.png = new.png" in text for text in found["problems"])
+    same = "1 image is in both parts: train_p0_0.png (train) = new.png (test); keep each in one"
+    assert any(same in text for text in found["problems"])
 
 
 def test_resaved_image_in_both_parts_is_a_problem(
@@ -114,7 +118,8 @@ def test_resaved_image_in_both_parts_is_a_problem(
     shutil.copy(data / "train/targets/train_p0_0.png", data / "test/targets/new.png")
     code, found = checked(capsys, data)
     assert code == 1
-    assert any("train_p0_0.png ~ new.jpg" in text for text in found["problems"])
+    pair = "1 pair of near-duplicates across the parts: train_p0_0.png (train) ~ new.jpg (test);"
+    assert any(pair in text for text in found["problems"])
 
 
 def test_patient_in_both_parts_is_a_problem(
@@ -128,7 +133,8 @@ def test_patient_in_both_parts_is_a_problem(
     )
     code, found = checked(capsys, data)
     assert code == 1
-    assert any("1 groups are in both parts: anna" in text for text in found["problems"])
+    anna = "1 group is in both parts: anna (such as train_p0_0.png (train), test_p0_0.png (test));"
+    assert any(anna in text for text in found["problems"])
 
 
 def test_broken_and_lonely_files_are_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +240,7 @@ def test_near_duplicates_within_a_part_are_named(data: Path, capsys) -> None:
     code, found = checked(capsys, data)
     assert (code, found["near_duplicates"]) == (0, [["copy.jpg", "train_p0_0.png"]])
     main(["check", str(data)])
-    assert "2 images in 1 clusters: copy.jpg ~ train_p0_0.png" in capsys.readouterr().out
+    assert "2 images in 1 cluster: copy.jpg ~ train_p0_0.png (train)\n" in capsys.readouterr().out
 
 
 def test_masks_of_colours_are_one_line_and_its_option_makes_classes_of_them(
@@ -261,3 +267,153 @@ def test_masks_of_colours_are_one_line_and_its_option_makes_classes_of_them(
     capsys.readouterr()
     code, found = checked(capsys, tmp_path / "out")
     assert (code, [facts["value"] for facts in found["classes"]]) == (0, [0, 1, 2])
+
+
+# --- advice is followed ------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> None:
+    mask = cv2.imread(str(path), 0)
+    pixels = np.zeros((*mask.shape, 3), np.uint8)
+    pixels[mask > 0] = colour
+    cv2.imwrite(str(path), pixels)
+
+
+def test_colours_that_are_proposed_are_those_of_all_masks(data: Path, capsys) -> None:
+    paint(data / "train/targets/train_p2_5.png", (0, 0, 255))
+    code, found = checked(capsys, data)
+    assert code == 1
+    (problem,) = (text for text in found["problems"] if "coloured" in text)
+    table = re.search(r"--colors (\S+)", problem)[1]
+    assert table == "000000,ffffff,ff0000"
+    folder = ("prepare", "folder", "--inputs", f"{data}/train/inputs/*.png",
+              "--targets", f"{data}/train/targets/{{name}}")  # fmt: skip
+    assert main([*folder, "--colors", table, "--out", "out"]) == 0
+    assert "left out" not in capsys.readouterr().out
+    _, found = checked(capsys, "out")
+    assert sum(found["num_pairs"].values()) == 12
+    assert [facts["value"] for facts in found["classes"]] == [0, 1, 2]
+    assert main([*folder, "--colors", "000000,ff0000", "--out", "few"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "only train_p2_5 can be used; a test part needs a second image" in text
+    assert "left out: " in text
+    assert "train_p0_0.png: 1 colour is not in --colors: ffffff" in text
+    assert "(11 in all)" in text
+
+
+def test_palettes_that_disagree_are_mended_by_the_colours_of_all_masks(data: Path, capsys) -> None:
+    for stem, colour in (("train_p0_0", (255, 0, 0)), ("train_p0_1", (0, 255, 0))):
+        path = data / f"train/targets/{stem}.png"
+        image = Image.fromarray((cv2.imread(str(path), 0) > 0).astype(np.uint8), "P")
+        image.putpalette([0, 0, 0, *colour])
+        image.save(path)
+    _, found = checked(capsys, data)
+    (problem,) = (text for text in found["problems"] if "do not mean the same" in text)
+    colours = re.findall(r"--colors (\S+)", problem)[-1]
+    assert sorted(colours.split(",")) == ["000000", "00ff00", "ff0000", "ffffff"]
+    assert colours.startswith("000000,ffffff,")
+
+
+def test_mixed_depths_name_an_image_of_each(data: Path, capsys) -> None:
+    path = data / "test/inputs/test_p1_2.png"
+    cv2.imwrite(str(path), cv2.imread(str(path), 0).astype(np.uint16) * 257)
+    _, found = checked(capsys, data)
+    (problem,) = (text for text in found["problems"] if "bits a channel" in text)
+    assert "(train train_p0_0.png 8, test test_p1_2.png 16)" in problem
+
+
+def test_mask_of_no_image_is_said_once(data: Path, capsys) -> None:
+    (data / "test/inputs/test_p1_2.png").unlink()
+    text = said(capsys, "check", data)
+    assert text.count("test_p1_2") == 1
+    assert "PROBLEM: test/targets: 1 without an image: test_p1_2.png; add the images" in text
+
+
+def test_advice_is_no_warning_as_well(data: Path, capsys) -> None:
+    path = data / "train/inputs/train_p0_0.png"
+    image = Image.open(path)
+    image.getexif()[0x0112] = 3
+    image.save(path, exif=image.getexif())
+    text = said(capsys, "check", data)
+    assert "advice: orientation tag in one file of a pair alone: train_p0_0.png" in text
+    assert "orientation tags: 1 image, 0 masks;" in text
+
+
+def test_several_masks_of_images_are_joined_by_the_command_that_is_named(
+    data: Path, capsys
+) -> None:
+    expected = {}
+    for stem in ("train_p0_0", "train_p0_1"):
+        path = data / f"train/targets/{stem}.png"
+        expected[stem] = cv2.imread(str(path), 0)
+        part = np.zeros_like(expected[stem])
+        part[:20] = expected[stem][:20]
+        cv2.imwrite(str(path.with_name(f"{stem}_mask.png")), part)
+        cv2.imwrite(str(path.with_name(f"{stem}_mask_1.png")), expected[stem] - part)
+        path.unlink()
+    # all names of images begin those of others: train_p0_1 and train_p5_10, but for one
+    for path in data.glob("train/*/train_p5_1*"):
+        path.unlink()
+    code, found = checked(capsys, data)
+    assert code == 1
+    (problem,) = (text for text in found["problems"] if "several masks" in text)
+    assert "2 images have several masks: train_p0_0.png (train_p0_0_mask.png, train_p0" in problem
+    command = problem[problem.index("rml-data prepare") :].replace("NEW", "'joined (1)'")
+    assert main(shlex.split(command)[1:]) == 0
+    for stem, mask in expected.items():
+        (joined,) = Path("joined (1)").glob(f"*/targets/{stem}.png")
+        np.testing.assert_array_equal(cv2.imread(str(joined), 0), mask)
+
+
+def test_command_that_would_join_masks_of_other_images_is_not_named(data: Path, capsys) -> None:
+    for kind in ("inputs", "targets"):  # train_p0_0 begins train_p0_00
+        shutil.copy(data / f"train/{kind}/train_p1_2.png", data / f"train/{kind}/train_p0_00.png")
+    mask = data / "train/targets/train_p0_0.png"
+    shutil.copy(mask, mask.with_name("train_p0_0_mask.png"))
+    _, found = checked(capsys, data)
+    (problem,) = (text for text in found["problems"] if "several masks" in text)
+    assert "1 image has several masks: train_p0_0.png" in problem
+    assert problem.endswith("keep one of each, or join them: rml-data prepare folder --help")
+
+
+def test_sizes_name_the_option_as_it_is_typed(data: Path, capsys) -> None:
+    write_disc(data / "train", "large.png", np.random.default_rng(2), 48)
+    text = said(capsys, "check", data)
+    assert "2 sizes; a search resizes them (--resize H,W; by default 256,256)" in text
+
+
+def test_rare_classes_are_one_line_and_what_it_says_is_taken(data: Path, capsys) -> None:
+    for path in data.glob("*/targets/*"):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10:14, 10:18], mask[20:22, 20:24] = 1, 2
+        cv2.imwrite(str(path), mask)
+    _, found = checked(capsys, data)
+    (advice,) = (text for text in found["advice"] if "rare" in text)
+    assert "rare mask values 1 (2.0% of all pixels), 2 (0.5% of all pixels): " in advice
+    assert "accuracy" not in " ".join(found["advice"])
+    dry = ["--data", str(data), "--layers", "unet:width=4,depth=2", "--resize", "32,32",
+           "--dry-run", "--no-gpu"]  # fmt: skip
+    assert "--loss dice" in advice
+    assert search([*dry, "--loss", "dice"]) == 0
+    assert "--set loss.weight=[…]" in advice
+    assert search([*dry, "--loss", "nll", "--set", "loss.weight=[1,5,9]"]) == 0
+
+
+def test_patients_that_were_not_looked_for_are_said_so(data: Path, capsys) -> None:
+    _, found = checked(capsys, data)
+    (advice,) = (text for text in found["advice"] if "patients" in text)
+    assert "neither groups.csv nor --group" in advice
+    assert "give --group REGEX here and --group-by REGEX to a search" in advice
+    _, found = checked(capsys, data, "--group", r"_(p\d+)_")
+    assert "patients" not in " ".join(found["advice"])
+    assert "3 groups are in both parts" in " ".join(found["problems"])
+    (data / "groups.csv").write_text("name,group,part\ntrain_p0_0,anna,train\n")
+    _, found = checked(capsys, data)
+    (advice,) = (text for text in found["advice"] if "patients" in text)
+    assert "groups.csv has no group for 16 images" in advice

@@ -203,7 +203,7 @@ def test_changed_split_is_refused_to_who_repeats_a_trial(large: Path, tmp_path: 
     check_split(split.root, lambda done, total: None)
     (link,) = split.root.rglob("targets/2.bmp")
     link.write_bytes(b"other")
-    with pytest.raises(UsageError, match=r"1 files are not those .*targets/2\.bmp"):
+    with pytest.raises(UsageError, match=r"1 file is not one of those .*targets/2\.bmp"):
         check_split(split.root, lambda done, total: None)
 
 

@@ -161,7 +161,8 @@ def test_validation_folder_is_checked_and_leaks_into_it_are_found(three_parts: P
         source = three_parts / "train" / kind / "img 05.png"
         shutil.copy(source, three_parts / "val" / kind / "img 01.png")
     result = run("rml-data", "check", three_parts)
-    assert "1 images are in several parts: img 05.png = img 01.png" in result.stdout
+    both = "1 image is in several parts: img 05.png (train) = img 01.png (validation);"
+    assert both in result.stdout
     dry = run(
         "rml-optimize", "--data", three_parts, "--select-on", "validation", "--group-by",
         r"(\d+)$", *DRY,

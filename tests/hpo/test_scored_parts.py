@@ -78,22 +78,35 @@ def test_class_that_a_part_lacks_is_named(run: Run, data: Path) -> None:
     assert "validation images shows" not in result.stdout
 
 
+def shares_of(data: Path, part: str) -> str:
+    """Return the Dice of everything as foreground."""
+    share = np.mean([np.mean(cv2.imread(str(path), 0) > 0) for path in masks(data, part)])
+    return f"{2 * share / (1 + share):.4f}"
+
+
 def test_best_trial_that_is_one_answer_everywhere_is_called_so(
     run: Run, data: Path, tmp_path: Path
 ) -> None:
     shares = [np.mean(cv2.imread(str(path), 0) > 0) for path in masks(data, "test")]
     share = float(np.mean(shares))
     trivial = 2 * share / (1 + share)
+    background = 2 * (1 - share) / (2 - share)
     worker = standin_settings(tmp_path, {"curve": {"0": [trivial] * 3, "1": [0.1] * 3}})
     command = ("rml-optimize", *SMALL, "--num-trials", 2, "--worker", worker, "--jobs", 1)
     result = run(*command)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"foreground {trivial:.4f}, background 0.0000" in result.stdout
-    assert f"'foreground' everywhere scores {trivial:.4f}" in result.stdout
+    plan = " ".join(result.stdout.replace("|", " ").split())
+    assert f"Dice if every pixel were foreground {trivial:.4f} (test images)" in plan
+    assert f"every pixel were background 0.0000 as scored, {background:.4f} of the class" in plan
+    claim = f"{trivial:.4f} is no better than the Dice if every pixel were foreground"
+    assert f"{claim}: {trivial:.4f} on these masks" in result.stdout
+    check = run("rml-data", "check", data).stdout
+    assert f"Dice if every pixel were foreground: {shares_of(data, 'train')} (train), " in check
+    assert f"(train), {trivial:.4f} (test)\n" in check
     worker = standin_settings(tmp_path, {"curve": {"0": [0.99] * 3, "1": [0.1] * 3}})
     better = run(*command[:-4], "--worker", worker, "--jobs", 1, "--study-name", "better")
     assert better.returncode == 0, better.stdout + better.stderr
-    assert "one answer for every pixel" not in better.stdout
+    assert "no better than" not in better.stdout
 
 
 def test_check_and_training_agree_on_what_one_answer_scores(run: Run, data: Path) -> None:

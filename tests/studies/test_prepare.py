@@ -271,6 +271,28 @@ def test_patterns_that_cannot_work_are_refused(
     assert not (tmp_path / "data").exists()
 
 
+def test_images_that_near_duplicates_join_are_not_called_one_patient(
+    rml_data: Rml, tmp_path: Path
+) -> None:
+    for index, patient in enumerate(("anna", "bert", "cleo")):
+        for n in range(2):
+            image = np.clip(picture(7).astype(int) - 3 * index - n, 0, 255).astype(np.uint8)
+            write(tmp_path / f"x/{patient}_{n}.png", image)
+            write(tmp_path / f"y/{patient}_{n}.png", disc((20, 20), 4 + n))
+    folder = ("prepare", "folder", "--inputs", "x/*.png", "--targets", "y/{name}")
+    command = (*folder, "--out", "data")
+    error = one_error(rml_data(*command, "--group", "^[a-z]+"))
+    assert "near-duplicates join all 6 images of 3 groups" in " ".join(error.split())
+    assert "anna_0 ~ bert_0" in error
+    assert "of one group" not in error
+    assert "near-duplicates join all 6 images," in " ".join(one_error(rml_data(*command)).split())
+    for patient in ("bert", "cleo"):
+        for n in range(2):
+            (tmp_path / f"x/{patient}_{n}.png").unlink()
+    error = one_error(rml_data(*command, "--group", "^[a-z]+"))
+    assert "all 2 images are of one group (anna); a test part needs a second one" in error
+
+
 # --- similarity and split ---------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,6 +103,7 @@ CASES: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
     "h5 other file": ("hdf5", truncate("train_inputs.h5", 3), ("train_inputs.h5", "read")),
     "h5 text": ("hdf5", write_h5(lambda file: file.update(a="text")), ("[a]", "numbers")),
     "h5 outside": ("hdf5", write_h5(keep_values_outside), ("'/a' keeps its values in other",)),
+    "h5 link": ("hdf5", write_h5(link_to_other_file), ("data.input_path", "to /etc/hostname.h5")),
     "h5 virtual": ("hdf5", write_h5(map_other_file), ("'/a' keeps its values in other",)),
     "h5 huge": (
         "hdf5", write_h5(lambda file: file.create_dataset("a", (2**20, 2**20), "f4", chunks=True)),
@@ -255,21 +257,43 @@ def test_filter_of_an_installed_plugin_is_used(tmp_path: Path) -> None:
     assert result.stdout.strip() == str(FILTERED.tolist()), result.stderr
 
 
-def test_file_of_links_alone_says_where_they_lead(worker: Worker, tmp_path: Path) -> None:
+def test_link_in_the_place_of_a_sample_is_refused_and_the_remedy_mends_it(
+    worker: Worker, tmp_path: Path
+) -> None:
     write_good(tmp_path, "hdf5")
     layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
-    with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
-        file["c"] = h5py.ExternalLink("other.h5", "/secret")
-    data = section(tmp_path, "hdf5", ".h5", input_path=str(tmp_path / "train_inputs.h5/c"))
+    data = section(tmp_path, "hdf5", ".h5")
+    expected = worker(layers=str(layers), data=data).succeeded()
+    path = tmp_path / "train_inputs.h5"
+    with h5py.File(path, "a") as file, h5py.File(tmp_path / "other file.h5", "w") as other:
+        file.copy("a", other, "kept")
+        del file["a"]
+        file["a"] = h5py.ExternalLink("other file.h5", "/kept")
     message = worker(layers=str(layers), data=data).error()
-    assert "no array 'c' in" in message
-    assert "links are not followed: /c (to other.h5)" in message
-    with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
+    assert len(message.splitlines()) == 1
+    assert f"data.input_path: {path}: links are not followed" in message
+    assert "/a (to other file.h5)" in message
+    named = section(tmp_path, "hdf5", ".h5", input_path=f"{path}/a")
+    assert "/a (to other file.h5)" in worker(layers=str(layers), data=named).error()
+    _, _, program, *_ = shlex.split(message[message.index("python -c") :])
+    subprocess.run([sys.executable, "-c", program.rstrip(",")], cwd=tmp_path, check=True)
+    (tmp_path / "whole.h5").rename(path)
+    assert worker(layers=str(layers), data=data).succeeded().losses == expected.losses
+
+
+@pytest.mark.parametrize("role", ["input", "target"])
+def test_file_of_links_alone_says_where_they_lead(
+    worker: Worker, tmp_path: Path, role: str
+) -> None:
+    write_good(tmp_path, "hdf5")
+    with h5py.File(tmp_path / f"train_{role}s.h5", "a") as file:
         del file["a"], file["b"]
+        file["c"] = h5py.ExternalLink("other.h5", "/secret")
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
     message = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).error()
     assert len(message.splitlines()) == 1
-    assert "no array in" in message
-    assert "links are not followed: /c (to other.h5)" in message
+    assert f"data.{role}_path: " in message
+    assert "/c (to other.h5)" in message
 
 
 @pytest.mark.parametrize("kind", ["numpy", "hdf5"])
@@ -284,15 +308,35 @@ def test_suffix_in_capitals_is_read_alike(worker: Worker, tmp_path: Path, kind: 
     assert worker(layers=str(layers), data=data).succeeded().losses == expected.losses
 
 
-def test_links_are_left_out_and_said_so(worker: Worker, tmp_path: Path) -> None:
+def test_links_that_change_nothing_are_said_so(worker: Worker, tmp_path: Path) -> None:
     write_good(tmp_path, "hdf5")
-    write_h5(link_to_other_file)(tmp_path)
     with h5py.File(tmp_path / "train_inputs.h5", "a") as file:
         file["loop"] = file["/"]
+        file["again"] = h5py.SoftLink("a")
     layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
     result = worker(layers=str(layers), data=section(tmp_path, "hdf5", ".h5")).succeeded()
-    assert "links are not followed: /a" in result.out
-    assert "Num samples (total) : 1" in " ".join(result.out.split())
+    assert "links to arrays that are read anyway, not followed: /again (to /a)" in result.out
+    assert "Num samples (total) : 2" in " ".join(result.out.split())
+
+
+def test_links_out_of_the_group_that_is_meant_are_refused(worker: Worker, tmp_path: Path) -> None:
+    write_good(tmp_path, "hdf5")
+    path = tmp_path / "train_inputs.h5"
+    with h5py.File(path, "a") as file:
+        file.create_group("pool")
+        for name in ("a", "b"):
+            file.move(name, f"pool/{name}")
+        file["some/a"] = h5py.SoftLink("/pool/a")
+        file["some/b"] = np.zeros((4, 6), np.float32)
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/secret")
+    layers = keras_file(tmp_path / "net.json", conv(2, 1, "sigmoid"), shape=(None, None, 1))
+    data = section(tmp_path, "hdf5", ".h5", input_path=f"{path}/some")
+    assert (
+        "would be missing without: /some/a (to /pool/a)"
+        in worker(layers=str(layers), data=data).error()
+    )
+    data = section(tmp_path, "hdf5", ".h5", input_path=f"{path}/pool")
+    assert "elsewhere" not in worker(layers=str(layers), data=data).succeeded().out
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_tags_are_said_and_a_mask_without_its_images_tag_is_warned_of(
     ]
     for text in said:
         text = " ".join(text.split())
-        assert "orientation tags: 2 images, 1 masks" in text
+        assert "orientation tags: 2 images, 1 mask;" in text
         assert "warning: orientation tag in one file of a pair alone: img 01.png;" in text
 
 

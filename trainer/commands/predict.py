@@ -25,6 +25,7 @@ from trainer.errors import ConfigError, DataError, TrainerError
 from trainer.log import Log
 from trainer.rundir import CONFIG, PREDICTIONS
 from trainer.setup.adapt import with_scoring_rules
+from trainer.wording import counted
 
 MASKS = "masks"
 OVERLAYS = "overlays"
@@ -71,7 +72,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
                 _draw(path, name, file[name][()], output, config)
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
-    log(f"Wrote {len(paths)} masks and overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
+    log(f"Wrote {counted(len(paths), 'mask')} with overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
 
 
 def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:

@@ -9,7 +9,7 @@ import math
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ import h5py
 import numpy as np
 
 from trainer.data.hdf5filters import refuse_unknown_filters
+from trainer.data.hdf5links import Link, link_of, refuse_links
 from trainer.data.images import Array, refuse_foreign_links
 from trainer.errors import DataError
 
 SUFFIXES = {"numpy": (".npy", ".npz"), "hdf5": (".h5", ".hdf5")}
 MAX_VALUES = 2**31  # in one sample: 8 GB as float32, beyond what a network takes
-NUM_LINKS_NAMED = 5
 BLOCK_VALUES = 2**24  # are looked at together when a whole array is
 MAX_OPEN = 16  # files, or arrays of an .npz
 
@@ -62,11 +62,11 @@ def list_sources(
         key: the config's key for the path, for errors.
 
     Returns:
-        The arrays, and notes about what was left out (links).
+        The arrays, and notes about links that change nothing.
 
     Raises:
-        DataError: nothing there, a link that leaves the folder, or a file that is broken or
-            holds no numbers.
+        DataError: nothing there, a link that leaves the folder or the file, or a file that is
+            broken or holds no numbers.
     """
     suffixes = SUFFIXES[kind]
     path, name = split_name(path)
@@ -86,17 +86,20 @@ def list_sources(
         there = "no such file or folder" if not path.exists() else "no file"
         raise DataError(f"{key}: {there}: {path}; expected {' or '.join(suffixes)}")
     sources: list[Source] = []
-    notes: list[str] = []
+    linked: list[tuple[list[Link], list[str]]] = []  # links and arrays of each HDF5 file
     for file in files:
         with _readable(str(file)):
             if kind == "hdf5":
-                sources.extend(_list_hdf5(file, notes))
+                found, links = _list_hdf5(file)
+                sources += found
+                linked.append((links, [source.key for source in found]))
             elif file.suffix.lower() == ".npz":
                 sources.extend(_list_npz(file))
             else:
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
                 sources.append(Source(file, "", array.shape, array.dtype))
-    sources = _of_name(sources, name, path, key, notes)
+    notes = [note for entry in linked for note in refuse_links(*entry, name, key)]
+    sources = _of_name(sources, name, path, key)
     for source in sources:
         if source.dtype.kind not in "biuf":
             raise DataError(f"{source}: holds {source.dtype}; expected numbers")
@@ -105,17 +108,13 @@ def list_sources(
     return sources, notes
 
 
-def _of_name(
-    sources: list[Source], name: str, path: Path, key: str, notes: Sequence[str]
-) -> list[Source]:
+def _of_name(sources: list[Source], name: str, path: Path, key: str) -> list[Source]:
     found = [s for s in sources if name in ("", s.key) or s.key.startswith(f"{name}/")]
-    # What is missing may be a link.
-    why = "".join(f"; {note}" for note in notes)
     if not sources:
-        raise DataError(f"{key}: no array in {path}{why}")
+        raise DataError(f"{key}: no array in {path}")
     if not found:
         known = ", ".join(source.key for source in sources[:10])
-        raise DataError(f"{key}: no array {name!r} in {path}; there are {known}{why}")
+        raise DataError(f"{key}: no array {name!r} in {path}; there are {known}")
     return found
 
 
@@ -150,17 +149,16 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _list_hdf5(path: Path, notes: list[str]) -> list[Source]:
+def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
     sources: list[Source] = []
-    skipped: list[str] = []
+    links: list[Link] = []
     seen: set[int] = set()  # a hard link can lead back to where it is
 
     def visit(group: h5py.Group) -> None:
         for name in sorted(group):
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                where = f" (to {link.filename})" if isinstance(link, h5py.ExternalLink) else ""
-                skipped.append(f"{group.name.rstrip('/')}/{name}{where}")
+                links.append(link_of(path, group.name, name, link))
                 continue
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
@@ -176,13 +174,9 @@ def _list_hdf5(path: Path, notes: list[str]) -> list[Source]:
                 sources.append(Source(path, item.name.lstrip("/"), shape, item.dtype))
 
     with h5py.File(path, "r") as file:
+        seen.add(h5py.h5o.get_info(file.id).addr)
         visit(file)
-    if skipped:
-        more = f", … ({len(skipped)} in all)" if len(skipped) > NUM_LINKS_NAMED else ""
-        notes.append(
-            f"{path}: links are not followed: {', '.join(skipped[:NUM_LINKS_NAMED])}{more}"
-        )
-    return sources
+    return sources, links
 
 
 def _refuse_elsewhere(item: h5py.Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from trainer.data.decoding import BLACK, WHITE, Array, Colour, palette_colours
 from trainer.data.headers import Header
 from trainer.data.images import Pair
 from trainer.errors import DataError
+from trainer.wording import counted
 
 NUM_NAMED = 3
 
@@ -67,7 +68,7 @@ class Findings:
 
     _colours: dict[int, tuple[Colour, str]] = field(default_factory=dict)
     _values: dict[Colour, tuple[int, str]] = field(default_factory=dict)
-    _tagged: dict[str, list[str]] = field(default_factory=lambda: {"images": [], "masks": []})
+    _tagged: dict[str, list[str]] = field(default_factory=lambda: {"image": [], "mask": []})
     _disagreeing: list[str] = field(default_factory=list)
     _with_alpha: list[str] = field(default_factory=list)
     _with_bands: list[str] = field(default_factory=list)
@@ -88,9 +89,9 @@ class Findings:
             self._masks.append((mask, str(seen.pair.target)))
         self._compare_palettes(seen)
         if seen.image.orientation != 1:
-            self._tagged["images"].append(name)
+            self._tagged["image"].append(name)
         if seen.mask is not None and seen.mask.orientation != 1:
-            self._tagged["masks"].append(name)
+            self._tagged["mask"].append(name)
         if seen.mask is not None and seen.mask.orientation != seen.image.orientation:
             self._disagreeing.append(name)
         if seen.image.has_alpha:
@@ -118,7 +119,7 @@ class Findings:
     def notes(self) -> Iterator[str]:
         """Yield what a user should know, a line each."""
         if any(self._tagged.values()):
-            counts = ", ".join(f"{len(names)} {kind}" for kind, names in self._tagged.items())
+            counts = ", ".join(counted(len(names), kind) for kind, names in self._tagged.items())
             yield f"orientation tags: {counts}; all are turned as their tag says"
         if self._disagreeing:
             yield (
@@ -157,6 +158,19 @@ class Findings:
                     f"{path}: its palette has {_shown(colour)} at {value}, that of {first} at "
                     f"{known}: the values of these masks do not mean the same; {REMEDY}"
                 )
+
+
+def describe_depths(names_of_bits: Mapping[int, str]) -> str:
+    """Say that images differ in their bits a channel, with one of each.
+
+    Args:
+        names_of_bits: bits a channel -> an image.
+    """
+    (few, first), (many, other) = sorted(names_of_bits.items())
+    return (
+        f"some images have {few} bits a channel and some {many} ({first} {few}, {other} {many}); "
+        "convert one kind"
+    )
 
 
 REMEDY = (

@@ -114,6 +114,10 @@ def list_samples(
         _refuse_repeated_names(inputs, input_dir)
         return [Pair(path, folder=input_dir) for path in inputs]
     found = match_folders(input_dir, target_dir, key, follow_symlinks=follow_symlinks, notes=notes)
+    if found.unused and notes is not None:
+        notes.append(
+            f"masks of no image, not used: {named(found.unused, target_dir)} in {target_dir}"
+        )
     _refuse_repeated_names([pair.input for pair in found.pairs], input_dir)
     if found.several:
         path, masks = found.several[0]
@@ -156,12 +160,7 @@ def match_folders(
         follow_symlinks=follow_symlinks,
         notes=None if is_one else notes,
     )
-    found = match_masks(inputs, masks, input_dir, target_dir)
-    if found.unused and notes is not None:
-        notes.append(
-            f"masks of no image, not used: {named(found.unused, target_dir)} in {target_dir}"
-        )
-    return found
+    return match_masks(inputs, masks, input_dir, target_dir)
 
 
 def _refuse_undecodable(path: Path, folder: Path, key: str) -> None:

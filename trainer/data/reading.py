@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Data
-from trainer.data.findings import Findings, Seen, see
+from trainer.data.findings import Findings, Seen, describe_depths, see
 from trainer.data.geometry import read_through
 from trainer.data.headers import Header, read_header
 from trainer.data.images import Array, Pair, read_image, read_mask
@@ -220,10 +220,8 @@ class _Uniform:
 
     def check_depths(self) -> None:
         if len(self._depths) > 1:
-            shown = ", ".join(f"{n} {8 * d.itemsize}" for d, n in self._depths.items())
             raise DataError(
-                "some images have 8 bits a channel and some 16; convert one kind "
-                f"(for example {shown})"
+                describe_depths({8 * d.itemsize: name for d, name in self._depths.items()})
             )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trainer.data.images import Array
 from trainer.errors import DataError
+from trainer.wording import counted
 
 MAX_CLASS_IDS = 64  # {0, …, 63}: larger sets of small integers are gray levels, not classes
 NUM_VALUES_SHOWN = 8
@@ -133,4 +134,4 @@ def decide_coding(
 def _show(counts: Mapping[int, int], values: set[int]) -> str:
     shown = sorted(values, key=lambda value: -counts[value])[:NUM_VALUES_SHOWN]
     text = ", ".join(f"{value} ({counts[value]:,} pixels)" for value in sorted(shown))
-    return f"{text}, … ({len(values)} values)" if len(values) > len(shown) else text
+    return f"{text}, … ({counted(len(values), 'value')})" if len(values) > len(shown) else text

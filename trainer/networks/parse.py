@@ -25,6 +25,7 @@ from trainer.networks.layers.elementwise import Input
 from trainer.networks.layers.normalization import BatchNorm
 from trainer.networks.plugin import PluginNetwork, read_plugin_network
 from trainer.networks.references import Reference
+from trainer.wording import counted
 
 Network = Graph | PluginNetwork
 
@@ -193,7 +194,7 @@ class _Builder:
         if raw.block is not None:
             if len(inputs) != len(raw.block.inputs):
                 raise NetworkError(
-                    f"{where}: the model has {len(raw.block.inputs)} inputs, "
+                    f"{where}: the model has {counted(len(raw.block.inputs), 'input')}, "
                     f"but is called with {len(inputs)}"
                 )
             return self.emit(raw.block, path, node_name + "/", list(inputs), trainable)
@@ -256,7 +257,7 @@ class _Builder:
         if ref.tensor >= len(tensors):
             raise NetworkError(
                 f"{self.source}: layer '{user}': inbound_nodes: '{ref.layer}' has "
-                f"{len(tensors)} outputs, no number {ref.tensor}"
+                f"{counted(len(tensors), 'output')}, no number {ref.tensor}"
             )
         return tensors[ref.tensor]
 

@@ -20,6 +20,7 @@ from trainer.metrics.regression import RegressionScores
 from trainer.metrics.scores import Scores
 from trainer.networks import NetworkFacts
 from trainer.networks.spec import Activation
+from trainer.wording import counted
 
 
 def log_device(
@@ -236,8 +237,8 @@ def log_scores(
     log(
         f"dice_dataset = {scores.dice_dataset:.6f}, "
         f"dice_per_image = {scores.dice_per_image:.6f} "
-        f"(classes averaged: {', '.join(scores.classes_averaged)}; {scores.num_images} images, "
-        f"{at}{_lacking(scores)})"
+        f"(classes averaged: {', '.join(scores.classes_averaged)}; "
+        f"{counted(scores.num_images, 'image')}, {at}{_lacking(scores)})"
     )
     if scores.dice_with_background is not None and scores.dice_without_background is not None:
         first = next(iter(scores.per_class))
