@@ -129,6 +129,8 @@ def test_validation_folder_is_the_validation_part(
         ("val/targets", (), ("has no folder val/targets/", "or move val/ away")),
         ("val/inputs", (), ("has no folder val/inputs/", "or move val/ away")),
         ("", ("--validation-fraction", "0.3"), ("has a validation part, val/;",)),
+        ("", ("--group-by", "["), ("--group-by '[': not a regular expression",)),
+        ("", ("--group-by", r"p(\d)"), (r"--group-by 'p(\\d)' does not match img 00.png",)),
         ("double", (), ("several validation parts (val, validation); keep one",)),
     ],
 )
