@@ -59,13 +59,17 @@ def _common_start(texts: Sequence[str]) -> str:
 
 def _groups(folder: Path) -> list[_Group]:
     """Sort a folder's images by what of their names is no number."""
-    files = [p for p in sorted(folder.iterdir())[:MAX_FILES] if p.suffix.lower() in SUFFIXES]
+    try:
+        paths = sorted(folder.iterdir())[:MAX_FILES]
+    except OSError:  # not ours to read
+        return []
+    files = [path for path in paths if path.suffix.lower() in SUFFIXES]
     by_kind: dict[tuple[str, bool], list[Path]] = {}
     for path in files:
         key = (path.suffix, bool(MASK_WORDS.search(path.stem)))
         by_kind.setdefault(key, []).append(path)
     return [
-        _Group(folder, [path.stem for path in paths], suffix)
-        for (suffix, _), paths in by_kind.items()
-        if len(paths) > 1 and Counter(path.stem for path in paths).most_common(1)[0][1] == 1
+        _Group(folder, [path.stem for path in alike], suffix)
+        for (suffix, _), alike in by_kind.items()
+        if len(alike) > 1 and Counter(path.stem for path in alike).most_common(1)[0][1] == 1
     ]

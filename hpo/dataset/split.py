@@ -138,7 +138,7 @@ def check_validation(
     """Return a warning where patients are in the training and in the validation part.
 
     Raises:
-        UsageError: a fraction is asked for, too.
+        UsageError: a fraction is asked for, too; or a pattern that does not match some images.
     """
     assert folder.validation is not None
     name = folder.validation.inputs.parts[0]
@@ -147,9 +147,11 @@ def check_validation(
             f"--validation-fraction has no effect: {folder.root} has a validation part, {name}/; "
             f"leave the option out, or move {name}/ away to have one split off the training images"
         )
-    train, validation = (
-        set(grouping.groups_of([*survey.values[part]])) for part in ("train", "validation")
-    )
+    images = {part: [*survey.values[part]] for part in ("train", "validation")}
+    if grouping.pattern is not None:  # refused as where a part is split off
+        for image in (*images["train"], *images["validation"]):
+            _group_in(image, PurePosixPath(image).stem, grouping.pattern, "--group-by")
+    train, validation = (set(grouping.groups_of(names)) for names in images.values())
     shared = sorted(group for group in train & validation if group.startswith("group "))
     if not shared:
         return []
@@ -200,12 +202,16 @@ def group_of(pair: Pair, pattern: str, option: str = "--group-by") -> str:
     Raises:
         UsageError: it matches nothing, or is no regular expression.
     """
+    return _group_in(pair.name, pair.stem, pattern, option)
+
+
+def _group_in(name: str, stem: str, pattern: str, option: str) -> str:
     try:
-        match = re.search(pattern, pair.stem)
+        match = re.search(pattern, stem)
     except re.error as error:
         raise UsageError(f"{option} {pattern!r}: not a regular expression ({error})") from None
     if match is None:
-        raise UsageError(f"{option} {pattern!r} does not match {pair.name}")
+        raise UsageError(f"{option} {pattern!r} does not match {name}")
     return str(match[1] if match.re.groups else match[0])
 
 

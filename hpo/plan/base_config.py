@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from hpo.errors import UsageError
 from hpo.plan.choices import SPELLED, names_among, refuse_owned, settled, spelled, with_choice
 from hpo.plan.options import DataOptions, SearchOptions
+from hpo.plan.scoring import TRANSFORM_LISTS
 from hpo.plan.scoring_keys import ROTATE_DIRECTION, rotates
 from hpo.plan.space import Dimension, SearchSpace, checked_range, parse_search
 from hpo.plan.studyfile import StudyFile
 from trainer.config import OPTIMIZERS, known_losses
+from trainer.errors import ConfigError
 from trainer.keypath import get_path, parse_setting, set_path
 from trainer.rundir import CHECKPOINTS
+
+SECTIONS = ("data", "optimizer", "loss", "metrics", "checkpoints")
 
 
 def base_config(file: StudyFile, search: SearchOptions, data: DataOptions) -> dict[str, Any]:
@@ -55,6 +60,7 @@ def base_config(file: StudyFile, search: SearchOptions, data: DataOptions) -> di
         key, value = parse_setting(text)
         refuse_owned(key, "--set")
         set_path(base, key, value)
+    _check_kinds(base)
     # Stated in every config, because engines differ in their defaults.
     for key, value in (("metrics.include_background", True), ("data.mask_resize", "exact")):
         if get_path(base, key) is None:
@@ -66,6 +72,15 @@ def base_config(file: StudyFile, search: SearchOptions, data: DataOptions) -> di
         if isinstance(value, str):
             set_path(base, key, names_among(value, known(), key)[0])
     return base
+
+
+def _check_kinds(base: Mapping[str, Any]) -> None:
+    """Refuse a text or number where the plan reads on into an object or a list."""
+    for kind, name, keys in ((dict, "an object", SECTIONS), (list, "a list", TRANSFORM_LISTS)):
+        for key in keys:
+            value = get_path(base, key, kind())
+            if not isinstance(value, kind):
+                raise ConfigError(f"{key}: expected {name}, received {value!r}")
 
 
 def search_space(

@@ -42,6 +42,7 @@ def plugin_errors_named(group: str, name: str) -> Iterator[None]:
         UsageError: the plug-in failed, as it will for every trial.
     """
     from optuna.exceptions import OptunaError
+    from optuna.storages._rdb.models import NOT_FOUND_MSG
     from sqlalchemy.exc import SQLAlchemyError
 
     from hpo.store.sampling import UnfitValuesError
@@ -51,5 +52,7 @@ def plugin_errors_named(group: str, name: str) -> Iterator[None]:
     except (HpoError, TrainerError, UnfitValuesError, OptunaError, SQLAlchemyError, OSError):
         raise
     except Exception as error:
+        if isinstance(error, KeyError) and error.args == (NOT_FOUND_MSG,):
+            raise  # Optuna's, of a study that was deleted
         where = describe_plugin(group, name)
         raise UsageError(f"{_OPTIONS[group]}: plug-in {where}: {describe(error)}") from error

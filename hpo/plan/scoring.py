@@ -12,7 +12,7 @@ from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
 AT_SIZE = "metrics.at_size"
-_LISTS = ("data.transforms", "data.input_transforms", "data.target_transforms")
+TRANSFORM_LISTS = ("data.transforms", "data.input_transforms", "data.target_transforms")
 # What decides which pixels a mask has.
 _GRID_STEPS = tuple(step for step in READING if step != "convert_color")
 # Fields that decide what a score is of, so that trials of different values have no common one.
@@ -75,7 +75,7 @@ def check_channels(facts: Mapping[str, NetworkFacts]) -> None:
 def _changes_grid(dimension: Dimension, base: Mapping[str, Any]) -> bool:
     if dimension.key == "data.mask_resize":
         return True
-    if not dimension.key.startswith(_LISTS):
+    if not dimension.key.startswith(TRANSFORM_LISTS):
         return False
     if not isinstance(dimension.values, Categorical):
         return any(f".{step}" in dimension.key for step in _GRID_STEPS)
@@ -88,7 +88,8 @@ def _changes_grid(dimension: Dimension, base: Mapping[str, Any]) -> bool:
 
 def _grid(config: Mapping[str, Any]) -> list[Any]:
     return [
-        [entry for entry in get_path(config, key) or [] if _is_grid_step(entry)] for key in _LISTS
+        [entry for entry in get_path(config, key) or [] if _is_grid_step(entry)]
+        for key in TRANSFORM_LISTS
     ]
 
 

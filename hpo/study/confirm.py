@@ -27,7 +27,13 @@ from hpo.launchers import Mount, Slot
 from hpo.records import run_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
-from hpo.study.recorded import check_images, reads_split, recorded_config, recorded_mounts
+from hpo.study.recorded import (
+    check_images,
+    find_recorded_data,
+    reads_split,
+    recorded_config,
+    recorded_mounts,
+)
 from hpo.study.retrain import Run, TrainingData, retrain
 from hpo.study.workers import WorkerOrPlainOptions, open_workers
 from trainer.errors import TrainerError
@@ -159,7 +165,6 @@ def _find_test(
     trial: FrozenTrial, data: Path | None, folders: WorkFolders
 ) -> tuple[DataFolder, DataSurvey]:
     """Return the data folder with the test images, checked to be that of the study."""
-    from hpo.dataset.datafolder import find_data
     from hpo.dataset.survey import refuse_other_images, survey_data
 
     provenance = run_of(trial.user_attrs)
@@ -167,7 +172,7 @@ def _find_test(
     root = data or (generated if generated.is_dir() else Path("data"))
     if not root.is_dir():
         raise UsageError(f"--data: no such folder: {root}; name the one with the test images")
-    found = find_data(root.absolute(), needs_test=False)
+    found = find_recorded_data(root.absolute(), provenance, needs_test=False)
     if found.test is None:
         raise UsageError(f"--data {root}: has no test images, which is what this command needs")
     settings = recorded_config(provenance)["data"]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpo.console import counting
 from hpo.dataset.content_hashes import check_split
-from hpo.dataset.datafolder import find_data
+from hpo.dataset.datafolder import DataFolder, find_data
 from hpo.dataset.survey import HASH_LENGTH, data_fingerprint, refuse_other_images
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders
@@ -75,6 +76,18 @@ def recorded_mounts(
     return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
 
 
+def find_recorded_data(root: Path, provenance: RunRecord, *, needs_test: bool) -> DataFolder:
+    """Find the parts of a data folder as the trial's search found them.
+
+    Raises:
+        UsageError: no such folder, no known layout in it, or half of one.
+    """
+    # A validation part may have mask values that no other image has.
+    data = find_data(root, needs_test=needs_test, wants_validation=reads_split(provenance))
+    follows = get_path(recorded_config(provenance), "data.follow_symlinks", False) is True
+    return replace(data, follow_symlinks=follows)
+
+
 def check_images(provenance: RunRecord, images: Path, folders: WorkFolders) -> None:
     """Check that images here are those that a trial read, all of their content.
 
@@ -91,7 +104,7 @@ def check_images(provenance: RunRecord, images: Path, folders: WorkFolders) -> N
         if reads_split(provenance):
             check_split(images, progress)
             return
-        data = find_data(images, needs_test=True)
+        data = find_recorded_data(images, provenance, needs_test=True)
         found = data_fingerprint(data, folders.contents, progress)
     refuse_other_images(images, provenance["data"]["hash"], found)
 

@@ -129,6 +129,10 @@ def test_masks_without_a_foreground(search: Callable[..., str], data: Path) -> N
         (("--set", "data.batch_size=many"), "data.batch_size: expected an integer"),
         (("--set", "optimizer.momentum=2..3"), "optimizer.momentum: expected a number"),
         (("--set", "nonsense"), "expected KEY=VALUE"),
+        (("--set", "data.transforms=5"), "data.transforms: expected a list, received 5"),
+        (("--set", "data.input_transforms=null"), "data.input_transforms: expected a list"),
+        (("--set", "optimizer=5"), "optimizer: expected an object, received 5"),
+        (("--set", "optimizer=Adam", "--lr-scheduler"), "optimizer: expected an object"),
         (
             ("--set", 'data.transforms=[{"resize": [32, 32]}, {"normalize": {"mean": [1, 2]}}]'),
             "data.transforms[1].normalize.mean: 2 numbers for",

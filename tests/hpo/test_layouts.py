@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hpo.data.cli import main
 from hpo.dataset.datafolder import LAYOUTS as LAYOUTS_READ
 from hpo.dataset.datafolder import find_data
 from hpo.dataset.survey import survey_data
+from hpo.errors import UsageError
 
 # How an image and its mask are called, by number and by a name.
 LAYOUTS = {
@@ -53,6 +55,24 @@ def test_proposed_command_prepares_the_folder(
 def test_folder_that_nothing_fits_gets_no_command(tmp_path: Path, discs: Path, run) -> None:
     shutil.copytree(discs / "train/inputs", tmp_path / "x/images")
     assert "this makes" not in one_error(run("rml-optimize", "--data", tmp_path / "x"))
+
+
+def test_folder_that_may_not_be_read_hides_no_proposal(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(discs / "train/inputs", tmp_path / "x/images")
+    shutil.copytree(discs / "train/targets", tmp_path / "x/masks")
+    (tmp_path / "x/lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse_one(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse_one)
+    with pytest.raises(UsageError, match="this makes such a folder: rml-data prepare"):
+        find_data(tmp_path / "x", needs_test=False)
 
 
 DRY = ("--resize", "32,32", "--no-gpu", "--layers", "unet:width=4,depth=2", "--dry-run")
@@ -129,6 +149,8 @@ def test_validation_folder_is_the_validation_part(
         ("val/targets", (), ("has no folder val/targets/", "or move val/ away")),
         ("val/inputs", (), ("has no folder val/inputs/", "or move val/ away")),
         ("", ("--validation-fraction", "0.3"), ("has a validation part, val/;",)),
+        ("", ("--group-by", "["), ("--group-by '[': not a regular expression",)),
+        ("", ("--group-by", r"p(\d)"), (r"--group-by 'p(\\d)' does not match img 00.png",)),
         ("double", (), ("several validation parts (val, validation); keep one",)),
     ],
 )

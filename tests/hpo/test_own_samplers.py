@@ -18,6 +18,11 @@ from support import (
     states,
 )
 
+from hpo.errors import StorageError
+from hpo.plan.optuna_plugins import SAMPLERS_GROUP, plugin_errors_named
+from hpo.store.agreement import noticing_deletion
+from hpo.store.database import close_storage, open_storage
+
 OWN = ("--sampler", "qmc", "--pruner", "percentile")
 BROKEN = """
 [rml_optimize.samplers]
@@ -165,6 +170,19 @@ def test_broken_sampler_or_pruner_is_refused_by_name(
     assert "of package broken_optuna" in error
     if (tmp_path / "rml_optimize.db").exists():  # what fails for all trials fails none
         assert set(states(tmp_path).values()) <= {"WAITING"}
+
+
+def test_study_that_was_deleted_is_no_fault_of_a_plugin(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage, study_name="gone")
+    optuna.delete_study(study_name="gone", storage=storage)
+    with (
+        pytest.raises(StorageError, match="'gone' was deleted"),
+        noticing_deletion("gone"),
+        plugin_errors_named(SAMPLERS_GROUP, "qmc"),
+    ):
+        storage.get_study_user_attrs(study._study_id)
+    close_storage(storage)
 
 
 def test_name_of_ours_is_ours(

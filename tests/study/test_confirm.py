@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import BIN, STANDIN, Run, clean_environment, one_error, standin_settings, wait_for
 
 from hpo.study.paper import latex, spread
@@ -142,6 +143,57 @@ def test_studies_without_unseen_images_are_refused(
     shutil.copytree(discs / "train", tmp_path / "d/test")
     result = run("rml-study", "confirm", "--data", tmp_path / "d", "--no-gpu", cwd=folder)
     assert "not the images that the study was made with" in one_error(result)
+
+
+SHORT_SEARCH = (
+    "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--num-epochs", "1", "--jobs", "1",
+    "--num-trials", "1", "--study-name", "s", *LOCAL,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("select_on", "command"),
+    [("validation", ("confirm", "--top", 1, "--seeds", 1)), ("test", ("replay", "--trial", 0))],
+)
+def test_linked_images_are_read_as_the_search_read_them(
+    run: Run, tmp_path: Path, discs: Path, select_on: str, command: tuple[object, ...]
+) -> None:
+    for path in discs.rglob("*.png"):
+        link = tmp_path / "links" / path.relative_to(discs)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    data = ("--data", tmp_path / "links")
+    made = run(
+        "rml-optimize", *SHORT_SEARCH, *data, "--select-on", select_on,
+        "--set", "data.follow_symlinks=true", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout + made.stderr
+    result = run("rml-study", *command, *data, *LOCAL, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_confirm_knows_the_mask_values_of_the_validation_folder(
+    run: Run, tmp_path: Path, discs: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(discs, data)
+    shutil.copytree(discs / "train", data / "val")
+    for path in data.glob("*/targets/*"):
+        with Image.open(path) as image:
+            pixels = (np.asarray(image) > 0).astype(np.uint8)
+        if path.is_relative_to(data / "val"):
+            pixels[:8, :8] = 2  # a class that no other part has
+        Image.fromarray(pixels).save(path)
+    select = ("--data", data, "--select-on", "validation")
+    made = run("rml-optimize", *SHORT_SEARCH, *select, "--loss", "Dice", cwd=tmp_path)
+    assert made.returncode == 0, made.stdout + made.stderr
+    result = run(
+        "rml-study", "confirm", "--top", 1, "--seeds", 1, "--data", data, *LOCAL, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (tested,) = (tmp_path / "runs/s/confirm").glob("*/seed_1/test/config.json")
+    settings = json.loads(tested.read_text())["neural_network"]["data"]
+    assert settings["mask_values"] == [0, 1, 2]
 
 
 def test_spread_and_escapes() -> None:
