@@ -9,8 +9,10 @@ import sys
 
 from trainer.errors import NetworkError
 from trainer.networks import Network, NetworkFacts, PluginNetwork, check_network
-from trainer.networks.plugin import REFUSED
+from trainer.networks.plugin import FACTS, REFUSED
 from trainer.networks.spec import Shape
+
+BUILD_TIMEOUT_S = 300  # the import of torch from a cold disk takes a minute
 
 
 def facts_of(network: Network, text: str, input_shape: Shape) -> NetworkFacts:
@@ -30,19 +32,28 @@ def facts_of(network: Network, text: str, input_shape: Shape) -> NetworkFacts:
     # In a process of its own: nothing but its code can tell, and that imports torch.
     shape = ",".join(map(str, input_shape))
     module = "trainer.networks.plugin_check"
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", module, text, network.source, shape],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module, text, network.source, shape],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise NetworkError(
+            f"{network.source}: its code has built no network in {BUILD_TIMEOUT_S} s"
+        ) from None
     said = done.stderr.strip().splitlines() or ["no word"]
     if done.returncode:
         if said[-1].startswith(REFUSED):
             raise NetworkError(said[-1].removeprefix(REFUSED))
         raise NetworkError(f"{network.source}: its code ended its process ({said[-1]})")
-    facts = json.loads(done.stdout.splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith(FACTS)]
+    if not lines:
+        raise NetworkError(f"{network.source}: its code ended its process ({said[-1]})")
+    facts = json.loads(lines[-1].removeprefix(FACTS))
     shapes = {key: tuple(facts[key]) for key in ("input_shape", "output_shape")}
     return NetworkFacts(**{**facts, **shapes})

@@ -152,7 +152,7 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:
-        raise UsageError(f"study {study.study_name!r} has no finished trial yet")
+        raise UsageError(f"study {study.study_name!r} has no finished trial of rml-optimize yet")
     if not all(reads_split(run_of(trial.user_attrs)) for trial in trials):
         raise UsageError(
             f"study {study.study_name!r} selected on its test images, so no image is left that "

@@ -93,7 +93,7 @@ def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str |
     best, folders = best_trial(study), WorkFolders.of(output, study.study_name)
     here = folders.best_model
     if best is None:
-        raise UsageError(f"study {study.study_name!r} has no finished trial yet")
+        raise UsageError(f"study {study.study_name!r} has no finished trial of rml-optimize yet")
     if not is_model_of(here, best, study.user_attrs.get(STUDY_ID)):
         aside.chmod(0o755)  # a container's user is not us
         here = aside / folders.best_model.name

@@ -99,3 +99,21 @@ def test_weights_of_a_package_fit_no_network_of_the_users(
     start = ("--transfer-learning", "efficientnet-lite0")
     error = one_error(run("rml-optimize", *command, *start, PYTHONPATH=str(documented_plugins)))
     assert "fit efficientunet:lite=0 alone, not monai-unet:width=4" in error
+
+
+def test_network_whose_code_prints_is_understood(discs: Path, run: Run, tmp_path: Path) -> None:
+    code = """
+import atexit
+from torch import nn
+
+def net(input_shape, num_outputs):
+    atexit.register(print, "thank you for using this package")
+    print("hello", end="")
+    return nn.Conv2d(input_shape[-1], num_outputs, 1)
+"""
+    write_broken(
+        tmp_path / "site", "talking", "[rml_optimize.networks]\ntalks = talking:net\n", code
+    )
+    command = ("--dry-run", *SEARCH, "--data", discs, "--layers", "talks")
+    result = run("rml-optimize", *command, PYTHONPATH=str(tmp_path / "site"))
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -18,6 +18,7 @@ from trainer.plugins import NETWORKS_GROUP, package_of, plugin_names
 KEY = "network_plugin"  # what a file has that is none of Keras's
 
 REFUSED = "refused: "  # before what plugin_check.py has against a network
+FACTS = "facts: "  # before what it says of one; a plug-in may print more
 
 OptionValue = int | float | bool | str
 

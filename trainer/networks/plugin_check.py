@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from trainer.errors import NetworkError, TrainerError
 from trainer.log import escape_unprintable
-from trainer.networks.plugin import REFUSED, read_plugin_network
+from trainer.networks.plugin import FACTS, REFUSED, read_plugin_network
 from trainer.networks.plugin_module import build_plugin
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the facts as the last line; what is wrong goes to stderr, as one line."""
+    """Print the facts in one line; what is wrong goes to stderr, as one line."""
     escape_unprintable()
     text, source, shape = argv
     try:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     except TrainerError as error:
         sys.stderr.write(f"{REFUSED}{' '.join(str(error).splitlines())}\n")
         return error.exit_code
-    sys.stdout.write(f"{json.dumps(dataclasses.asdict(facts))}\n")
+    sys.stdout.write(f"\n{FACTS}{json.dumps(dataclasses.asdict(facts))}\n")
     return 0
 
 
