@@ -154,6 +154,22 @@ def test_tensor_beyond_its_storage_is_refused(size, stride, offset, tmp_path):
         _rebuilt(torch.zeros(4), offset, size, stride)
 
 
+def test_tensors_are_bounded_together_and_take_their_storage_once(tmp_path, monkeypatch):
+    from trainer.networks import torchscript
+
+    graph, module = network()
+    archive_of(module.state_dict(), tmp_path / "m.pt")
+    tensors = torchscript.read_torchscript(tmp_path / "m.pt")
+    sizes = [tensor.untyped_storage().nbytes() for tensor in tensors.values()]
+    monkeypatch.setattr(torchscript, "MAX_TENSOR_BYTES", sum(sizes))
+    load_weights(module, graph, tmp_path / "m.pt", print)
+    monkeypatch.setattr(torchscript, "MAX_TENSOR_BYTES", sum(sizes) - 1)
+    with pytest.raises(WeightsError, match=r"data/\d+ unpacks to \d+ bytes"):
+        load_weights(module, graph, tmp_path / "m.pt", print)
+    storage = torch.arange(4)
+    assert torchscript._rebuilt(storage, 1, (2,), (1,)).data_ptr() == storage[1:].data_ptr()
+
+
 def test_damaged_archive_is_one_clear_error(tmp_path):
     graph, module = network()
     archive_of(module.state_dict(), tmp_path / "m.pt")

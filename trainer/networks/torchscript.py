@@ -21,7 +21,7 @@ from trainer.errors import WeightsError
 from trainer.networks.stored import READ_ERRORS
 
 MAX_PICKLE_BYTES = 64 * 2**20
-MAX_TENSOR_BYTES = 16 * 2**30  # of one tensor's numbers, unpacked
+MAX_TENSOR_BYTES = 16 * 2**30  # of all tensors' numbers, unpacked
 MAX_NESTING = 200
 
 _DTYPES = {
@@ -97,6 +97,7 @@ class _Reader(pickle.Unpickler):
         self._archive = archive
         self._folder = folder
         self._storages: dict[str, Tensor] = {}
+        self._bytes_left = MAX_TENSOR_BYTES
         # Made for each file, because a pickle can set attributes of what it is given.
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): lambda *items: dict(*items),
@@ -120,7 +121,8 @@ class _Reader(pickle.Unpickler):
         if kind != "storage" or dtype not in _DTYPES or not isinstance(key, str):
             raise ValueError("it holds more than tensors")
         if key not in self._storages:
-            content = _content(self._archive, f"{self._folder}{key}", MAX_TENSOR_BYTES)
+            content = _content(self._archive, f"{self._folder}{key}", self._bytes_left)
+            self._bytes_left -= len(content)
             empty = torch.empty(0, dtype=_DTYPES[dtype])
             whole = torch.frombuffer(bytearray(content), dtype=empty.dtype) if content else empty
             self._storages[key] = whole
@@ -134,7 +136,8 @@ def _rebuilt(storage: Tensor, offset: int, size: tuple[int, ...], stride: Any) -
     # Else numbers beyond it would be read; more numbers than it has would fill the memory.
     if 0 not in size and (last >= len(storage) or math.prod(size) > len(storage)):
         raise ValueError("a tensor reaches beyond its storage")
-    return storage.as_strided(size, stride, offset).clone()
+    # No copy: a pickle may name a storage any number of times.
+    return storage.as_strided(size, stride, offset)
 
 
 def _tensors(item: object, path: str, depth: int) -> Iterator[tuple[str, Tensor]]:
