@@ -263,3 +263,18 @@ def test_warped_images_are_interpolated_and_masks_are_not(tmp_path: Path) -> Non
     assert batch.targets is not None
     # Inputs and targets are the same files, so they stay the same.
     torch.testing.assert_close(batch.inputs_NCHW, batch.targets)
+
+
+@pytest.mark.parametrize("metrics", [{"hd95": True}, {"plugins": ["own"]}], ids=str)
+def test_metrics_of_classes_are_refused_where_values_are_compared(
+    worker: Worker, tmp_path: Path, metrics: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.config.network.plugin_names", lambda group: ("own",))
+    result = worker(
+        loss={"function": "MSE"}, metrics=metrics, data__target_is_mask=None,
+        data__target_grayscale=True,
+        data__transforms=[{"resize": [32, 32]}, {"random_patches": {"number": 2, "size": 5}}],
+    )  # fmt: skip
+    (key,) = metrics
+    assert result.code == 2
+    assert f"metrics.{key}: compares masks of classes, and these targets are values" in result.err
