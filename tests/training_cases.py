@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from trainer import config as cfg
 from trainer.compute.memory import BatchFitter
 from trainer.compute.parallel import ALONE
-from trainer.config import IntensityJitter, Loss, Normalize, Tiles
+from trainer.config import IntensityJitter, Loss, Normalize, RandomPatches, Tiles
 from trainer.config.loss import LOSSES
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange
@@ -50,6 +50,7 @@ NORMALIZE = (Normalize(mean=0.4, std=0.3),)
 # take the one on a CPU and the other on a GPU.
 STEPS = Steps((), ((1, 0.5), (0, 0.5)), NORMALIZE)
 TONES = replace(STEPS, tones=(IntensityJitter(brightness=0.2, contrast=0.2),))
+PATCHES = replace(STEPS, patches=(RandomPatches(number=2, size=(5, 5)),))
 WARPS = replace(TONES, warps=(("random_rotate", 20.0), ("random_zoom", 0.2)))
 SIZE = (16, 24)
 NUM_SAMPLES = 10
@@ -134,6 +135,7 @@ def image_sets() -> dict[str, ImageSet]:
         "8 bits": _images(gray, masks, STEPS),
         "colour, warped": _images(rgb, masks, WARPS),
         "tones": _images(gray, masks, TONES),
+        "patches": _images(gray, masks, PATCHES),
         "16 bits": _images(bits16, masks, STEPS),
         "16 bits, range": _images(
             bits16, masks, STEPS, intensity_range=IntensityRange(1000, 50000, 16, "given")

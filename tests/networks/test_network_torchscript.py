@@ -143,6 +143,31 @@ def test_archive_with_code_in_its_pickle_is_refused_with_how_to_convert(tmp_path
     assert not (tmp_path / "owned").exists()
 
 
+def test_pickle_cannot_reach_into_a_tensor(tmp_path):
+    """BUILD would call torch's `__setstate__`, which gives a tensor any size."""
+    graph, module = network()
+    archive_of(module.state_dict(), tmp_path / "m.pt")
+    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI1\ntQ"
+    state = b"(" + storage + b"I0\n(I1000000\nt(I0\ntt"
+    with_pickle(tmp_path / "m.pt", tmp_path / "e.pt", b"\x80\x02}Va\n" + storage + state + b"bs.")
+    with pytest.raises(WeightsError, match="cannot be read as an archive"):
+        load_weights(module, graph, tmp_path / "e.pt", print)
+
+
+def test_records_that_name_each_other_twice_end(tmp_path, monkeypatch):
+    from trainer.networks import torchscript
+
+    monkeypatch.setattr(torchscript, "MAX_VISITS", 1000)
+    graph, module = network()
+    archive_of(module.state_dict(), tmp_path / "m.pt")
+    item = {}
+    for _ in range(40):
+        item = {"a": item, "b": item}
+    with_pickle(tmp_path / "m.pt", tmp_path / "e.pt", pickle.dumps(item, protocol=2))
+    with pytest.raises(WeightsError, match="more than 1000 attributes"):
+        load_weights(module, graph, tmp_path / "e.pt", print)
+
+
 @pytest.mark.parametrize(
     "size, stride, offset",
     [((100,), (1,), 0), ((2, 2), (1, 50), 0), ((9,), (0,), 0), ((1,), (1,), 4)],
@@ -152,6 +177,22 @@ def test_tensor_beyond_its_storage_is_refused(size, stride, offset, tmp_path):
 
     with pytest.raises(ValueError, match="beyond its storage"):
         _rebuilt(torch.zeros(4), offset, size, stride)
+
+
+def test_tensors_are_bounded_together_and_take_their_storage_once(tmp_path, monkeypatch):
+    from trainer.networks import torchscript
+
+    graph, module = network()
+    archive_of(module.state_dict(), tmp_path / "m.pt")
+    tensors = torchscript.read_torchscript(tmp_path / "m.pt")
+    sizes = [tensor.untyped_storage().nbytes() for tensor in tensors.values()]
+    monkeypatch.setattr(torchscript, "MAX_TENSOR_BYTES", sum(sizes))
+    load_weights(module, graph, tmp_path / "m.pt", print)
+    monkeypatch.setattr(torchscript, "MAX_TENSOR_BYTES", sum(sizes) - 1)
+    with pytest.raises(WeightsError, match=r"data/\d+ unpacks to \d+ bytes"):
+        load_weights(module, graph, tmp_path / "m.pt", print)
+    storage = torch.arange(4)
+    assert torchscript._rebuilt(storage, 1, (2,), (1,)).data_ptr() == storage[1:].data_ptr()
 
 
 def test_damaged_archive_is_one_clear_error(tmp_path):

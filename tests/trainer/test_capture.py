@@ -184,6 +184,12 @@ def test_two_later_steps_issue_the_same_operators_with_the_same_numbers(
         {"loss": {"function": "Lovasz", "source": "sigmoid"}},
         {"loss": {"function": "BCE", "source": "sigmoid", "weight": [0.2, 0.8]}},
         {"data__intensity_range": [10, 200]},
+        {
+            "data__transforms": [*TRANSFORMS, {"random_patches": {"number": 3, "size": 9}}],
+            "data__target_is_mask": None,
+            "data__target_grayscale": True,
+            "loss": {"function": "MSE"},
+        },
     ],
     ids=str,
 )

@@ -263,3 +263,41 @@ def test_warped_images_are_interpolated_and_masks_are_not(tmp_path: Path) -> Non
     assert batch.targets is not None
     # Inputs and targets are the same files, so they stay the same.
     torch.testing.assert_close(batch.inputs_NCHW, batch.targets)
+
+
+@pytest.mark.parametrize("metrics", [{"hd95": True}, {"plugins": ["own"]}], ids=str)
+def test_metrics_of_classes_are_refused_where_values_are_compared(
+    worker: Worker, tmp_path: Path, metrics: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.config.network.plugin_names", lambda group: ("own",))
+    result = worker(
+        loss={"function": "MSE"}, metrics=metrics, data__target_is_mask=None,
+        data__target_grayscale=True,
+        data__transforms=[{"resize": [32, 32]}, {"random_patches": {"number": 2, "size": 5}}],
+    )  # fmt: skip
+    (key,) = metrics
+    assert result.code == 2
+    assert f"metrics.{key}: compares masks of classes, and these targets are values" in result.err
+
+
+def test_inpainting_network_predicts_where_there_are_no_targets(
+    worker: Worker, tmp_path: Path
+) -> None:
+    photos = _photos(tmp_path / "photos", 3)
+    layers = keras_file(tmp_path / "net.json", conv(2, 3, "linear"), shape=(24, 20, 3))
+    worker(
+        layers=str(layers),
+        data={
+            "test_input_path": str(photos),
+            "test_output_path": "predicted",
+            "transforms": [{"random_patches": {"number": 2, "size": 5}}],
+        },
+    ).succeeded()
+    with h5py.File(tmp_path / "predicted" / "output_1.h5") as file:
+        assert {values.shape for values in _datasets(file)} == {(3, 24, 20)}
+
+
+def _datasets(group: h5py.Group) -> list[h5py.Dataset]:
+    found: list[h5py.Dataset] = []
+    group.visititems(lambda _, item: found.append(item) if hasattr(item, "shape") else None)
+    return found

@@ -53,6 +53,24 @@ def test_dice_by_hand():
     assert scores.num_images == 3
 
 
+def test_running_accuracy_stays_where_a_batch_adds_nothing():
+    """Slices of several sizes: another process may have more batches than this one."""
+    names, predicted, target = masks(3)
+    counts = SegmentationCounts(3, None)
+    found = []
+    for part in (slice(0, 4), slice(4, 7)):
+        counts.update(names[part], predicted[part], target[part])
+        counts.end_batch()
+        found.append(counts.running_accuracies())
+        for _ in range(2):
+            counts.end_batch()
+        found.append(counts.running_accuracies())
+    first = counted(3, names[:4], predicted[:4], target[:4]).scores().accuracy
+    last = counted(3, names, predicted, target).scores().accuracy
+    assert found == [[first], [first] * 2, [last], [last] * 2]
+    assert counts.scores().accuracy == last
+
+
 def numpy_dice(predicted, target, c):
     p, t = predicted.numpy() == c, target.numpy() == c
     return 2 * (p & t).sum() / (p.sum() + t.sum())

@@ -10,6 +10,7 @@ import pytest
 from support import Run, write_discs
 from worker import Worker
 
+from trainer.output.files import OutputFiles
 from trainer.rundir import METRICS, named_after
 
 
@@ -133,3 +134,13 @@ def test_where_the_images_are_gone_the_message_says_which_option_gives_them(
     result = run("rmldnn", "--config=best_model/config.json", *settings, cwd=project)
     assert result.returncode == 0, result.stderr
     assert _score(project) == expected
+
+
+def test_lines_that_are_none_of_a_log_are_dropped_by_the_run_that_goes_on(tmp_path: Path) -> None:
+    first = "1 2.5 0.4 0.650000000\n"
+    (tmp_path / "out_test.txt").write_text(f"{first}\n2 3.5 0.3 0.7\nsome text\n\0\n")
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": \n{"epoch": null}\n')
+    with OutputFiles.open(str(tmp_path / "out.txt"), keep_epochs=1):
+        pass
+    assert (tmp_path / "out_test.txt").read_text() == first
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from worker import Worker
 
 from trainer.commands.run import _Run
 from trainer.compute.memory import BatchFitter
+from trainer.networks.torch_layers.normalization import RunningStatistics
 from trainer.training.step import TrainingStep
 
 REAL, REAL_FITTER = TrainingStep._backward, _Run._fitter
@@ -89,3 +90,20 @@ def test_batch_in_pieces_is_counted_in_those_pieces_alone(
     monkeypatch.setattr(TrainingStep, "_backward", short(seldom))
     assert_same(weights(worker, tmp_path, **halving), expected)
     assert tries[:4] == [4, 2, 2, 1]
+
+
+def test_statistics_of_torch_s_own_layers_are_brought_back() -> None:
+    """A plug-in's network has these."""
+    network = nn.Sequential(
+        nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True), nn.Conv2d(3, 1, 1)
+    )
+    statistics = RunningStatistics(network)
+    network(torch.rand(2, 3, 4, 4))
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    assert before["0.num_batches_tracked"] == 1
+    statistics.keep()
+    network(torch.rand(2, 3, 4, 4))
+    assert not torch.equal(network.state_dict()["0.running_mean"], before["0.running_mean"])
+    statistics.bring_back()
+    after = network.state_dict()
+    assert [name for name in before if not torch.equal(after[name], before[name])] == []

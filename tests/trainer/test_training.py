@@ -103,6 +103,7 @@ def test_loss_that_is_no_number_ends_the_run_and_names_the_step(worker: Worker) 
     )
     error = result.error(code=3)
     assert re.search(r"the loss is (nan|inf) at epoch \d+, batch \d+; try a smaller", error)
+    assert re.search(r"Batch \[ *\d+/ *\d+\] \(Loss = (nan|inf);", result.out)  # that led to it
     assert "optimizer.learning_rate" in error
     assert all(math.isfinite(accuracy) for accuracy in result.accuracies)
 

@@ -192,4 +192,4 @@ def test_rule_on_values_that_are_no_classes_is_refused(
     Path("config.json").write_text(json.dumps(config))
     assert main(["--config=config.json"]) == 2
     error = capsys.readouterr().err
-    assert f"error: loss.weight: {RULE} counts classes, and the masks hold" in error
+    assert f"error: loss.weight: {RULE} counts classes, and the targets are continuous" in error

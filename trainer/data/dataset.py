@@ -77,9 +77,10 @@ def load_data(
         _noting(log)(text)
 
     kind = target_kind(parts, data)
+    has_targets = any(pair.target for pairs in parts.values() for pair in pairs)
 
     def decide(counts: Mapping[str, Counter[int]]) -> MaskCoding | None:
-        return _decide(counts, data, kind)
+        return _decide(counts, data, kind) if has_targets else None
 
     def read(store: Store, num_threads: int) -> dict[str, Counter[int]]:
         with ReadingProgress(log, sum(map(len, parts.values()))) as progress:

@@ -59,7 +59,11 @@ class _Tally:
 
     def running(self) -> list[tuple[int, float | None, float | None]]:
         """Return number, loss and accuracy so far of batches that ended since the last call."""
-        losses = [float(loss) / num_seen for _, num_seen, loss in self.ended]
+        if not self.ended:
+            return []
+        # Together: to read each would be to wait for the device as often.
+        sums = torch.stack([torch.as_tensor(loss) for *_, loss in self.ended]).tolist()
+        losses = [total / num for total, (_, num, _) in zip(sums, self.ended, strict=True)]
         accuracies = self.counts.running_accuracies() if self.counts else [None] * len(losses)
         found = [
             (number, loss if self.has_loss else None, accuracy)

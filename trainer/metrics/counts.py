@@ -199,7 +199,9 @@ class SegmentationCounts:
 
     def _settle(self) -> None:
         """Bring the counts to the host, all at once: reading them waits for the device."""
-        if not self._pending:
+        if not self._pending:  # batches of other processes alone may have ended
+            self._running += [self._accuracy() for _ in self._batch_ends]
+            self._batch_ends = []
             return
         names = [name for batch, _, _ in self._pending for name in batch]
         counts_NC3 = torch.cat([counts for _, counts, _ in self._pending]).cpu().numpy()

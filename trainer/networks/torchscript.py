@@ -7,12 +7,13 @@ modules; its code is never looked at.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from trainer.errors import WeightsError
 from trainer.networks.stored import READ_ERRORS
 
 MAX_PICKLE_BYTES = 64 * 2**20
-MAX_TENSOR_BYTES = 16 * 2**30  # of one tensor's numbers, unpacked
+MAX_TENSOR_BYTES = 16 * 2**30  # of all tensors' numbers, unpacked
 MAX_NESTING = 200
+MAX_VISITS = 2**20
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -79,7 +81,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise ValueError("its numbers are big-endian")
         data = io.BytesIO(_content(archive, names[0], MAX_PICKLE_BYTES))
         root = _Reader(data, archive, f"{prefix}data/").load()
-        return dict(_tensors(root, "", 0))
+        return dict(_tensors(root, "", 0, itertools.count()))
 
 
 def _content(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -87,6 +89,12 @@ def _content(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if size > limit:
         raise ValueError(f"{name} unpacks to {size} bytes")
     return archive.read(name)
+
+
+class _Held(NamedTuple):
+    """Keeps a tensor from the pickle, which could call its `__setstate__`: that acts."""
+
+    tensor: Tensor
 
 
 class _Reader(pickle.Unpickler):
@@ -97,10 +105,13 @@ class _Reader(pickle.Unpickler):
         self._archive = archive
         self._folder = folder
         self._storages: dict[str, Tensor] = {}
+        self._bytes_left = MAX_TENSOR_BYTES
         # Made for each file, because a pickle can set attributes of what it is given.
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): lambda *items: dict(*items),
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _rebuilt(*args[:4]),
+            ("torch._utils", "_rebuild_tensor_v2"): lambda held, *args: _Held(
+                _rebuilt(held.tensor, *args[:3])
+            ),
             ("torch._utils", "_rebuild_parameter"): lambda value, *_: value,
             **{("torch.jit._pickle", name): lambda value, *_: value for name in _WRAPPERS},
         }
@@ -115,37 +126,43 @@ class _Reader(pickle.Unpickler):
             raise ValueError(f"it holds {module}.{name}")
         return self._known[module, name]
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: Any) -> _Held:
         kind, dtype, key = pid[:3]
         if kind != "storage" or dtype not in _DTYPES or not isinstance(key, str):
             raise ValueError("it holds more than tensors")
         if key not in self._storages:
-            content = _content(self._archive, f"{self._folder}{key}", MAX_TENSOR_BYTES)
+            content = _content(self._archive, f"{self._folder}{key}", self._bytes_left)
+            self._bytes_left -= len(content)
             empty = torch.empty(0, dtype=_DTYPES[dtype])
             whole = torch.frombuffer(bytearray(content), dtype=empty.dtype) if content else empty
             self._storages[key] = whole
-        return self._storages[key]
+        return _Held(self._storages[key])
 
 
 def _rebuilt(storage: Tensor, offset: int, size: tuple[int, ...], stride: Any) -> Tensor:
-    if not isinstance(storage, Tensor) or offset < 0 or any(n < 0 for n in (*size, *stride)):
+    if offset < 0 or any(n < 0 for n in (*size, *stride)):
         raise ValueError("a tensor's place in its storage makes no sense")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # Else numbers beyond it would be read; more numbers than it has would fill the memory.
     if 0 not in size and (last >= len(storage) or math.prod(size) > len(storage)):
         raise ValueError("a tensor reaches beyond its storage")
-    return storage.as_strided(size, stride, offset).clone()
+    # No copy: a pickle may name a storage any number of times.
+    return storage.as_strided(size, stride, offset)
 
 
-def _tensors(item: object, path: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    item: object, path: str, depth: int, visits: Iterator[int]
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors among a record's attributes, and those of the records within."""
     if depth > MAX_NESTING:
         raise ValueError(f"its modules are nested more than {MAX_NESTING} deep")
-    if isinstance(item, Tensor):
-        yield path, item
+    if next(visits) > MAX_VISITS:  # two attributes of each record may be the same one
+        raise ValueError(f"its modules have more than {MAX_VISITS} attributes")
+    if isinstance(item, _Held):
+        yield path, item.tensor
         return
     values = item if isinstance(item, dict) else getattr(item, "__dict__", {})
     if callable(item) or not isinstance(values, dict):
         return
     for name, value in values.items():
-        yield from _tensors(value, f"{path}.{name}" if path else str(name), depth + 1)
+        yield from _tensors(value, f"{path}.{name}" if path else str(name), depth + 1, visits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,16 @@ def _drop_later(path: Path, num_epochs: int) -> None:
         write_atomic(path, "".join(kept))
 
 
-def _epoch(line: str) -> int:
-    """Return the epoch of a line of any of the three files."""
-    if line.startswith("{"):
-        return int(json.loads(line)["epoch"])
-    numbers = line.split()
-    # Only the train log has five numbers, and the time comes first in it.
-    return int(numbers[1] if len(numbers) == 5 else numbers[0])
+def _epoch(line: str) -> float:
+    """Return the epoch of a line of any of the three files; infinity of what is no such line."""
+    try:
+        if line.startswith("{"):
+            return int(json.loads(line)["epoch"])
+        numbers = line.split()
+        # Only the train log has five numbers, and the time comes first in it.
+        return int(numbers[1] if len(numbers) == 5 else numbers[0])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return math.inf
 
 
 def make_folder(folder: Path) -> None:

@@ -99,8 +99,9 @@ def with_numeric_weights(
         return config
     if data.coding.kind == "continuous":
         raise ConfigError(
-            f"loss.weight: {config.loss.weight} counts classes, and the masks hold "
-            f"{data.coding.describe()}; leave it out, or make classes of them by data.mask_values"
+            f"loss.weight: {config.loss.weight} counts classes, and the targets are continuous "
+            f"({data.coding.describe()}); leave it out, or make classes of them by "
+            "data.mask_values"
         )
     counts = np.zeros(num_classes, dtype=np.int64)
     for mask in part.targets_NHW:  # one at a time: bincount makes 8 bytes of each pixel

@@ -73,8 +73,7 @@ def check_fit(
         ConfigError: per-class settings of another length than the number of classes.
     """
     num_channels = facts.output_shape[-1]
-    if config.metrics.hd95 and (coding.kind == "labels" or len(size_HW) != 2):
-        raise ConfigError("metrics.hd95: is measured between the masks of images only")
+    _check_metrics(facts, coding, config, len(size_HW))
     if coding.kind == "labels":
         _check_classification(facts, coding, config)
         return
@@ -123,6 +122,21 @@ def check_fit(
     _check_lengths(config, num_channels)
 
 
+def _check_metrics(
+    facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork, rank: int
+) -> None:
+    if config.metrics.hd95 and (coding.kind == "labels" or rank != 2):
+        raise ConfigError("metrics.hd95: is measured between the masks of images only")
+    if not is_regression(config, coding, resolve_activation(config, facts)):
+        return
+    for key in ("hd95", "plugins"):
+        if getattr(config.metrics, key):
+            raise ConfigError(
+                f"metrics.{key}: compares masks of classes, and these targets are values; "
+                "leave it out"
+            )
+
+
 def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNetwork) -> None:
     num_channels, wanted = facts.output_shape[-1], coding.num_channels
     if wanted > 1 and num_channels != wanted:
@@ -140,9 +154,9 @@ def _check_continuous(facts: NetworkFacts, coding: MaskCoding, config: NeuralNet
         )
     if config.loss is not None and config.loss.ignore_index is not None:
         raise ConfigError(
-            f"loss.ignore_index: {config.loss.ignore_index} is no class: the masks hold "
-            f"{coding.describe()}; make classes of them by data.mask_values, where the value to "
-            "leave out stands last, with its place as ignore_index"
+            f"loss.ignore_index: {config.loss.ignore_index} is no class, as the targets are "
+            f"continuous ({coding.describe()}); make classes of them by data.mask_values, where "
+            "the value to leave out stands last, with its place as ignore_index"
         )
     for key in ("transforms", "target_transforms"):
         for index, entry in enumerate(getattr(config.data, key)):

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -250,10 +250,10 @@ def _copied(picked: BatchSelection) -> BatchSelection:
     def copy(values: Tensor | None) -> Tensor | None:
         return None if values is None else values.clone()
 
-    drawn = picked.drawn
+    drawn = (copy(getattr(picked.drawn, each.name)) for each in fields(DrawnAugmentation))
     return replace(
         picked,
         inputs=picked.inputs.clone(),
         targets=copy(picked.targets),
-        drawn=DrawnAugmentation(drawn.flips.clone(), copy(drawn.warps), copy(drawn.tones)),
+        drawn=DrawnAugmentation(*drawn),  # type: ignore[arg-type]  # flips there are always
     )

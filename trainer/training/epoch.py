@@ -71,9 +71,13 @@ class Trainer:
                 (Step(time_s, epoch, batch, *values), share)
                 for (time_s, batch, share), values in readings.arrived(all_of_them=is_last)
             ]
-            self._record([step for step, _ in found])
-            losses.extend(step.loss for step, _ in found)
             lines += found
+            try:
+                self._record([step for step, _ in found])
+            except DivergedError:
+                self.log_batches(len(self.batches), lines)
+                raise
+            losses.extend(step.loss for step, _ in found)
             pause_s = self.log_interval_s or SECONDS_BETWEEN_BLOCKS
             if lines and (is_last or time.monotonic() - last_lines > pause_s):
                 last_lines = time.monotonic()

@@ -123,25 +123,34 @@ class RunningVariances:
 
 
 class RunningStatistics:
-    """Brings running means and variances back that a failed pass has counted a batch in."""
+    """Brings back what a failed pass has counted a batch in: running means and variances, and
+    whatever else the layers of a plug-in's network keep in buffers."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [x for x in network.modules() if isinstance(x, TorchBatchNorm) and not x.frozen]
-        pairs = [(layer.running_mean, layer.running_var) for layer in layers]
-        self._live = [values for pair in pairs for values in pair if values is not None]
-        self._kept = [values.clone() for values in self._live]  # once: memory may be short later
+        live = [values for layer in network.modules() for values in _counted_in(layer)]
+        # By type: torch copies at once only what is of one.
+        groups = [[v for v in live if v.dtype == dtype] for dtype in {v.dtype for v in live}]
+        # Cloned once: memory may be short later.
+        self._groups = [(group, [values.clone() for values in group]) for group in groups]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are."""
-        if self._live:
-            torch._foreach_copy_(self._kept, self._live)
+        for live, kept in self._groups:
+            torch._foreach_copy_(kept, live)
 
     @torch.no_grad()
     def bring_back(self) -> None:
         """Make them what they were when they were kept."""
-        if self._live:
-            torch._foreach_copy_(self._live, self._kept)
+        for live, kept in self._groups:
+            torch._foreach_copy_(live, kept)
+
+
+def _counted_in(layer: nn.Module) -> list[Tensor]:
+    if not isinstance(layer, TorchBatchNorm):
+        return [*layer.buffers(recurse=False)]
+    pair = () if layer.frozen else (layer.running_mean, layer.running_var)
+    return [values for values in pair if values is not None]
 
 
 class TorchGroupNorm(TorchLayer):
