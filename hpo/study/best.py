@@ -28,7 +28,9 @@ def best(options: BestOptions) -> None:
     with opened_study(options.study) as study:
         trial = best_trial(study)
         if trial is None:
-            raise UsageError(f"study {study.study_name!r} has no finished trial of rml-optimize yet")
+            raise UsageError(
+                f"study {study.study_name!r} has no finished trial of rml-optimize yet"
+            )
         entry = describe_trial(trial)
         if tested := TestScore.recorded(study, trial.number):
             entry["test"] = asdict(tested)

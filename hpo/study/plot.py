@@ -52,7 +52,9 @@ def plot(options: PlotOptions) -> None:
     with opened_study(options.study) as study:
         trials = [trial for trial in finished_trials(study) if score(trial) is not None]
         if not trials:
-            raise UsageError(f"study {study.study_name!r} has no finished trial of rml-optimize yet")
+            raise UsageError(
+                f"study {study.study_name!r} has no finished trial of rml-optimize yet"
+            )
         folders = WorkFolders.of(options.study.output_dir, study.study_name)
         folder = (options.to or folders.plots).absolute()
         folder.mkdir(parents=True, exist_ok=True)
