@@ -90,7 +90,7 @@ def compose(
         seed=config.seed,
         started=time.monotonic(),
         record=lambda steps: None,
-        log_batch=lambda *line: None,
+        log_batches=lambda *line: None,
     )
     evaluator = None
     if data.test is not None:

@@ -388,6 +388,7 @@ def test_sizes_name_the_option_as_it_is_typed(data: Path, capsys) -> None:
     assert "2 sizes; a search resizes them (--resize H,W; by default 256,256)" in text
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # as a search does
 def test_rare_classes_are_one_line_and_what_it_says_is_taken(data: Path, capsys) -> None:
     for path in data.glob("*/targets/*"):
         mask = np.zeros((40, 40), np.uint8)

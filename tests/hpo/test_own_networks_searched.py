@@ -10,7 +10,9 @@ from plugin_package import write_broken
 from support import Run, list_acc, one_error
 
 LAYERS = "monai-unet:width=4"
-SEARCH = ("--resize", "32,32", "--no-gpu", "--num-epochs", "2", "--jobs", "1")
+SEARCH = (
+    *("--resize", "32,32", "--no-gpu", "--num-epochs", "2", "--jobs", "1", "--launcher", "local"),
+)
 
 
 def test_own_network_is_searched_beside_a_built_in_one(

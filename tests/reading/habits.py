@@ -199,7 +199,7 @@ WRONG: Rows = (
         Habit("hidden folders", (discs, hidden, CHECK), "12 train, 5 test images"),
         Habit("images and masks in one folder", (discs, one_folder, config(
               target_path="data/train/inputs"), TRAIN),
-              r"images \(total / per process\) +: 12 / 12"),
+              r"Num images +\(total\) +: 12"),
         Habit("an image as its own mask",
               (discs, config(target_path="data/train/inputs"), TRAIN), "have no mask", 2),
         Habit("two arrays of one `.npz`", (npz_of_both, arrays("numpy", **SAME), TRAIN),

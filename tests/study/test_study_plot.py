@@ -7,6 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.keys import TOKEN
+
 SPACE = {
     "optimizer.learning_rate[Adam]": FloatDistribution(1e-4, 1e-2, log=True),
     "optimizer.momentum[SGD]": CategoricalDistribution([0.9]),
@@ -18,7 +20,7 @@ def trial(score: float, state: TrialState, **params: object) -> FrozenTrial:
     named = {name: params[name.split("[")[0].rsplit(".", 1)[-1]] for name in SPACE}
     return optuna.trial.create_trial(
         params=named, distributions=SPACE, value=score, state=state,
-        intermediate_values={1: score},
+        intermediate_values={1: score}, user_attrs={TOKEN: "ours"},
     )  # fmt: skip
 
 
