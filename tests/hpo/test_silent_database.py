@@ -134,10 +134,15 @@ def test_closed_terminal_gives_the_trials_back(discs: Path, tmp_path: Path) -> N
     worker = standin_settings(tmp_path, {"epoch_s": 0.3})
     arguments = optimize(discs, "--num-trials", 2, "--worker", worker, "--num-epochs", 1000)
     master, terminal = pty.openpty()
+
+    def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     process = subprocess.Popen(
         [OPTIMIZE, *arguments, "--jobs", "2"], cwd=tmp_path, env=clean_environment(),
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     )  # fmt: skip
     os.close(terminal)
     try:
