@@ -23,8 +23,6 @@ from sqlalchemy.util.queue import Empty
 DEFAULT_LEASE_S = 30.0
 NUM_CONNECTIONS = 4  # of a driver: PostgreSQL takes a hundred by default, a cluster has more nodes
 CONNECT_TIMEOUT_S = 10
-# A pool that nobody uses is closed after this.
-IDLE_S = 1.0
 _STATEMENT_TIMEOUT_S = 120  # on the server, which else works on for a client that has left
 # Optuna reads its migrations inside a transaction, for seconds on a slow disk; it locks nothing.
 _LAX_S = 60

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trainer.errors import NetworkError
-from trainer.networks.graph import Graph, Layer, Node
+from trainer.networks.graph import Graph, Node
 from trainer.networks.layers.elementwise import Identity, Input, Softmax
 from trainer.networks.spec import LINEAR, MAX_ELEMENTS, Shape, ShapeError, Weight, describe
 
@@ -228,7 +228,3 @@ def last_step(graph: Graph) -> Node:
 def final_activation(graph: Graph) -> str:
     """Name the function that the output went through last, 'linear' if none."""
     return last_step(graph).layer.spec.activation.name
-
-
-def layer_by_name(graph: Graph) -> dict[str, Layer]:
-    return {layer.name: layer for layer in graph.layers()}
