@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from pairs import write_images
 
 from hpo.keys import END, PROVENANCE
-from trainer.compute.device import choose_device
 from trainer.rundir import CONFIG, TEST_LOG, TRAIN_LOG, WORKER_LOG
 
 HERE = Path(__file__).parent
@@ -254,10 +254,11 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.trials, options.epochs) < 2:
         parser.error("at least 2 trials of 2 epochs")
-    device = choose_device(options.device)
-    options.device = device.type
-    # Not by this process: a search leaves a GPU alone on which another program computes.
-    subprocess.run([sys.executable, HERE / "machine.py", device.type], check=True)
+    # This process computes nothing on the GPU, not even to name it: a search leaves a GPU alone on
+    # which another program computes.
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    subprocess.run([sys.executable, HERE / "machine.py", options.device], check=True)
     results = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -87,6 +87,9 @@ def run_part(part: Part, limit_s: float, environment: dict[str, str], log: TextI
     if part.is_tests and part.report is not None and part.report.exists():
         _judge_tests(ran, part.report, in_time)
     said = Path(log.name).read_bytes()[start:].decode(errors="replace").splitlines()
+    if part.is_tests and not (part.report and part.report.exists()):  # ended before its report
+        failed = {line.split()[-1] for line in said if re.search(r"\] (FAILED|ERROR) tests", line)}
+        ran.notes += [f"{part.name}: {name}" for name in sorted(failed)]
     print("\n".join(f"    {line}" for line in said[-part.num_lines :]), flush=True)
     return ran
 

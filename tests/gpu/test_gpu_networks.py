@@ -20,6 +20,9 @@ from trainer.networks.torch_layers.elementwise import TorchDropout
 # 0.4 %; a maximum may move to a neighbour, and its gradient with it. On a CPU the layers' largest
 # are 2e-5, 6e-5; 0.012, 0.16.
 TOLERANCES = {torch.float32: (1e-4, 5e-4), torch.bfloat16: (0.03, 0.3)}
+# Of two values of a pool that a convolution's rounding brings together, the gradient goes to
+# either: 6 % of the pools (one H200, of 320) are a distance of 0.35.
+POOLED = {torch.bfloat16: (0.03, 0.5)}
 # A deep network's rounding adds up, and batch normalization divides by small deviations: on a CPU
 # RESUNET's gradients differ by 0.04 in float32, and in bfloat16 by as much as they are long.
 NETWORK_TOLERANCES = {torch.float32: (1e-3, 0.15), torch.bfloat16: (0.4, math.inf)}
@@ -106,10 +109,12 @@ def test_layer_equals_the_cpus(case: Case, precision: torch.dtype, device: torch
     )
     if is_unbounded and precision == torch.bfloat16:
         pytest.skip("a quotient near 0 has no digit in bfloat16")
+    tolerances = TOLERANCES[precision]
+    if case.layer.startswith("MaxPooling"):
+        tolerances = POOLED.get(precision, tolerances)
     for is_training in (True, False):
         compare(
-            case.build, case.shape, device, precision, TOLERANCES[precision],
-            is_training=is_training,
+            case.build, case.shape, device, precision, tolerances, is_training=is_training
         )  # fmt: skip
 
 
