@@ -187,15 +187,34 @@ def _run(command: list[Any], folder: Path, **environment: str) -> float:
 
 
 def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, Any]:
-    """Search both ways and print what it took."""
+    """Search both ways and print what it took, each figure as soon as it is known."""
     ours = run_ours(options, network, root)
-    steps_s, evaluation_s = run_pure(options, ours)
-    plain_s = run_plain(options, network, root, ours)
-    epoch_s = steps_s + evaluation_s
-    pure_s = options.trials * options.epochs * epoch_s
     cold, *others = ours.trials
     warm = statistics.median(trial.first_step for trial in others)
     real_s = statistics.median(epoch for trial in ours.trials for epoch in trial.epochs)
+    totals = ", ".join(f"{trial.total:.1f}" for trial in ours.trials)
+    print(
+        f"  rml-optimize took {ours.wall_s:.1f} s; the first trial began {ours.start_s:.1f} s "
+        f"after the command; trials: {totals} s; {ours.num_threads} threads"
+    )
+    print(
+        f"  first step after: cold {cold.first_step:.2f} s ({cold.before_run:.2f} s of it until "
+        f"the worker runs), warm {warm:.2f} s",
+        flush=True,
+    )
+    steps_s, evaluation_s = run_pure(options, ours)
+    epoch_s = steps_s + evaluation_s
+    pure_s = options.trials * options.epochs * epoch_s
+    print(
+        f"  an epoch: pure {epoch_s:.3f} s (steps {steps_s:.3f} s, evaluation "
+        f"{evaluation_s:.3f} s); real {real_s:.3f} s, {real_s / epoch_s:.2f} x pure (from the "
+        f"second on), evaluation {evaluation_s / real_s:.0%} of it"
+    )
+    print(f"  whole search, pure  {pure_s:7.1f} s")
+    print(
+        f"  rml-optimize        {ours.wall_s:7.1f} s  {ours.wall_s / pure_s:6.2f} x pure",
+        flush=True,
+    )
     result = {
         "network": network,
         "size": options.size,
@@ -210,33 +229,21 @@ def measure(options: argparse.Namespace, network: str, root: Path) -> dict[str, 
         "first_step_warm_s": warm,
         "search_s": ours.wall_s,
         "search_over_pure": ours.wall_s / pure_s,
-        "plain_s": plain_s,
-        "plain_over_pure": plain_s / pure_s,
-        "ours_over_plain": ours.wall_s / plain_s,
         "trials_s": [trial.total for trial in ours.trials],
     }
-    totals = ", ".join(f"{trial.total:.1f}" for trial in ours.trials)
-    print(f"  an epoch, pure: steps {steps_s:.3f} s, evaluation {evaluation_s:.3f} s")
-    print(
-        f"  an epoch, real: {real_s:.3f} s, {real_s / epoch_s:.2f} x pure (from the second on); "
-        f"evaluation {evaluation_s / real_s:.0%} of it"
-    )
-    print(
-        f"  first step after: cold {cold.first_step:.2f} s ({cold.before_run:.2f} s of it until "
-        f"the worker runs), warm {warm:.2f} s"
-    )
-    print(
-        f"  trials: {totals} s; the first began {ours.start_s:.1f} s after the command; "
-        f"{ours.num_threads} threads"
-    )
-    print(f"  whole search, pure  {pure_s:7.1f} s")
-    print(f"  rml-optimize        {ours.wall_s:7.1f} s  {ours.wall_s / pure_s:6.2f} x pure")
+    if not options.plain:
+        return result
+    plain_s = run_plain(options, network, root, ours)
     print(
         f"  plain Optuna script {plain_s:7.1f} s  {plain_s / pure_s:6.2f} x pure; "
         f"rml-optimize takes {ours.wall_s / plain_s:.2f} x as long",
         flush=True,
     )
-    return result
+    return result | {
+        "plain_s": plain_s,
+        "plain_over_pure": plain_s / pure_s,
+        "ours_over_plain": ours.wall_s / plain_s,
+    }
 
 
 def main() -> None:
@@ -250,6 +257,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3, help="at least 2: one cold, then warm")
     parser.add_argument("--epochs", type=int, default=6, help="at least 2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave it out")
     parser.add_argument("--json", type=Path, help="write what was measured into this file, too")
     options = parser.parse_args()
     if min(options.trials, options.epochs) < 2:
