@@ -112,7 +112,7 @@ def _log_part(
     num_batches: int,
 ) -> None:
     tiles, num_samples = part.tiles, sum(shares)
-    kind = "images " if data.inputs == "images" else "samples"
+    kind = "images " if data.inputs in ("images", "mnist") else "samples"
     cut: dict[str, object] = {}
     if tiles is not None:
         cut["Tiles"] = ", ".join(f"{key}: {value}" for key, value in tiles)
