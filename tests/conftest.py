@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from plugin_package import install, write_package
+from prestarted import Prestarted
 from support import BIN, STANDIN, Run, clean_environment, require, write_discs
 
 
@@ -61,17 +62,29 @@ def worker_image() -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def prestarted() -> Iterator[Prestarted]:
+    """Runs commands without the start of a Python for each."""
+    server = Prestarted()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, prestarted: Prestarted) -> Run:
     """Run one of our commands as a user does, in an empty folder."""
 
     def run_command(
         command: str, *arguments: object, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
+        wanted = clean_environment() | environment
+        words, folder = [*map(str, arguments)], cwd or tmp_path
+        if prestarted.can_run(wanted):
+            return prestarted.run(command, words, cwd=folder, environment=wanted, timeout=300)
         return subprocess.run(
-            [str(BIN / command), *map(str, arguments)],
-            cwd=cwd or tmp_path,
-            env=clean_environment() | environment,
+            [str(BIN / command), *words],
+            cwd=folder,
+            env=wanted,
             capture_output=True,
             text=True,
             timeout=300,

@@ -171,8 +171,8 @@ def refuse_other_data(base: Mapping[str, Any], space: SearchSpace) -> None:
         value = get_path(base, key)
         if key in searched or str(value or "images").lower() != "images":
             raise UsageError(
-                f"{key}: a search is on images and masks; train other data (numpy, hdf5, labels) "
-                "with rmldnn --config"
+                f"{key}: a search is on images and masks; train other data (numpy, hdf5, mnist, "
+                "labels) with rmldnn --config"
             )
 
 

@@ -86,7 +86,9 @@ class TestScore:
         if (averages := describe_averages(numbers(asdict(self)))) is not None:
             text += f" (averaged: {averages})"
         if self.dice_dataset_own_size is not None:
-            text += f", dice_dataset {self.dice_dataset_own_size:.4f} at the images' own size"
+            own = f"dice_dataset {self.dice_dataset_own_size:.4f}"
+            shown = "the same dice_dataset" if text.startswith(own) else own
+            text += f", {shown} at the images' own size"
         return f"{text} on the {self.num_images} test images"
 
 

@@ -44,7 +44,7 @@ def test_both_averages_are_given_and_the_config_says_which(
     assert config["data"]["mask_resize"] == "exact"
     # The images have the network's size here.
     assert test["dice_dataset_own_size"] == pytest.approx(test["dice_dataset"], abs=1e-6)
-    assert "at the images' own size" in result.stdout
+    assert "the same dice_dataset at the images' own size" in result.stdout
 
 
 def test_settings_that_a_worker_drops_are_named_before_the_first_trial(

@@ -119,6 +119,43 @@ def test_moved_best_model_reproduces_the_recorded_dice(
     assert 2 * both / total == pytest.approx(recorded["dice_dataset"], abs=1e-6)
 
 
+def test_inference_of_the_breast_tutorial_gives_the_recorded_dice(
+    searched: tuple[Path, str], run: Run
+) -> None:
+    """Its config_test.json, its lines that read the predictions; 32x32 stands for its 256x256."""
+    folder, _ = searched
+    shutil.copy(folder / "best_model/layers.json", folder / "layers_resunet.json")
+    config = {
+        "layers": "./layers_resunet.json",
+        "checkpoints": {"load": "./best_model/best_model_file.pt"},
+        "data": {
+            "type": "images",
+            "test_input_path": "./data/test/inputs/",
+            "test_target_path": "./data/test/targets/",
+            "test_output_path": "./predictions/",
+            "test_batch_size": 16,
+            "target_grayscale": True,
+            "target_is_mask": True,
+            "transforms": [{"resize": [32, 32]}],
+            "input_grayscale": True,  # these images are, and so is the network
+        },
+        "loss": {"function": "BCE", "source": "sigmoid"},
+    }
+    (folder / "config_test.json").write_text(json.dumps({"neural_network": config}))
+    result = run("rmldnn", "--config=config_test.json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    recorded = json.loads((folder / "best_model/test.json").read_text())
+    accuracy = float(result.stdout.rsplit("Accuracy: ", 1)[1].split()[0])
+    assert accuracy == pytest.approx(recorded["dice_dataset"], abs=5e-4)  # three digits
+    shown = {}
+    pred = h5py.File(folder / "predictions/output_1.h5", "r")
+    for dataset in pred:
+        shown[dataset] = pred[dataset][0, :, :].round()
+    pred.close()
+    assert sorted(shown) == sorted(path.name for path in (folder / "data/test/inputs").iterdir())
+    assert all(image.shape == (32, 32) for image in shown.values())
+
+
 def test_workers_thin_their_log_and_the_best_model_does_not(searched: tuple[Path, str]) -> None:
     folder, _ = searched
     written = [*folder.glob("runs/*/trial_*/attempt_*/config.json")]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import warnings
 import zipfile
 
@@ -141,6 +142,23 @@ def test_archive_with_code_in_its_pickle_is_refused_with_how_to_convert(tmp_path
     with pytest.raises(WeightsError, match=r"it holds (posix|nt).system.*convert it: python -c"):
         load_weights(module, graph, path, print)
     assert not (tmp_path / "owned").exists()
+
+
+def test_the_command_that_converts_takes_any_path(tmp_path, monkeypatch):
+    folder = tmp_path / 'it\'s "mine" $HOME'
+    folder.mkdir()
+    path = folder / "odd.pt"
+    torch.jit.script(torch.nn.Linear(2, 1)).save(str(path))
+    with_pickle(path, folder / "broken.pt", b"no pickle")
+    with pytest.raises(WeightsError) as caught:
+        read_torchscript(folder / "broken.pt")
+    command = shlex.split(str(caught.value).split("convert it: ", 1)[1])
+    assert command[:2] == ["python", "-c"]
+    assert command[3:] == [str(folder / "broken.pt")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["-c", str(path)])
+    exec(command[2], {})
+    assert set(torch.load("weights.pt", weights_only=True)) == {"weight", "bias"}
 
 
 def test_pickle_cannot_reach_into_a_tensor(tmp_path):

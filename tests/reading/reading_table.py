@@ -173,17 +173,21 @@ class Version:
 
     def _type(self, command: str, folder: Path, environment: dict[str, str]) -> Tried:
         program, *arguments = shlex.split(command)
-        module = self._programs[program].partition(":")[0]
-        run = f"import sys; from {module} import main; sys.exit(main())"
         try:
-            ended = subprocess.run(
-                [sys.executable, "-c", run, *arguments], cwd=folder,
-                env=self._environment | environment, capture_output=True, text=True,
-                errors="replace", timeout=LIMIT_S, check=False,
-            )  # fmt: skip
+            ended = self._ended(program, arguments, folder, self._environment | environment)
         except subprocess.TimeoutExpired:
             return Tried(124, f"no end within {LIMIT_S} s")
         return Tried(ended.returncode, f"{ended.stdout}\n{ended.stderr}")
+
+    def _ended(
+        self, program: str, arguments: list[str], folder: Path, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        module = self._programs[program].partition(":")[0]
+        run = f"import sys; from {module} import main; sys.exit(main())"
+        return subprocess.run(
+            [sys.executable, "-c", run, *arguments], cwd=folder, env=environment,
+            capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False,
+        )  # fmt: skip
 
     def _model(self) -> Path:
         """Return a folder with data/ and the best_model/ of a search on it, made once."""

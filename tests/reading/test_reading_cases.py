@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from file_kinds import KINDS
 from habits import HABITS, Habit
-from reading_table import PAGE, TREE, Version, is_right
+from prestarted import Prestarted
+from reading_table import LIMIT_S, PAGE, TREE, Version, is_right
+
+
+class Here(Version):
+    """The checkout that is tested, of which a process is at hand."""
+
+    def __init__(self, tree: Path, scratch: Path, prestarted: Prestarted) -> None:
+        super().__init__(tree, scratch)
+        self.prestarted = prestarted
+
+    def _ended(
+        self, program: str, arguments: list[str], folder: Path, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        wanted = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
+        if not self.prestarted.can_run(wanted):
+            return super()._ended(program, arguments, folder, environment)
+        return self.prestarted.run(
+            program, arguments, cwd=folder, environment=wanted, timeout=LIMIT_S, errors="replace"
+        )
 
 
 @pytest.fixture(scope="module")
-def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    return Version(TREE, tmp_path_factory.mktemp("cases"))
+def version(tmp_path_factory: pytest.TempPathFactory, prestarted: Prestarted) -> Version:
+    return Here(TREE, tmp_path_factory.mktemp("cases"), prestarted)
 
 
 def test_every_kind_of_file_is_read_as_its_library_reads_it_or_refused(version: Version) -> None:

@@ -130,6 +130,7 @@ def check_offered_commands(run: Run, folder: Path, printed: str) -> None:
         ["rml-study", "export", "--to", "results"],
         ["rml-study", "plot"],
         ["rmldnn", "--config=best_model/config.json", "--export", "best.h5"],
+        ["rmldnn", "--config=best_model/config.json", "--export", "best.onnx"],
     ]
     for words in commands:
         result = run(*words)

@@ -119,6 +119,7 @@ def test_inpainting_tutorial_trains_at_the_image_s_own_size(
     assert result.metrics[-1]["mae"] == pytest.approx(np.abs(output - target).mean(), rel=1e-5)
     rows = list(csv.DictReader((tmp_path / "per_image.csv").read_text().splitlines()))
     np.testing.assert_allclose([float(row["mse"]) for row in rows], squared.mean((1, 2, 3)), 1e-5)
+    assert "Targets: images of 3 channels, divided by their full scale" in result.out
     # What is cut out of test images is the same each time, so the same weights score the same.
     assert "R2 = " in result.out
 

@@ -210,17 +210,46 @@ def test_hessian_finds_the_minimum_of_rosenbrock_within_its_limits():
         calls.append(1)
         return 100 * (point[1] - point[0] ** 2) ** 2 + (1 - point[0]) ** 2
 
-    take_step(build_optimizer(parse({"type": "Hessian"}), [point]), rosenbrock)
+    section = {"type": "Hessian", "max_iterations": 2000, "max_func_eval": 4000}
+    take_step(build_optimizer(parse(section), [point]), rosenbrock)
     torch.testing.assert_close(point.detach(), torch.ones(2).double(), rtol=0, atol=1e-5)
     assert len(calls) < 100
     group = build_optimizer(parse({"type": "hessian"}), [point]).param_groups[0]
-    assert (group["max_iter"], group["max_eval"]) == (2000, 4000)
     assert (group["tolerance_grad"], group["tolerance_change"]) == (1e-8, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({}, (20, 40)),
+        ({"max_iterations": 10}, (10, 4000)),  # as the inpainting tutorial has it
+        ({"max_func_eval": 100}, (2000, 100)),
+        ({"max_iterations": 2000, "max_func_eval": 4000}, (2000, 4000)),
+    ],
+)
+def test_hessian_is_bounded_where_no_limit_is_given(given: dict, limits: tuple[int, int]):
+    weight = nn.Parameter(torch.ones(2))
+    group = build_optimizer(parse({"type": "Hessian"} | given), [weight]).param_groups[0]
+    assert (group["max_iter"], group["max_eval"]) == limits
+
+
+def test_hessian_alone_costs_some_tens_of_evaluations_a_batch():
+    """Of a function whose minimum is too far away to be found in these."""
+    weight, calls = nn.Parameter(torch.linspace(-3, 3, 60)), []
+
+    def loss() -> torch.Tensor:
+        calls.append(1)
+        ahead, here = weight[1:], weight[:-1]
+        return (100 * (ahead - here**2) ** 2 + (1 - here) ** 2).sum()
+
+    take_step(build_optimizer(parse({"type": "Hessian"}), [weight]), loss)
+    assert 20 <= len(calls) <= 40 + 25
 
 
 def test_hessian_agrees_with_scipy():
     scipy = pytest.importorskip("scipy.optimize")
-    section = {"type": "Hessian", "learning_rate": 0.01}  # as a driver would write it
+    # as a driver would write it, with room to arrive
+    section = {"type": "Hessian", "learning_rate": 0.01, "max_iterations": 2000}
     weight = nn.Parameter(START.clone())
 
     def tilted(w: torch.Tensor) -> torch.Tensor:

@@ -259,7 +259,7 @@ def test_slicers_of_different_shapes_cut_an_array_with_channels(
             tmp_path,
             kind,
             suffix,
-            test_batch_size=4,
+            test_batch_size=5,
             hdf5_outfile="prediction.h5",
             slicers=[
                 {"name": "yz-slices", "sizes": [1, 4, 9], "padded_sizes": [1, 8, 10]},
@@ -288,6 +288,10 @@ def test_slicers_of_different_shapes_cut_an_array_with_channels(
         loss.mean((1, 2)).sum() + loss.mean((0, 2)).sum(), rel=1e-5
     )
     assert result.accuracies == [1.0]
+    # 6 + 4 slices, in batches of 2, and of 5 for the test: two and one
+    numbers = [line for line in result.out.splitlines() if "Num batches (per process)" in line]
+    assert [line.split(": ")[1] for line in numbers] == ["5", "3"]
+    assert "Batch [    3/    3]" in result.out
 
 
 def test_a_network_of_one_size_is_refused_for_slices_of_two(

@@ -10,6 +10,8 @@ import pytest
 import torch
 from worker import Worker, write_pairs
 
+from trainer.training.step import TrainingStep
+
 STAMP = r"\[\d{4}-[A-Z][a-z]{2}-\d\d \d\d:\d\d:\d\d\.\d{6}\] "
 
 
@@ -69,6 +71,21 @@ def test_every_optimizer_trains(worker: Worker, name: str) -> None:
     if name == "hessian":
         section["max_iterations"] = 4
     result = worker(optimizer=section, num_epochs=2).succeeded()
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_hessian_without_limits_ends_a_run(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images in batches of 4; what is counted is evaluations of the network, not seconds."""
+    calls = []
+    backward = TrainingStep._backward
+    monkeypatch.setattr(
+        TrainingStep, "_backward", lambda *given: calls.append(1) or backward(*given)
+    )
+    result = worker(optimizer={"type": "Hessian"}, data__batch_size=4, num_epochs=2).succeeded()
+    assert len(result.losses) == 6
+    assert 6 * 5 < len(calls) <= 6 * (1 + 40 + 25)
     assert result.losses[-1] < result.losses[0]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
+import onnxruntime
 import pytest
 from support import data_section
 
@@ -37,6 +38,8 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "hdf5": (1, {"type": "hdf5", "transforms": [], "grayscale": False}),
 }
 ARRAYS = ("numpy", "hdf5")
+# An export takes seconds, so only where channels or size are not those of "binary".
+OTHER_NETWORKS = ("binary", "two channels", "RGB", "16 bits", "tiles")
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +106,11 @@ def train(data: Path, kind: str, loss: dict[str, Any], layers: object = UNET) ->
     Path("best_model/config.json").write_text(json.dumps({"neural_network": config}))
 
 
-def check_commands(images: Path) -> None:
-    """Run all that is offered, and see that the recorded score comes out again."""
+def check_commands(images: Path, *, onnx: bool = True) -> None:
+    """Run all that is offered, and see that the recorded score comes out again.
+
+    `onnx` is False where a network is the same as in another row: its export is, too.
+    """
     assert main(["--plot", "out.txt"]) == 0
     trained = Path("out_test.txt").read_text().split()[-1]
     assert main(["--config=best_model/config.json"]) == 0
@@ -114,6 +120,34 @@ def check_commands(images: Path) -> None:
     assert main(["--predict", "best_model", "--images", str(images), "--out", "p"]) == 0
     assert len(list(Path("p/masks").glob("*.png"))) == len(list(images.iterdir()))
     assert main(["--config=best_model/config.json", "--export", "best.h5"]) == 0
+    if onnx:
+        assert main(["--config=best_model/config.json", "--export", "best.onnx"]) == 0
+        check_onnx(images)
+
+
+def check_onnx(images: Path) -> None:
+    """See that the exported file gives what `--predict` wrote, where both see the same image.
+
+    Not so where an image has 16 bits, whose range the file does not have, or is cut in tiles, or
+    where a coarse output is enlarged.
+    """
+    session = onnxruntime.InferenceSession("best.onnx", providers=["CPUExecutionProvider"])
+    size = tuple(session.get_inputs()[0].shape[2:])
+    data = json.loads(Path("best_model/config.json").read_text())["neural_network"]["data"]
+    flag = cv2.IMREAD_GRAYSCALE if data["grayscale"] else cv2.IMREAD_COLOR
+    with h5py.File("p/output_1.h5") as file:
+        for name in file:
+            stored = cv2.imread(str(images / name), flag | cv2.IMREAD_ANYDEPTH)
+            image = stored.reshape(SIZE, SIZE, -1).transpose(2, 0, 1)[:, : size[0], : size[1]]
+            (output,) = session.run(None, {"image": image[None].astype(np.float32) / 255})
+            expected = file[name][()]
+            assert output.shape[1] == len(expected)
+            if output.shape[1:] != expected.shape or stored.dtype != np.uint8:
+                continue
+            if len(expected) == 1 or output.sum(1) == pytest.approx(1, abs=1e-4):
+                np.testing.assert_allclose(output[0], expected, atol=1e-4)
+            else:  # logits or their logarithms there, probabilities here
+                assert (output[0].argmax(0) == expected.argmax(0)).mean() > 0.99
 
 
 @pytest.fixture(autouse=True)
@@ -130,14 +164,14 @@ def test_winner_of_every_loss_and_weight(
     if isinstance(weight, tuple):
         weight = weight[: max(2, KINDS[kind][0])]
     train(sets, kind, {"function": function} | ({"weight": weight} if weight else {}))
-    check_commands(sets / kind / "test/inputs")
+    check_commands(sets / kind / "test/inputs", onnx=False)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ARRAYS])
 def test_winner_of_every_kind_of_images(sets: Path, kind: str) -> None:
     weight = {} if kind == "continuous" else {"weight": RULE}
     train(sets, kind, {"function": "NLL"} | weight)
-    check_commands(sets / kind / "test/inputs")
+    check_commands(sets / kind / "test/inputs", onnx=kind in OTHER_NETWORKS)
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
@@ -157,6 +191,8 @@ def test_winner_on_arrays_predicts_as_the_refusal_says(
     assert main([f"--config={path}"]) == 0
     with h5py.File("p/output_1.h5") as file:
         assert len(file) == 3
+    for name in ("best.h5", "best.onnx") if kind == "numpy" else ("best.h5",):
+        assert main([f"--config={path}", "--export", name]) == 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +216,7 @@ def test_winner_of_every_last_activation(sets: Path, ending: str, function: str)
                                             "padding": "same", "activation": ending}},
     ]  # fmt: skip
     train(sets, "classes", {"function": function, "weight": RULE}, network)
-    check_commands(sets / "classes/test/inputs")
+    check_commands(sets / "classes/test/inputs", onnx=function == "Dice")
 
 
 def test_rule_on_values_that_are_no_classes_is_refused(

@@ -108,19 +108,21 @@ def _full_or_two_numbers(value: Any) -> Any:
     )  # fmt: skip
 
 
-INPUTS = ("images", "numpy", "hdf5")
+INPUTS = ("images", "numpy", "hdf5", "mnist")
 Tag = Annotated[str | None, Field(min_length=1, pattern=r"^[^/]+$")]
 
 
 class Data(Section):
     """Where the images are and what is done to them before the network sees them."""
 
-    type: Annotated[Literal["images", "numpy", "hdf5", "labels"], named(*INPUTS, "labels")] = (
-        "images"
+    type: Annotated[
+        Literal["images", "numpy", "hdf5", "mnist", "labels"], named(*INPUTS, "labels")
+    ] = "images"
+    input_type: Annotated[Literal["images", "numpy", "hdf5", "mnist"] | None, named(*INPUTS)] = (
+        None
     )
-    input_type: Annotated[Literal["images", "numpy", "hdf5"] | None, named(*INPUTS)] = None
     target_type: Annotated[
-        Literal["images", "numpy", "hdf5", "labels"] | None, named(*INPUTS, "labels")
+        Literal["images", "numpy", "hdf5", "mnist", "labels"] | None, named(*INPUTS, "labels")
     ] = None
     input_path: str | None = None
     target_path: str | None = None
@@ -182,8 +184,14 @@ class Data(Section):
     def _paths_come_in_pairs(self) -> Self:
         if self.has_labels:
             if self.target_path is not None or self.test_target_path is not None:
+                where = "its files have" if self.inputs == "mnist" else "folders name"
                 raise PydanticCustomError(
-                    "pair", "target_type labels takes no target_path: folders name the classes"
+                    "pair",
+                    "{type} takes no target_path: {where} the classes",
+                    {
+                        "type": "type mnist" if self.inputs == "mnist" else "target_type labels",
+                        "where": where,
+                    },
                 )
         elif self.input_path is not None and self.target_path is None and self.patches is None:
             raise PydanticCustomError("pair", "input_path needs a target_path to train on")
@@ -259,13 +267,13 @@ class Data(Section):
 
     @property
     def inputs(self) -> str:
-        """What the inputs are: images, numpy or hdf5."""
+        """What the inputs are: images, numpy, hdf5 or mnist."""
         return self.input_type or self.type
 
     @property
     def has_labels(self) -> bool:
-        """Whether the names of folders are the classes."""
-        return "labels" in (self.target_type, self.type)
+        """Whether a sample is of a class: the name of its folder, or MNIST's label."""
+        return "labels" in (self.target_type, self.type) or self.inputs == "mnist"
 
     @model_validator(mode="after")
     def _patches_are_of_images(self) -> Self:
@@ -315,4 +323,6 @@ class Data(Section):
     @property
     def is_input_gray(self) -> bool:
         """Whether inputs are read with one channel."""
+        if self.inputs == "mnist":
+            return True
         return self.grayscale if self.input_grayscale is None else self.input_grayscale

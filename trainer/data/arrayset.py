@@ -53,7 +53,7 @@ class ArrayCoding(MaskCoding):
         """Say in one line what the targets hold."""
         if self.kind == "continuous":
             channels = f", {self.num_channels} channels" if self.num_channels > 1 else ""
-            return f"of the targets: continuous{channels}, taken as they are"
+            return f"continuous{channels}, taken as they are"
         return super().describe()
 
 

@@ -21,6 +21,7 @@ from trainer.data.cache import (
     cache_root,
     max_cache_bytes,
 )
+from trainer.data.digits import load_digits
 from trainer.data.fingerprint import data_key
 from trainer.data.images import Array, Pair, list_images, list_samples
 from trainer.data.imageset import ImageSet, LoadedData
@@ -62,6 +63,8 @@ def load_data(
         DataError: see `list_samples`, `read_image`, `read_checked_mask` and `decide_coding`.
     """
     log = log or Log()
+    if data.inputs == "mnist":
+        return load_digits(data, resolve)
     if data.inputs != "images":
         return load_arrays(data, resolve, log, wanted or Wanted())
     steps = plan_transforms(data)

@@ -24,15 +24,17 @@ class LabelCoding(MaskCoding):
 
     Attributes:
         names: of the folders, in the order of the class ids.
+        source: where the classes are from, for the log.
     """
 
     names: tuple[str, ...] = ()
+    source: str = "by folder"
 
     def describe(self) -> str:
         """Say in one line which class is which."""
         more = ", …" if len(self.names) > NUM_NAMES_SHOWN else ""
         shown = ", ".join(f"{i} {name}" for i, name in enumerate(self.names[:NUM_NAMES_SHOWN]))
-        return f"of {self.num_classes} classes, by folder: {shown}{more}"
+        return f"of {self.num_classes} classes, {self.source}: {shown}{more}"
 
     def names_of(self, num_outputs: int) -> tuple[str, ...]:
         """Return a name for each output: a network may have more than there are folders."""

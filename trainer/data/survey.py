@@ -67,7 +67,8 @@ class MaskCoding:
     def describe(self) -> str:
         """Say in one line what the masks hold."""
         if self.kind == "continuous" and not self.counts:
-            return f"of images, {self.num_channels} channel(s), divided by their full scale"
+            channels = counted(self.num_channels, "channel")
+            return f"images of {channels}, divided by their full scale"
         shown = ", ".join(str(value) for value in sorted(self.counts)[:NUM_VALUES_SHOWN])
         if len(self.counts) > NUM_VALUES_SHOWN:
             shown += ", …"

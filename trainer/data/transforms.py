@@ -59,7 +59,7 @@ def plan_transforms(data: Data) -> tuple[Steps, Steps]:
                 f"data.target_transforms[{index}].convert_color: masks hold classes, no colours; "
                 "put it into data.input_transforms"
             )
-    if data.inputs == "images":
+    if data.inputs in ("images", "mnist"):
         check_normalize(data, num_channels(data))
     turn = 1 if data.rotate_direction == "counterclockwise" else -1
     inputs = _steps((*data.transforms, *data.input_transforms), turn)

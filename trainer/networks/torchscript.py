@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import pickle
+import shlex
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,8 +66,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"{path}: cannot be read as an archive of TorchScript ({reason}); if you trust it, "
-            f"convert it: python -c \"import torch; torch.save(torch.jit.load('{path}', "
-            "map_location='cpu').state_dict(), 'weights.pt')\""
+            'convert it: python -c "import sys, torch; torch.save(torch.jit.load(sys.argv[1], '
+            f"map_location='cpu').state_dict(), 'weights.pt')\" {shlex.quote(str(path))}"
         ) from None
 
 

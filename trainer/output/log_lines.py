@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -72,14 +74,16 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         num_full, rest = divmod(len(data.train) * per_image, size)
         full_parts, rest_parts = world.part_sizes(size), world.part_sizes(rest)
         shares = [num_full * f + r for f, r in zip(full_parts, rest_parts, strict=True)]
-        num_batches = num_full + (rest > 0)
+        num_batches = _num_batches(Counter(data.train.sizes).values(), size)
+        num_batches = num_batches or num_full + (rest > 0)
         log("Training dataset:")
         _log_part(log, config.data, data.train, size, shares, full_parts, num_batches)
     if data.test is not None:
         size = config.data.test_batch_size
         shares = world.part_sizes(len(data.test))
         batch = -(-size // world.size)
-        num_batches = shares[0] if config.data.tiles else -(-shares[0] // batch)
+        num_batches = _num_in_order(data.test.sizes, shares, batch)
+        num_batches = num_batches or (shares[0] if config.data.tiles else -(-shares[0] // batch))
         log("Test dataset:")
         _log_part(log, config.data, data.test, size, shares, [batch], num_batches)
     log.rule()
@@ -90,6 +94,8 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         log('Intensities: 0 to 65535 become 0 to 1 (data.intensity_range "full", or none known)')
     if data.coding is not None:
         kind = "Labels" if data.is_classification else "Mask values"
+        if data.coding.kind == "continuous" and not data.coding.counts:
+            kind = "Targets:"
         log(f"{kind} {data.coding.describe()}")
         if data.is_classification:
             log(f"Number of class labels: {data.coding.num_classes}")
@@ -102,6 +108,18 @@ def log_data(log: Log, config: NeuralNetwork, data: LoadedData, world: World) ->
         log("Accuracy, also in the test log: the share of samples whose class is found")
 
 
+def _num_batches(lengths: Iterable[int], size: int) -> int:
+    """Count the batches of so many samples of each size: a batch is of one."""
+    return sum(-(-length // size) for length in lengths)
+
+
+def _num_in_order(sizes: Iterable[tuple[int, ...]], shares: list[int], size: int) -> int:
+    """Count the batches of samples that keep their order, of the process that has most."""
+    rest = iter(sizes)
+    blocks = [itertools.groupby(itertools.islice(rest, share)) for share in shares]
+    return max(_num_batches([len([*run]) for _, run in block], size) for block in blocks)
+
+
 def _log_part(
     log: Log,
     data: Data,
@@ -112,7 +130,7 @@ def _log_part(
     num_batches: int,
 ) -> None:
     tiles, num_samples = part.tiles, sum(shares)
-    kind = "images " if data.inputs == "images" else "samples"
+    kind = "images " if data.inputs in ("images", "mnist") else "samples"
     cut: dict[str, object] = {}
     if tiles is not None:
         cut["Tiles"] = ", ".join(f"{key}: {value}" for key, value in tiles)

@@ -29,7 +29,7 @@ from trainer.output.resume import stored_rules
 def wanted_arrays(config: NeuralNetwork, resolve: Resolve) -> Wanted:
     """Say what arrays must be like."""
     layers, loss = config.layers, config.loss
-    if config.data.inputs == "images":
+    if config.data.inputs in ("images", "mnist"):
         return Wanted()
     pad_id = PAD_ID if loss is None or loss.ignore_index is None else loss.ignore_index
     is_regression = loss is not None and loss.function == "MSE"

@@ -173,7 +173,7 @@ def _check_classification(facts: NetworkFacts, coding: MaskCoding, config: Neura
     num_classes, shape = coding.num_classes, facts.output_shape
     if len(shape) != 1 or (shape[0] < num_classes and (shape[0], num_classes) != (1, 2)):
         raise NetworkError(
-            f"network {facts.name!r}: its output has shape {shape}, and there are folders of "
+            f"network {facts.name!r}: its output has shape {shape}, and there are "
             f"{num_classes} classes; end it in Flatten or GlobalAveragePooling and a Dense of "
             f"{num_classes} or more"
         )
