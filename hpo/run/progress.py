@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from hpo.store.ranking import rank
+from hpo.wording import describe_values, format_seconds
 
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
@@ -87,25 +88,6 @@ class Tally:
         if self.seconds_left:
             text += f", about {format_seconds(self.seconds_left)} left"
         return text
-
-
-def format_seconds(seconds: float) -> str:
-    """Return `42 s`, `3 min 20 s` or `5 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def describe_values(chosen: Mapping[str, Any]) -> str:
-    """Return sampled values briefly: `type=Adam learning_rate=0.00123 function=Dice`."""
-    parts = []
-    for key, value in chosen.items():
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
-    return " ".join(parts)
 
 
 def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:

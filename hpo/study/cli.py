@@ -14,6 +14,8 @@ from hpo.console import run_app
 COMMANDS = {
     "list": "list_studies",
     "status": "status",
+    "report": "report",
+    "trials": "trials",
     "best": "best",
     "show": "show",
     "plot": "plot",

@@ -13,11 +13,12 @@ import typer
 from hpo.command_line import as_options
 from hpo.console import console
 from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
-from hpo.run.progress import describe_values, format_seconds, optuna_means
+from hpo.run.progress import optuna_means
 from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
+from hpo.wording import describe_values, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from

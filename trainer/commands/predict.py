@@ -16,9 +16,8 @@ from trainer.compute.parallel import World
 from trainer.config import LOSSES, NeuralNetwork, parse_config
 from trainer.data.dataset import Resolve
 from trainer.data.geometry import classes_at
-from trainer.data.images import Array, list_images, read_image
-from trainer.data.intensity import PERCENTILES
-from trainer.data.overlay import overlay
+from trainer.data.images import list_images, read_image
+from trainer.data.overlay import overlay, shown
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
@@ -145,15 +144,6 @@ def _draw(
     file = Path(name).with_suffix(".png")
     _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
     _write(output / OVERLAYS / file, overlay(image, classes))
-
-
-def shown(image: Array) -> NDArray[np.uint8]:
-    """Return an image with 8 bits, one of 16 with its own contrast: only to be looked at."""
-    if image.dtype == np.uint8:
-        return np.asarray(image, np.uint8)
-    low, high = np.percentile(image, PERCENTILES)
-    scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
-    return np.asarray(scaled, dtype=np.uint8)
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:

@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.decoding import Array
+from trainer.data.intensity import PERCENTILES
+
 # BGR, for classes 1, 2, …: told apart by people with any colour vision (Okabe and Ito 2008).
 COLOURS = (
     (0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213),
@@ -34,3 +37,12 @@ def overlay(
         )
         cv2.drawContours(result, outlines, -1, colour, thickness=1)
     return result
+
+
+def shown(image: Array) -> NDArray[np.uint8]:
+    """Return an image with 8 bits, one of 16 with its own contrast: only to be looked at."""
+    if image.dtype == np.uint8:
+        return np.asarray(image, np.uint8)
+    low, high = np.percentile(image, PERCENTILES)
+    scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
+    return np.asarray(scaled, dtype=np.uint8)
