@@ -29,6 +29,7 @@ from trainer import rundir
 from trainer.keypath import get_path
 from trainer.wording import counted
 
+PREDICTS = "--targets"  # an option of --predict, by which a worker says that it has that
 SCORED, RUN, IMAGES, TARGETS, MASKS = "scored", "run", "images", "targets", "masks"
 
 
@@ -66,8 +67,8 @@ class CaseMaker:
         known = read_json(target / INDEX)
         if (known.get("trial"), known.get("attempt")) == (self.trial, self.attempt):
             return None
-        if not self.launcher.capabilities():
-            return "this worker knows the contract only, which has no table of images"
+        if PREDICTS not in self.launcher.capabilities():
+            return "this worker segments no images (rmldnn --predict)"
         self.folders.study.mkdir(parents=True, exist_ok=True)
         with new_folder(self.folders.study, target.name) as aside:
             scores = self._scores(aside)

@@ -24,6 +24,7 @@ COMMANDS = {
     "replay": "replay",
     "confirm": "confirm",
     "predict": "predict",
+    "score": "score",
     "requeue": "requeue",
     "clean": "clean",
     "doctor": "doctor",

@@ -17,6 +17,7 @@ COLOURS = (
     (167, 121, 204),
 )  # fmt: skip
 OPACITY = 0.35
+DASH_PX = 4
 
 
 def overlay(
@@ -36,6 +37,21 @@ def overlay(
             region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
         )
         cv2.drawContours(result, outlines, -1, colour, thickness=1)
+    return result
+
+
+def dashed_outlines(image_HW3: NDArray[np.uint8], classes_HW: NDArray[Any]) -> NDArray[np.uint8]:
+    """Draw the outline of each class but the background in black and white dashes.
+
+    They are seen on any image, and beside the outlines of `overlay`: for the masks.
+    """
+    result = image_HW3.copy()
+    for class_id in np.unique(classes_HW[classes_HW != 0]):
+        region = (classes_HW == class_id).astype(np.uint8)
+        for line in cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]:
+            columns, rows = line.reshape(-1, 2).T
+            is_white = np.arange(len(rows)) // DASH_PX % 2 == 0
+            result[rows, columns] = np.where(is_white[:, np.newaxis], 255, 0)
     return result
 
 
