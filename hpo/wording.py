@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,27 @@ def describe_values(chosen: Mapping[str, Any]) -> str:
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
     return " ".join(parts)
+
+
+def fold(text: str, width: int, indent: str = "") -> str:
+    """Break a text into lines at its blanks; a word that is longer than a line stays whole.
+
+    Args:
+        text: its own line breaks stay, and so does what its lines begin with.
+        width: characters of a line.
+        indent: what further lines begin with, besides.
+    """
+    folded = []
+    for line in text.splitlines() or [""]:
+        begin = line[: len(line) - len(line.lstrip())]
+        folded += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=begin + indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(folded)
 
 
 def latex(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
+from hpo.console import tell
 from hpo.dataset.trivial_baseline import TrivialScore, no_better_than
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.plan.spec import StudySpec
@@ -47,7 +48,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     finished = finished_trials(study)
 
     def say(text: str = "") -> None:
-        console.print(text, markup=False)
+        tell(console, text)
 
     say()
     if spec.is_synthetic:
@@ -93,20 +94,32 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.model_of is None:
         _name_report(ending, say)
         return
+    _say_next(spec, ending, console)
+
+
+def _say_next(spec: StudySpec, ending: Ending, console: Console) -> None:
+    """Say where the model is and what to do with it."""
+
+    def say(text: str) -> None:
+        tell(console, text)
+
+    def command(text: str) -> None:  # in one piece, to be copied
+        console.print(f"  {text}", markup=False, soft_wrap=True)
+
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
     first = "" if _name_report(ending, say) else "next: "
     say(f"{first}look at its predictions, or score it again:")
-    say(
-        f"  {_command('rmldnn')} --predict {_quoted(folder)} --images "
+    command(
+        f"{_command('rmldnn')} --predict {_quoted(folder)} --images "
         f"{_quoted(spec.data.root / images)} --out predictions"
     )
-    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
+    command(f"{_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
     output = spec.folders.output
     if ending.tested is not None and (output / DATABASE_FILE).exists():
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
-        say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+        command(f"{_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
 
 
 def _name_report(ending: Ending, say: Callable[[str], None]) -> bool:
