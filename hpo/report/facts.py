@@ -227,4 +227,4 @@ def _short(value: float | None) -> float | None:
     """Return a number with as many digits as anybody reads; None of one that JSON has not."""
     if value is None or not math.isfinite(value):
         return None
-    return float(f"{value:.5g}")
+    return float(f"{value:.8g}")

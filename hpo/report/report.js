@@ -360,7 +360,7 @@
       }
     }
     nearest(f, points, 20, (_, row) => path(row));
-    const note = html("div", "key", narrow && axes.length > 3 ? `The ${use.length} that mattered most; darker is better. ${edge()}` : `The darker, the better. ${edge()}`);
+    const note = html("div", "key", narrow && axes.length > 3 ? `The ${use.length} that mattered most; the stronger the colour, the better. ${edge()}` : `The stronger the colour, the better. ${edge()}`);
     f.holder.append(note);
   }
 
