@@ -26,7 +26,9 @@ def _winner(report: Report) -> str:
         return "<p class=big-note>No trial is finished and has a score yet.</p>"
     test, value = facts.test, score(best) or 0.0
     of_epochs = max(best.intermediate_values, default=0)
-    chosen_on = report.about.get("selected_on") or report.identity.get("select on", "its own images")
+    chosen_on = report.about.get("selected_on") or report.identity.get(
+        "select on", "its own images"
+    )
     if "dice_dataset" in test:
         head = float(test["dice_dataset"])
         label = f"Dice on {counted(int(test['num_images']), 'test image')} that chose nothing"
