@@ -69,7 +69,7 @@ def test_page_opens_without_an_error_or_a_request(
     assert opened.page.title().startswith("Title ")  # no text of the study has run
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width
     for plot in ("curves", "history", "importance", "parallel", "slices", "images"):
-        assert opened.page.locator(f"#{plot}-plot svg path, #{plot}-plot svg rect").count() > 2, (
+        assert opened.page.locator(f"#{plot}-plot svg path, #{plot}-plot svg rect").count() > 1, (
             plot
         )
     assert opened.page.locator("figure image").count() == 18

