@@ -45,7 +45,7 @@ def plot_run(outfile: Path, picture: Path) -> None:
         if curve is accuracies:
             best = max(curve, key=lambda epoch: curve[epoch])
             axes.set_title(f"best: {curve[best]:.4f} (epoch {best})", fontsize="medium")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     aside = aside_name(picture)
     try:

@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.commands.cases import Cases
 from trainer.compute.parallel import World
 from trainer.config import LOSSES, NeuralNetwork, parse_config
 from trainer.data.dataset import Resolve
 from trainer.data.geometry import classes_at
-from trainer.data.images import Array, list_images, read_image
-from trainer.data.intensity import PERCENTILES
-from trainer.data.overlay import overlay
+from trainer.data.images import list_images, read_image
+from trainer.data.overlay import dashed_outlines, overlay, shown
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
@@ -31,12 +31,20 @@ MASKS = "masks"
 OVERLAYS = "overlays"
 
 
-def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> None:
-    """Segment every image of a folder.
+def predict(
+    model: Path,
+    images: Path,
+    output: Path,
+    log: Log,
+    world: World,
+    targets: Path | None = None,
+) -> None:
+    """Segment every image of a folder, and compare with masks where there are any.
 
     Writes below `output`: `output_1.h5` as the contract has it (probabilities at the network's
     size, with `data.tiles` the image's), `masks/NAME.png` (the data set's own mask values) and
-    `overlays/NAME.png`, both at the size of the input.
+    `overlays/NAME.png`, both at the size of the input. With `targets` the overlays also have the
+    mask's outline, dashed, and `cases.csv` has the Dice of each image, the worst first.
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.
@@ -44,6 +52,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         output: where the results go; made if missing.
         log: where the contract's log lines go.
         world: the processes that share the images; the first one draws.
+        targets: folder of masks, named as the images.
 
     Raises:
         ConfigError: no config in the model's folder.
@@ -58,8 +67,11 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         path.relative_to(images).as_posix(): path
         for path in list_images(images, "--images", follow_symlinks=config.data.follow_symlinks)
     }
+    cases = None
     if world.is_first:
         _refuse_one_name_for_two(paths, output)
+        if targets is not None:
+            cases = Cases(config, list(paths.values()), images, targets)
     with memory_errors_named(config):
         run(config, model, log, world)
     if not world.is_first:
@@ -69,7 +81,9 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
             (output / folder).mkdir(parents=True, exist_ok=True)
         with h5py.File(output / PREDICTIONS) as file:
             for name, path in paths.items():
-                _draw(path, name, file[name][()], output, config)
+                _draw(path, name, file[name][()], output, config, cases)
+        if cases is not None:
+            cases.write(output, log)
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
     log(f"Wrote {counted(len(paths), 'mask')} with overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
@@ -106,8 +120,10 @@ def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork
     # Absolute, because a relative one that is missing would be looked for beside the model.
     data["test_input_path"] = str(images.absolute())
     data["test_output_path"] = str(output)
-    for key in ("outfile", "metrics"):
-        network.pop(key, None)
+    network.pop("outfile", None)
+    rule = (network.pop("metrics", None) or {}).get("include_background")
+    if rule is not None:  # plug-ins of metrics may not be installed, but which classes count stays
+        network["metrics"] = {"include_background": rule}
     _forget_plugin_loss(network)
     config = parse_config(obj, str(path))
     if config.data.inputs != "images" or config.data.has_labels:
@@ -135,6 +151,7 @@ def _draw(
     probabilities_CHW: NDArray[np.float32],
     output: Path,
     config: NeuralNetwork,
+    cases: Cases | None,
 ) -> None:
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
@@ -144,16 +161,11 @@ def _draw(
     is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
     file = Path(name).with_suffix(".png")
     _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
-    _write(output / OVERLAYS / file, overlay(image, classes))
-
-
-def shown(image: Array) -> NDArray[np.uint8]:
-    """Return an image with 8 bits, one of 16 with its own contrast: only to be looked at."""
-    if image.dtype == np.uint8:
-        return np.asarray(image, np.uint8)
-    low, high = np.percentile(image, PERCENTILES)
-    scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
-    return np.asarray(scaled, dtype=np.uint8)
+    drawn = overlay(image, classes)
+    if cases is not None:
+        truth = cases.compare(path, name, classes, len(probabilities_CHW))
+        drawn = dashed_outlines(drawn, truth)
+    _write(output / OVERLAYS / file, drawn)
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:
