@@ -20,6 +20,7 @@ from trainer.errors import DataError
 
 MAX_DEPTH = 64  # of JSON: no file of ours goes beyond ten
 MAX_LINE_BYTES = 2**20
+MAX_NAME = 4096  # characters, as the kernel has it
 
 # A string without an end takes all the rest, or finding that out would take quadratic time.
 _NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
@@ -178,7 +179,7 @@ def contained(folder: Path, name: object) -> Path:
     Raises:
         BoundError: it is no relative path, goes up, or leads elsewhere through a link.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "\0" in name:
         raise BoundError(f"{str(name)[:200]!r}: not a file's name")
     parts = PurePosixPath(name).parts
     path = folder / name
