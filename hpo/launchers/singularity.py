@@ -24,6 +24,7 @@ from hpo.launchers.inside import (
 from hpo.launchers.log import MAX_LOG_BYTES
 from hpo.launchers.probe import CachedCapabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
+from hpo.worker_files import remove
 
 PROGRAMS = ("apptainer", "singularity")  # the same command line; the first that is there
 PREFIXES = ("APPTAINER", "SINGULARITY")  # of their variables
@@ -66,10 +67,11 @@ class SingularityLauncher:
             self._settings.cache.mkdir(exist_ok=True)
         # --containall gives the container a /tmp in memory, of 64 MB as a rule: too small for
         # compile caches, so it gets a folder on disk
-        scratch = Path(tempfile.mkdtemp(prefix="rml-scratch-"))
+        scratch, settings = Path(tempfile.mkdtemp(prefix="rml-scratch-")), self._settings
 
         def clean_up() -> None:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if left := remove(scratch, stopping=settings.stopping):
+                settings.warn(left)
 
         try:
             return self._processes.start(

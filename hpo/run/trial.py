@@ -130,7 +130,12 @@ class TrialRunner:
         try:
             config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
             folder = prepare_attempt(
-                self.spec.folders, job.number, lease.attempt, config.written, resume=resume
+                self.spec.folders,
+                job.number,
+                lease.attempt,
+                config.written,
+                resume=resume,
+                stopping=self.stopping,
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
@@ -227,7 +232,7 @@ class TrialRunner:
                 attempt=lease.attempt,
                 score=attempt_result.score,
                 epoch=attempt_result.epoch,
-                figures=read_figures(run_dir, attempt_result.epoch),
+                figures=read_figures(run_dir, self.spec.num_epochs, attempt_result.epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),

@@ -36,7 +36,7 @@ from hpo.study.recorded import (
 )
 from hpo.study.retrain import Run, TrainingData, retrain
 from hpo.study.workers import WorkerOrPlainOptions, open_workers
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, first_line
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -213,8 +213,9 @@ def _run_all(
                 name = f"trial {run.trial.number}, seed {run.seed}"
                 try:
                     result = future.result()
-                except (HpoError, TrainerError) as error:
-                    say(f"{name}: {str(error).splitlines()[0]}")
+                except (HpoError, TrainerError, OSError) as error:
+                    # of what a worker has made of its folder, say: the others are trained
+                    say(f"{name}: {first_line(error)}")
                     yield f"{name}: {error}"
                     continue
                 if result is not None:

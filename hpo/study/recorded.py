@@ -5,7 +5,6 @@ Only the config is taken from the database; every folder comes from the command 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,10 @@ from hpo.plan.scoring_keys import ROTATE_DIRECTION, SCORE_KEYS, rotates
 from hpo.records import RunRecord
 from hpo.results.provenance import config_hash
 from trainer import rundir
+from trainer.bounded import parse_json
 from trainer.keypath import copy_config, get_path, set_path
+
+MAX_CONFIG_BYTES = 2**24
 
 # The defaults of earlier releases, whose configs do not state them.
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
@@ -34,7 +36,8 @@ def recorded_config(provenance: RunRecord) -> dict[str, Any]:
         return dict(provenance["config"])
     path = Path(provenance["run_dir"]) / rundir.CONFIG
     try:
-        config = dict(json.loads(rundir.read_untrusted(path))["neural_network"])
+        text = rundir.read_untrusted(path, MAX_CONFIG_BYTES).decode()
+        config = dict(parse_json(text)["neural_network"])
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f"the trial's config is too long for the database, and {path} cannot be read here; "
