@@ -45,8 +45,7 @@ class SingularityLauncher:
                 "neither `apptainer` nor `singularity` is on the PATH (`module load apptainer`?)"
             )
         for mount in settings.mounts:
-            if not mount.path.is_dir():
-                raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
+            mount.check()
         self._program = str(Path(program).absolute())
         self.image_id = _image_id(self._image)
         self._settings = settings
@@ -109,9 +108,14 @@ class SingularityLauncher:
     def _command(self, job: WorkerJob, scratch: Path) -> tuple[str, ...]:
         settings = self._settings
         binds = [(job.run_dir, WORK_DIR, "rw")]
-        binds += [(mount.path, mounted_path(mount), "ro") for mount in settings.mounts]
-        if settings.cache is not None:
-            binds.append((settings.cache, CACHE_DIR, "rw"))
+        binds += [
+            (folder, mounted_path(mount, part), "ro")
+            for mount in settings.seen_by(job)
+            for part, folder in mount.folders().items()
+        ]
+        cache = settings.cache_of(job)
+        if cache is not None:
+            binds.append((cache, CACHE_DIR, "rw"))
         options = ["--containall", "--no-home", "--no-privs", "--net", "--network", "none"]
         if job.slot.gpu_uuids:
             options.append("--nv")
@@ -125,7 +129,7 @@ class SingularityLauncher:
     def _environment(self, job: WorkerJob) -> dict[str, str]:
         """Return the program's own environment, and in it what the worker shall have."""
         inside = container_environment(
-            job.slot, job.num_procs, has_cache=self._settings.cache is not None
+            job.slot, job.num_procs, has_cache=self._settings.cache_of(job) is not None
         )
         del inside["HOME"]  # refused; the home folder is of no use, caches go to /tmp by name
         # its end must be able to find the worker by it, should the driver die

@@ -32,8 +32,11 @@ LOOK_INTERVAL_S = 0.1
 
 
 def is_run(job: WorkerJob) -> bool:
-    """Say whether a job is one that a warm worker takes: a training by one process."""
-    return job.args == CONFIG_ARGS and job.num_procs == 1
+    """Say whether a job is one that a warm worker takes: a training by one process.
+
+    What sees the test images is started anew, and ends: no training shall come after it.
+    """
+    return job.args == CONFIG_ARGS and job.num_procs == 1 and not job.sees_tests
 
 
 class ServingHandle(Handle, Protocol):

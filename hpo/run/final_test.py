@@ -185,7 +185,7 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
     place_test(network, launcher, mount, spec.data.test)
-    ended = run_config(launcher, test.slot, run_dir, network, test.stopping)
+    ended = run_config(launcher, test.slot, run_dir, network, test.stopping, sees_tests=True)
     if ended is None:
         return None
     if ended.exit_code != 0 or not ended.evaluations:

@@ -35,15 +35,20 @@ def run_config(
     run_dir: Path,
     network: Mapping[str, Any],
     stopping: threading.Event | None = None,
+    *,
+    sees_tests: bool = False,
 ) -> RunResult | None:
-    """Run a `neural_network` object, less keys unknown to the worker; None if it was stopped."""
+    """Run a `neural_network` object, less keys unknown to the worker; None if it was stopped.
+
+    With `sees_tests`, the worker gets the test images.
+    """
     from hpo.plan.space import without_extensions  # pydantic, which no other command needs
 
     known = launcher.capabilities()
     text = rundir.dump_config(without_extensions(network, known=known))
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
     num_epochs = whole(network.get("num_epochs"), 0, MAX_EPOCHS) or DEFAULT_EPOCHS
-    job = WorkerJob(run_dir=run_dir, slot=slot)
+    job = WorkerJob(run_dir=run_dir, slot=slot, sees_tests=sees_tests)
     keeps_state = get_path(network, "checkpoints.resume") is True
     return run_worker(
         launcher, job, num_epochs=num_epochs, stopping=stopping, keeps_state=keeps_state

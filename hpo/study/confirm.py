@@ -23,7 +23,7 @@ from hpo.console import counting
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
-from hpo.launchers import Mount, Slot
+from hpo.launchers import Slot
 from hpo.records import run_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
@@ -122,7 +122,7 @@ def _train(
         return []
     images, inputs = recorded_mounts(todo[0].provenance, folders, None, name="split")
     check_images(todo[0].provenance, images.path, folders)
-    tests = Mount(name="data", path=tested.root)
+    tests = tested.mount(tests_only=True)
     with open_workers(
         options.workers,
         (images, inputs, tests),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpo.console import counting
@@ -76,7 +76,25 @@ def recorded_mounts(
                 f"the study's {what} are not here ({path}); give the --output-dir that the study "
                 f"had, or go to host {provenance.get('host')}"
             )
-    return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
+    parts: tuple[PurePosixPath, ...] = ()
+    follows = get_path(provenance.get("config", {}), "data.follow_symlinks", False) is True
+    if not reads_split(provenance) and not follows:  # the split is ours, and all of it is read
+        parts = tuple(map(_relative, (*provenance["data"]["train"], *provenance["data"]["test"])))
+    return (
+        Mount(name=name, path=images.absolute(), parts=parts),
+        Mount(name="inputs", path=inputs),
+    )
+
+
+def _relative(path: str) -> PurePosixPath:
+    """Check a path from the database.
+
+    Raises:
+        UsageError: it leads out of the data.
+    """
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise UsageError(f"the trial's record names a path outside its data: {path}")
+    return PurePosixPath(path)
 
 
 def find_recorded_data(root: Path, provenance: RunRecord, *, needs_test: bool) -> DataFolder:
@@ -142,9 +160,7 @@ def placed_config(
         (data["test"], ("test_input_path", "test_target_path")),
     ):
         for key, relative in zip(keys, parts, strict=True):
-            if Path(relative).is_absolute() or ".." in Path(relative).parts:
-                raise UsageError(f"the trial's record names a path outside its data: {relative}")
-            set_path(placed, f"data.{key}", launcher.worker_path(images, relative))
+            set_path(placed, f"data.{key}", launcher.worker_path(images, _relative(relative)))
     network = Path(str(provenance["network"])).name
     if not (inputs.path / network).is_file():
         raise UsageError(f"the trial's network is not here: {inputs.path / network}")

@@ -105,7 +105,8 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     checkpoints = train_dir / rundir.CHECKPOINTS
     best_file = checkpoints / rundir.checkpoint_file(best.epoch)
     copy_file(best_file, run.test_dir / MODEL, stopping=stopping)
-    tested = run_config(launcher, slot, run.test_dir, _test_config(config, data), stopping)
+    network = _test_config(config, data)
+    tested = run_config(launcher, slot, run.test_dir, network, stopping, sees_tests=True)
     if tested is None:
         return None
     if tested.exit_code != 0 or not tested.evaluations:
