@@ -22,6 +22,7 @@ _TAIL_BYTES = 64 * 1024
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MAX_SHOWN_CHARS = 500
 MAX_LINE_CHARS = 8192  # of a line of the log that is shown; what a worker can do fits in one
 
 
@@ -102,6 +103,14 @@ class LogLimit:
 
 def _note(text: str) -> bytes:
     return f"\n[rml-optimize: {text}]\n".encode()
+
+
+def shortened(text: str) -> str:
+    """Return text with each of its lines cut to what somebody may read."""
+    return "\n".join(
+        line if len(line) <= MAX_SHOWN_CHARS else f"{line[:MAX_SHOWN_CHARS]} …"
+        for line in text.split("\n")
+    )
 
 
 def read_tail(run_dir: Path, num_lines: int) -> str:

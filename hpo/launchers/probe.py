@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import Launcher, LaunchSettings, Slot, WorkerJob, closed_error
+from hpo.launchers.log import shortened
 from hpo.worker_files import remove
 from trainer.bounded import BoundError, parse_json
 
@@ -97,7 +98,7 @@ class _Ended:
 
     @property
     def last_line(self) -> str:
-        return self.output.rpartition("\n")[2]
+        return shortened(self.output.rpartition("\n")[2])
 
     @property
     def unclear(self) -> str:
@@ -139,7 +140,7 @@ def _ask(launcher: Launcher, settings: LaunchSettings, deadline: float) -> _Ende
         lines = output.splitlines() or [""]
         has_failed = code == SINGULARITY_FAILED and lines[-1].startswith(SINGULARITY_ERROR)
         if code in CANNOT_RUN or has_failed:
-            raise LauncherError(f"the worker cannot be run: {lines[-1]}")
+            raise LauncherError(f"the worker cannot be run: {shortened(lines[-1])}")
         return _Ended(code, handle.oom_killed, output)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.launchers.log import shortened
 from hpo.launchers.stop_times import KEEP_STATE_GRACE_S
 from trainer import rundir
 from trainer.bounded import whole
@@ -82,4 +83,4 @@ def run_worker(
         else:
             handle.stop()
     log = rundir.TestLogReader(job.run_dir / rundir.TEST_LOG, num_epochs=num_epochs, is_score=True)
-    return RunResult(code, handle.log_tail(), log.read_new())
+    return RunResult(code, shortened(handle.log_tail()), log.read_new())

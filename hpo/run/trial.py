@@ -14,6 +14,7 @@ import optuna
 from hpo.errors import LauncherError, SlotError
 from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.launchers.log import shortened
 from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
@@ -196,7 +197,7 @@ class TrialRunner:
             attempt_result.exit_code == DeviceError.exit_code
             and "device" in self.launcher.capabilities()
         ):
-            raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
+            raise SlotError(shortened(handle.log_tail(1).rpartition("error: ")[2]))
         return attempt_result
 
     def _provenance(self, lease: Lease, config: TrialConfig, run_dir: Path) -> RunRecord:

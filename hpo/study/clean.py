@@ -108,6 +108,8 @@ def _find_files(folders: WorkFolders, needed: set[int], *, is_busy: bool) -> Ite
         for cache in real_folders(folders.study, folders.cache.name):
             yield _folder("decoded images, made again when needed", cache)
         for test in folders.tests():
+            for checkpoints in real_folders(test, rundir.CHECKPOINTS):
+                yield _folder("checkpoints", checkpoints)
             found = islice(test.glob("*.pt"), MAX_COPIES)  # there is one of ours
             for checkpoint in sorted(found):
                 if checkpoint.is_dir() and not checkpoint.is_symlink():
