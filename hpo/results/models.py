@@ -38,7 +38,7 @@ from hpo.results.model_folder import (
     make_model,
 )
 from hpo.store.study import best_trial
-from hpo.worker_files import remove
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.errors import DataError
 
@@ -191,7 +191,7 @@ def _bring(
     if not model or not is_model_of(source, best, study_id):
         return False
     for file in MODEL_FILES:
-        shutil.copyfile(source / file, aside / file, follow_symlinks=False)
+        copy_file(source.resolve() / file, aside / file, stopping=stopping)
     return is_model_of(aside, best, study_id)  # still: its driver may have replaced it meanwhile
 
 

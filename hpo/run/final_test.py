@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +33,7 @@ from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
-from hpo.worker_files import remove
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
@@ -179,7 +178,7 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):
         # a copy: through a link the worker could write to the best model
-        shutil.copyfile(best / name, run_dir / name)
+        copy_file(best.resolve() / name, run_dir / name, stopping=test.stopping)
     config: dict[str, Any] = json.loads((best / rundir.CONFIG).read_text(encoding="utf-8"))
     network = config["neural_network"]
     mount = next(mount for mount in spec.mounts if mount.name == "data")
