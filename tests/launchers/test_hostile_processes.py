@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -172,3 +173,32 @@ def test_the_reaper_leaves_nothing_of_its_own(
     assert ended(launch(script), job(tmp_path)) == 0
     fds = {int(fd) for fd in (tmp_path / "run/fds").read_text().split()}
     assert len(fds) <= 4, "the three streams, and the folder that is listed"
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from hpo.launchers import Slot, WorkerJob, choose_launcher
+launcher, _ = choose_launcher("local", worker=(sys.executable, sys.argv[1]), image="", mounts=())
+launcher.start(WorkerJob(run_dir=Path(sys.argv[2]), slot=Slot(index=0)))
+time.sleep(600)
+"""
+
+
+def test_a_daemon_ends_where_its_driver_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(f"CAPABILITIES = []\n{HEAD}daemon(keeps_output=True)\ntime.sleep(600)\n")
+    run_dir = job(tmp_path).run_dir
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, script, run_dir], cwd=Path(__file__).parents[2]
+    )
+    pid_file, deadline = run_dir / "pid", time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert is_running(int(pid_file.read_text()))
+    driver.kill()
+    driver.wait()
+    while is_running(int(pid_file.read_text())):
+        assert time.monotonic() < deadline + 30, "it lives on"
+        time.sleep(0.05)
