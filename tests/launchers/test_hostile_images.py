@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ import docker
 import pytest
 from docker_engine import import_tiny_image
 from stand_in import SESSION_LABEL, wait, write_job
+from support import Run
 
 from hpo.errors import LauncherError
 from hpo.launchers import Launcher, Mount
@@ -146,3 +148,35 @@ def test_a_container_gets_the_parts_alone_and_test_images_only_for_a_test(
     assert "test" in seen
     assert "rml_optimize.db" not in seen
     assert seen[-1] == "off", "what is decoded of test images is for no training"
+
+
+LISTS = """\
+#!/bin/sh
+[ "$1" = --config=config.json ] || exit 64
+ls -R /rml > seen
+mkdir temp_model && echo weights > temp_model/model_checkpoint_1.pt
+echo "1 0.9 0.5" > out_test.txt
+"""
+
+
+@pytest.mark.docker
+def test_a_search_in_its_data_folder_shows_its_trials_neither_study_nor_test_images(
+    discs: Path, run: Run, tmp_path: Path, make_image: MakeImage
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(discs, project)
+    for path in (project / "test").rglob("*.png"):
+        path.rename(path.with_name(f"secret {path.name}"))
+    result = run(
+        "rml-optimize", "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu",
+        "--num-epochs", 1, "--num-trials", 2, "--jobs", 1, "--study-name", "s", "--data", ".",
+        "--select-on", "validation", "--launcher", "docker",
+        "--docker-image", make_image(worker=LISTS), cwd=project,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    for number in (0, 1):
+        seen = (project / f"runs/s/trial_0000{number}/attempt_1/seen").read_text()
+        assert "img 00.png" in seen
+        for name in ("rml_optimize.db", "list_acc.json", "trial_", "secret", "runs", "best_model"):
+            assert name not in seen
+    assert "secret" in (project / "runs/s/test_of_trial_00000/seen").read_text()
