@@ -106,7 +106,7 @@ def test_a_worker_that_is_stopped_takes_its_daemons_along(
         time.sleep(0.01)
     began = time.monotonic()
     handle.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert handle.poll() == 128 + 9
     assert not is_running(int((tmp_path / "run/pid").read_text()))
 
