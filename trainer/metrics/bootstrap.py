@@ -6,8 +6,6 @@ NumPy only, no torch: the driver computes the interval of the best model with th
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,11 +44,6 @@ def mean_of_present(values: Floats, counts: npt.ArrayLike) -> Floats:
     number = present.sum(-1)
     total = np.where(present, values, 0.0).sum(-1)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def rows_of_csv(text: str) -> list[dict[str, str]]:
-    """Return the rows of a `per_image.csv`, as text."""
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def counts_of_rows(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Counts:
