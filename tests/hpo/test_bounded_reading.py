@@ -84,7 +84,7 @@ GOOD = [f"img{n}.png,{n + 1},10,10" for n in range(NUM_IMAGES)]
 
 
 def test_the_interval_is_that_of_the_rows(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, GOOD)
+    write_evaluation(tmp_path, ['"img\n0, a.png",1,10,10', *GOOD[1:]])
     found = interval_of_runs([tmp_path], Grouping(tmp_path, None), num_images=NUM_IMAGES)
     assert found is not None
     assert found.bounds is not None

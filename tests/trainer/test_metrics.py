@@ -216,7 +216,8 @@ def test_csv_has_one_row_per_image(tmp_path):
     counts = counted(2, names, predicted, target, with_hd95=True)
     path = tmp_path / "per image.csv"
     counts.write_per_image_csv(path)
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == names
     both = sum(int(row["class_1_intersection"]) for row in rows)
     size = sum(int(row["class_1_predicted"]) + int(row["class_1_target"]) for row in rows)
