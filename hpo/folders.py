@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import json
 import os
 import socket
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hpo.lockfile import held
+from trainer.bounded import parse_json, read_bytes
 from trainer.data.locks import NO_LOCKS
 
 TRIAL_FILE = "trial.json"  # says whose model a folder holds
@@ -24,6 +24,8 @@ CONTENTS = "contents.json"  # hashes of files that a study has read
 
 TRIAL, ATTEMPT, TEST_OF_TRIAL = "trial_", "attempt_", "test_of_trial_"
 CASES_OF_TRIAL = "cases_of_trial_"
+
+MAX_JSON_BYTES = 64 * 2**20
 
 # To bring a large model from the artifact store takes its time; a driver that was stopped
 # (SIGSTOP) takes for ever.
@@ -162,7 +164,8 @@ def is_regular_file(path: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file, an empty one where there is no such file or no object."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, MAX_JSON_BYTES, follow_links=True).decode()
+        entry = parse_json(text, non_finite_as_none=True)
     except (OSError, ValueError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,19 +19,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.dataset.intervals import classes_averaged, read_rows
 from hpo.folders import read_json
 from trainer import rundir
+from trainer.bounded import finite
 from trainer.data.images import read_image, read_mask
 from trainer.data.overlay import shown
 from trainer.data.survey import MaskCoding
 from trainer.errors import DataError
-from trainer.metrics.bootstrap import column, rows_of_csv
+from trainer.metrics.bootstrap import column
 
 INDEX = "index.json"
 NUM_WORST, NUM_TYPICAL = 12, 6
 OWN_SIZE = "_own_size"  # ends a column of per_image.csv, see docs/config.md
 SIZE_PX = 320  # the longer side of a picture
 JPEG_QUALITY = 80
+MAX_OUTLINES = 64  # classes of a picture
 TOLERANCE_PX = 0.4  # of an outline, in the picture
 
 
@@ -66,34 +68,57 @@ class ImageScores:
         return [(index, "worst") for index in worst] + [(index, "typical") for index in typical]
 
 
-def read_image_scores(run_dir: Path) -> ImageScores | None:
-    """Read what an evaluation left in its folder; None of an engine that leaves no such table."""
-    entries = rundir.read_metrics(run_dir)
+def read_image_scores(run_dir: Path, num_images: int) -> ImageScores | None:
+    """Read what an evaluation of so many images left in its folder, which is the worker's.
+
+    None of an engine that leaves no such table, or one that cannot be of these images.
+    """
     try:
-        entry = entries[-1]
-        classes = [str(name) for name in entry["classes_averaged"]]
-        rows = rows_of_csv(rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode())
-        at_own_size = column(classes[0], f"dice{OWN_SIZE}") in rows[0]
+        entry = rundir.read_metrics(run_dir, num_epochs=0)[-1]
+        classes = classes_averaged(run_dir)
+        rows, at_own_size = _rows(run_dir, classes, num_images)
         figure = f"dice{OWN_SIZE}" if at_own_size else "dice"
-        dice = tuple(tuple(float(row[column(name, figure)]) for name in classes) for row in rows)
+        dice = tuple(tuple(_share(row[column(name, figure)]) for name in classes) for row in rows)
         scores = entry["own_size"] if at_own_size else entry
         per_class = {
-            str(name): {str(k): float(v) for k, v in figures.items() if v is not None}
-            for name, figures in scores["per_class"].items()
+            name: {
+                str(key): value
+                for key, each in scores["per_class"][name].items()
+                if (value := finite(each)) is not None
+            }
+            for name in classes
         }
-        numbers = [*itertools.chain(*dice, *(figures.values() for figures in per_class.values()))]
-        if not rows or not all(map(math.isfinite, numbers)):
+        if not rows:
             return None
     except (LookupError, TypeError, ValueError, AttributeError, csv.Error, DataError):
         return None
-    names = tuple(str(row["name"]) for row in rows)
     return ImageScores(
         at_own_size=at_own_size,
         classes=tuple(classes),
-        names=names,
+        names=tuple(row["name"] for row in rows),
         dice=dice,
         per_class=per_class,
     )
+
+
+def _rows(
+    run_dir: Path, classes: Sequence[str], num_images: int
+) -> tuple[list[dict[str, str]], bool]:
+    """Return the Dice of each image, at its own size (True) where that is known."""
+    own, at_network = (
+        [column(name, figure) for name in classes] for figure in (f"dice{OWN_SIZE}", "dice")
+    )
+    try:
+        return read_rows(run_dir, own, num_images), True
+    except KeyError:
+        return read_rows(run_dir, at_network, num_images), False
+
+
+def _share(text: str) -> float:
+    value = finite(float(text), 0, 1)
+    if value is None:
+        raise ValueError(f"{text} is no Dice")
+    return value
 
 
 def write_index(
@@ -200,7 +225,8 @@ def outlines(classes_HW: NDArray[Any], scale: float) -> dict[int, str]:
         scale: of the picture that the outline is drawn on.
     """
     found = {}
-    for class_id in np.unique(classes_HW[classes_HW != 0]).tolist():
+    # a worker's mask of noise would be thousands of regions
+    for class_id in np.unique(classes_HW[classes_HW != 0])[:MAX_OUTLINES].tolist():
         region = np.asarray(classes_HW == class_id, np.uint8)
         # the outlines of pixels, not of their centres: else a small lesion would be drawn smaller
         grown = cv2.resize(region, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)

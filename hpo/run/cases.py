@@ -18,14 +18,16 @@ from hpo.dataset.datafolder import DataFolder, Part
 from hpo.dataset.survey import list_pairs
 from hpo.errors import HpoError
 from hpo.folders import WorkFolders, locked, read_json, replace_folder
-from hpo.launchers import Launcher, Mount, Slot
+from hpo.launchers import Launcher, Mount, Slot, WorkerJob
 from hpo.plan.space import without_extensions
 from hpo.report.cases import INDEX, ImageScores, read_image_scores, write_index
 from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE
 from hpo.results.models import new_folder
 from hpo.run.final_test import place_test
 from hpo.run.oneshot import run_config, run_worker
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
+from trainer.data.images import Pair
 from trainer.keypath import get_path
 from trainer.wording import counted
 
@@ -71,7 +73,7 @@ class CaseMaker:
             if self._is_made(target):
                 return None
             for half in self.folders.study.glob(f".{target.name}.*.tmp"):  # of one that was killed
-                shutil.rmtree(half, ignore_errors=True)
+                remove(half, stopping=self.stopping)
             with new_folder(self.folders.study, target.name) as aside:
                 missing = self._fill(aside)
                 if missing is None:
@@ -100,27 +102,35 @@ class CaseMaker:
             data={key: data.get(key) for key in ("mask_values", "mask_threshold")},
         )
         for folder in (SCORED, RUN):
-            shutil.rmtree(aside / folder, ignore_errors=True)
+            remove(aside / folder, stopping=self.stopping)
         return None
 
     def _scores(self, aside: Path) -> ImageScores | None:
         """Return the Dice of all images: of the final test, or of an evaluation made now."""
-        tested = read_image_scores(self.folders.test(self.trial)) if self.name == "test" else None
-        if tested is not None:
-            return tested
+        num_images = len(self._pairs())
+        if self.name == "test":
+            tested = read_image_scores(self.folders.test(self.trial), num_images)
+            if tested is not None:
+                return tested
         run_dir = aside / SCORED
         network = self._copy_model(run_dir)
         place_test(network, self.launcher, self.mount, self.part)
-        ended = run_config(self.launcher, self.slot, run_dir, network, self.stopping)
+        ended = run_config(
+            self.launcher, self.slot, run_dir, network, self.stopping, sees_tests=True
+        )
         if ended is None:
             return None
         if ended.exit_code != 0:
             raise HpoError(f"the images could not be scored:\n{ended.log_tail}")
-        return read_image_scores(run_dir)
+        return read_image_scores(run_dir, num_images)
+
+    def _pairs(self) -> dict[str, Pair]:
+        pairs = list_pairs(self.data, self.part, f"{self.name} ")
+        return {pair.name: pair for pair in pairs}
 
     def _segmented(self, aside: Path, scores: ImageScores) -> Iterator[Mapping[str, str]]:
         """Copy the images that are shown, have them segmented, and yield what is where."""
-        pairs = {pair.name: pair for pair in list_pairs(self.data, self.part, f"{self.name} ")}
+        pairs = self._pairs()
         run_dir = aside / RUN
         network = self._copy_model(run_dir)
         known = self.launcher.capabilities()
@@ -143,14 +153,15 @@ class CaseMaker:
         if not found:
             return
         args = ("--predict", ".", "--images", IMAGES, "--out", ".")
-        ended = run_worker(self.launcher, self.slot, run_dir, args=args, stopping=self.stopping)
+        job = WorkerJob(run_dir=run_dir, slot=self.slot, args=args)
+        ended = run_worker(self.launcher, job, stopping=self.stopping)
         if ended is None:
             return
         if ended.exit_code != 0:
             number = counted(len(found), "image")
             raise HpoError(f"{number} could not be segmented:\n{ended.log_tail}")
         for name, kind, image, target, mask in found:
-            rundir.copy_untrusted(run_dir / MASKS / mask, aside / MASKS / mask)
+            copy_file(run_dir / MASKS / mask, aside / MASKS / mask, stopping=self.stopping)
             yield {
                 "name": name,
                 "kind": kind,

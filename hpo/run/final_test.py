@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +33,7 @@ from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
@@ -175,17 +175,18 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     spec, launcher = test.spec, test.launcher
     best, trial = spec.folders.best_model, winner.number
     run_dir = spec.folders.test(trial)
-    shutil.rmtree(run_dir, ignore_errors=True)
+    if left := remove(run_dir, stopping=test.stopping):
+        raise HpoError(f"the test images cannot be evaluated: {left}")
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):
         # a copy: through a link the worker could write to the best model
-        shutil.copyfile(best / name, run_dir / name)
+        copy_file(best.resolve() / name, run_dir / name, stopping=test.stopping)
     config: dict[str, Any] = json.loads((best / rundir.CONFIG).read_text(encoding="utf-8"))
     network = config["neural_network"]
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
     place_test(network, launcher, mount, spec.data.test)
-    ended = run_config(launcher, test.slot, run_dir, network, test.stopping)
+    ended = run_config(launcher, test.slot, run_dir, network, test.stopping, sees_tests=True)
     if ended is None:
         return None
     if ended.exit_code != 0 or not ended.evaluations:
@@ -215,8 +216,8 @@ def read_test_score(
     run_dir: Path, trial: int, score: float, *, num_images: int, grouping: Grouping
 ) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
-    found = interval_of_runs([run_dir], grouping)
-    figures = read_figures(run_dir)
+    found = interval_of_runs([run_dir], grouping, num_images=num_images)
+    figures = read_figures(run_dir, num_epochs=0)
     return TestScore(
         trial=trial,
         dice_dataset=score,

@@ -143,7 +143,8 @@ def say_prose(text: str) -> None:
 
 def show_json(value: Any) -> None:
     """Print JSON."""
-    console.print(json.dumps(value, indent=2), markup=False)
+    text = json.dumps(value, indent=2).replace("\x7f", "\\u007f")  # the one that JSON may hold
+    console.print(text, markup=False)
 
 
 def show_table(rows: Sequence[Mapping[str, object]]) -> None:

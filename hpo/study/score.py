@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hpo.study.common import say, show_table
 from hpo.study.options import Artifacts, StudyOptions
 from hpo.study.predict import segment
 from hpo.study.workers import WorkerOptions
+from hpo.worker_files import remove
 from trainer import rundir
 from trainer.wording import counted
 
@@ -51,10 +51,7 @@ def score(options: ScoreOptions) -> None:
     out = options.out
     unwanted = [rundir.PREDICTIONS, "masks", *([] if options.overlays else ["overlays"])]
     for name in unwanted:
-        if (out / name).is_dir() and not (out / name).is_symlink():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
+        remove(out / name)
     text = rundir.read_untrusted(out / TABLE).decode(errors="replace")
     rows = list(csv.DictReader(io.StringIO(text)))
     show_table([_shown(row) for row in rows[:MAX_ROWS]])

@@ -42,17 +42,22 @@ def job(tmp_path: Path, discs: Path) -> Callable[..., WorkerJob]:
 
 
 def worker_processes() -> set[int]:
-    """Return the processes that were started with --serve by this one."""
+    """Return the processes that were started with --serve by this one, through their reapers."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().split(b"\0")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            grandparent = parent_of(parent_of(int(folder.name)))
         except OSError:
             continue
-        if b"--serve" in command and parent == os.getpid():
+        if b"--serve" in command and grandparent == os.getpid():
             found.add(int(folder.name))
     return found
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that has started one, or taken it over."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def curve(run_dir: Path) -> list[tuple[str, str, str]]:

@@ -185,7 +185,7 @@ def test_worker_that_writes_nonsense_has_no_table_of_images(tmp_path: Path, tabl
     metrics = {"classes_averaged": ["lesion"], "per_class": {"lesion": {"dice": 1.0}}}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, **metrics}) + "\n")
     (tmp_path / "per_image.csv").write_text(table)
-    assert read_image_scores(tmp_path) is None
+    assert read_image_scores(tmp_path, 4) is None
 
 
 def test_report_of_another_study_is_kept(tmp_path: Path) -> None:

@@ -118,6 +118,29 @@ def test_killed_confirmation_goes_on_and_repeats_nothing(
     assert "6 of 6 trainings are finished already" in again.stdout
 
 
+REMOVES_ITS_MODEL = """#!/bin/sh
+{command} "$@"; code=$?
+case "$PWD" in */test) rm model.pt; mkdir -p model.pt/sub temp_model/d; chmod 500 model.pt ;; esac
+exit $code
+"""
+
+
+def test_a_worker_that_removes_its_model_ends_nothing(
+    run: Run, standin_study: tuple[Path, str], discs: Path
+) -> None:
+    folder, _ = standin_study
+    worker = folder / "worker.sh"
+    worker.write_text(REMOVES_ITS_MODEL.format(command=f"{sys.executable} {STANDIN}"))
+    worker.chmod(0o755)
+    result = run(
+        "rml-study", "confirm", "--top", 1, "--seeds", 2, "--data", discs, "--no-gpu",
+        "--worker", worker, cwd=folder,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "; 2 of 2" in result.stdout
+    assert not list((folder / "runs/s/confirm").rglob("model.pt"))
+
+
 def test_failed_training_is_named_and_left_out(
     run: Run, standin_study: tuple[Path, str], discs: Path
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ConfigError, DataError
-from trainer.metrics.bootstrap import bootstrap_interval, rows_of_csv
+from trainer.metrics.bootstrap import bootstrap_interval
 from trainer.metrics.counts import SegmentationCounts, predict_classes
 from trainer.metrics.surface import hd95_px
 
@@ -216,7 +216,8 @@ def test_csv_has_one_row_per_image(tmp_path):
     counts = counted(2, names, predicted, target, with_hd95=True)
     path = tmp_path / "per image.csv"
     counts.write_per_image_csv(path)
-    rows = rows_of_csv(path.read_text())
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == names
     both = sum(int(row["class_1_intersection"]) for row in rows)
     size = sum(int(row["class_1_predicted"]) + int(row["class_1_target"]) for row in rows)
