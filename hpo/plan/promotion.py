@@ -1,0 +1,99 @@
+"""The rule by which trials are paused and promoted: asynchronous successive halving.
+
+A trial is paused at each rung, and goes on if it is among the best 1/eta of all trials that have
+reached that rung (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020). So a
+poor one costs an epoch, and one that was paused too early is not lost: as more trials come to the
+rung, more of them may go on.
+
+While there are trials to start, 1/eta is rounded down, so that no trial goes on before it has
+been compared with eta - 1 others. Once all are started, the best at each rung goes on in any
+case: so one trial at least is trained to its end, and the best at the last rung always is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+ETA = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a trial is.
+
+    Attributes:
+        number: the trial's; of equals the first goes on.
+        values: score after each epoch, from the first on; more is better.
+        state: "ended" of one that was stopped or came to grief, and is not gone on with.
+        can_resume: whether who asks can go on with it.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    state: Literal["paused", "running", "finished", "ended"]
+    can_resume: bool = True
+
+
+def rungs(num_epochs: int, eta: int = ETA, first: int = 1) -> tuple[int, ...]:
+    """Return the epochs after which trials are paused, the last one not among them."""
+    found, epoch = [], first
+    while epoch < num_epochs:
+        found.append(epoch)
+        epoch *= eta
+    return tuple(found)
+
+
+def goes_on(
+    standings: Iterable[Standing],
+    number: int,
+    rungs: Sequence[int],
+    eta: int = ETA,
+    *,
+    all_started: bool = False,
+) -> bool:
+    """Say whether a trial is among the best of the last rung that it has reached.
+
+    It always is before the first rung. `standings` are of all trials, it among them.
+    """
+    known = list(standings)
+    epoch = _rung(next(each for each in known if each.number == number), rungs)
+    return epoch is None or any(
+        each.number == number for each in _best(known, epoch, eta, all_started)
+    )
+
+
+def to_promote(
+    standings: Iterable[Standing],
+    rungs: Sequence[int],
+    eta: int = ETA,
+    *,
+    all_started: bool = False,
+) -> int | None:
+    """Return the paused trial to go on with: the best of the highest rung that has one.
+
+    Args:
+        standings: of all trials, in any order.
+        rungs: the epochs after which trials are paused.
+        eta: one of so many goes on.
+        all_started: no further trial will be started.
+    """
+    known = list(standings)
+    for epoch in sorted(rungs, reverse=True):
+        for each in _best(known, epoch, eta, all_started):
+            if each.state == "paused" and each.can_resume and _rung(each, rungs) == epoch:
+                return each.number
+    return None
+
+
+def _best(known: Iterable[Standing], epoch: int, eta: int, all_started: bool) -> list[Standing]:
+    """Return the trials that may go on after an epoch, the best first."""
+    reached = [each for each in known if len(each.values) >= epoch]
+    num_best = max(len(reached) // eta, int(all_started))
+    return sorted(reached, key=lambda each: (-max(each.values[:epoch]), each.number))[:num_best]
+
+
+def _rung(standing: Standing, rungs: Sequence[int]) -> int | None:
+    """Return the last rung that a trial has reached."""
+    return max((epoch for epoch in rungs if epoch <= len(standing.values)), default=None)
