@@ -100,7 +100,7 @@ class SearchOptions:
     pruner: Annotated[
         str | None,
         option("--pruner", metavar=f"<{'|'.join(PRUNERS)}>", help="How poor trials are stopped "
-               "early (default: median)"),
+               "early; asha: paused, and the best go on (default)"),
     ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 

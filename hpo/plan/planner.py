@@ -25,7 +25,7 @@ from hpo.plan.inputs import (
     refuse_other_data,
 )
 from hpo.plan.options import DataOptions, Options, SearchOptions
-from hpo.plan.pruners import PRUNERS, known_pruners, make_pruner
+from hpo.plan.pruners import DEFAULT_PRUNER, PRUNERS, known_pruners, make_pruner
 from hpo.plan.samplers import SAMPLERS, known_samplers, make_sampler
 from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.selection import select_images
@@ -100,7 +100,7 @@ class _Planner:
         self._refuse_options_without_effect()
         search = options.search
         check_name(search.sampler, known_samplers(), "--sampler")
-        check_name(search.pruner or file.pruner, known_pruners(), "--pruner")
+        check_name(search.pruner or file.pruner or DEFAULT_PRUNER, known_pruners(), "--pruner")
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         base = base_config(file, options.search, options.data)
@@ -160,7 +160,8 @@ class _Planner:
             validation_fraction=selection.fraction,
             group_by=selection.group_by,
             grouping=selection.grouping,
-            pruner=options.search.pruner or file.pruner,
+            pruner=options.search.pruner or file.pruner or DEFAULT_PRUNER,
+            names_pruner=bool(options.search.pruner or file.pruner),
             sampler=options.search.sampler,
             seed=options.search.seed,
             published=str(file.published) if file.published else None,

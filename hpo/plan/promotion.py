@@ -87,11 +87,35 @@ def to_promote(
     return None
 
 
+def may_go_on(
+    standings: Iterable[Standing], rungs: Sequence[int], num_trials: int, eta: int = ETA
+) -> set[int]:
+    """Return the paused trials that may be promoted yet: of the others no state is needed.
+
+    At most `num_trials` come to a rung, so the best of as many are all that ever goes on.
+    """
+    known, found = list(standings), set()
+    for epoch in rungs:
+        reached = sum(len(each.values) >= epoch for each in known)
+        num_best = max(num_trials, reached) // eta or 1
+        found |= {
+            each.number
+            for each in _ranked(known, epoch)[:num_best]
+            if each.state == "paused" and _rung(each, rungs) == epoch
+        }
+    return found
+
+
 def _best(known: Iterable[Standing], epoch: int, eta: int, all_started: bool) -> list[Standing]:
     """Return the trials that may go on after an epoch, the best first."""
+    ranked = _ranked(known, epoch)
+    return ranked[: max(len(ranked) // eta, int(all_started))]
+
+
+def _ranked(known: Iterable[Standing], epoch: int) -> list[Standing]:
+    """Return the trials that have reached an epoch, the best by then first."""
     reached = [each for each in known if len(each.values) >= epoch]
-    num_best = max(len(reached) // eta, int(all_started))
-    return sorted(reached, key=lambda each: (-max(each.values[:epoch]), each.number))[:num_best]
+    return sorted(reached, key=lambda each: (-max(each.values[:epoch]), each.number))
 
 
 def _rung(standing: Standing, rungs: Sequence[int]) -> int | None:

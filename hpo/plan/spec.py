@@ -39,6 +39,7 @@ class StudySpec:
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.
         published: the result to beat, and how it was reached.
+        names_pruner: the user has chosen the pruner.
         is_synthetic: the data are generated, not images of anything.
         warnings: what the user should know before the first trial.
         trivial: part that is scored -> what one answer for every pixel scores on it.
@@ -67,6 +68,7 @@ class StudySpec:
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    names_pruner: bool = True
     warnings: tuple[str, ...] = ()
     trivial: Mapping[str, tuple[TrivialScore, ...]] = field(default_factory=dict)
 

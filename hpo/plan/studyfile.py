@@ -131,7 +131,7 @@ class StudyFile(Section):
     group_by: str | None = None
     resize: tuple[PositiveInt, PositiveInt] = (256, 256)
     transforms: tuple[dict[str, Any], ...] = ()
-    pruner: Annotated[str, BeforeValidator(_known_pruner)] = "median"
+    pruner: Annotated[str | None, BeforeValidator(_known_pruner)] = None
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
     small: dict[str, Any] | None = None

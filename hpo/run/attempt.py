@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -14,7 +15,7 @@ from typing import Any
 
 from hpo.folders import WorkFolders
 from trainer import rundir
-from trainer.keypath import get_path
+from trainer.keypath import copy_config, get_path
 
 _LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
 MAX_COPIES = 10  # of a state that its worker goes on replacing: then the trial starts anew
@@ -43,11 +44,13 @@ def prepare_attempt(
     config: Mapping[str, Any],
     *,
     resume: bool = True,
+    moves: bool = False,
 ) -> AttemptFolder:
     """Make the folder with its config; an older one of that name is kept aside.
 
     The state of an earlier attempt is copied if its worker keeps one and had the very same
-    config: paths differ between containers and processes, and may between nodes.
+    config, but for where it pauses: paths differ between containers and processes, and may
+    between nodes. It is moved if that worker is known to have ended (`moves`).
 
     Raises:
         OSError: the disk is full, say.
@@ -61,19 +64,19 @@ def prepare_attempt(
     log = rundir.TestLogReader(run_dir / rundir.TEST_LOG)
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):
-            if _carry_over(folders.attempt(number, earlier), run_dir, text):
+            if _carry_over(folders.attempt(number, earlier), run_dir, config, moves=moves):
                 evaluated = {entry.epoch: entry.accuracy for entry in log.read_new()}
                 return AttemptFolder(run_dir, log, earlier, evaluated)
     return AttemptFolder(run_dir, log)
 
 
-def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
-    """Copy what a worker resumes from; say whether it is there.
+def _carry_over(earlier: Path, run_dir: Path, config: Mapping[str, Any], *, moves: bool) -> bool:
+    """Copy or move what a worker resumes from; say whether it is there.
 
     The earlier worker may still run, if its driver was only cut off: the state is copied again if
     it was replaced meanwhile, for its best checkpoint may have gone with it.
     """
-    if rundir.read_untrusted(earlier / rundir.CONFIG) != config.encode():
+    if not _is_same_run(rundir.read_untrusted(earlier / rundir.CONFIG), config):
         return False
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -82,6 +85,8 @@ def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
     except OSError:
         return False
     try:
+        if moves and _move_state(earlier, source, run_dir):
+            return True
         if any(_copy_state(earlier, source, run_dir) for _ in range(MAX_COPIES)):
             return True
     finally:
@@ -90,6 +95,45 @@ def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
     for name in _LOGS:
         (run_dir / name).unlink(missing_ok=True)
     return False
+
+
+def _is_same_run(stored: bytes, config: Mapping[str, Any]) -> bool:
+    """Say whether a config file is of the same run, wherever that was to pause."""
+    try:
+        before = json.loads(stored)["neural_network"]
+        before, now = copy_config(before), copy_config(config)
+        for each in (before, now):
+            each["checkpoints"].pop("pause_after", None)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return False  # a worker may have written what it likes
+    return bool(before == now)
+
+
+def _move_state(earlier: Path, source: int, run_dir: Path) -> bool:
+    """Copy the logs and move the checkpoints with the state, all in one step; say if it could.
+
+    Whoever takes over from us finds them in one of the two folders, and logs and config in both.
+    """
+    if _identity(rundir.RESUME, source) is None:
+        return False
+    for name in _LOGS:
+        _copy_regular(earlier / name, run_dir / name)
+    try:
+        (earlier / rundir.CHECKPOINTS).rename(run_dir / rundir.CHECKPOINTS)
+    except OSError:
+        return False
+    for name in os.listdir(source):  # of what was held open
+        is_needed = name == rundir.RESUME or fnmatch(name, "model_checkpoint_*.pt")
+        if not (is_needed and _identity(name, source)):
+            _remove(run_dir / rundir.CHECKPOINTS / name)
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy_state(earlier: Path, source: int, run_dir: Path) -> bool:

@@ -27,6 +27,7 @@ End = Literal[
     "failed",
     "refused",
     "unfit",
+    "paused",
     "given back",
     "lost",
 ]

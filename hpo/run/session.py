@@ -25,6 +25,7 @@ from hpo.run.progress import Tally, make_reporter
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
+from hpo.run.stored_pruner import with_stored_pruner
 from hpo.run.summary import Ending, show_summary
 from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
@@ -82,7 +83,9 @@ def _compose(
     output = options.output
     reservation = reserve_slots(options.worker.slots(), warn)
     url = choose_url(output.storage, output.storage_file, warn)
-    rdb = wait_for_storage(url or default_url(spec.folders.output), output.lease_s, stopping, warn)
+    url = url or default_url(spec.folders.output)
+    rdb = wait_for_storage(url, output.lease_s, stopping, warn)
+    spec = with_stored_pruner(spec, url)
     retry = DatabaseRetry(rdb.engine.url, stopping, warn)
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
@@ -106,7 +109,7 @@ def _compose(
     task_lease = TaskLease(rdb, study._study_id, TEST_TASK, owner=owner, lease_s=output.lease_s)
     results = Results(spec, open_model_store(output.artifacts) if output.artifacts else None)
     retry.call(results.bring_back, study)
-    tally = tally_of(spec, retry.call(finished_trials, study))
+    tally = tally_of(spec, retry.call(study.get_trials, deepcopy=False))
     search = Search(
         spec=spec,
         policy=FailurePolicy(

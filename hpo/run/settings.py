@@ -7,7 +7,8 @@ from tabulate import tabulate
 
 from hpo.dataset.near_duplicates import shown_alike
 from hpo.dataset.trivial_baseline import describe_trivial, figures_of
-from hpo.plan.pruners import NO_PRUNER
+from hpo.plan.promotion import ETA, rungs
+from hpo.plan.pruners import NO_PRUNER, PROMOTION
 from hpo.plan.spec import StudySpec
 
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -83,4 +84,7 @@ def selection_text(spec: StudySpec) -> str:
 def _pruner_text(spec: StudySpec) -> str:
     if spec.pruner == NO_PRUNER:
         return "no pruning"
+    if spec.pruner == PROMOTION:
+        epochs = ", ".join(map(str, rungs(spec.num_epochs))) or "none"
+        return f"{PROMOTION}: pauses after epochs {epochs}, the best 1/{ETA} of them go on"
     return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"

@@ -12,11 +12,11 @@ from typing import Any
 import optuna
 
 from hpo.errors import LauncherError, SlotError
-from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
+from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PAUSED, PROVENANCE, SPENT
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
-from hpo.records import ModelRecord, RunRecord
+from hpo.records import EndRecord, ModelRecord, RunRecord
 from hpo.results.best_model import Results
 from hpo.results.metrics import read_figures
 from hpo.results.model_folder import Candidate
@@ -33,6 +33,7 @@ from hpo.run.outcome import (
     failed_by,
     memory_advice,
 )
+from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
 from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
@@ -61,10 +62,11 @@ class TrialRunner:
     results: Results
     reporter: Reporter
     stopping: threading.Event
+    pausing: Pausing | None = None
 
     def run(self, lease: Lease) -> Outcome:
         """Run the trial that was claimed; in the end it is told to the study, or given back."""
-        clock = Stopwatch()
+        clock = Stopwatch(lease.spent)
         self.renewer.hold(lease)
         try:
             try:
@@ -76,6 +78,7 @@ class TrialRunner:
                         partial(make_sampler, self.spec),
                         self.spec.space.suggest,
                         self.spec.space.check,
+                        None if self.pausing is None else self.pausing.first_rung,
                     )
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)
@@ -84,7 +87,9 @@ class TrialRunner:
             job = _Job(trial.number, chosen, clock)
             if not self.lease_manager.set_params(lease, trial):
                 return self._finish(job, lease, AttemptResult("lost", message=LOST))
-            self.reporter.trial_started(trial.number, self.slot.index, chosen)
+            self.reporter.trial_started(
+                trial.number, self.slot.index, chosen, goes_on=lease.was_paused
+            )
             return self._run_attempts(job, lease)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -128,16 +133,26 @@ class TrialRunner:
         if not self.spec.has_inputs():
             raise FolderGoneError(self.spec.folders.study)
         try:
-            config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
+            pause_after = None if self.pausing is None else self.pausing.end_of(lease)
+            config = make_trial_config(
+                self.spec, self.launcher, job.number, job.chosen, pause_after=pause_after
+            )
             folder = prepare_attempt(
-                self.spec.folders, job.number, lease.attempt, config.written, resume=resume
+                self.spec.folders,
+                job.number,
+                lease.attempt,
+                config.written,
+                resume=resume,
+                moves=lease.was_paused,
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
             run = {PROVENANCE: self._provenance(lease, config, folder.run_dir)}
             if not self.lease_manager.begin(lease, keep=folder.evaluated, attributes=run):
                 return AttemptResult("lost", message=LOST), was_resumed
-            attempt_result = self._watch(job, lease, folder, keeps_state=config.keeps_state)
+            attempt_result = self._watch(
+                job, lease, folder, keeps_state=config.keeps_state, pause_after=pause_after
+            )
             if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
                 self.retry.call(self._offer, job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
@@ -157,7 +172,13 @@ class TrialRunner:
         return attempt_result, was_resumed
 
     def _watch(
-        self, job: _Job, lease: Lease, folder: AttemptFolder, *, keeps_state: bool
+        self,
+        job: _Job,
+        lease: Lease,
+        folder: AttemptFolder,
+        *,
+        keeps_state: bool,
+        pause_after: int | None,
     ) -> AttemptResult:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
@@ -183,8 +204,11 @@ class TrialRunner:
             tell_epoch=tell_epoch,
             pruner=self.spec.pruner,
             keeps_state=keeps_state,
+            pause_after=pause_after,
             on_gpu=bool(slot.gpu_uuids),
-            deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
+            deadline=None
+            if timeout_s is None
+            else job.clock.claimed + timeout_s - lease.spent.get("total", 0.0),
         ).follow()
         # An engine that takes `device` says by its exit code that it is the GPU's fault.
         if (
@@ -246,21 +270,16 @@ class TrialRunner:
             self.stopping.is_set() and attempt_result.is_crash
         ):
             attempt_result = replace(attempt_result, end="given back")
-            self.lease_manager.give_back(lease)
+            self.lease_manager.give_back(lease, attributes={SPENT: job.clock.seconds()})
+        elif attempt_result.end == "paused":
+            if self._pause(job, lease, attempt_result):
+                self._record_pause(job)
+            else:
+                attempt_result = replace(attempt_result, end="lost", message=LOST)
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
             value = attempt_result.score if state in COUNTED else None
-            attributes = {
-                END: describe_end(
-                    end=attempt_result.end,
-                    score=attempt_result.score,
-                    epoch=attempt_result.epoch,
-                    message=attempt_result.message,
-                    log_tail=attempt_result.log_tail,
-                    attempt=lease.attempt,
-                    seconds=job.clock.seconds(),
-                )
-            }
+            attributes = {END: self._end(job, lease, attempt_result)}
             if self.lease_manager.finish(lease, state, value, attributes):
                 self._record(job)
             else:
@@ -276,6 +295,38 @@ class TrialRunner:
             log_tail=attempt_result.log_tail,
             cause=attempt_result.cause,
         )
+
+    def _end(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
+        return describe_end(
+            end=attempt_result.end,
+            score=attempt_result.score,
+            epoch=attempt_result.epoch,
+            message=attempt_result.message,
+            log_tail=attempt_result.log_tail,
+            attempt=lease.attempt,
+            seconds=job.clock.seconds(),
+        )
+
+    def _pause(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> bool:
+        """Give a trial back that waits to be promoted; say whether it was still ours."""
+        assert self.pausing is not None
+        curve = attempt_result.curve
+        end = self._end(job, lease, replace(attempt_result, end="pruned"))
+        attributes: dict[str, Any] = {
+            PAUSED: self.pausing.record(max(curve), lease, job.clock.total, end),
+            SPENT: end["seconds"],
+        }
+        return self.lease_manager.pause(lease, curve, attributes)
+
+    def _record_pause(self, job: _Job) -> None:
+        """Remove states that are not needed any more, and write the list."""
+        assert self.pausing is not None
+        known = self.lease_manager.known_trials()
+        self.pausing.drop_states(known, self.spec.num_trials)
+        try:
+            self.retry.call(self.results.refresh_list_acc, self.study)
+        except OSError as error:
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
 
     def _note_memory(
         self, job: _Job, lease: Lease, attempt_result: AttemptResult

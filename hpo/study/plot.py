@@ -24,6 +24,7 @@ MAX_CURVES = 200
 MAX_COLUMNS = 4
 LABEL_CHARS = 16
 COLOURS = {"COMPLETE": "tab:blue", "PRUNED": "tab:orange"}
+PAUSED_COLOUR = {"PAUSED": "tab:green"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,12 @@ def plot(options: PlotOptions) -> None:
             "matplotlib is not installed; try pip install 'rml-optimize[plot]'"
         ) from None
     mpl.use("Agg")
-    from hpo.store.study import finished_trials, score
+    from hpo.store.study import finished_trials, is_paused, score
 
     with opened_study(options.study) as study:
-        trials = [trial for trial in finished_trials(study) if score(trial) is not None]
+        paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
+        found = sorted([*finished_trials(study), *paused], key=lambda trial: trial.number)
+        trials = [trial for trial in found if score(trial) is not None]
         if not trials:
             raise UsageError(
                 f"study {study.study_name!r} has no finished trial of rml-optimize yet"
@@ -70,13 +73,24 @@ def plot(options: PlotOptions) -> None:
             say(f"wrote {folder / file}")
 
 
+def _state(trial: FrozenTrial) -> str:
+    from hpo.store.study import state_name
+
+    return state_name(trial)
+
+
+def _colours(trials: list[FrozenTrial]) -> dict[str, str]:
+    has_paused = any(_state(trial) in PAUSED_COLOUR for trial in trials)
+    return COLOURS | PAUSED_COLOUR if has_paused else COLOURS
+
+
 def _history(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for state, colour in COLOURS.items():
-        chosen = [trial for trial in trials if trial.state.name == state]
+    for state, colour in _colours(trials).items():
+        chosen = [trial for trial in trials if _state(trial) == state]
         axes.scatter(
             [trial.number for trial in chosen], _scores(chosen), s=16, c=colour,
             label=state.lower(),
@@ -108,11 +122,11 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
         places = _places(axes, [trial.params[name] for trial in chosen])
-        for state, colour in COLOURS.items():
+        for state, colour in _colours(trials).items():
             points = [
                 (x, y)
                 for x, y, trial in zip(places, _scores(chosen), chosen, strict=True)
-                if trial.state.name == state
+                if _state(trial) == state
             ]
             if points:
                 axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, c=colour)
@@ -124,7 +138,10 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
         axes.set_xlabel(name)
     for row in grid:
         row[0].set_ylabel("dice_dataset")
-    marks = [Line2D([], [], c=c, marker="o", ls="", label=s.lower()) for s, c in COLOURS.items()]
+    marks = [
+        Line2D([], [], c=c, marker="o", ls="", label=s.lower())
+        for s, c in _colours(trials).items()
+    ]
     marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure
@@ -160,17 +177,17 @@ def _curves(trials: list[FrozenTrial]) -> Any:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(trials, key=trial_rank)
+    ranked, colours = sorted(trials, key=trial_rank), _colours(trials)
     for trial in ranked[-MAX_CURVES:]:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is ranked[-1]
         axes.plot(
             epochs, [trial.intermediate_values[epoch] for epoch in epochs],
-            c="black" if is_best else COLOURS[trial.state.name], lw=2 if is_best else 0.8,
+            c="black" if is_best else colours[_state(trial)], lw=2 if is_best else 0.8,
             alpha=1 if is_best else 0.5, label=f"best: trial {trial.number}" if is_best else None,
         )  # fmt: skip
     axes.set(xlabel="epoch", ylabel="dice_dataset")
-    for state, colour in COLOURS.items():
+    for state, colour in _colours(trials).items():
         axes.plot([], [], c=colour, label=state.lower())
     axes.legend()
     return figure

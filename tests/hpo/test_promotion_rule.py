@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpo.plan.promotion import Standing, goes_on, rungs, to_promote
+from hpo.plan.promotion import Standing, goes_on, may_go_on, rungs, to_promote
 
 of_random_searches = pytest.mark.parametrize("seed", range(25))
 
@@ -15,12 +15,19 @@ def _search(seed, num_trials, num_epochs, num_slots, eta):
     draw = random.Random(seed)
     curves = [[draw.random() for _ in range(num_epochs)] for _ in range(num_trials)]
     levels = rungs(num_epochs, eta)
-    known, until, promotions = {}, {}, []
+    known, until, promotions, hopeless = {}, {}, [], set()
 
     def take():
         all_started = len(known) == num_trials
         order = draw.sample(list(known.values()), len(known))  # it may not depend on the order
         number = to_promote(order, levels, eta, all_started=all_started)
+        if number is not None:
+            assert number in may_go_on(order, levels, num_trials, eta)
+        for dropped in {each.number for each in order if each.state == "paused"} - may_go_on(
+            order, levels, num_trials, eta
+        ):
+            hopeless.add(dropped)
+        assert number not in hopeless
         if number is None and not all_started:
             number = len(known)
             known[number] = Standing(number, (), "running")
