@@ -140,20 +140,21 @@ def test_more_trials_may_be_asked_for_later(discs: Path, run: Run, tmp_path: Pat
     assert {state for state, _ in after} == {"COMPLETE", "PRUNED"}
 
 
-def test_only_states_that_may_be_needed_stay_on_the_disk(
-    discs: Path, run: Run, tmp_path: Path
-) -> None:
+def test_only_states_that_may_be_needed_stay_on_the_disk(discs: Path, tmp_path: Path) -> None:
     # The later the better, so that those before fall behind.
     curve = {str(number): [0.1 + number / 20] * 9 for number in range(9)}
-    end = {"8": 99}
-    arguments = search(tmp_path, discs, "--num-trials", 9, curve=curve, end=end)
-    result = run("rml-optimize", *arguments, "--max-failed", "1", "--max-retries", "0")
-    assert result.returncode == 1
-    paused = [n for n, state in states(tmp_path).items() if state == "WAITING"]
-    assert len(paused) > 3
-    kept = states_on_disk(tmp_path)
-    assert 1 <= len(kept) <= 3 + 3  # a third of nine, at each of two rungs
-    assert not any(each.startswith("trial_00000") for each in kept)
+    arguments = search(tmp_path, discs, "--num-trials", 9, curve=curve, delay={"8": 60})
+    process = start(tmp_path, *arguments)
+    wait_for(lambda: list(tmp_path.glob("runs/*/trial_00008/attempt_1/worker.log")), 60)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    reached = {trial.number: len(trial.intermediate_values) for trial in trials_of(tmp_path)}
+    beyond = {number for number, epochs in reached.items() if 1 < epochs < 9}
+    first = sorted(number for number, epochs in reached.items() if epochs == 1)
+    assert len(first) > 3
+    kept = {int(each.split("/")[0].removeprefix("trial_")) for each in states_on_disk(tmp_path)}
+    # Of those at the first rung only such as are among the best third of nine.
+    assert kept - {8} == beyond | {number for number in first if number in (5, 6, 7)}
 
 
 def test_two_drivers_share_the_paused_trials(discs: Path, run: Run, tmp_path: Path) -> None:
