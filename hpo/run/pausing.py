@@ -76,7 +76,9 @@ class Pausing:
     ) -> int | None:
         """Return the number of the paused trial to go on with, None if there is none."""
         standings = [_standing(each, here) for each in known]
-        return to_promote(standings, self.rungs, all_started=all_started)
+        return to_promote(
+            standings, self.rungs, all_started=all_started, num_epochs=self.num_epochs
+        )
 
     def can_read(self, number: int, paused: PauseRecord) -> bool:
         """Say whether the state of a trial is here."""

@@ -25,7 +25,7 @@ from hpo.run.progress import Tally, make_reporter
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
-from hpo.run.stored_pruner import with_stored_pruner
+from hpo.run.stored_pruner import read_attributes, with_stored_pruner
 from hpo.run.summary import Ending, show_summary
 from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
@@ -85,8 +85,8 @@ def _compose(
     url = choose_url(output.storage, output.storage_file, warn)
     url = url or default_url(spec.folders.output)
     rdb = wait_for_storage(url, output.lease_s, stopping, warn)
-    spec = with_stored_pruner(spec, url)
     retry = DatabaseRetry(rdb.engine.url, stopping, warn)
+    spec = with_stored_pruner(spec, retry.call(read_attributes, rdb, spec.name))
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"

@@ -86,5 +86,5 @@ def _pruner_text(spec: StudySpec) -> str:
         return "no pruning"
     if spec.pruner == PROMOTION:
         epochs = ", ".join(map(str, rungs(spec.num_epochs))) or "none"
-        return f"{PROMOTION}: pauses after epochs {epochs}, the best 1/{ETA} of them go on"
+        return f"{PROMOTION}: pauses after epochs {epochs}, the best 1/{ETA} go on at once"
     return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+from optuna.storages import RDBStorage
 
 from hpo.keys import IDENTITY
 from hpo.plan.pruners import EARLIER_DEFAULT
 from hpo.plan.spec import StudySpec
-from hpo.store.agreement import peek
 
 
-def with_stored_pruner(spec: StudySpec, url: str) -> StudySpec:
+def with_stored_pruner(spec: StudySpec, attributes: Mapping[str, Any] | None) -> StudySpec:
     """Return the search with the pruner of its study, where the user has chosen none.
 
-    The same command goes on with what an earlier release began.
+    So the same command goes on with what an earlier release began. `attributes` are the study's,
+    None of one that is not there.
     """
-    if spec.names_pruner:
-        return spec
-    known = peek(url, spec.name)
-    identity = {} if known is None else (known.attributes or {}).get(IDENTITY, {})
-    earlier = replace(spec, pruner=EARLIER_DEFAULT)
-    return earlier if identity.get("pruner") == EARLIER_DEFAULT else spec
+    stored = (attributes or {}).get(IDENTITY, {}).get("pruner")
+    is_earlier = not spec.names_pruner and stored == EARLIER_DEFAULT
+    return replace(spec, pruner=EARLIER_DEFAULT) if is_earlier else spec
+
+
+def read_attributes(rdb: RDBStorage, name: str) -> dict[str, Any] | None:
+    """Return a study's attributes, None if there is none of that name."""
+    try:
+        return rdb.get_study_user_attrs(rdb.get_study_id_from_name(name))
+    except KeyError:
+        return None
