@@ -27,6 +27,7 @@ DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epo
 PROVENANCE = "rml:provenance"  # with what and where it runs
 END = "rml:end"  # how it ended
 MODEL = "rml:model"  # how its model is made from its checkpoint, and where else it is
+FIRST = "rml:first"  # the configuration that it is to try, as whoever asked for it wrote it
 REQUEUED_FROM = "rml:requeued_from"  # the failed trial whose values it tries again
 CONSTRAINTS = "constraints"  # Optuna's dashboard reads them by this name
 MEMORY = "memory"  # the constraint that a trial violates which runs out of it

@@ -30,10 +30,12 @@ from hpo.run.summary import Ending, show_summary
 from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import choose_url, default_url
+from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
 from hpo.store.study import finished_trials, open_study
 from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
+from trainer.wording import counted
 
 
 def run_session(
@@ -103,6 +105,11 @@ def _compose(
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
     spec = replace(spec, num_trials=total)
+    if num_left := retry.call(put_first, rdb, study._study_id, spec.first, total):
+        warn(
+            f"{counted(num_left, 'configuration')} to try first left out: the study has its "
+            f"{total} trials; a larger --num-trials has room"
+        )
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)

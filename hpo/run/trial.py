@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hpo.errors import LauncherError, SlotError
 from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PAUSED, PROVENANCE, SPENT
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.plan.samplers import make_sampler, sampler_errors_named
+from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord, ModelRecord, RunRecord
 from hpo.results.best_model import Results
@@ -64,6 +65,10 @@ class TrialRunner:
     stopping: threading.Event
     pausing: Pausing | None = None
 
+    @cached_property
+    def _shared(self) -> SharedRanges:
+        return SharedRanges.seen_by(self.spec)
+
     def run(self, lease: Lease) -> Outcome:
         """Run the trial that was claimed; in the end it is told to the study, or given back."""
         clock = Stopwatch(lease.spent)
@@ -76,9 +81,10 @@ class TrialRunner:
                         self.study,
                         lease.trial_id,
                         partial(make_sampler, self.spec),
-                        self.spec.space.suggest,
+                        partial(self.spec.space.suggest, sample=self._shared.sample),
                         self.spec.space.check,
                         None if self.pausing is None else self.pausing.first_rung,
+                        self._shared,
                     )
             except UnfitValuesError as error:
                 job = _Job(error.number, {}, clock)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
-from hpo.keys import IDENTITY, NUM_TRIALS, PAUSED
+from hpo.keys import FIRST, IDENTITY, NUM_TRIALS, PAUSED
 from hpo.store.connections import engine_settings
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
@@ -184,9 +184,19 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
                 .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
                 .execution_options(synchronize_session=False)
             )
+            tried = models.TrialUserAttributeModel  # to be tried again, in the new space
+            session.execute(
+                delete(tried)
+                .where(tried.key == FIRST, tried.trial_id.in_(_trials_of(study_id)))
+                .execution_options(synchronize_session=False)
+            )
     if engine is not storage.engine:
         engine.dispose()
     return is_free
+
+
+def _trials_of(study_id: int) -> Any:
+    return select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
 
 
 def read_agreed(connection: Connection, study_id: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -51,12 +51,17 @@ class SnapshotStorage(_CachedStorage):
 
     @contextlib.contextmanager
     def draft(
-        self, study_id: int, trial_id: int, first_rung: int | None = None
+        self,
+        study_id: int,
+        trial_id: int,
+        first_rung: int | None = None,
+        shown: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial,
     ) -> Iterator[FrozenTrial]:
         """Read the trials once, and yield a copy of one that gets the parameters in its place.
 
         Others that have reached `first_rung` and have not ended look as if they were pruned at
         their last epoch: those that wait would not be seen, and those that run be shunned.
+        Of each the sampler sees what `shown` makes of it.
         The sampler's own notes are dropped: they tell other drivers of parameters that are not
         stored yet, and here all of them will be stored at once.
         """
@@ -65,6 +70,7 @@ class SnapshotStorage(_CachedStorage):
             if first_rung is not None:
                 others = self._own.trials or ()
                 self._own.trials = [_as_pruned(trial, first_rung) for trial in others]
+            self._own.trials = [shown(trial) for trial in self._own.trials or ()]
             try:
                 yield self._own.draft
             finally:
@@ -142,6 +148,29 @@ class UnfitValuesError(Exception):
         self.is_enqueued = is_enqueued
 
 
+class View(Protocol):
+    """How the sampler sees trials, where it is not as they are stored."""
+
+    def shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial as the sampler sees it, a copy where it differs."""
+        ...
+
+    def store(self, trial: FrozenTrial) -> None:
+        """Give a trial that was sampled what is stored of it."""
+        ...
+
+
+class AsStored:
+    """The view of trials as they are."""
+
+    def shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return the trial."""
+        return trial
+
+    def store(self, trial: FrozenTrial) -> None:
+        """Change nothing."""
+
+
 def draw(
     study: optuna.Study,
     trial_id: int,
@@ -149,6 +178,7 @@ def draw(
     suggest: Callable[[optuna.Trial], dict[str, Any]],
     check: Callable[[Mapping[str, object]], None] = lambda fixed: None,
     first_rung: int | None = None,
+    view: View | None = None,
 ) -> tuple[FrozenTrial, dict[str, Any]]:
     """Sample the parameters that a trial lacks, and store nothing.
 
@@ -159,6 +189,7 @@ def draw(
         suggest: samples all dimensions that apply.
         check: raises ConfigError for values that are not in the space.
         first_rung: the epoch from which on trials are paused, None if they never are.
+        view: how the sampler sees trials; None for as they are.
 
     Returns:
         The trial with its parameters, and what `suggest` returned.
@@ -169,15 +200,22 @@ def draw(
     storage = study._storage
     assert isinstance(storage, SnapshotStorage)
     study._thread_local.cached_all_trials = None  # of the last trial
-    with storage.draft(study._study_id, trial_id, first_rung) as trial:
+    view = view or AsStored()
+    with storage.draft(study._study_id, trial_id, first_rung, view.shown) as trial:
         study.sampler = make_sampler(trial.number)
         brought = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
         try:
             check(brought)
             chosen = suggest(optuna.Trial(study, trial_id))
+            view.store(trial)
         except (ConfigError, ValueError) as error:  # Optuna's own, of distributions that differ
             raise UnfitValuesError(trial.number, str(error), is_enqueued=bool(brought)) from None
     return trial, chosen
+
+
+def brought_by(trial: optuna.Trial) -> Collection[str]:
+    """Return the names of the parameters that are not to be sampled: their values are there."""
+    return {*trial._fixed_params, *trial.params}
 
 
 def should_prune(study: optuna.Study, trial_id: int) -> bool:
