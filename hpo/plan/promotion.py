@@ -124,7 +124,10 @@ def _most_promising(known: Sequence[Standing], stages: Sequence[int]) -> int | N
         ahead[start] = ahead[end] + (median(gains) if gains else 0.0)
     best = max(
         paused,
-        key=lambda each: (max(each.values) + ahead.get(_rung(each, stages), 0.0), -each.number),
+        key=lambda each: (
+            max(each.values) + ahead.get(_rung(each, stages) or 0, 0.0),
+            -each.number,
+        ),
     )
     return best.number
 
