@@ -125,7 +125,7 @@ def _most_promising(known: Sequence[Standing], stages: Sequence[int]) -> int | N
     best = max(
         paused,
         key=lambda each: (
-            max(each.values) + ahead[_rung(each, stages) or stages[0]],
+            max(each.values) + ahead.get(_rung(each, stages) or 0, 0.0),
             -each.number,
         ),
     )

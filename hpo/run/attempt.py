@@ -118,22 +118,26 @@ def _move_state(earlier: Path, source: int, run_dir: Path) -> bool:
         return False
     for name in _LOGS:
         _copy_regular(earlier / name, run_dir / name)
+    target = run_dir / rundir.CHECKPOINTS
     try:
-        (earlier / rundir.CHECKPOINTS).rename(run_dir / rundir.CHECKPOINTS)
+        (earlier / rundir.CHECKPOINTS).rename(target)
+        if not os.path.samestat(target.lstat(), os.fstat(source)):
+            target.unlink()  # a link that somebody put in its place
+            return False
     except OSError:
         return False
-    for name in os.listdir(source):  # of what was held open
+    for name in os.listdir(source):  # of what is held open
         is_needed = name == rundir.RESUME or fnmatch(name, "model_checkpoint_*.pt")
         if not (is_needed and _identity(name, source)):
-            _remove(run_dir / rundir.CHECKPOINTS / name)
+            _remove(name, source)
     return True
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
 
 def _copy_state(earlier: Path, source: int, run_dir: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from optuna.trial import TrialState
@@ -42,6 +42,7 @@ class Pausing:
     folders: WorkFolders
     num_epochs: int
     is_able: bool
+    _done: set[tuple[int, int]] = field(default_factory=set)  # attempts without a state
 
     @classmethod
     def of(cls, spec: StudySpec, launcher: Launcher) -> Pausing | None:
@@ -107,10 +108,12 @@ class Pausing:
         for each in known:
             if each.paused is None or not self._is_ours(each.paused):
                 continue
-            kept = self.folders.attempt(each.number, int(each.paused["attempt"]))
+            key = each.number, int(each.paused["attempt"])
+            if each.number in needed or key in self._done:
+                continue
             for attempt in self.folders.attempts(each.number):
-                if attempt != kept or each.number not in needed:
-                    shutil.rmtree(attempt / rundir.CHECKPOINTS, ignore_errors=True)
+                shutil.rmtree(attempt / rundir.CHECKPOINTS, ignore_errors=True)
+            self._done.add(key)
 
     def _is_ours(self, paused: PauseRecord) -> bool:
         is_here = paused.get("host") == socket.gethostname()

@@ -7,21 +7,20 @@ import threading
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from hpo.errors import LauncherError, SlotError
-from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PAUSED, PROVENANCE, SPENT
+from hpo.keys import MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
-from hpo.records import EndRecord, ModelRecord, RunRecord
+from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Results
 from hpo.results.metrics import read_figures
 from hpo.results.model_folder import Candidate
-from hpo.results.provenance import Stopwatch, describe_end, describe_run
+from hpo.results.provenance import Stopwatch, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.run.failures import FailurePolicy
@@ -32,10 +31,10 @@ from hpo.run.outcome import (
     End,
     Outcome,
     failed_by,
-    memory_advice,
 )
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
+from hpo.run.tell import Job, Teller
 from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
 from hpo.store.claim import Lease
@@ -43,7 +42,7 @@ from hpo.store.database import DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
-from hpo.store.study import COUNTED, finished_trials
+from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DeviceError
 
 
@@ -87,12 +86,12 @@ class TrialRunner:
                         self._shared,
                     )
             except UnfitValuesError as error:
-                job = _Job(error.number, {}, clock)
+                job = Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
-                return self._finish(job, lease, AttemptResult(end, message=str(error)))
-            job = _Job(trial.number, chosen, clock)
+                return self._teller.finish(job, lease, AttemptResult(end, message=str(error)))
+            job = Job(trial.number, chosen, clock)
             if not self.lease_manager.set_params(lease, trial):
-                return self._finish(job, lease, AttemptResult("lost", message=LOST))
+                return self._teller.finish(job, lease, AttemptResult("lost", message=LOST))
             self.reporter.trial_started(
                 trial.number, self.slot.index, chosen, goes_on=lease.was_paused
             )
@@ -104,7 +103,20 @@ class TrialRunner:
         finally:
             self.renewer.release(lease)
 
-    def _run_attempts(self, job: _Job, lease: Lease) -> Outcome:
+    @property
+    def _teller(self) -> Teller:
+        return Teller(
+            spec=self.spec,
+            study=self.study,
+            lease_manager=self.lease_manager,
+            retry=self.retry,
+            results=self.results,
+            reporter=self.reporter,
+            stopping=self.stopping,
+            pausing=self.pausing,
+        )
+
+    def _run_attempts(self, job: Job, lease: Lease) -> Outcome:
         """Start the worker, and again where it crashed, until the trial has an end."""
         may_resume = True
         if self.policy.is_deadly(lease.num_deaths):
@@ -112,22 +124,24 @@ class TrialRunner:
             attempt_result = AttemptResult(
                 "failed", message=message, why="drivers died with the trial"
             )
-            return self._finish(job, lease, attempt_result)
+            return self._teller.finish(job, lease, attempt_result)
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that cannot resume from the state may work without it.
             is_bad_state = attempt_result.end == "refused" and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
-                return self._finish(job, lease, attempt_result)
+                return self._teller.finish(job, lease, attempt_result)
             may_resume = not is_bad_state
             again = self.lease_manager.start_again(lease, crashed=is_retried)
             if again is None:
-                return self._finish(job, lease, replace(attempt_result, end="lost", message=LOST))
+                return self._teller.finish(
+                    job, lease, replace(attempt_result, end="lost", message=LOST)
+                )
             self.reporter.attempt_ended(job.number, lease.attempt, attempt_result)
             lease = again
 
-    def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
+    def _attempt(self, job: Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.
 
         Raises:
@@ -179,7 +193,7 @@ class TrialRunner:
 
     def _watch(
         self,
-        job: _Job,
+        job: Job,
         lease: Lease,
         folder: AttemptFolder,
         *,
@@ -238,7 +252,7 @@ class TrialRunner:
 
     def _offer(
         self,
-        job: _Job,
+        job: Job,
         lease: Lease,
         attempt_result: AttemptResult,
         run_dir: Path,
@@ -267,98 +281,3 @@ class TrialRunner:
         )
         if warning:
             self.reporter.warn_once(warning)
-
-    def _finish(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
-        """Write to the study how the trial ended, if it is still ours."""
-        if attempt_result.end == "out of memory":
-            attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
-        if attempt_result.end == "given back" or (
-            self.stopping.is_set() and attempt_result.is_crash
-        ):
-            attempt_result = replace(attempt_result, end="given back")
-            self.lease_manager.give_back(lease, attributes={SPENT: job.clock.seconds()})
-        elif attempt_result.end == "paused":
-            if self._pause(job, lease, attempt_result):
-                self._record_pause(job)
-            else:
-                attempt_result = replace(attempt_result, end="lost", message=LOST)
-        elif attempt_result.end != "lost":
-            state = STATES[attempt_result.end]
-            value = attempt_result.score if state in COUNTED else None
-            attributes = {END: self._end(job, lease, attempt_result)}
-            if self.lease_manager.finish(lease, state, value, attributes):
-                self._record(job)
-            else:
-                attempt_result = replace(attempt_result, end="lost", message=LOST)
-        return Outcome(
-            number=job.number,
-            end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
-            num_epochs=len(attempt_result.curve),
-            seconds=job.clock.total,
-            message=attempt_result.message,
-            log_tail=attempt_result.log_tail,
-            cause=attempt_result.cause,
-        )
-
-    def _end(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
-        return describe_end(
-            end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
-            message=attempt_result.message,
-            log_tail=attempt_result.log_tail,
-            attempt=lease.attempt,
-            seconds=job.clock.seconds(),
-        )
-
-    def _pause(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> bool:
-        """Give a trial back that waits to be promoted; say whether it was still ours."""
-        assert self.pausing is not None
-        curve = attempt_result.curve
-        end = self._end(job, lease, replace(attempt_result, end="pruned"))
-        attributes: dict[str, Any] = {
-            PAUSED: self.pausing.record(max(curve), lease, job.clock.total, end),
-            SPENT: end["seconds"],
-        }
-        return self.lease_manager.pause(lease, curve, attributes)
-
-    def _record_pause(self, job: _Job) -> None:
-        """Remove states that are not needed any more, and write the list."""
-        assert self.pausing is not None
-        known = self.lease_manager.known_trials()
-        self.pausing.drop_states(known, self.spec.num_trials)
-        try:
-            self.retry.call(self.results.refresh_list_acc, self.study)
-        except OSError as error:
-            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
-
-    def _note_memory(
-        self, job: _Job, lease: Lease, attempt_result: AttemptResult
-    ) -> AttemptResult:
-        """Tell the sampler that these values don't fit the memory, and the user what would."""
-        # The dashboard reads constraints from user attributes.
-        is_ours = self.lease_manager.annotate(lease, {CONSTRAINTS: {MEMORY: 1.0}})
-        trial = optuna.Trial(self.study, lease.trial_id)
-        if is_ours and MEMORY not in trial.constraints:
-            trial.set_constraint(MEMORY, 1.0)
-        advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
-        return replace(attempt_result, message=advice)
-
-    def _record(self, job: _Job) -> None:
-        try:
-            if warning := self.retry.call(self.results.settle, self.study, job.number):
-                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
-            self.retry.call(self.results.refresh_list_acc, self.study)
-        except OSError as error:  # the trial is in the database; the next one writes the list
-            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A trial with its values."""
-
-    number: int
-    chosen: dict[str, Any]
-    clock: Stopwatch

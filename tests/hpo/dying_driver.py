@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hpo.cli import main
-from hpo.run import attempt, final_test, trial
+from hpo.run import attempt, final_test, tell, trial
 from hpo.store import lease, pausing
 
 MOMENT, FILE = sys.argv[1:3]
@@ -53,7 +53,7 @@ if MOMENT.endswith("in claim"):
 elif MOMENT == "pausing":
     lease_manager.pause = die
 elif MOMENT == "paused":
-    trial.TrialRunner._record_pause = die
+    tell.Teller._record_pause = die
 elif MOMENT == "promoting":
     pausing.promote = die_after(pausing.promote)
 elif MOMENT == "moved":
@@ -63,7 +63,7 @@ elif MOMENT == "telling":
 elif MOMENT == "before told":
     lease_manager.finish = die
 elif MOMENT == "after told":
-    trial.TrialRunner._record = die
+    tell.Teller._record = die
 elif MOMENT == "testing":
     final_test._evaluate = die
 else:

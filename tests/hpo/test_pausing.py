@@ -66,7 +66,7 @@ def undisturbed(
     assert result.returncode == 0, result.stdout + result.stderr
     found = facts(folder)
     curves = [curve for _, curve in found]
-    assert {len(curve) for curve in curves} == {1, 3, 9}
+    assert {1, 9} <= {len(curve) for curve in curves} <= {1, 3, 9}
     assert all(sorted(curve) == list(range(1, len(curve) + 1)) for curve in curves)
     assert [state for state, _ in found] == [
         "COMPLETE" if len(curve) == 9 else "PRUNED" for curve in curves
@@ -141,8 +141,7 @@ def test_more_trials_may_be_asked_for_later(discs: Path, run: Run, tmp_path: Pat
 
 
 def test_only_states_that_may_be_needed_stay_on_the_disk(discs: Path, tmp_path: Path) -> None:
-    # The later the better, so that those before fall behind.
-    curve = {str(number): [0.1 + number / 20] * 9 for number in range(9)}
+    curve = {str(number): [0.9 - number / 20] * 9 for number in range(9)}  # the first is best
     arguments = search(tmp_path, discs, "--num-trials", 9, curve=curve, delay={"8": 60})
     process = start(tmp_path, *arguments)
     wait_for(lambda: list(tmp_path.glob("runs/*/trial_00008/attempt_1/worker.log")), 60)
@@ -154,7 +153,7 @@ def test_only_states_that_may_be_needed_stay_on_the_disk(discs: Path, tmp_path: 
     assert len(first) > 3
     kept = {int(each.split("/")[0].removeprefix("trial_")) for each in states_on_disk(tmp_path)}
     # Of those at the first rung only such as are among the best third of nine.
-    assert kept - {8} == beyond | {number for number in first if number in (5, 6, 7)}
+    assert kept - {8} == beyond | {number for number in first if number < 3}
 
 
 def test_two_drivers_share_the_paused_trials(discs: Path, run: Run, tmp_path: Path) -> None:
