@@ -88,12 +88,14 @@ def methods(recording: Recording, num_trials: int, other: Recording | None) -> d
     ours = {"make_sampler": tpe, "promotes": True}
     found = {
         "random": Method(),
+        "random, median": Method(make_pruner=median),
+        "random, hyperband": Method(make_pruner=hyperband),
+        "random, asha by quota alone": Method(promotes=True, goes_on=False),
+        "random, asha": Method(promotes=True),
         "TPE": Method(make_sampler=tpe, shares=True),
         "TPE, each range alone": Method(make_sampler=tpe),
-        "TPE, median": Method(make_sampler=tpe, shares=True, make_pruner=median),
+        "TPE, each range alone, median": Method(make_sampler=tpe, make_pruner=median),
         "TPE, hyperband": Method(make_sampler=tpe, shares=True, make_pruner=hyperband),
-        "random, asha": Method(promotes=True),
-        "TPE, asha that ends by quota": Method(**ours, shares=True, goes_on=False),
         "TPE, asha (ours)": Method(**ours, shares=True),
         "ours, each range alone": Method(**ours),
         "ours, usual values first": Method(**ours, shares=True, first=usual(recording)),

@@ -74,18 +74,18 @@ class Range:
 
     def at(self, position: float) -> float:
         """Return the value at a position from 0 (the lower bound) to 1, on the range's scale."""
-        if self.log:
-            value = math.exp(_between(math.log(self.low), math.log(self.high), position))
-        else:
-            value = _between(self.low, self.high, position)
-        return min(max(value, self.low), self.high)
+        low, high = self._bounds
+        value = low + position * (high - low)
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)
 
     def position(self, value: float) -> float:
         """Return where a value of the range is between its bounds, from 0 to 1."""
-        low, high = self.low, self.high
-        if self.log:
-            value, low, high = math.log(value), math.log(low), math.log(high)
-        return min(max((value - low) / (high - low), 0.0), 1.0)
+        low, high = self._bounds
+        return min(max(((math.log(value) if self.log else value) - low) / (high - low), 0.0), 1.0)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
 
     def __contains__(self, value: object) -> bool:
         # The step is Optuna's to check, which knows of rounding.
@@ -179,10 +179,6 @@ class SearchSpace:
     def describe(self) -> dict[str, str]:
         """Return name -> values, for tables and for comparing studies."""
         return {dimension.name: str(dimension) for dimension in self.dimensions}
-
-
-def _between(low: float, high: float, position: float) -> float:
-    return low + position * (high - low)
 
 
 def _after_what_it_needs(dimension: Dimension) -> tuple[bool, bool]:

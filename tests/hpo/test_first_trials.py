@@ -30,7 +30,7 @@ TRY = ("--try", f"optimizer.type=sgd,{RATE}=0.05", "--try", f"{RATE}=0.002")
 
 
 def rates(folder: Path) -> list[float]:
-    return [entry["lr"] for entry in sorted(list_acc(folder), key=lambda e: e["trial"])]  # type: ignore[arg-type,return-value]
+    return [entry["lr"] for entry in sorted(list_acc(folder), key=lambda e: e["number"])]  # type: ignore[arg-type,return-value]
 
 
 def test_values_are_tried_first_and_once_each(
@@ -177,7 +177,7 @@ def test_study_names_what_is_tried_first(discs: Path, run: Run, tmp_path: Path) 
     command = study_command(tmp_path, discs, f"{ADAM}, {SGD}")
     result = run("rml-optimize", *command)
     assert result.returncode == 0, result.stdout + result.stderr
-    adam, sgd, *others = sorted(list_acc(tmp_path), key=lambda entry: entry["trial"])  # type: ignore[arg-type,return-value]
+    adam, sgd, *others = sorted(list_acc(tmp_path), key=lambda entry: entry["number"])  # type: ignore[arg-type,return-value]
     assert len(others) == 2
     assert (adam["optimizer"], adam["lr"]) == ("Adam", 0.001)
     assert (sgd["optimizer"], sgd["lr"]) == ("SGD", 0.1)
@@ -242,7 +242,7 @@ def test_best_of_another_study_is_tried_first(discs: Path, run: Run, tmp_path: P
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert rates(earlier)[:3] == [entry["lr"] for entry in best[:3]]
-    assert [entry["trial"] for entry in list_acc(earlier)] == [0, 1, 2, 3]
+    assert [entry["number"] for entry in list_acc(earlier)] == [0, 1, 2, 3]
 
 
 def test_likeness_that_cannot_be_read_is_named(discs: Path, run: Run, tmp_path: Path) -> None:
