@@ -71,9 +71,11 @@ def test_tries_survive_kills(discs: Path, run: Run, tmp_path: Path) -> None:
     for number in (0, 1):
         process = start(tmp_path, *command)
         pattern = f"runs/*/trial_0000{number}/*/config.json"
-        wait_for(lambda pattern=pattern: list(tmp_path.glob(pattern)), 60)
-        process.kill()
-        process.communicate()
+        try:
+            wait_for(lambda pattern=pattern: list(tmp_path.glob(pattern)), 180)
+        finally:
+            process.kill()
+            process.communicate()
     standin_settings(tmp_path, {})
     result = run("rml-optimize", *command)
     assert result.returncode == 0, result.stdout + result.stderr
