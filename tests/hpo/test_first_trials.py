@@ -216,35 +216,33 @@ def test_a_study_that_starts_over_tries_them_again(discs: Path, run: Run, tmp_pa
     command = optimize(discs, "--worker", worker, "--jobs", 1, *SEARCH, "--num-trials", 2)
     one_error(run("rml-optimize", *command, "--try", f"{RATE}=0.05"))
     standin_settings(tmp_path, {})
-    result = run("rml-optimize", *command, "--try", f"{RATE}=0.05", "--num-epochs", 3)
+    result = run("rml-optimize", *command, "--try", f"{RATE}=0.05", "--num-epochs", 4)
     assert result.returncode == 0, result.stdout + result.stderr
     assert rates(tmp_path).count(0.05) == 1
 
 
-def test_best_of_another_study_is_tried_first(discs: Path, run: Run, tmp_path: Path) -> None:
-    earlier = tmp_path / "earlier"
-    earlier.mkdir()
+@pytest.mark.parametrize(
+    "like", ["{folder}", "{folder}#{name}", "sqlite:///{folder}/rml_optimize.db", "{name}"]
+)
+def test_best_of_another_study_is_tried_first(
+    discs: Path, run: Run, tmp_path: Path, like: str
+) -> None:
+    earlier, name = tmp_path / "earlier", discs.parent.name
     worker = standin_settings(tmp_path, {})
     command = optimize(discs, "--worker", worker, "--jobs", 1, *SEARCH)
-    result = run("rml-optimize", *command, "--num-trials", 8, "--output-dir", earlier)
+    result = run("rml-optimize", *command, "--num-trials", 6, "--output-dir", earlier)
     assert result.returncode == 0, result.stdout + result.stderr
     best = sorted(list_acc(earlier), key=lambda entry: -entry["max_acc"])  # type: ignore[operator]
-    for like in (earlier, f"{earlier}#{discs.name}", f"sqlite:///{earlier}/rml_optimize.db"):
-        folder = tmp_path / str(abs(hash(str(like))))
-        result = run(
-            "rml-optimize", *command, "--num-trials", 4, "--like", like, "--output-dir", folder
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert rates(folder)[:3] == [entry["lr"] for entry in best[:3]]
-        assert len(list_acc(folder)) == 4
-    # By its name in the same database; what it found is none of this study's trials.
+    # By its name alone it is one of the same database.
+    folder = earlier if like == "{name}" else tmp_path / "next"
     result = run(
-        "rml-optimize", *command, "--num-trials", 4, "--like", discs.name,
-        "--output-dir", earlier, "--study-name", "next",
+        "rml-optimize", *command, "--num-trials", 4, "--study-name", "next",
+        "--like", like.format(folder=earlier, name=name), "--output-dir", folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert rates(earlier)[:3] == [entry["lr"] for entry in best[:3]]
-    assert [entry["number"] for entry in list_acc(earlier)] == [0, 1, 2, 3]
+    assert rates(folder)[:3] == [entry["lr"] for entry in best[:3]]
+    # What it found is none of this study's trials.
+    assert [entry["number"] for entry in list_acc(folder)] == [0, 1, 2, 3]
 
 
 def test_likeness_that_cannot_be_read_is_named(discs: Path, run: Run, tmp_path: Path) -> None:
@@ -255,12 +253,12 @@ def test_likeness_that_cannot_be_read_is_named(discs: Path, run: Run, tmp_path: 
     assert result.returncode == 0, result.stdout + result.stderr
     again = [*command, "--study-name", "again"]
     wrong = one_error(run("rml-optimize", *again, "--like", f"{tmp_path}#discz"))
-    assert discs.name in wrong
+    assert discs.parent.name in wrong
     other = ["--set", "optimizer.type=SGD", "--set", f"{RATE}=0.1", "--search",
              "optimizer.momentum=0.1..0.9"]  # fmt: skip
     nothing = [*optimize(discs, "--worker", worker), "--loss", "dice", *other]
     message = one_error(
-        run("rml-optimize", *nothing, "--like", discs.name, "--study-name", "other")
+        run("rml-optimize", *nothing, "--like", discs.parent.name, "--study-name", "other")
     )
     assert "no finished trial whose values are in this search's space" in message
 
