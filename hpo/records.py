@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-from hpo.keys import ABOUT, END, MODEL, PROVENANCE
+from hpo.keys import ABOUT, END, MODEL, PAUSED, PROVENANCE
 
 
 class AboutRecord(TypedDict, total=False):
@@ -69,6 +69,17 @@ class EndRecord(TypedDict, total=False):
     log_tail: str
 
 
+class PauseRecord(TypedDict, total=False):
+    """The attribute PAUSED: where a trial waits, and how it ends if it never goes on."""
+
+    epoch: int
+    attempt: int
+    host: str
+    runs: str  # the study's folder there
+    last_s: float  # seconds of the last attempt
+    end: EndRecord
+
+
 class ModelEntry(TypedDict, total=False):
     """What `trial.json` says of a model; figures beside the score are there if they are known."""
 
@@ -114,6 +125,11 @@ def run_of(attributes: Mapping[str, Any]) -> RunRecord:
 def end_of(attributes: Mapping[str, Any]) -> EndRecord:
     """Return how a trial ended."""
     return cast("EndRecord", _record(attributes, END))
+
+
+def paused_of(attributes: Mapping[str, Any]) -> PauseRecord:
+    """Return where a trial that waits is paused; an empty record if it is not."""
+    return cast("PauseRecord", _record(attributes, PAUSED))
 
 
 def recorded_model(attributes: Mapping[str, Any]) -> ModelRecord:

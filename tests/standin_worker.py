@@ -4,15 +4,16 @@
 original does not, unless told so. Standard library only, so that a trial costs milliseconds.
 
 Settings: `epoch_s` seconds an epoch; `curve` accuracies by epoch (else from the learning rate),
-times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by
-attempt}; `epochs` instead of the config's; `crash_at` {trial number: epochs by attempt};
-`capabilities` what it announces: with "checkpoints.resume" it keeps a state and goes on from it,
-with "--serve" it stays for further runs; `state_every` epochs between two states; `drift` what an
-accuracy gains with each attempt; `last_words` {trial number: accuracy} of one more epoch, which
-replaces the checkpoint of the best before, when it is told to stop; `checkpoints` whether to
-write any; `ignore_sigterm`; `say` a line for the log; `environment` whether to print it; `freezes`
-trials that stop for good after their last epoch; `strict` refuses keys outside the contract;
-`write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
+times `scale`; `end` {trial number: exit code, or signal below zero, or a list of them by attempt};
+`epochs` instead of the config's; `crash_at` {trial number: epochs by attempt}; `capabilities` what
+it announces: with "checkpoints.resume" it keeps a state and goes on from it, with
+"checkpoints.pause_after" it ends where it is told to, with "--serve" it stays for further runs;
+`state_every` epochs between two states; `drift` what an accuracy gains with each attempt;
+`last_words` {trial number: accuracy} of one more epoch, which replaces the checkpoint of the best
+before, when it is told to stop; `checkpoints` whether to write any; `ignore_sigterm`; `say` a line
+for the log; `environment` whether to print it; `freezes` trials that stop for good after their
+last epoch; `strict` refuses keys outside the contract; `write` {file name: text} before the first
+epoch, text "FIFO" makes a named pipe.
 """
 
 import json
@@ -52,6 +53,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
         replace(Path("out_test.txt"), "".join(lines[:done]))
     crashes = settings.get("crash_at", {}).get(str(number), [])
     last = settings.get("epochs", network.get("num_epochs", 1))
+    pause = network.get("checkpoints", {}).get("pause_after")
+    last = min(last, pause or last)
     for epoch in range(done + 1, last + 1):
         if stopping.wait(settings.get("delay", {}).get(str(number), settings.get("epoch_s", 0))):
             if (accuracy := settings.get("last_words", {}).get(str(number))) is not None:
@@ -66,7 +69,7 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
         if settings.get("checkpoints", True):
             (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
         write_line(epoch, accuracy + settings.get("drift", 0) * attempt)
-        if resumes and epoch % settings.get("state_every", 1) == 0:
+        if resumes and (epoch % settings.get("state_every", 1) == 0 or epoch == pause):
             replace(state, str(epoch))
         if attempt <= len(crashes) and crashes[attempt - 1] == epoch:
             return 99

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
 from support import clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +111,56 @@ def test_gpu_check_runs_all_parts(tmp_path: Path) -> None:
     assert summary in out
     assert "not measured" not in summary
     assert "FAILED" not in summary
+
+
+def test_replayed_searches_train_what_they_cost(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    curves = ROOT / "benchmarks/curves/demo_unet6x3_32.json"
+    call(
+        "benchmarks/search_efficiency.py", "--quick", "--curves", curves, "--json", found,
+        "--rows", "TPE", "random, median", "TPE, asha (ours)",
+    )  # fmt: skip
+    tables = json.loads(found.read_text())["demo_unet6x3_32"]
+    assert set(tables) == {"1", "4"}
+    for table in tables.values():
+        assert list(table) == ["random", "random, median", "TPE", "TPE, asha (ours)"]
+        for column, figure in table["random"].items():
+            if column.startswith("until"):
+                assert figure == [1, 1, 1]
+        for name in ("random", "TPE"):  # all trials are whole, and the best is among them
+            assert table[name]["spent"] == [1, 1, 1]
+            assert table[name]["lost"] == [0, 0, 0]
+            assert table[name]["regret at 100%"][0] <= 0.005
+        assert table["random, median"]["spent"][0] < 1
+        # half of it, and at most what the last that went on were trained from their rung on
+        assert 0.5 <= table["TPE, asha (ours)"]["spent"][0] < 0.8
+        for row in table.values():
+            regrets = [row[f"regret at {share}%"][0] for share in (10, 20, 50, 100)]
+            assert regrets == sorted(regrets, reverse=True)
+
+
+def test_a_studys_curves_are_recorded(tmp_path: Path) -> None:
+    study = optuna.create_study(
+        study_name="demo", storage=f"sqlite:///{tmp_path}/rml_optimize.db", direction="maximize"
+    )
+    kinds = CategoricalDistribution(("Adam", "RMSprop", "SGD"))
+    params = {"optimizer.type": "Adam", "loss.function": "Dice"}
+    for state in (TrialState.COMPLETE, TrialState.PRUNED):
+        study.add_trial(
+            optuna.create_trial(
+                state=state,
+                value=0.5,
+                params=params,
+                distributions={
+                    "optimizer.type": kinds,
+                    "loss.function": CategoricalDistribution(("BCE", "Dice")),
+                },
+                intermediate_values={2: 0.5, 1: 0.25},
+            )
+        )
+    to = tmp_path / "curves.json"
+    call("benchmarks/search_efficiency.py", "--record", tmp_path, "--to", to)
+    study._storage.remove_session()
+    written = json.loads(to.read_text())
+    assert written["study"] == "demo"
+    assert written["trials"] == [{"number": 0, "params": params, "curve": [0.25, 0.5]}]

@@ -23,6 +23,7 @@ OWNED = {
     "written_at": "paths are its own",
     "checkpoints.save": "the best checkpoint goes to best_model/",
     "checkpoints.load": "use --transfer-learning",
+    "checkpoints.pause_after": "use --pruner asha",
     "data.input_path": "use --data",
     "data.target_path": "use --data",
     "data.test_input_path": "use --data",

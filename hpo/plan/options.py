@@ -93,6 +93,21 @@ class SearchOptions:
         list[str] | None,
         option("--set", metavar="KEY=VALUE", help="Fix any config field by its dotted path"),
     ] = None
+    try_first: Annotated[
+        list[str] | None,
+        option("--try", metavar="KEY=VALUE,…", help="Try these values before others are sampled; "
+               "fields that are not named are sampled"),
+    ] = None  # fmt: skip
+    like: Annotated[
+        str | None,
+        option("--like", metavar="STUDY", help="Try first what was best in another study: its "
+               "output folder, or its name in this database (URL#NAME of another)"),
+    ] = None  # fmt: skip
+    share_ranges: Annotated[
+        bool | None,
+        option("--share-ranges/--no-share-ranges", help="TPE learns one position within the "
+               "ranges of all optimizers, not each one's alone (default: on)"),
+    ] = None  # fmt: skip
     sampler: Annotated[
         str,
         option("--sampler", metavar=f"<{'|'.join(SAMPLERS)}>", help="How trials are sampled"),
@@ -100,7 +115,7 @@ class SearchOptions:
     pruner: Annotated[
         str | None,
         option("--pruner", metavar=f"<{'|'.join(PRUNERS)}>", help="How poor trials are stopped "
-               "early (default: median)"),
+               "early; asha: paused, and the best go on (default)"),
     ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 

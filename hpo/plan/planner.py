@@ -17,6 +17,7 @@ from hpo.errors import UsageError
 from hpo.folders import WorkFolders, other_spelling
 from hpo.plan.base_config import base_config, search_space
 from hpo.plan.choices import check_name, refuse_unsearchable
+from hpo.plan.first_trials import first_trials
 from hpo.plan.inputs import (
     NetworkRequest,
     bring_networks,
@@ -24,8 +25,9 @@ from hpo.plan.inputs import (
     hash_files,
     refuse_other_data,
 )
+from hpo.plan.like import like_trials
 from hpo.plan.options import DataOptions, Options, SearchOptions
-from hpo.plan.pruners import PRUNERS, known_pruners, make_pruner
+from hpo.plan.pruners import DEFAULT_PRUNER, PRUNERS, known_pruners, make_pruner
 from hpo.plan.samplers import SAMPLERS, known_samplers, make_sampler
 from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.selection import select_images
@@ -100,7 +102,7 @@ class _Planner:
         self._refuse_options_without_effect()
         search = options.search
         check_name(search.sampler, known_samplers(), "--sampler")
-        check_name(search.pruner or file.pruner, known_pruners(), "--pruner")
+        check_name(search.pruner or file.pruner or DEFAULT_PRUNER, known_pruners(), "--pruner")
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         base = base_config(file, options.search, options.data)
@@ -130,6 +132,11 @@ class _Planner:
                 f"({unmatched[0]}, for one): each counts as a patient of its own in "
                 "the interval of the test score"
             )
+        first = first_trials(file, search, space, base)
+        if search.like is not None:
+            tried = like_trials(search.like, options.output, space)
+            num_tries = len(search.try_first or ())
+            first = (*first[:num_tries], *tried, *first[num_tries:])
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None
@@ -160,8 +167,13 @@ class _Planner:
             validation_fraction=selection.fraction,
             group_by=selection.group_by,
             grouping=selection.grouping,
-            pruner=options.search.pruner or file.pruner,
+            pruner=options.search.pruner or file.pruner or DEFAULT_PRUNER,
+            names_pruner=bool(options.search.pruner or file.pruner),
             sampler=options.search.sampler,
+            shares_ranges=file.share_ranges
+            if search.share_ranges is None
+            else search.share_ranges,
+            first=first,
             seed=options.search.seed,
             published=str(file.published) if file.published else None,
             hashes=hash_files(

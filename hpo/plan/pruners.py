@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # Optuna takes longer to load than `--help` to answer
     from hpo.plan.spec import StudySpec
 
 NO_PRUNER = "none"
+PROMOTION = "asha"  # asynchronous successive halving: `hpo.plan.promotion`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,12 @@ def _none(settings: PrunerSettings) -> BasePruner:
     return NopPruner()
 
 
+DEFAULT_PRUNER, EARLIER_DEFAULT = PROMOTION, "median"
+
+# What stops the trials of a worker that cannot go on with one. On recorded curves median pruning
+# loses the best trial less often than successive halving without promotion.
 PRUNERS: Mapping[str, Callable[[PrunerSettings], BasePruner]] = {
+    PROMOTION: _median,
     "median": _median,
     "hyperband": _hyperband,
     NO_PRUNER: _none,
@@ -69,12 +75,16 @@ def known_pruners() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*PRUNERS, *plugin_names(PRUNERS_GROUP))))
 
 
-def make_pruner(spec: StudySpec) -> BasePruner:
-    """Return the study's pruner.
+def make_pruner(spec: StudySpec, *, pauses: bool = False) -> BasePruner:
+    """Return the study's pruner, or one that stops no trial where they are paused.
 
     Raises:
         ConfigError, UsageError: a plug-in is missing, broken, or gives something else.
     """
+    if pauses:
+        from optuna.pruners import NopPruner
+
+        return NopPruner()
     settings = PrunerSettings(
         num_warmup_epochs=spec.num_warmup_epochs,
         num_epochs=spec.num_epochs,

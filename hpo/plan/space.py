@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ from trainer.keypath import copy_config, get_path, parse_value, set_path, split_
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
 Scalar = bool | int | float | str
+Sample = Callable[["optuna.Trial", "Dimension"], Scalar]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Categorical:
         value = trial.suggest_categorical(name, self.choices)
         assert value is not None
         return value
+
+    def distribution(self) -> BaseDistribution:
+        """Return what the study records that it is sampled from."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.choices)
 
     def __contains__(self, value: object) -> bool:
         return value in self.choices
@@ -54,6 +62,30 @@ class Range:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=step)
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def distribution(self) -> BaseDistribution:
+        """Return what the study records that it is sampled from."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.is_integer:
+            step = 1 if self.step is None else int(self.step)
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def at(self, position: float) -> float:
+        """Return the value at a position from 0 (the lower bound) to 1, on the range's scale."""
+        low, high = self._bounds
+        value = low + position * (high - low)
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)
+
+    def position(self, value: float) -> float:
+        """Return where a value of the range is between its bounds, from 0 to 1."""
+        low, high = self._bounds
+        return min(max(((math.log(value) if self.log else value) - low) / (high - low), 0.0), 1.0)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
 
     def __contains__(self, value: object) -> bool:
         # The step is Optuna's to check, which knows of rounding.
@@ -91,13 +123,18 @@ class Dimension:
         return f"{self.values}{condition}"
 
 
+def sample_alone(trial: optuna.Trial, dimension: Dimension) -> Scalar:
+    """Sample a dimension under its own name."""
+    return dimension.values.suggest(trial, dimension.name)
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """All dimensions, those that others depend on first."""
 
     dimensions: tuple[Dimension, ...]
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+    def suggest(self, trial: optuna.Trial, sample: Sample = sample_alone) -> dict[str, Any]:
         """Sample every dimension that applies; return dotted path -> value."""
         chosen: dict[str, Any] = {}
         for dimension in sorted(self.dimensions, key=_after_what_it_needs):
@@ -105,7 +142,7 @@ class SearchSpace:
                 continue
             if _lacks_field(chosen.get("optimizer.type"), dimension.key):
                 continue
-            value = dimension.values.suggest(trial, dimension.name)
+            value = sample(trial, dimension)
             chosen[dimension.key] = unpack(value)
         return chosen
 
@@ -224,7 +261,7 @@ def parse_values(spec: str, where: str) -> Categorical | Range:
     body, *flags = spec.split(":") if ".." in spec else [spec]
     if ".." in body:
         return _parse_range(body, flags, where)
-    choices = tuple(pack(parse_value(part)) for part in _split_list(spec))
+    choices = tuple(pack(parse_value(part)) for part in split_list(spec))
     if len(choices) < 2 or len(set(choices)) != len(choices):
         raise UsageError(
             f"{where}: expected two or more different values (8,16,32) or a range "
@@ -273,7 +310,7 @@ def pack(value: Any) -> Scalar:
     return value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
-def _split_list(spec: str) -> list[str]:
+def split_list(spec: str) -> list[str]:
     """Split at commas outside brackets and quotes: `[1,2],[3,4]` and `"a,b",c` have two parts."""
     parts, depth, current, is_quoted = [], 0, "", False
     for character in spec:

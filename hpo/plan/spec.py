@@ -18,6 +18,7 @@ from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
 from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
+from hpo.store.first_trials import FirstTrial
 from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
@@ -38,7 +39,10 @@ class StudySpec:
         grouping: which images are of one patient.
         facts: the network of the base config.
         validation_fraction: of the training images, None where none are split off.
+        shares_ranges: TPE is shown one position in the place of conditional ranges of one field.
+        first: configurations that are tried before others are sampled.
         published: the result to beat, and how it was reached.
+        names_pruner: the user has chosen the pruner.
         is_synthetic: the data are generated, not images of anything.
         warnings: what the user should know before the first trial.
         trivial: part that is scored -> what one answer for every pixel scores on it.
@@ -64,16 +68,19 @@ class StudySpec:
     grouping: Grouping
     pruner: str
     sampler: str
+    shares_ranges: bool
+    first: tuple[FirstTrial, ...]
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    names_pruner: bool = True
     warnings: tuple[str, ...] = ()
     trivial: Mapping[str, tuple[TrivialScore, ...]] = field(default_factory=dict)
 
     @property
     def num_warmup_epochs(self) -> int:
         """Epochs that no pruner touches: a learning curve says little before."""
-        return max(3, -(-self.num_epochs // 5))
+        return num_warmup_epochs(self.num_epochs)
 
     @property
     def scored_at(self) -> str:
@@ -199,6 +206,11 @@ class StudySpec:
             "pruner": self.pruner,
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }
+
+
+def num_warmup_epochs(num_epochs: int) -> int:
+    """Return the epochs of a trial that no pruner touches."""
+    return max(3, -(-num_epochs // 5))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

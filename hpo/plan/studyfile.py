@@ -113,6 +113,8 @@ class StudyFile(Section):
         transfer_learning: weights to start from, as the option, or a file beside the study.
         config: fixed fields of the `neural_network` object by dotted path.
         search: the dimensions; see `DimensionFile`.
+        first: values of searched fields, by dotted path, that are tried before others are sampled.
+        share_ranges: as the option.
         small: what `--small` puts in the place of these, for a machine without a GPU.
     """
 
@@ -131,9 +133,11 @@ class StudyFile(Section):
     group_by: str | None = None
     resize: tuple[PositiveInt, PositiveInt] = (256, 256)
     transforms: tuple[dict[str, Any], ...] = ()
-    pruner: Annotated[str, BeforeValidator(_known_pruner)] = "median"
+    pruner: Annotated[str | None, BeforeValidator(_known_pruner)] = None
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
+    first: tuple[dict[str, Any], ...] = ()
+    share_ranges: bool = True
     small: dict[str, Any] | None = None
 
     def space(self) -> SearchSpace:

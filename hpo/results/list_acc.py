@@ -12,7 +12,15 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.records import run_of
-from hpo.store.study import best_epoch, finished_trials, last_score, score
+from hpo.store.study import (
+    COUNTED,
+    best_epoch,
+    is_paused,
+    last_score,
+    recorded_state,
+    score,
+    seconds_of,
+)
 from trainer import rundir
 from trainer.keypath import get_path
 
@@ -25,6 +33,7 @@ class TrialList:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._texts: dict[int, str] = {}
+        self._final: set[int] = set()
         self._due = 0.0  # `time.monotonic()`
 
     def is_due(self) -> bool:
@@ -32,13 +41,18 @@ class TrialList:
         return time.monotonic() >= self._due
 
     def write(self, study: optuna.Study) -> None:
-        """Write one entry for each finished trial, as `json.dumps(…, indent=2)` would."""
+        """Write an entry for each finished or paused trial, as `json.dumps(…, indent=2)` would."""
         began = time.monotonic()
-        trials = finished_trials(study)
+        trials = [
+            trial
+            for trial in study.get_trials(deepcopy=False)
+            if trial.state in COUNTED or is_paused(trial)
+        ]
         for trial in trials:
-            if trial.number not in self._texts:
+            if is_paused(trial) or trial.number not in self._final:
                 entry = json.dumps(list_entry(trial), indent=2)
                 self._texts[trial.number] = textwrap.indent(entry, "  ")
+                self._final |= set() if is_paused(trial) else {trial.number}
         entries = ",\n".join(self._texts[trial.number] for trial in trials)
         rundir.write_atomic(self._path, f"[\n{entries}\n]\n" if trials else "[]\n")
         now = time.monotonic()
@@ -46,7 +60,7 @@ class TrialList:
 
 
 def write_list_acc(study: optuna.Study, path: Path) -> None:
-    """Write `list_acc.json` from the database: one entry for each finished trial."""
+    """Write `list_acc.json` from the database: one entry for each finished or paused trial."""
     TrialList(path).write(study)
 
 
@@ -61,9 +75,9 @@ def list_entry(trial: FrozenTrial) -> dict[str, Any]:
         "loss": get_path(config, "loss.function"),
         "epoch_max_acc": best_epoch(trial),
         "number": trial.number,
-        "state": trial.state.name,
+        "state": recorded_state(trial),
         "last_acc": last_score(trial),
-        "seconds": trial.duration.total_seconds() if trial.duration else None,
+        "seconds": seconds_of(trial),
         "epochs": max(trial.intermediate_values, default=0),
         "params": trial.params,
         "seed": config.get("seed"),

@@ -80,8 +80,10 @@ def describe_run(
 class Stopwatch:
     """Takes the times of a trial: claimed (`time.monotonic()`), last launched, each report."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Mapping[str, float] | None = None) -> None:
+        """Start it; `before` has the seconds of earlier attempts that gave the trial back."""
         self.claimed = time.monotonic()
+        self._before = before or {}
         self._launched: float | None = None
         self._reports: list[float] = []
 
@@ -100,12 +102,22 @@ class Stopwatch:
         return time.monotonic() - self.claimed
 
     def seconds(self) -> dict[str, float]:
-        """Return `total`, `first_epoch` (worker started to first report), `further_epochs`."""
-        entry = {"total": round(self.total, 3)}
+        """Return `total`, `first_epoch` (worker started to first report), `further_epochs`.
+
+        What earlier attempts took that gave the trial back is in them; a later start of the
+        worker counts among the further epochs.
+        """
+        entry = {"total": self.total + self._before.get("total", 0.0)}
+        first, further = self._before.get("first_epoch"), self._before.get("further_epochs", 0.0)
         if self._launched is not None and self._reports:
-            entry["first_epoch"] = round(self._reports[0] - self._launched, 3)
-            entry["further_epochs"] = round(self._reports[-1] - self._reports[0], 3)
-        return entry
+            if first is None:
+                first = self._reports[0] - self._launched
+            else:
+                further += self._reports[0] - self._launched
+            further += self._reports[-1] - self._reports[0]
+        if first is not None:
+            entry |= {"first_epoch": first, "further_epochs": further}
+        return {name: round(seconds, 3) for name, seconds in entry.items()}
 
 
 def describe_end(

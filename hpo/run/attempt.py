@@ -16,9 +16,9 @@ from typing import Any
 from hpo.folders import WorkFolders
 from hpo.worker_files import copy_file, remove
 from trainer import rundir
-from trainer.bounded import whole
+from trainer.bounded import parse_json, whole
 from trainer.errors import DataError
-from trainer.keypath import get_path
+from trainer.keypath import copy_config, get_path
 
 _LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
 MAX_COPIES = 10  # of a state that its worker goes on replacing: then the trial starts anew
@@ -52,12 +52,14 @@ def prepare_attempt(
     config: Mapping[str, Any],
     *,
     resume: bool = True,
+    moves: bool = False,
     stopping: threading.Event | None = None,
 ) -> AttemptFolder:
     """Make the folder with its config; an older one of that name is kept aside.
 
     The state of an earlier attempt is copied if its worker keeps one and had the very same
-    config: paths differ between containers and processes, and may between nodes.
+    config, but for where it pauses: paths differ between containers and processes, and may
+    between nodes. It is moved if that worker is known to have ended (`moves`).
 
     Raises:
         OSError: the disk is full, say.
@@ -74,7 +76,7 @@ def prepare_attempt(
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):
             state = _State(folders.attempt(number, earlier), run_dir, num_epochs, stopping)
-            if state.carry_over(text):
+            if state.carry_over(config, moves=moves):
                 evaluated = {entry.epoch: entry.accuracy for entry in log.read_new()}
                 return AttemptFolder(run_dir, log, earlier, evaluated)
     return AttemptFolder(run_dir, log)
@@ -92,14 +94,15 @@ class _State:
     num_epochs: int | None
     stopping: threading.Event | None
 
-    def carry_over(self, config: str) -> bool:
-        """Copy what a worker resumes from; say whether it is there.
+    def carry_over(self, config: Mapping[str, Any], *, moves: bool) -> bool:
+        """Copy or move what a worker resumes from; say whether it is there.
 
         The earlier worker may still run, if its driver was only cut off: the state is copied again
         if it was replaced meanwhile, for its best checkpoint may have gone with it.
         """
-        expected = config.encode()
-        if rundir.read_untrusted(self.earlier / rundir.CONFIG, len(expected) + 1) != expected:
+        limit = 2 * len(rundir.dump_config(config)) + 1000  # where it pauses may have more digits
+        stored = rundir.read_untrusted(self.earlier / rundir.CONFIG, limit)
+        if not _is_same_run(stored, config):
             return False
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -107,18 +110,45 @@ class _State:
             source = os.open(self.earlier / rundir.CHECKPOINTS, flags)
         except OSError:
             return False
-        is_copied = False
+        is_there = False
         try:
-            is_copied = any(self._copy(source) for _ in range(MAX_COPIES))
+            is_there = moves and self._move(source)
+            is_there = is_there or any(self._copy(source) for _ in range(MAX_COPIES))
         except DataError:  # of a state that is none
-            is_copied = False
+            is_there = False
         finally:
             os.close(source)
-            if not is_copied:  # a full disk must not be left full
+            if not is_there:  # a full disk must not be left full
                 remove(self.run_dir / rundir.CHECKPOINTS)
                 for name in _LOGS:
                     (self.run_dir / name).unlink(missing_ok=True)
-        return is_copied
+        return is_there
+
+    def _move(self, source: int) -> bool:
+        """Copy the logs and move the checkpoints with the state in one step; say if it could.
+
+        Whoever takes over from us finds them in one of the two folders, and logs and config in
+        both.
+
+        Raises:
+            DataError: the checkpoints are more than any that we take.
+        """
+        if _identity(rundir.RESUME, source) is None:
+            return False
+        needed = {rundir.RESUME, *self._checkpoints(source)}
+        self._copy_logs()
+        target = self.run_dir / rundir.CHECKPOINTS
+        try:
+            (self.earlier / rundir.CHECKPOINTS).rename(target)
+            if not os.path.samestat(target.lstat(), os.fstat(source)):
+                target.unlink()  # a link that somebody put in its place
+                return False
+        except OSError:
+            return False
+        for name in os.listdir(source):  # of what is held open
+            if name not in needed:
+                remove(target / name, stopping=self.stopping)
+        return True
 
     def _copy(self, source: int) -> bool:
         """Copy logs, checkpoints and state; say whether the state stayed the same meanwhile.
@@ -132,9 +162,7 @@ class _State:
         target = self.run_dir / rundir.CHECKPOINTS
         remove(target)
         target.mkdir()
-        for name in _LOGS:
-            with contextlib.suppress(DataError):  # the log of a worker that has written none
-                self._take(self.earlier / name, self.run_dir / name, max_bytes=MAX_LOG_BYTES)
+        self._copy_logs()
         num_bytes = 0
         for name in self._checkpoints(source):
             num_bytes += self._take(Path(name), target / name, folder=source)
@@ -147,6 +175,11 @@ class _State:
             aside.replace(target / rundir.RESUME)
             return True
         return False
+
+    def _copy_logs(self) -> None:
+        for name in _LOGS:
+            with contextlib.suppress(DataError):  # the log of a worker that has written none
+                self._take(self.earlier / name, self.run_dir / name, max_bytes=MAX_LOG_BYTES)
 
     def _take(self, source: Path, target: Path, **options: Any) -> int:
         return copy_file(source, target, stopping=self.stopping, **options)
@@ -167,6 +200,18 @@ class _State:
                 if is_epoch and entry.is_file(follow_symlinks=False):
                     names.append(entry.name)
         return sorted(names)
+
+
+def _is_same_run(stored: bytes, config: Mapping[str, Any]) -> bool:
+    """Say whether a config file is of the same run, wherever that was to pause."""
+    try:
+        before = parse_json(stored.decode())["neural_network"]
+        before, now = copy_config(before), copy_config(config)
+        for each in (before, now):
+            each["checkpoints"].pop("pause_after", None)
+    except (ValueError, KeyError, TypeError, AttributeError, DataError):
+        return False  # a worker may have written what it likes
+    return bool(before == now)
 
 
 def _identity(name: str, folder: int) -> tuple[int, int] | None:

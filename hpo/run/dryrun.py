@@ -15,6 +15,8 @@ from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_model_store
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.settings import settings_rows, show_settings
+from hpo.run.stored_pruner import with_stored_pruner
+from hpo.store.agreement import peek
 from hpo.store.databaseurl import choose_url, default_url
 from hpo.store.study import check_study
 
@@ -37,6 +39,8 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         spec.folders.output
     )
     if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
+        known = peek(url, spec.name)
+        spec = with_stored_pruner(spec, None if known is None else known.attributes)
         check_study(spec.wanted(), url, may_move=output.move_here)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
         open_model_store(output.artifacts)

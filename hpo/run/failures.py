@@ -75,7 +75,7 @@ class FailureCount:
             FailureLimitError: too many trials failed, or several in a row alike.
         """
         if outcome.end not in FAILED:
-            if outcome.counts:
+            if outcome.counts or outcome.end == "paused":
                 self._num_alike = 0
             return
         alike = outcome.cause == self._last_cause

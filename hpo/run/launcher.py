@@ -11,9 +11,11 @@ from typing import Any
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
 from hpo.plan.options import Options
+from hpo.plan.pruners import PROMOTION
 from hpo.plan.scoring_keys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
 from hpo.plan.space import dropped_keys
 from hpo.plan.spec import StudySpec
+from hpo.run.pausing import NEEDED, Pausing
 from trainer.config import PLUGIN_NETWORK
 from trainer.keypath import parse_setting
 from trainer.plugins import NETWORKS_GROUP
@@ -109,6 +111,12 @@ def check_known(
         key = parse_setting(text)[0]
         if dropped([key], known):
             warn(f"--set {key}: this worker does not know it and does not get it")
+    pausing = Pausing.of(spec, launcher)
+    if pausing is not None and not pausing.is_able:
+        warn(
+            f"--pruner {PROMOTION}: this worker cannot go on with a trial that was paused "
+            f"({', '.join(NEEDED)}), so poor trials are stopped for good, by the median rule"
+        )
     warn_of_dropped_scoring(spec, launcher, warn)
     if not_given := dropped_keys({**spec.base, "seed": spec.seed}, known=known):
         warn(f"this worker does not get what it does not know: {', '.join(not_given)}")

@@ -28,6 +28,7 @@ End = Literal[
     "failed",
     "refused",
     "unfit",
+    "paused",
     "given back",
     "lost",
 ]

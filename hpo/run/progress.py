@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from hpo.wording import describe_values, format_seconds
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
 
-UNFINISHED = ("given back", "lost")
+UNFINISHED = ("given back", "lost")  # and are not paused
 WIDE = 100  # columns of a terminal that has room for long bars
 SILENCE_S = 120  # a log of trials that take hours shows that they go on
 
@@ -26,8 +26,10 @@ SILENCE_S = 120  # a log of trials that take hours shows that they go on
 class Reporter(Protocol):
     """What a search tells of itself; safe to call from several threads."""
 
-    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
-        """Say that a trial's worker is starting in a slot."""
+    def trial_started(
+        self, number: int, slot: int, chosen: Mapping[str, Any], *, goes_on: bool = False
+    ) -> None:
+        """Say that a trial's worker is starting in a slot, anew or after a pause."""
         ...
 
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
@@ -58,15 +60,32 @@ class Reporter(Protocol):
 class Tally:
     """Where a search stands: how many are done, what is best, how long it will take."""
 
-    def __init__(self, num_trials: int, num_finished: int, best: tuple[float, int] | None) -> None:
+    def __init__(
+        self,
+        num_trials: int,
+        num_finished: int,
+        best: tuple[float, int] | None,
+        paused: Collection[int] = (),
+    ) -> None:
         self.num_trials = num_trials
         self.num_finished = num_finished
         self.best = best
         self._started = time.monotonic()
         self._finished_here = 0
+        self._paused = set(paused)  # those that were when this driver began, and its own
+
+    def settle(self, num_trials: int, num_finished: int) -> None:
+        """Take what the database says: other drivers end trials, and ask for more."""
+        self.num_trials = num_trials
+        if num_finished >= num_trials:
+            self.num_finished = num_finished
+            self._paused.clear()
 
     def add(self, outcome: Outcome) -> None:
-        """Count a trial that ended."""
+        """Count a trial that ended, or is paused."""
+        self._paused.discard(outcome.number)
+        if outcome.end == "paused":
+            self._paused.add(outcome.number)
         if outcome.counts:
             self.num_finished += 1
             self._finished_here += 1
@@ -76,9 +95,17 @@ class Tally:
             self.best = (outcome.score, outcome.number)
 
     @property
+    def has_worked(self) -> bool:
+        """Whether a trial has come to something."""
+        return bool(self.num_finished or self._paused)
+
+    @property
     def seconds_left(self) -> float | None:
-        """Estimate from the rate since this driver's start; None before the first trial."""
-        if not self._finished_here:
+        """Estimate from the rate since this driver's start; None before the first trial.
+
+        None, too, while trials are paused: how many of them go on is not known.
+        """
+        if not self._finished_here or self._paused:
             return None
         rate = self._finished_here / (time.monotonic() - self._started)
         return max(0, self.num_trials - self.num_finished) / rate
@@ -86,6 +113,8 @@ class Tally:
     def describe(self) -> str:
         """Return `12/50 trials, best 0.8412 (trial 7), about 3 min left`."""
         text = f"{self.num_finished}/{self.num_trials} trials"
+        if self._paused:
+            text += f", {len(self._paused)} paused"
         if self.best is not None:
             text += f", best {self.best[0]:.4f} (trial {self.best[1]})"
         if self.seconds_left:
@@ -123,10 +152,13 @@ class PlainReporter:
         self._warned: set[str] = set()
         self._last_line: dict[int, float] = {}  # of each slot
 
-    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
+    def trial_started(
+        self, number: int, slot: int, chosen: Mapping[str, Any], *, goes_on: bool = False
+    ) -> None:
         """Print what was sampled."""
         self._last_line[slot] = time.monotonic()
-        self._line(f"trial {number:3d} started: {describe_values(chosen)}")
+        what = "goes on" if goes_on else f"started: {describe_values(chosen)}"
+        self._line(f"trial {number:3d} {what}")
 
     def epoch_done(self, number: int, slot: int, epoch: int, best: float) -> None:
         """Print it where the slot has been silent."""
@@ -188,7 +220,9 @@ class LiveReporter(PlainReporter):
         ]
         self._progress.start()
 
-    def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
+    def trial_started(
+        self, number: int, slot: int, chosen: Mapping[str, Any], *, goes_on: bool = False
+    ) -> None:
         """Show the trial in its slot."""
         self._values[number] = describe_values(chosen)
         self._progress.update(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -27,13 +27,14 @@ from hpo.run.failures import (
     launch_delay_s,
 )
 from hpo.run.outcome import Outcome
+from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
-from hpo.store.study import best_of, score
+from hpo.store.study import COUNTED, best_of, is_paused, score
 from trainer.wording import counted
 
 ROOM_INTERVAL_S = 2.0  # between two looks at a disk that was full
@@ -122,7 +123,7 @@ class Search:
             optuna.load_study,
             study_name=self.spec.name,
             storage=self.study._storage,
-            pruner=make_pruner(self.spec),
+            pruner=make_pruner(self.spec, pauses=self._pauses),
         )
         runner = TrialRunner(
             spec=self.spec,
@@ -137,6 +138,7 @@ class Search:
             results=self.results,
             reporter=self.reporter,
             stopping=self.stopping,
+            pausing=self.pausing,
         )
         num_refused = num_gone = 0  # in a row
         full_since: float | None = None
@@ -147,9 +149,9 @@ class Search:
             ) != num_trials:  # another driver has asked for more
                 self.tally.num_trials = num_trials = total
                 spec = replace(self.spec, num_trials=total)
-                study.pruner = make_pruner(spec)
+                study.pruner = make_pruner(spec, pauses=self._pauses)
                 runner = replace(runner, spec=spec)
-            if lease.attempt > 1:
+            if lease.attempt > 1 and not lease.was_paused:
                 self._sweep()  # somebody may have died
             try:
                 outcome = runner.run(lease)
@@ -206,6 +208,15 @@ class Search:
             if error.has_room():
                 return
 
+    @cached_property
+    def pausing(self) -> Pausing | None:
+        """When trials are paused; None if they never are."""
+        return Pausing.of(self.spec, self.launcher)
+
+    @property
+    def _pauses(self) -> bool:
+        return self.pausing is not None and self.pausing.is_able
+
     def _sweep(self) -> None:
         if num_ended := self.launcher.sweep():
             self.reporter.warn(
@@ -215,12 +226,17 @@ class Search:
     def _claims(self, renewer: Renewer) -> Claims:
         def claim() -> Lease | None:
             return self.lease_manager.claim(
-                self.spec.num_trials, may_reap=renewer.is_steady, held=renewer.tokens
+                self.spec.num_trials,
+                may_reap=renewer.is_steady,
+                held=renewer.tokens,
+                promotion=self.pausing,
             )
 
         def is_done() -> bool:
-            self.tally.num_trials = self.lease_manager.num_trials(self.spec.num_trials)
-            return self.lease_manager.num_finished() >= self.tally.num_trials
+            num_trials = self.lease_manager.num_trials(self.spec.num_trials)
+            num_finished = self.lease_manager.num_finished()
+            self.tally.settle(num_trials, num_finished)
+            return num_finished >= num_trials
 
         return Claims(
             # Each try asks anew what may be taken over: after an outage nothing may be.
@@ -233,7 +249,7 @@ class Search:
         with self._failures.lock:
             self.tally.add(outcome)
             self.reporter.trial_ended(slot.index, outcome, self.tally)
-            if outcome.end == "refused" and not self.tally.num_finished:
+            if outcome.end == "refused" and not self.tally.has_worked:
                 # Nothing has worked yet, so it is what all trials share that cannot work.
                 raise UsageError(
                     f"trial {outcome.number}: {outcome.message}, and nothing has worked so far; "
@@ -246,12 +262,14 @@ class Search:
             self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
 
-def tally_of(spec: StudySpec, finished: Sequence[FrozenTrial]) -> Tally:
-    """Return where a study stands that has these finished trials."""
+def tally_of(spec: StudySpec, trials: Sequence[FrozenTrial]) -> Tally:
+    """Return where a study stands that has these trials, in whatever states."""
+    finished = [trial for trial in trials if trial.state in COUNTED]
     best = best_of(finished)
     value = None if best is None else score(best)
     return Tally(
         spec.num_trials,
         len(finished),
         None if best is None or value is None else (value, best.number),
+        [trial.number for trial in trials if is_paused(trial)],
     )

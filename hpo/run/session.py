@@ -26,14 +26,17 @@ from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
+from hpo.run.stored_pruner import read_attributes, with_stored_pruner
 from hpo.run.summary import Ending, show_summary
 from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import choose_url, default_url
+from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
 from hpo.store.study import finished_trials, open_study
 from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
+from trainer.wording import counted
 
 
 def run_session(
@@ -83,8 +86,10 @@ def _compose(
     output = options.output
     reservation = reserve_slots(options.worker.slots(), warn)
     url = choose_url(output.storage, output.storage_file, warn)
-    rdb = wait_for_storage(url or default_url(spec.folders.output), output.lease_s, stopping, warn)
+    url = url or default_url(spec.folders.output)
+    rdb = wait_for_storage(url, output.lease_s, stopping, warn)
     retry = DatabaseRetry(rdb.engine.url, stopping, warn)
+    spec = with_stored_pruner(spec, retry.call(read_attributes, rdb, spec.name))
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     retry.call(note_about, spec, study)
     labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
@@ -102,6 +107,11 @@ def _compose(
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
     spec = replace(spec, num_trials=total)
+    if num_left := retry.call(put_first, rdb, study._study_id, spec.first, total):
+        warn(
+            f"{counted(num_left, 'configuration')} to try first left out: the study has its "
+            f"{total} trials; a larger --num-trials has room"
+        )
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
@@ -109,7 +119,7 @@ def _compose(
     model_store = open_model_store(output.artifacts) if output.artifacts else None
     results = Results(spec, model_store, stopping=stopping, warn=warn)
     retry.call(results.bring_back, study)
-    tally = tally_of(spec, retry.call(finished_trials, study))
+    tally = tally_of(spec, retry.call(study.get_trials, deepcopy=False))
     search = Search(
         spec=spec,
         policy=FailurePolicy(

@@ -7,9 +7,11 @@ from tabulate import tabulate
 
 from hpo.dataset.near_duplicates import shown_alike
 from hpo.dataset.trivial_baseline import describe_trivial, figures_of
-from hpo.plan.pruners import NO_PRUNER
+from hpo.plan.promotion import ETA, rungs
+from hpo.plan.pruners import NO_PRUNER, PROMOTION
+from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
-from hpo.wording import fold
+from hpo.wording import describe_values, fold
 
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
 
@@ -35,7 +37,8 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
         ("trials are compared on", selection_text(spec)),
         ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
-        ("sampler, pruner", f"{spec.sampler}, {_pruner_text(spec)}"),
+        ("sampler, pruner", f"{_sampler_text(spec)}, {_pruner_text(spec)}"),
+        *(("tried first", describe_values(each.values)) for each in spec.first),
     ]
     if spec.published is not None:
         rows.append(("published result", spec.published))
@@ -87,7 +90,18 @@ def selection_text(spec: StudySpec) -> str:
     return f"{spec.validation_fraction:.0%} of the training images, split off (validation)"
 
 
+def _sampler_text(spec: StudySpec) -> str:
+    shared = SharedRanges.seen_by(spec).dimensions.values()
+    if not shared:
+        return spec.sampler
+    fields = ", ".join(dict.fromkeys(each.key for each in shared))
+    return f"{spec.sampler} (one position for all ranges of {fields})"
+
+
 def _pruner_text(spec: StudySpec) -> str:
     if spec.pruner == NO_PRUNER:
         return "no pruning"
+    if spec.pruner == PROMOTION:
+        epochs = ", ".join(map(str, rungs(spec.num_epochs))) or "none"
+        return f"{PROMOTION}: pauses after epochs {epochs}, the best 1/{ETA} go on at once"
     return f"{spec.pruner} pruning after epoch {spec.num_warmup_epochs}"

@@ -54,7 +54,8 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if spec.is_synthetic:
         say(DEMO_BANNER)
     if ending.was_stopped:
-        say(f"stopped: {tally_of(spec, finished).describe()}; the same command goes on from here")
+        tally = tally_of(spec, study.get_trials(deepcopy=False))
+        say(f"stopped: {tally.describe()}; the same command goes on from here")
     best = best_of(finished)
     value = None if best is None else score(best)
     if best is None or value is None:

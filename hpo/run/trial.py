@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from hpo.errors import LauncherError, SlotError
-from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
+from hpo.keys import MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
 from hpo.launchers.log import shortened
 from hpo.plan.samplers import make_sampler, sampler_errors_named
+from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Results
 from hpo.results.metrics import read_figures
 from hpo.results.model_folder import Candidate
-from hpo.results.provenance import Stopwatch, describe_end, describe_run
+from hpo.results.provenance import Stopwatch, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
 from hpo.run.disk import DiskFullError, FolderGoneError, is_full, is_full_error
 from hpo.run.failures import FailurePolicy
@@ -32,9 +32,10 @@ from hpo.run.outcome import (
     End,
     Outcome,
     failed_by,
-    memory_advice,
 )
+from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
+from hpo.run.tell import Job, Teller
 from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
 from hpo.store.claim import Lease
@@ -42,7 +43,7 @@ from hpo.store.database import DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
-from hpo.store.study import COUNTED, finished_trials
+from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DeviceError
 
 
@@ -62,10 +63,15 @@ class TrialRunner:
     results: Results
     reporter: Reporter
     stopping: threading.Event
+    pausing: Pausing | None = None
+
+    @cached_property
+    def _shared(self) -> SharedRanges:
+        return SharedRanges.seen_by(self.spec)
 
     def run(self, lease: Lease) -> Outcome:
         """Run the trial that was claimed; in the end it is told to the study, or given back."""
-        clock = Stopwatch()
+        clock = Stopwatch(lease.spent)
         self.renewer.hold(lease)
         try:
             try:
@@ -75,17 +81,21 @@ class TrialRunner:
                         self.study,
                         lease.trial_id,
                         partial(make_sampler, self.spec),
-                        self.spec.space.suggest,
+                        partial(self.spec.space.suggest, sample=self._shared.sample),
                         self.spec.space.check,
+                        None if self.pausing is None else self.pausing.first_rung,
+                        self._shared,
                     )
             except UnfitValuesError as error:
-                job = _Job(error.number, {}, clock)
+                job = Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
-                return self._finish(job, lease, AttemptResult(end, message=str(error)))
-            job = _Job(trial.number, chosen, clock)
+                return self._teller.finish(job, lease, AttemptResult(end, message=str(error)))
+            job = Job(trial.number, chosen, clock)
             if not self.lease_manager.set_params(lease, trial):
-                return self._finish(job, lease, AttemptResult("lost", message=LOST))
-            self.reporter.trial_started(trial.number, self.slot.index, chosen)
+                return self._teller.finish(job, lease, AttemptResult("lost", message=LOST))
+            self.reporter.trial_started(
+                trial.number, self.slot.index, chosen, goes_on=lease.was_paused
+            )
             return self._run_attempts(job, lease)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -94,7 +104,20 @@ class TrialRunner:
         finally:
             self.renewer.release(lease)
 
-    def _run_attempts(self, job: _Job, lease: Lease) -> Outcome:
+    @property
+    def _teller(self) -> Teller:
+        return Teller(
+            spec=self.spec,
+            study=self.study,
+            lease_manager=self.lease_manager,
+            retry=self.retry,
+            results=self.results,
+            reporter=self.reporter,
+            stopping=self.stopping,
+            pausing=self.pausing,
+        )
+
+    def _run_attempts(self, job: Job, lease: Lease) -> Outcome:
         """Start the worker, and again where it crashed, until the trial has an end."""
         may_resume = True
         if self.policy.is_deadly(lease.num_deaths):
@@ -102,22 +125,24 @@ class TrialRunner:
             attempt_result = AttemptResult(
                 "failed", message=message, why="drivers died with the trial"
             )
-            return self._finish(job, lease, attempt_result)
+            return self._teller.finish(job, lease, attempt_result)
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that cannot resume from the state may work without it.
             is_bad_state = attempt_result.end == "refused" and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
-                return self._finish(job, lease, attempt_result)
+                return self._teller.finish(job, lease, attempt_result)
             may_resume = not is_bad_state
             again = self.lease_manager.start_again(lease, crashed=is_retried)
             if again is None:
-                return self._finish(job, lease, replace(attempt_result, end="lost", message=LOST))
+                return self._teller.finish(
+                    job, lease, replace(attempt_result, end="lost", message=LOST)
+                )
             self.reporter.attempt_ended(job.number, lease.attempt, attempt_result)
             lease = again
 
-    def _attempt(self, job: _Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
+    def _attempt(self, job: Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.
 
         Raises:
@@ -129,7 +154,10 @@ class TrialRunner:
         if not self.spec.has_inputs():
             raise FolderGoneError(self.spec.folders.study)
         try:
-            config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
+            pause_after = None if self.pausing is None else self.pausing.end_of(lease)
+            config = make_trial_config(
+                self.spec, self.launcher, job.number, job.chosen, pause_after=pause_after
+            )
             folder = prepare_attempt(
                 self.spec.folders,
                 job.number,
@@ -137,13 +165,16 @@ class TrialRunner:
                 config.written,
                 resume=resume,
                 stopping=self.stopping,
+                moves=lease.was_paused,
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
             run = {PROVENANCE: self._provenance(lease, config, folder.run_dir)}
             if not self.lease_manager.begin(lease, keep=folder.evaluated, attributes=run):
                 return AttemptResult("lost", message=LOST), was_resumed
-            attempt_result = self._watch(job, lease, folder, keeps_state=config.keeps_state)
+            attempt_result = self._watch(
+                job, lease, folder, keeps_state=config.keeps_state, pause_after=pause_after
+            )
             if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
                 self.retry.call(self._offer, job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
@@ -163,7 +194,13 @@ class TrialRunner:
         return attempt_result, was_resumed
 
     def _watch(
-        self, job: _Job, lease: Lease, folder: AttemptFolder, *, keeps_state: bool
+        self,
+        job: Job,
+        lease: Lease,
+        folder: AttemptFolder,
+        *,
+        keeps_state: bool,
+        pause_after: int | None,
     ) -> AttemptResult:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
@@ -189,8 +226,11 @@ class TrialRunner:
             tell_epoch=tell_epoch,
             pruner=self.spec.pruner,
             keeps_state=keeps_state,
+            pause_after=pause_after,
             on_gpu=bool(slot.gpu_uuids),
-            deadline=None if timeout_s is None else job.clock.claimed + timeout_s,
+            deadline=None
+            if timeout_s is None
+            else job.clock.claimed + timeout_s - lease.spent.get("total", 0.0),
         ).follow()
         # An engine that takes `device` says by its exit code that it is the GPU's fault.
         if (
@@ -214,7 +254,7 @@ class TrialRunner:
 
     def _offer(
         self,
-        job: _Job,
+        job: Job,
         lease: Lease,
         attempt_result: AttemptResult,
         run_dir: Path,
@@ -243,71 +283,3 @@ class TrialRunner:
         )
         if warning:
             self.reporter.warn_once(warning)
-
-    def _finish(self, job: _Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
-        """Write to the study how the trial ended, if it is still ours."""
-        if attempt_result.end == "out of memory":
-            attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
-        if attempt_result.end == "given back" or (
-            self.stopping.is_set() and attempt_result.is_crash
-        ):
-            attempt_result = replace(attempt_result, end="given back")
-            self.lease_manager.give_back(lease)
-        elif attempt_result.end != "lost":
-            state = STATES[attempt_result.end]
-            value = attempt_result.score if state in COUNTED else None
-            attributes = {
-                END: describe_end(
-                    end=attempt_result.end,
-                    score=attempt_result.score,
-                    epoch=attempt_result.epoch,
-                    message=attempt_result.message,
-                    log_tail=attempt_result.log_tail,
-                    attempt=lease.attempt,
-                    seconds=job.clock.seconds(),
-                )
-            }
-            if self.lease_manager.finish(lease, state, value, attributes):
-                self._record(job)
-            else:
-                attempt_result = replace(attempt_result, end="lost", message=LOST)
-        return Outcome(
-            number=job.number,
-            end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
-            num_epochs=len(attempt_result.curve),
-            seconds=job.clock.total,
-            message=attempt_result.message,
-            log_tail=attempt_result.log_tail,
-            cause=attempt_result.cause,
-        )
-
-    def _note_memory(
-        self, job: _Job, lease: Lease, attempt_result: AttemptResult
-    ) -> AttemptResult:
-        """Tell the sampler that these values don't fit the memory, and the user what would."""
-        # The dashboard reads constraints from user attributes.
-        is_ours = self.lease_manager.annotate(lease, {CONSTRAINTS: {MEMORY: 1.0}})
-        trial = optuna.Trial(self.study, lease.trial_id)
-        if is_ours and MEMORY not in trial.constraints:
-            trial.set_constraint(MEMORY, 1.0)
-        advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
-        return replace(attempt_result, message=advice)
-
-    def _record(self, job: _Job) -> None:
-        try:
-            if warning := self.retry.call(self.results.settle, self.study, job.number):
-                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
-            self.retry.call(self.results.refresh_list_acc, self.study)
-        except OSError as error:  # the trial is in the database; the next one writes the list
-            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A trial with its values."""
-
-    number: int
-    chosen: dict[str, Any]
-    clock: Stopwatch

@@ -14,6 +14,7 @@ from hpo.plan.spec import StudySpec
 from trainer.config import parse_config
 from trainer.keypath import get_path, set_path
 
+PAUSE_KEY = "checkpoints.pause_after"
 SECONDS_BETWEEN_LINES = 2.0  # of a worker's log, which nobody reads while trials run
 
 
@@ -41,9 +42,16 @@ class TrialConfig:
 
 
 def make_trial_config(
-    spec: StudySpec, launcher: Launcher, number: int, chosen: Mapping[str, Any]
+    spec: StudySpec,
+    launcher: Launcher,
+    number: int,
+    chosen: Mapping[str, Any],
+    *,
+    pause_after: int | None = None,
 ) -> TrialConfig:
     """Build the config of trial `number` with those values, for a worker of `launcher`.
+
+    Only what is written says after which epoch the worker pauses.
 
     Raises:
         ConfigError: the values don't go together.
@@ -56,6 +64,9 @@ def make_trial_config(
     parse_config({"neural_network": config}, f"trial {number}")
     thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
     written = without_extensions(thinned, known=launcher.capabilities())
+    recorded = dict(written)
+    if pause_after is not None:
+        set_path(written, PAUSE_KEY, pause_after)
     name = spec.network_of(chosen)
     on_host: dict[str, Any] = {**json.loads(json.dumps(config)), "layers": name}
     root, test = spec.trained.root, spec.trained.test
@@ -64,7 +75,7 @@ def make_trial_config(
     on_host["data"]["test_target_path"] = str(root / test.targets)
     return TrialConfig(
         written=written,
-        recorded={**written, "layers": name},
+        recorded={**recorded, "layers": name},
         on_host=on_host,
         network_file=spec.networks[name].file,
     )

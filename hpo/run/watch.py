@@ -14,7 +14,7 @@ import optuna
 from hpo.launchers import Handle
 from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
 from hpo.plan.pruners import pruner_errors_named
-from hpo.run.outcome import LOST, AttemptResult, classify
+from hpo.run.outcome import LOST, AttemptResult, End, classify
 from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
 from hpo.store.lease import LeaseManager
@@ -37,6 +37,7 @@ class Watch:
         inherited: what it says so far. The worker may go on from before that, and then it
             replaces the log; no decision rests on this.
         keeps_state: whether the worker can write a state, from which another attempt resumes.
+        pause_after: the epoch after which the worker ends, for the trial to be paused.
         deadline: `time.monotonic()` after which the worker is stopped.
         pruner: its name.
         on_gpu: whether it computes on one.
@@ -56,6 +57,7 @@ class Watch:
     tell_epoch: Callable[[int, float], None]
     pruner: str
     keeps_state: bool = False
+    pause_after: int | None = None
     deadline: float | None = None
     on_gpu: bool = False
     _curve: dict[int, float] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Watch:
                 if why is not None:
                     return self._stopped(why)
                 if code is not None:
-                    return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
+                    return self._ended(code)
                 # a trial that has had its last epoch is complete: there is nothing to save
                 if was_pending and not self._is_whole and self._should_prune():
                     why = "pruned"
@@ -106,12 +108,13 @@ class Watch:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
-            if end_deadline is None and self._is_whole and not self._unreported:
+            if end_deadline is None and self._is_done and not self._unreported:
                 end_deadline = time.monotonic() + END_GRACE_S
             elif end_deadline is not None and time.monotonic() > end_deadline:
                 self.handle.stop()
                 text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
-                return AttemptResult("complete", self._curve, text)
+                end: End = "paused" if self._is_at_rung() else "complete"
+                return AttemptResult(end, self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return AttemptResult("given back", self._curve)
@@ -119,6 +122,20 @@ class Watch:
     @property
     def _is_whole(self) -> bool:
         return self.num_epochs in self._curve
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the worker has nothing more to train: it is whole, or at its rung."""
+        return (self.pause_after or self.num_epochs) in self._curve
+
+    def _ended(self, code: int) -> AttemptResult:
+        if code == 0 and self._is_at_rung():
+            return AttemptResult("paused", self._curve)
+        return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
+
+    def _is_at_rung(self) -> bool:
+        """Say whether the worker has come to where it pauses, and no further."""
+        return self.pause_after is not None and max(self._curve, default=0) == self.pause_after
 
     def _read(self) -> None:
         entries = self.log.read_new()

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
-from hpo.keys import IDENTITY, NUM_TRIALS
+from hpo.keys import FIRST, IDENTITY, NUM_TRIALS, PAUSED
 from hpo.store.connections import engine_settings
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
@@ -79,7 +79,7 @@ class Known:
     Attributes:
         attributes: what its drivers have agreed on; None of a foreign study.
         names: of all studies.
-        may_start_over: no trial of it counts or runs.
+        may_start_over: no trial of it counts, runs or is paused.
     """
 
     attributes: dict[str, Any] | None
@@ -129,12 +129,30 @@ def _look(connection: Connection, name: str) -> Known | None:
         row.state
         for row in connection.execute(select(trial.state).where(trial.study_id == ids[name]))
     }
+    has_any = not states.isdisjoint(_COUNTING) or _has_paused(connection, ids[name])
     is_foreign = IDENTITY not in attributes and bool(states)
-    return Known(None if is_foreign else attributes, [*ids], states.isdisjoint(_COUNTING))
+    return Known(None if is_foreign else attributes, [*ids], not has_any)
+
+
+def _has_paused(connection: Connection, study_id: int) -> bool:
+    """Say whether a trial waits at a rung: it has been trained, and is one of those asked for."""
+    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    query = (
+        select(trial.trial_id)
+        .join(attribute, attribute.trial_id == trial.trial_id)
+        .where(
+            trial.study_id == study_id,
+            trial.state == TrialState.WAITING,
+            attribute.key == PAUSED,
+        )
+    )
+    return connection.scalar(query.limit(1)) is not None
 
 
 def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) -> bool:
-    """Turn a study into another search, unless a trial of it counts or runs; say whether it is.
+    """Turn a study into another search, unless a trial of it counts, runs or is paused.
+
+    Returns whether it is.
 
     Trials that were given back become failed ones, as they were sampled from the old space; the
     old total is deleted. Drivers of the old search notice at their next claim.
@@ -146,7 +164,8 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
         counting = select(trial.trial_id).where(
             trial.study_id == study_id, trial.state.in_(_COUNTING)
         )
-        is_free = session.scalar(counting.limit(1)) is None
+        has_any = session.scalar(counting.limit(1)) is not None
+        is_free = not has_any and not _has_paused(session.connection(), study_id)
         if is_free:
             session.execute(
                 update(trial)
@@ -165,9 +184,19 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
                 .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
                 .execution_options(synchronize_session=False)
             )
+            tried = models.TrialUserAttributeModel  # to be tried again, in the new space
+            session.execute(
+                delete(tried)
+                .where(tried.key == FIRST, tried.trial_id.in_(_trials_of(study_id)))
+                .execution_options(synchronize_session=False)
+            )
     if engine is not storage.engine:
         engine.dispose()
     return is_free
+
+
+def _trials_of(study_id: int) -> Any:
+    return select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
 
 
 def read_agreed(connection: Connection, study_id: int) -> dict[str, Any]:

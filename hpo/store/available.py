@@ -13,13 +13,15 @@ from typing import Any
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy.orm import aliased
 
-from hpo.keys import TOKEN
+from hpo.keys import ATTEMPT, PAUSED, TOKEN
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
 _Attribute = models.TrialUserAttributeModel
+_Paused, _Attempt = aliased(_Attribute), aliased(_Attribute)
 
 
 def is_dead(now: dt.datetime, lease_s: float) -> ColumnElement[bool]:
@@ -36,10 +38,13 @@ def find_free(
 ) -> tuple[int, TrialState, dt.datetime | None] | None:
     """Return the first trial that may be taken: its id, state and heartbeat.
 
+    First come those of silent drivers, then what was given back, then what somebody has enqueued;
+    a trial that is paused waits for `hpo.store.pausing`.
+
     What runs is only taken if a driver of ours has it that fell silent, under none of the spared
     tokens; with None it is never taken.
     """
-    is_free = _Trial.state == TrialState.WAITING
+    is_free = (_Trial.state == TrialState.WAITING) & _Paused.key.is_(None)
     if spared is not None:
         tokens = [json.dumps(token) for token in spared]
         is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
@@ -48,8 +53,13 @@ def find_free(
         select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
         .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
         .outerjoin(_Attribute, _has_token())
+        .outerjoin(_Paused, (_Paused.trial_id == _Trial.trial_id) & (_Paused.key == PAUSED))
+        .outerjoin(_Attempt, (_Attempt.trial_id == _Trial.trial_id) & (_Attempt.key == ATTEMPT))
         .where(_Trial.study_id == study_id, is_free)
-        .order_by(_Trial.trial_id)
+        .order_by(
+            case((_Trial.state == TrialState.RUNNING, 0), (_Attempt.key.is_not(None), 1), else_=2),
+            _Trial.trial_id,
+        )
         .limit(1)
     ).first()
     return found and tuple(found)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, func, insert, update
+from sqlalchemy import ColumnElement, Connection, false, func, insert, select, update
 
-from hpo.keys import ATTEMPT, CRASHES, DEATHS, TOKEN
-from hpo.store.available import count_trials, find_free
+from hpo.keys import ATTEMPT, CRASHES, DEATHS, PAUSED, SPENT, TOKEN, UNTIL
+from hpo.store.available import find_free
 from hpo.store.trial_rows import TrialRows
 
 _Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
@@ -28,6 +28,9 @@ class Lease:
         attempt: 1 for a new trial, one more at each take-over and each new start.
         num_crashes: how many attempts ended in a crash of the worker.
         num_deaths: how many drivers fell silent with it, since it last got an epoch further.
+        until: the epoch after which it pauses next; 0 for the first rung.
+        was_paused: it is promoted, so that its last worker has ended and left its state.
+        spent: seconds of the attempts before, see `hpo.results.provenance.Stopwatch`.
     """
 
     trial_id: int
@@ -35,13 +38,13 @@ class Lease:
     attempt: int
     num_crashes: int = 0
     num_deaths: int = 0
+    until: int = 0
+    was_paused: bool = False
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
-def start_new(connection: Connection, study_id: int, token: str, total: int) -> Lease | None:
-    """Insert a trial unless so many are not failed; its number is how many there are."""
-    number, num_taken = count_trials(connection, study_id)
-    if num_taken >= total:
-        return None
+def start_new(connection: Connection, study_id: int, token: str, number: int) -> Lease:
+    """Insert a trial; its number is how many there are."""
     trial = insert(_Trial).values(
         number=number,
         study_id=study_id,
@@ -75,6 +78,31 @@ def take_over(
     if found is None:
         return None
     trial_id, state, heartbeat = found
+    return _take(connection, token, trial_id, state, heartbeat, is_late)
+
+
+def promote(connection: Connection, token: str, trial_id: int, until: int) -> Lease | None:
+    """Take a trial that is paused, to train it until another epoch."""
+    heartbeat = connection.scalar(
+        select(_Heartbeat.heartbeat).where(_Heartbeat.trial_id == trial_id)
+    )
+    lease = _take(connection, token, trial_id, TrialState.WAITING, heartbeat, false())
+    if lease is None:
+        return None
+    rows = TrialRows(connection, trial_id)
+    rows.forget(PAUSED)
+    rows.annotate({UNTIL: until})
+    return replace(lease, until=until, was_paused=True)
+
+
+def _take(
+    connection: Connection,
+    token: str,
+    trial_id: int,
+    state: TrialState,
+    heartbeat: dt.datetime | None,
+    is_late: ColumnElement[bool],
+) -> Lease | None:
     beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
     if state == TrialState.RUNNING:
         beat = beat.where(is_late)
@@ -95,7 +123,7 @@ def take_over(
 
 def _continue(rows: TrialRows, token: str, *, has_died: bool) -> Lease:
     """Count the next attempt at a trial that was taken over."""
-    known = rows.attributes((ATTEMPT, CRASHES, DEATHS))
+    known = rows.attributes((ATTEMPT, CRASHES, DEATHS, UNTIL, SPENT))
     written = {TOKEN: token, ATTEMPT: 1 + known.get(ATTEMPT, 0)}
     num_deaths = 0
     if has_died:
@@ -106,4 +134,12 @@ def _continue(rows: TrialRows, token: str, *, has_died: bool) -> Lease:
     if ATTEMPT not in known:  # a script has enqueued it, with whatever values
         rows.keep_steps(())
     rows.annotate(written)
-    return Lease(rows.trial_id, token, written[ATTEMPT], known.get(CRASHES, 0), num_deaths)
+    return Lease(
+        rows.trial_id,
+        token,
+        written[ATTEMPT],
+        known.get(CRASHES, 0),
+        num_deaths,
+        until=known.get(UNTIL, 0),
+        spent=known.get(SPENT, {}),
+    )

@@ -32,13 +32,20 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, select, update
 
-from hpo.keys import ATTEMPT, CRASHES, NUM_TRIALS, TOKEN
+from hpo.keys import ATTEMPT, CRASHES, NUM_TRIALS, PAUSED, TOKEN
 from hpo.store import clock
 from hpo.store.agreement import agree_on_total, check_identity, read_agreed
 from hpo.store.available import count_finished, is_dead
-from hpo.store.claim import Lease, start_new, take_over
+from hpo.store.claim import Lease, take_over
 from hpo.store.connections import close_idle
 from hpo.store.database import DatabaseRetry, locking_engine
+from hpo.store.pausing import (
+    KnownTrial,
+    Promotion,
+    promote_or_start,
+    read_known,
+    read_paused,
+)
 from hpo.store.trial_rows import TrialRows
 
 P = ParamSpec("P")
@@ -79,22 +86,30 @@ class LeaseManager:
         self._owns_engine = self._engine is not storage.engine
 
     def claim(
-        self, num_trials: int, *, may_reap: bool = True, held: Collection[str] = ()
+        self,
+        num_trials: int,
+        *,
+        may_reap: bool = True,
+        held: Collection[str] = (),
+        promotion: Promotion | None = None,
     ) -> Lease | None:
-        """Take over a trial without an owner, else start a new one; None if N are taken.
+        """Take over a trial without an owner, else go on with a paused one, else start a new one.
 
-        N is the largest that any driver of the study has asked for. Trials that a plain Optuna
-        script runs are its own: they are never taken over, nor waited for.
+        None if there is none of these and N are taken. N is the largest that any driver of the
+        study has asked for. Trials that a plain Optuna script runs are its own: they are never
+        taken over, nor waited for.
 
         Args:
             num_trials: N of this driver.
             may_reap: whether trials of silent drivers may be taken, or only what waits.
             held: the tokens of this driver's own leases, which it never takes from itself,
                 however late they are.
+            promotion: the rule by which paused trials go on, where trials are paused.
 
         Raises:
             UsageError: the study has become another search than ours.
         """
+        here = self._readable(promotion)  # before the lock, for it looks at files
         token = f"{self._owner}/{uuid.uuid4().hex}"
         began = clock.seconds()
         with self._engine.begin() as connection:
@@ -109,7 +124,10 @@ class LeaseManager:
             if taken is not None:
                 return taken
             agree_on_total(connection, self._study_id, agreed, num_trials)
-            return start_new(connection, self._study_id, token, self.total)
+            expired = now - dt.timedelta(seconds=self.lease_s)
+            return promote_or_start(
+                connection, self._study_id, token, self.total, promotion, here, expired
+            )
 
     def num_trials(self, num_trials: int) -> int:
         """Return the total that the drivers of this study have agreed on, at least this one's.
@@ -188,7 +206,41 @@ class LeaseManager:
 
         return self._wait(end)
 
-    def give_back(self, lease: Lease, *, waits: bool = True) -> None:
+    def pause(
+        self, lease: Lease, curve: Mapping[int, float], attributes: Mapping[str, Any]
+    ) -> bool:
+        """Put a trial back until it is promoted, with the attribute PAUSED among those given.
+
+        Returns whether it was still ours. Its curve is written with it, for the rule rests on it.
+        """
+
+        def write(rows: TrialRows) -> None:
+            rows.report(curve)
+            rows.annotate(attributes)
+            rows.set_state(TrialState.WAITING)
+            rows.forget(TOKEN)
+
+        def put_back() -> bool:
+            return self._as_owner(lease, write) or self._is_paused_by(lease)
+
+        return self._wait(put_back)
+
+    def known_trials(self) -> list[KnownTrial]:
+        """Return the trials that have not failed, with their curves."""
+
+        def read() -> list[KnownTrial]:
+            with self._engine.begin() as connection:
+                return read_known(connection, self._study_id)
+
+        return self._wait(read)
+
+    def give_back(
+        self,
+        lease: Lease,
+        *,
+        waits: bool = True,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Put a trial back for anyone to take over, if it is still ours.
 
         Without the token: a plain Optuna script may take it, and it is the script's then. Without
@@ -196,6 +248,7 @@ class LeaseManager:
         """
 
         def write(rows: TrialRows) -> None:
+            rows.annotate(attributes or {})
             rows.set_state(TrialState.WAITING)
             rows.forget(TOKEN)
 
@@ -259,6 +312,22 @@ class LeaseManager:
             write(TrialRows(connection, lease.trial_id))
             connection.commit()
         return True
+
+    def _readable(self, promotion: Promotion | None) -> set[int]:
+        """Return the numbers of the paused trials whose state is here."""
+        if promotion is None:
+            return set()
+        with self._engine.connect() as connection:
+            paused = read_paused(connection, self._study_id)
+        return {number for number, each in paused.items() if promotion.can_read(number, each)}
+
+    def _is_paused_by(self, lease: Lease) -> bool:
+        """Say whether we paused it ourselves, and the connection broke before we heard of it."""
+        with self._engine.begin() as connection:
+            rows = TrialRows(connection, lease.trial_id)
+            paused = rows.attributes((PAUSED,)).get(PAUSED, {})
+            is_waiting = rows.state() == TrialState.WAITING
+        return is_waiting and paused.get("attempt") == lease.attempt
 
     def _is_finished_by(self, lease: Lease) -> bool:
         """Say whether we ended it ourselves, and the connection broke before we heard of it."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -20,6 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.keys import ATTEMPT
 from trainer.errors import ConfigError
 
 
@@ -49,14 +50,27 @@ class SnapshotStorage(_CachedStorage):
             self._own.trials = None
 
     @contextlib.contextmanager
-    def draft(self, study_id: int, trial_id: int) -> Iterator[FrozenTrial]:
+    def draft(
+        self,
+        study_id: int,
+        trial_id: int,
+        first_rung: int | None = None,
+        shown: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial,
+    ) -> Iterator[FrozenTrial]:
         """Read the trials once, and yield a copy of one that gets the parameters in its place.
 
+        Others that have reached `first_rung` and have not ended look as if they were pruned at
+        their last epoch: those that wait would not be seen, and those that run be shunned.
+        Of each the sampler sees what `shown` makes of it.
         The sampler's own notes are dropped: they tell other drivers of parameters that are not
         stored yet, and here all of them will be stored at once.
         """
         with self.one_look(study_id):
             self._own.draft = copy.deepcopy(self.get_trial(trial_id))
+            if first_rung is not None:
+                others = self._own.trials or ()
+                self._own.trials = [_as_pruned(trial, first_rung) for trial in others]
+            self._own.trials = [shown(trial) for trial in self._own.trials or ()]
             try:
                 yield self._own.draft
             finally:
@@ -104,6 +118,17 @@ class SnapshotStorage(_CachedStorage):
         return self._own.draft is not None and self._own.draft._trial_id == trial_id
 
 
+def _as_pruned(trial: FrozenTrial, first_rung: int) -> FrozenTrial:
+    """Return a trial of ours that has reached the rung and not ended as if it were pruned."""
+    curve = trial.intermediate_values
+    is_ours = ATTEMPT in trial.user_attrs
+    if trial.state.is_finished() or not is_ours or max(curve, default=0) < first_rung:
+        return trial
+    seen = copy.copy(trial)
+    seen.state, seen.values = TrialState.PRUNED, [max(curve.values())]
+    return seen
+
+
 class _Look(threading.local):
     trials: list[FrozenTrial] | None = None
     draft: FrozenTrial | None = None
@@ -123,12 +148,37 @@ class UnfitValuesError(Exception):
         self.is_enqueued = is_enqueued
 
 
+class View(Protocol):
+    """How the sampler sees trials, where it is not as they are stored."""
+
+    def shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial as the sampler sees it, a copy where it differs."""
+        ...
+
+    def store(self, trial: FrozenTrial) -> None:
+        """Give a trial that was sampled what is stored of it."""
+        ...
+
+
+class AsStored:
+    """The view of trials as they are."""
+
+    def shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return the trial."""
+        return trial
+
+    def store(self, trial: FrozenTrial) -> None:
+        """Change nothing."""
+
+
 def draw(
     study: optuna.Study,
     trial_id: int,
     make_sampler: Callable[[int], BaseSampler],
     suggest: Callable[[optuna.Trial], dict[str, Any]],
     check: Callable[[Mapping[str, object]], None] = lambda fixed: None,
+    first_rung: int | None = None,
+    view: View | None = None,
 ) -> tuple[FrozenTrial, dict[str, Any]]:
     """Sample the parameters that a trial lacks, and store nothing.
 
@@ -138,6 +188,8 @@ def draw(
         make_sampler: returns the sampler of a trial's number.
         suggest: samples all dimensions that apply.
         check: raises ConfigError for values that are not in the space.
+        first_rung: the epoch from which on trials are paused, None if they never are.
+        view: how the sampler sees trials; None for as they are.
 
     Returns:
         The trial with its parameters, and what `suggest` returned.
@@ -148,15 +200,22 @@ def draw(
     storage = study._storage
     assert isinstance(storage, SnapshotStorage)
     study._thread_local.cached_all_trials = None  # of the last trial
-    with storage.draft(study._study_id, trial_id) as trial:
+    view = view or AsStored()
+    with storage.draft(study._study_id, trial_id, first_rung, view.shown) as trial:
         study.sampler = make_sampler(trial.number)
         brought = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
         try:
             check(brought)
             chosen = suggest(optuna.Trial(study, trial_id))
+            view.store(trial)
         except (ConfigError, ValueError) as error:  # Optuna's own, of distributions that differ
             raise UnfitValuesError(trial.number, str(error), is_enqueued=bool(brought)) from None
     return trial, chosen
+
+
+def brought_by(trial: optuna.Trial) -> Collection[str]:
+    """Return the names of the parameters that are not to be sampled: their values are there."""
+    return {*trial._fixed_params, *trial.params}
 
 
 def should_prune(study: optuna.Study, trial_id: int) -> bool:

@@ -6,6 +6,8 @@ from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.store.study import is_paused
+
 NAMES: Final = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -16,5 +18,5 @@ NAMES: Final = {
 
 
 def state_name(trial: FrozenTrial) -> str:
-    """Return what a trial's state is called."""
-    return NAMES[trial.state]
+    """Return what a trial's state is called: Optuna's, or paused at a rung."""
+    return "paused" if is_paused(trial) else NAMES[trial.state]

@@ -16,7 +16,17 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UsageError
-from hpo.keys import DATABASE_ID, IDENTITY, SQLITE_HOST, STUDY_ID, TITLE, TOKEN
+from hpo.keys import (
+    DATABASE_ID,
+    END,
+    IDENTITY,
+    PAUSED,
+    SPENT,
+    SQLITE_HOST,
+    STUDY_ID,
+    TITLE,
+    TOKEN,
+)
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
@@ -165,7 +175,17 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 def is_foreign(trial: FrozenTrial) -> bool:
     """Say whether a plain Optuna script has run a trial, so that nobody knows of what model."""
-    return TOKEN not in trial.user_attrs
+    return TOKEN not in trial.user_attrs and not is_paused(trial)
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Say whether a trial waits at a rung, to be promoted."""
+    return trial.state == TrialState.WAITING and PAUSED in trial.user_attrs
+
+
+def recorded_state(trial: FrozenTrial) -> str:
+    """Return the name of a trial's state in files: Optuna's, but for one that is paused."""
+    return "PAUSED" if is_paused(trial) else trial.state.name
 
 
 def score(trial: FrozenTrial) -> float | None:
@@ -175,6 +195,15 @@ def score(trial: FrozenTrial) -> float | None:
     A foreign trial has none: it has no model to be the best, and what it tells may be anything.
     """
     return None if is_foreign(trial) else peak(trial.intermediate_values)
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """Return how long a trial was trained, over all attempts that were not cut off."""
+    spent = trial.user_attrs.get(SPENT, {}).get("total")
+    end = trial.user_attrs.get(END, {}).get("seconds", {}).get("total", spent)
+    if spent is not None:  # else there was one attempt, and Optuna knows
+        return float(end)
+    return trial.duration.total_seconds() if trial.duration else None
 
 
 def last_score(trial: FrozenTrial) -> float | None:

@@ -91,11 +91,12 @@ class TrialRows:
         query = select(_Trial.state).where(_Trial.trial_id == self.trial_id)
         return self.connection.scalar(query)
 
-    def set_state(self, state: TrialState) -> None:
-        """Set the trial's state; the time of its end too, if it is one."""
+    def set_state(self, state: TrialState, *, ended: dt.datetime | None = None) -> None:
+        """Set the trial's state; the time of its end too, if it is one, by default now."""
         columns: dict[str, Any] = {"state": state}
         if state.is_finished():
-            columns["datetime_complete"] = dt.datetime.now()  # naive, as Optuna writes it
+            # naive, as Optuna writes it
+            columns["datetime_complete"] = ended or dt.datetime.now()
         self.connection.execute(
             update(_Trial).where(_Trial.trial_id == self.trial_id).values(columns)
         )

@@ -62,7 +62,7 @@ def clean(options: CleanOptions) -> None:
         folders = WorkFolders.of(options.study.output_dir, name)
         folder = folders.study
         busy = {trial.number for trial in reader.running(PROVENANCE)}
-        # given back: to be resumed
+        # given back, or paused at a rung: to be resumed
         waiting = reader.numbers("WAITING")
         needed = busy | waiting | _not_stored(folders.best_model, reader)
         found = list(_find_files(folders, needed, is_busy=bool(busy)))

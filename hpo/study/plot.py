@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 MAX_CURVES = 200
 MAX_COLUMNS = 4
 LABEL_CHARS = 16
-COLOURS = {"complete": "tab:blue", "pruned": "tab:orange"}  # by `hpo.store.states`
+COLOURS = {  # by `hpo.store.states`
+    "complete": "tab:blue",
+    "pruned": "tab:orange",
+    "paused": "tab:green",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +51,12 @@ def plot(options: PlotOptions) -> None:
             "matplotlib is not installed; try pip install 'rml-optimize[plot]'"
         ) from None
     mpl.use("Agg")
-    from hpo.store.study import finished_trials, score
+    from hpo.store.study import finished_trials, is_paused, score
 
     with opened_study(options.study) as study:
-        trials = [trial for trial in finished_trials(study) if score(trial) is not None]
+        paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
+        found = sorted([*finished_trials(study), *paused], key=lambda trial: trial.number)
+        trials = [trial for trial in found if score(trial) is not None]
         if not trials:
             raise UsageError(
                 f"study {study.study_name!r} has no finished trial of rml-optimize yet"

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from hpo.keys import TOKEN
+from hpo.keys import PAUSED, TOKEN
 from hpo.records import RunRecord
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
@@ -136,13 +136,28 @@ class StudyReader:
         return json.loads(found[0][0]) if found else None
 
     def states(self) -> dict[str, int]:
-        """Return how many trials are in each state."""
+        """Return how many trials are in each state; those that wait at a rung are PAUSED."""
         query = (
             select(_STATE, func.count())
             .where(_TRIALS.c.study_id == self._study_id)
             .group_by(_TRIALS.c.state)
         )
-        return {str(state): int(number) for state, number in self._rows(query)}
+        states = {str(state): int(number) for state, number in self._rows(query)}
+        if waiting := states.get("WAITING"):
+            num_paused = len(self._rows(self._paused()))
+            states |= {"WAITING": waiting - num_paused, "PAUSED": num_paused}
+        return {state: number for state, number in states.items() if number}
+
+    def _paused(self) -> Any:
+        return (
+            select(_TRIALS.c.number)
+            .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+            .where(
+                _TRIALS.c.study_id == self._study_id,
+                _STATE.in_(["WAITING"]),
+                _ATTRIBUTES.c.key == PAUSED,
+            )
+        )
 
     def numbers(self, state: str) -> set[int]:
         """Return the numbers of the trials in a state."""

@@ -28,12 +28,14 @@ def requeue(options: RequeueOptions) -> None:
     """Try the values of a failed trial again: the next free slot of any driver takes them."""
     from optuna.trial import TrialState
 
+    from hpo.store.states import state_name
+
     trial = options.trial
     with opened_study(options.study) as study:
         found = find_trial(study, trial)
         if found.state != TrialState.FAIL:
             raise UsageError(
-                f"--trial {trial} is {found.state.name.lower()}; only failed trials are requeued"
+                f"--trial {trial} is {state_name(found)}; only failed trials are requeued"
             )
         for other in study.get_trials(deepcopy=False):
             if other.user_attrs.get(REQUEUED_FROM) == trial and other.state != TrialState.FAIL:

@@ -68,7 +68,8 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     best = _best(ends, num_finished - len(foreign)) or reader.best()
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
-    is_done = num_finished >= total if total else not running and not states.get("WAITING")
+    num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
+    is_done = num_finished >= total if total else not running and not num_open
     left = max(0, total - num_finished) if total else None
     return {
         "study": name,
@@ -82,7 +83,10 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
             sum(end.value.get("seconds", {}).get("total", 0) for end in ends), 1
         ),
         "trials_per_hour": None if rate is None else round(rate * 3600, 2),
-        "seconds_left": round(left / rate) if rate and left and is_alive else None,
+        # of those that are paused nobody knows how many go on
+        "seconds_left": round(left / rate)
+        if rate and left and is_alive and not states.get("PAUSED")
+        else None,
         "best": {
             "trial": best.number,
             "dice_dataset": best.score,

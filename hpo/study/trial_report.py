@@ -26,20 +26,28 @@ MIN_CHARS = 24  # of a value, however narrow the screen is
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
-    from hpo.store.study import best_epoch, is_foreign, last_score, score
+    from hpo.store.study import (
+        best_epoch,
+        is_foreign,
+        last_score,
+        recorded_state,
+        score,
+        seconds_of,
+    )
 
     provenance, end = run_of(trial.user_attrs), end_of(trial.user_attrs)
+    seconds = seconds_of(trial)
     values = trial.intermediate_values
     return {
         "trial": trial.number,
-        "state": trial.state.name.lower(),
+        "state": recorded_state(trial).lower(),
         "dice_dataset": score(trial),
         "foreign_value": trial.value if is_foreign(trial) else None,
         "epoch": best_epoch(trial),
         "last_dice_dataset": last_score(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
-        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+        "seconds": None if seconds is None else round(seconds, 1),
         "durations": end.get("seconds"),
         "end": end.get("end"),
         "message": end.get("message"),

@@ -3,7 +3,10 @@
 `dying_driver.py MOMENT FILE ARGUMENTS…`: `in claim` is inside the claiming transaction, `claimed`
 between the claim and the first report; `stopped in claim` stops it there instead. FILE is made
 just before. It happens at its second claim. `before told` and `after told` are those of its first
-trial, whose model is the best by then; `testing` is at the start of the final test.
+trial, whose model is the best by then; `testing` is at the start of the final test. Of a trial
+that is paused: `pausing` before it is given back and `paused` after, `promoting` inside the
+transaction by which it goes on, `moved` when its state has been moved, and `telling` inside the
+one that ends those that never go on.
 """
 
 import os
@@ -12,8 +15,8 @@ import sys
 from pathlib import Path
 
 from hpo.cli import main
-from hpo.run import final_test, trial
-from hpo.store import lease
+from hpo.run import attempt, final_test, tell, trial
+from hpo.store import lease, pausing
 
 MOMENT, FILE = sys.argv[1:3]
 SIGNAL = signal.SIGSTOP if MOMENT.startswith("stopped") else signal.SIGKILL
@@ -36,13 +39,31 @@ def die_at_the_second_call(method):
     return wrapped
 
 
+def die_after(function):
+    def wrapped(*arguments, **named):
+        function(*arguments, **named)
+        die()
+
+    return wrapped
+
+
 lease_manager = lease.LeaseManager
 if MOMENT.endswith("in claim"):
-    lease.start_new = die_at_the_second_call(lease.start_new)
+    pausing.start_new = die_at_the_second_call(pausing.start_new)
+elif MOMENT == "pausing":
+    lease_manager.pause = die
+elif MOMENT == "paused":
+    tell.Teller._record_pause = die
+elif MOMENT == "promoting":
+    pausing.promote = die_after(pausing.promote)
+elif MOMENT == "moved":
+    attempt._move_state = die_after(attempt._move_state)
+elif MOMENT == "telling":
+    pausing._tell_pruned = die_after(pausing._tell_pruned)
 elif MOMENT == "before told":
     lease_manager.finish = die
 elif MOMENT == "after told":
-    trial.TrialRunner._record = die
+    tell.Teller._record = die
 elif MOMENT == "testing":
     final_test._evaluate = die
 else:

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
+from hpo.keys import PAUSED
 from hpo.plan.pruners import make_pruner
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
@@ -137,6 +138,38 @@ def test_enqueued_values_are_taken(study: optuna.Study) -> None:
     assert (chosen["type"], chosen["size"]) == ("SGD", 3)
     assert lease_manager.set_params(lease, trial)
     assert study.trials[-1].params["size"] == 3
+    lease_manager.close()
+
+
+def test_sampler_sees_unfinished_trials_at_a_rung_as_pruned(study: optuna.Study) -> None:
+    lease_manager = office_of(study)
+    leases = [lease_manager.claim(100, may_reap=False) for _ in range(4)]
+    for lease, curve in zip(leases, ({1: 0.4, 2: 0.3}, {1: 0.9}, {}), strict=False):
+        assert lease is not None
+        assert lease_manager.report(lease, curve)
+    running, paused, _, drawn = leases
+    assert running and paused and drawn
+    assert lease_manager.pause(paused, {1: 0.9}, {PAUSED: {"epoch": 1}})
+    seen: dict[int, tuple[str, Any]] = {}
+
+    def look(trial: optuna.Trial) -> dict[str, Any]:
+        for each in study.get_trials(deepcopy=False):
+            seen[each.number] = each.state.name, each.value
+        return suggest(trial)
+
+    first = min(trial.number for trial in study.trials if trial.state == TrialState.RUNNING) + 1
+    for first_rung in (1, 2, None):
+        draw(study, drawn.trial_id, make_sampler, look, first_rung=first_rung)
+        expected = {
+            1: [("PRUNED", 0.4), ("PRUNED", 0.9)],
+            2: [("PRUNED", 0.4), ("WAITING", None)],
+            None: [("RUNNING", None), ("WAITING", None)],
+        }[first_rung]
+        assert [seen[first], seen[first + 1]] == expected
+        assert [seen[number][0] for number in (first + 2, first + 3)] == ["RUNNING"] * 2
+    # Nothing of it is in the database.
+    now = [trial.state.name for trial in study.get_trials()[first : first + 4]]
+    assert now == ["RUNNING", "WAITING", "RUNNING", "RUNNING"]
     lease_manager.close()
 
 

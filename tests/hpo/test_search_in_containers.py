@@ -37,7 +37,7 @@ def test_search_in_containers(discs: Path, run: Run, tmp_path: Path, worker_imag
     result = run(
         "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker",
         "--docker-image", worker_image, "--num-trials", 3, "--study-name", study,
-        "--select-on", "validation", "--set", "data.batch_size=4",
+        "--select-on", "validation", "--set", "data.batch_size=4", "--pruner", "none",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     entries = list_acc(tmp_path)
@@ -116,7 +116,7 @@ def test_own_loss_and_metric_are_used_in_containers(
     install(write_package(tmp_path / "my_package"), tmp_path / "site")
     command = (
         "rml-optimize", *SMALL, "--data", discs, "--launcher", "docker", "--num-trials", 1,
-        "--loss", "digits_dice", "--set", 'metrics.plugins=["digits_dice"]',
+        "--loss", "digits_dice", "--set", 'metrics.plugins=["digits_dice"]', "--pruner", "none",
     )  # fmt: skip
     site = str(tmp_path / "site")
     result = run(

@@ -71,7 +71,7 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
     arguments = optimize(
-        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2,
+        discs, "--num-trials", 1, "--num-epochs", NUM_EPOCHS, "--lease", 2, "--pruner", "none",
         "--worker", f"{sys.executable} {HASTY}",
     )  # fmt: skip
     alone, killed = tmp_path / "alone", tmp_path / "killed"
@@ -95,7 +95,9 @@ def test_killed_driver_s_training_is_gone_on_with_to_the_same_curve(
 
 
 def test_stopped_driver_s_training_loses_no_epoch(discs: Path, run: Run, tmp_path: Path) -> None:
-    arguments = optimize(discs, "--num-trials", 1, "--num-epochs", 100, "--launcher", "local")
+    arguments = optimize(
+        discs, "--num-trials", 1, "--num-epochs", 100, "--launcher", "local", "--pruner", "none"
+    )
     process = start(tmp_path, *arguments)
     wait_for(lambda: lines_of(tmp_path, 1) >= 3, 120)
     process.send_signal(signal.SIGTERM)

@@ -20,6 +20,7 @@ FULL = {
         "allow_partial": True,
         "resume": True,
         "resume_when_done": False,
+        "pause_after": 2,
     },
     "data": {
         "type": "images",

@@ -91,6 +91,30 @@ def test_learning_rate_goes_on_where_it_was(worker: Worker, scheduler: dict) -> 
     assert numbers(resumed) == numbers(whole)
 
 
+def test_run_paused_twice_ends_as_one_that_was_not(worker: Worker) -> None:
+    checkpoints = {"keep": "best", "resume_when_done": False}
+    scheduler = {"type": "Exponential", "gamma": 0.7}
+    changes = {"layers": dropout_network(), "data__transforms": FLIPS, "num_epochs": 4}
+    changes["optimizer__lr_scheduler"] = scheduler
+    whole = worker(checkpoints=checkpoints | {"save": "whole"}, **changes).succeeded()
+    for epoch in (1, 3):
+        paused = worker(checkpoints=checkpoints | RESUME | {"pause_after": epoch}, **changes)
+        assert len(paused.succeeded().accuracies) == epoch
+        assert torch.load(paused.folder / "ck/resume.pt", weights_only=True)["epoch"] == epoch
+        again = worker(checkpoints=checkpoints | RESUME | {"pause_after": epoch}, **changes)
+        assert numbers(again.succeeded()) == numbers(paused)
+    resumed = worker(checkpoints=checkpoints | RESUME, **changes).succeeded()
+    assert numbers(resumed) == numbers(whole)
+    (best,) = (whole.folder / "whole").glob("model*")
+    assert [path.name for path in (whole.folder / "ck").iterdir()] == [best.name]
+    assert same_weights(best, whole.folder / "ck" / best.name)
+
+
+def test_pause_without_a_state_is_refused(worker: Worker) -> None:
+    result = worker(checkpoints={"save": "ck", "pause_after": 1})
+    assert "checkpoints: pause_after needs resume" in result.error()
+
+
 def test_best_checkpoint_is_remembered(worker: Worker) -> None:
     checkpoints = RESUME | {"keep": "best"}
     worker(num_epochs=3, checkpoints=checkpoints).succeeded()

@@ -27,6 +27,8 @@ class Checkpoints(Section):
     resume: bool = False
     # Ours. Keep the last state of a run that is done, so that it can be given more epochs.
     resume_when_done: bool = True
+    # Ours. End after this epoch, with its state, as if the run were done; to go on later.
+    pause_after: PositiveInt | None = None
     # Ours. Accept weights for fewer than half of the encoder.
     allow_partial: bool = False
 
@@ -34,6 +36,8 @@ class Checkpoints(Section):
     def _resume_needs_a_folder(self) -> Self:
         if self.resume and self.save is None:
             raise PydanticCustomError("resume", "resume needs save, the folder of its state")
+        if self.pause_after is not None and not self.resume:
+            raise PydanticCustomError("pause", "pause_after needs resume, to go on from its state")
         return self
 
 
@@ -149,6 +153,7 @@ EXTENSIONS = (
     "checkpoints.keep",
     "checkpoints.resume",
     "checkpoints.resume_when_done",
+    "checkpoints.pause_after",
     "checkpoints.allow_partial",
     "data.channels_first",
     "data.mask_values",

@@ -50,7 +50,9 @@ class EpochLoop:
 
     def run(self, files: OutputFiles, num_done: int) -> None:
         """Run the epochs that are left; return when all their results are on the disk."""
-        keeper = self.training.keeper
+        keeper, settings = self.training.keeper, self.config.checkpoints
+        last = min(self.config.num_epochs, settings.pause_after or self.config.num_epochs)
+        is_done = last == self.config.num_epochs
         if self.is_first:
             keeper.remove_leftovers(num_done)
         with Writer(
@@ -59,7 +61,7 @@ class EpochLoop:
             self.device,
             keeps_one=keeper.keeps_one,
             kept=keeper.kept,
-            writes_last_state=self.config.checkpoints.resume_when_done,
+            writes_last_state=settings.resume_when_done or not is_done,
         ) as writer:
 
             def record(steps: list[Step]) -> None:
@@ -70,7 +72,7 @@ class EpochLoop:
             free_others = self.fitter.free
             self.fitter.free = lambda: any([writer.free_device_memory(), free_others()])
             states, pace = StateKeeper(self.training, self.config, self.started), Pace()
-            for epoch in range(num_done + 1, self.config.num_epochs + 1):
+            for epoch in range(num_done + 1, last + 1):
                 train_loss = trainer.run_epoch(epoch)
                 self.log.rule()
                 evaluation = self._evaluate(epoch)

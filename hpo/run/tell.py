@@ -1,0 +1,129 @@
+"""Writes to the study how a trial ended, or that it is paused or given back, and what follows."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+
+from hpo.keys import CONSTRAINTS, END, MEMORY, PAUSED, SPENT
+from hpo.plan.spec import StudySpec
+from hpo.records import EndRecord
+from hpo.results.best_model import Results
+from hpo.results.provenance import Stopwatch, describe_end
+from hpo.run.outcome import LOST, STATES, AttemptResult, Outcome, memory_advice
+from hpo.run.pausing import Pausing
+from hpo.run.progress import Reporter
+from hpo.store.claim import Lease
+from hpo.store.database import DatabaseRetry
+from hpo.store.lease import LeaseManager
+from hpo.store.study import COUNTED, finished_trials
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial with its values."""
+
+    number: int
+    chosen: dict[str, Any]
+    clock: Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teller:
+    """What the end of a trial needs."""
+
+    spec: StudySpec
+    study: optuna.Study
+    lease_manager: LeaseManager
+    retry: DatabaseRetry
+    results: Results
+    reporter: Reporter
+    stopping: threading.Event
+    pausing: Pausing | None
+
+    def finish(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
+        """Write to the study how the trial ended, if it is still ours."""
+        if attempt_result.end == "out of memory":
+            attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
+        if attempt_result.end == "given back" or (
+            self.stopping.is_set() and attempt_result.is_crash
+        ):
+            attempt_result = replace(attempt_result, end="given back")
+            self.lease_manager.give_back(lease, attributes={SPENT: job.clock.seconds()})
+        elif attempt_result.end == "paused":
+            if self._pause(job, lease, attempt_result):
+                self._record_pause(job)
+            else:
+                attempt_result = replace(attempt_result, end="lost", message=LOST)
+        elif attempt_result.end != "lost":
+            state = STATES[attempt_result.end]
+            value = attempt_result.score if state in COUNTED else None
+            attributes = {END: self._end(job, lease, attempt_result)}
+            if self.lease_manager.finish(lease, state, value, attributes):
+                self._record(job)
+            else:
+                attempt_result = replace(attempt_result, end="lost", message=LOST)
+        return Outcome(
+            number=job.number,
+            end=attempt_result.end,
+            score=attempt_result.score,
+            epoch=attempt_result.epoch,
+            num_epochs=len(attempt_result.curve),
+            seconds=job.clock.total,
+            message=attempt_result.message,
+            log_tail=attempt_result.log_tail,
+            cause=attempt_result.cause,
+        )
+
+    def _end(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
+        return describe_end(
+            end=attempt_result.end,
+            score=attempt_result.score,
+            epoch=attempt_result.epoch,
+            message=attempt_result.message,
+            log_tail=attempt_result.log_tail,
+            attempt=lease.attempt,
+            seconds=job.clock.seconds(),
+        )
+
+    def _pause(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> bool:
+        """Give a trial back that waits to be promoted; say whether it was still ours."""
+        assert self.pausing is not None
+        curve = attempt_result.curve
+        end = self._end(job, lease, replace(attempt_result, end="pruned"))
+        attributes: dict[str, Any] = {
+            PAUSED: self.pausing.record(max(curve), lease, job.clock.total, end),
+            SPENT: end["seconds"],
+        }
+        return self.lease_manager.pause(lease, curve, attributes)
+
+    def _record_pause(self, job: Job) -> None:
+        """Remove states that are not needed any more, and write the list."""
+        assert self.pausing is not None
+        known = self.lease_manager.known_trials()
+        self.pausing.drop_states(known, self.spec.num_trials)
+        try:
+            self.retry.call(self.results.refresh_list_acc, self.study)
+        except OSError as error:
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")
+
+    def _note_memory(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> AttemptResult:
+        """Tell the sampler that these values don't fit the memory, and the user what would."""
+        # The dashboard reads constraints from user attributes.
+        is_ours = self.lease_manager.annotate(lease, {CONSTRAINTS: {MEMORY: 1.0}})
+        trial = optuna.Trial(self.study, lease.trial_id)
+        if is_ours and MEMORY not in trial.constraints:
+            trial.set_constraint(MEMORY, 1.0)
+        advice = memory_advice(finished_trials(self.study), job.chosen, self.spec.base)
+        return replace(attempt_result, message=advice)
+
+    def _record(self, job: Job) -> None:
+        try:
+            if warning := self.retry.call(self.results.settle, self.study, job.number):
+                self.reporter.warn_once(f"best_model/ is not the best: {warning}")
+            self.retry.call(self.results.refresh_list_acc, self.study)
+        except OSError as error:  # the trial is in the database; the next one writes the list
+            self.reporter.warn_once(f"{error.filename}: {error.strerror}")

@@ -1,0 +1,207 @@
+"""Goes on with paused trials, or starts new ones, inside the transaction that claims a trial.
+
+A trial is paused if it waits and has the attribute PAUSED, which is written in the transaction
+that gives it back. It is one of the N that were asked for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import Connection, func, select
+from sqlalchemy.orm import aliased
+
+from hpo.keys import END, PAUSED, TOKEN
+from hpo.records import PauseRecord
+from hpo.store.available import count_trials
+from hpo.store.claim import Lease, promote, start_new
+from hpo.store.trial_rows import TrialRows
+
+MAX_TOLD = 50  # trials in one transaction, for which all drivers wait
+
+_Trial, _Value = models.TrialModel, models.TrialIntermediateValueModel
+_Heartbeat, _Attribute = models.TrialHeartbeatModel, models.TrialUserAttributeModel
+_Token = aliased(_Attribute)
+
+
+@dataclass(frozen=True)
+class KnownTrial:
+    """A trial that has not failed, as all drivers see it.
+
+    Attributes:
+        values: score after each epoch, from the first on.
+        paused: where it waits at a rung, None if it does not.
+    """
+
+    trial_id: int
+    number: int
+    state: TrialState
+    started: dt.datetime | None
+    values: tuple[float, ...]
+    paused: PauseRecord | None
+
+
+class Promotion(Protocol):
+    """The rule by which paused trials go on, for one driver."""
+
+    def choose(
+        self, known: Sequence[KnownTrial], here: Collection[int] | None, *, all_started: bool
+    ) -> int | None:
+        """Return the number of the paused trial to go on with, None if there is none.
+
+        Args:
+            known: all trials of the study.
+            here: those whose state this driver can read; None if that is no matter.
+            all_started: no further trial will be started.
+        """
+        ...
+
+    def until(self, epoch: int) -> int:
+        """Return the epoch up to which a trial is trained that was paused after `epoch`."""
+        ...
+
+    def can_read(self, number: int, paused: PauseRecord) -> bool:
+        """Say whether the state of a trial is here."""
+        ...
+
+
+def promote_or_start(
+    connection: Connection,
+    study_id: int,
+    token: str,
+    total: int,
+    promotion: Promotion | None,
+    here: Collection[int],
+    expired: dt.datetime,
+) -> Lease | None:
+    """Go on with a paused trial, or start one if fewer than N are not failed.
+
+    Where nothing runs and none may go on, the paused ones are told as pruned. One that may, but
+    whose state is on another host, is left to that host until all have been silent for a lease;
+    then it is trained anew.
+
+    Args:
+        connection: of the transaction.
+        study_id: the study's.
+        token: whose the trial is from then on.
+        total: N.
+        promotion: the rule, None where no trial is ever paused.
+        here: numbers of the paused trials whose state this driver can read.
+        expired: a lease that was renewed before is over.
+    """
+    num_all, num_taken = count_trials(connection, study_id)
+    all_started = num_taken >= total
+    if promotion is not None:
+        known = read_known(connection, study_id)
+        number = promotion.choose(known, here, all_started=all_started)
+        waiting = [each for each in known if each.paused is not None]
+        if number is None and all_started and waiting and not _is_any_open(known):
+            number = promotion.choose(known, None, all_started=True)
+            if number is None:
+                _tell_pruned(connection, token, waiting[:MAX_TOLD])
+                return None
+            if not _is_silent(connection, study_id, expired):
+                return None
+        if number is not None:
+            chosen = next(each for each in waiting if each.number == number)
+            assert chosen.paused is not None
+            until = promotion.until(int(chosen.paused["epoch"]))
+            return promote(connection, token, chosen.trial_id, until)
+    return None if all_started else start_new(connection, study_id, token, num_all)
+
+
+def read_paused(connection: Connection, study_id: int) -> dict[int, PauseRecord]:
+    """Return number -> attribute PAUSED of the trials that are paused."""
+    rows = connection.execute(
+        select(_Trial.number, _Attribute.value_json)
+        .join(_Attribute, _Attribute.trial_id == _Trial.trial_id)
+        .where(
+            _Trial.study_id == study_id,
+            _Trial.state == TrialState.WAITING,
+            _Attribute.key == PAUSED,
+        )
+    )
+    return {number: json.loads(text) for number, text in rows}
+
+
+def read_known(connection: Connection, study_id: int) -> list[KnownTrial]:
+    """Return our trials that have not failed, with their curves."""
+    is_theirs = _Token.key.is_(None) & (_Trial.state != TrialState.WAITING)
+    # The column itself: the model's attribute of that name is converted to local time.
+    started: Any = _Trial.__table__.c.datetime_start
+    columns: Any = (_Trial.trial_id, _Trial.number, _Trial.state, started)
+    trials: Any = connection.execute(
+        select(*columns, _Attribute.value_json)
+        .outerjoin(
+            _Attribute, (_Attribute.trial_id == _Trial.trial_id) & (_Attribute.key == PAUSED)
+        )
+        .outerjoin(_Token, (_Token.trial_id == _Trial.trial_id) & (_Token.key == TOKEN))
+        .where(_Trial.study_id == study_id, _Trial.state != TrialState.FAIL, ~is_theirs)
+        .order_by(_Trial.number)
+    ).all()
+    points: Any = connection.execute(
+        select(_Value.trial_id, _Value.step, _Value.intermediate_value)
+        .join(_Trial, _Trial.trial_id == _Value.trial_id)
+        .where(_Trial.study_id == study_id, _Value.intermediate_value.is_not(None))
+        .order_by(_Value.trial_id, _Value.step)
+    )
+    curves = {
+        trial_id: {row.step: row.intermediate_value for row in rows}
+        for trial_id, rows in groupby(points, key=lambda row: row.trial_id)
+    }
+    return [
+        KnownTrial(
+            trial_id,
+            number,
+            state,
+            began,
+            _by_epoch(curves.get(trial_id, {})),
+            json.loads(text) if state == TrialState.WAITING and text else None,
+        )
+        for trial_id, number, state, began, text in trials
+    ]
+
+
+def _by_epoch(curve: Mapping[int, float]) -> tuple[float, ...]:
+    """Return a curve without gaps: an engine may leave out epochs."""
+    values: list[float] = []
+    for epoch in range(1, max(curve, default=0) + 1):
+        values.append(curve.get(epoch, values[-1] if values else min(curve.values())))
+    return tuple(values)
+
+
+def _is_any_open(known: Sequence[KnownTrial]) -> bool:
+    """Say whether a trial runs, or waits to."""
+    return any(not each.state.is_finished() and each.paused is None for each in known)
+
+
+def _is_silent(connection: Connection, study_id: int, expired: dt.datetime) -> bool:
+    """Say whether no trial of the study has been touched for a lease."""
+    query = (
+        select(func.max(_Heartbeat.heartbeat))
+        .join(_Trial, _Trial.trial_id == _Heartbeat.trial_id)
+        .where(_Trial.study_id == study_id)
+    )
+    last = connection.scalar(query)
+    return last is None or last < expired
+
+
+def _tell_pruned(connection: Connection, token: str, waiting: Sequence[KnownTrial]) -> None:
+    """End trials that never went on, at the time at which they were paused."""
+    for each in waiting:
+        assert each.paused is not None
+        rows = TrialRows(connection, each.trial_id)
+        end: Any = each.paused.get("end", {})
+        rows.annotate({TOKEN: token, END: end})  # with the token it is known for one of ours
+        rows.forget(PAUSED)
+        if each.values:
+            rows.set_value(max(each.values))
+        last_s = dt.timedelta(seconds=float(each.paused.get("last_s", 0)))
+        rows.set_state(TrialState.PRUNED, ended=each.started and each.started + last_s)

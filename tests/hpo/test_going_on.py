@@ -1,0 +1,60 @@
+"""What goes on when no trial is left to start and none is among the best third of its rung."""
+
+from __future__ import annotations
+
+from hpo.plan.promotion import SPENT, Standing, may_go_on, to_promote
+
+RUNGS, NUM_EPOCHS = (1, 3, 9), 27
+
+
+def choose(standings: list[Standing], num_epochs: int | None = NUM_EPOCHS) -> int | None:
+    return to_promote(standings, RUNGS, all_started=True, num_epochs=num_epochs)
+
+
+def flat(number: int, score: float, epochs: int, state: str = "paused") -> Standing:
+    return Standing(number, (score,) * epochs, state)  # type: ignore[arg-type]
+
+
+# One is whole; none of the others is the best of its rung.
+WHOLE = Standing(0, (0.5,) + (0.6,) * 2 + (0.7,) * 6 + (0.9,) * 18, "finished")
+
+
+def test_the_curve_that_promises_most_goes_on() -> None:
+    # From epoch 3 the others gained 0.1 + 0.2, from epoch 1 another 0.05: the median of two.
+    earlier = flat(2, 0.45, 1)
+    others = [flat(number, 0.47, 1, "ended") for number in range(3, 9)]
+    assert choose([WHOLE, flat(1, 0.49, 3), earlier, *others]) == 2  # 0.80 against 0.79
+    assert choose([WHOLE, flat(1, 0.51, 3), earlier, *others]) == 1
+    assert choose([WHOLE, flat(1, 0.51, 3), earlier, *others], num_epochs=None) is None
+
+
+def test_half_of_the_cost_of_all_is_spent() -> None:
+    standings = [WHOLE, *(flat(number, 0.4, 1) for number in range(1, 9))]
+    num_finished = 0
+    while (number := choose(standings)) is not None:
+        epochs = next(
+            each for each in (*RUNGS, NUM_EPOCHS) if each > len(standings[number].values)
+        )
+        state = "finished" if epochs == NUM_EPOCHS else "paused"
+        num_finished += state == "finished"
+        standings[number] = flat(number, 0.4, epochs, state)
+    spent = sum(len(each.values) for each in standings)
+    assert num_finished
+    assert SPENT <= spent / (9 * NUM_EPOCHS) < SPENT + 18 / (9 * NUM_EPOCHS)
+
+
+def test_what_runs_is_counted_up_to_its_next_rung() -> None:
+    running = [flat(number, 0.4, 9, "running") for number in range(1, 5)]
+    paused = [flat(number, 0.4, 1) for number in range(5, 9)]
+    assert choose([WHOLE, *running, *paused]) is None  # 5 of 9 trainings are under way
+
+
+def test_the_state_of_what_was_trained_beyond_the_first_rung_is_kept() -> None:
+    known = [flat(number, number / 10, 3 if number < 3 else 1) for number in range(9)]
+    assert may_go_on(known, RUNGS, 9) == {0, 1, 2, 8, 7, 6}
+
+
+def test_a_trial_whose_state_is_elsewhere_is_left_to_others() -> None:
+    away = Standing(1, (0.49,), "paused", can_resume=False)
+    others = [flat(number, 0.5, 1, "ended") for number in range(3, 9)]
+    assert choose([WHOLE, away, flat(2, 0.2, 1), *others]) == 2
