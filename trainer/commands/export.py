@@ -8,19 +8,16 @@ import torch
 
 from trainer.config import NeuralNetwork
 from trainer.data.dataset import Resolve
-from trainer.data.geometry import final_size
 from trainer.data.intensity import IntensityRange
-from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, TrainerError
 from trainer.log import Log
-from trainer.networks import Graph, Network, PluginNetwork, load_network
+from trainer.model import network_input_shape
+from trainer.networks import Graph, PluginNetwork, load_network
 from trainer.networks.blueprint import make_blueprint
 from trainer.networks.export import export_onnx
 from trainer.networks.module import KerasModule
 from trainer.networks.weights import export_keras_h5, load_weights
 from trainer.setup.fit import resolve_activation
-
-UNKNOWN_SIZE = 256  # divisible by every stride of a usual network
 
 
 def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> None:
@@ -46,7 +43,7 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
             "which Keras can read neither layers nor weights; export it as .onnx"
         )
     torch.manual_seed(config.seed)
-    input_shape = _input_shape(network, config)
+    input_shape = network_input_shape(network, config)
     blueprint = make_blueprint(network, input_shape)
     module = blueprint.build()
     if config.checkpoints.load:
@@ -65,12 +62,3 @@ def export(config: NeuralNetwork, config_dir: Path, path: Path, log: Log) -> Non
     except OSError as error:
         raise TrainerError(f"{path}: cannot be written ({error})") from None
     log(f"Wrote {path}")
-
-
-def _input_shape(network: Network, config: NeuralNetwork) -> tuple[int, ...]:
-    """Return (H, W, C): the size of tiles, what the config resizes to, or the file's own."""
-    steps, _ = plan_transforms(config.data)
-    size_HW = config.data.tiles.size if config.data.tiles else final_size(steps.reading)
-    if size_HW:
-        return (*size_HW, network.input_shape[-1] or 3)
-    return tuple(UNKNOWN_SIZE if size is None else size for size in network.input_shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.compute.parallel import World
-from trainer.config import LOSSES, NeuralNetwork, parse_config
-from trainer.data.dataset import Resolve
+from trainer.config import NeuralNetwork
 from trainer.data.geometry import classes_at
 from trainer.data.images import Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
@@ -23,8 +21,8 @@ from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
 from trainer.log import Log
-from trainer.rundir import CONFIG, PREDICTIONS
-from trainer.setup.adapt import with_scoring_rules
+from trainer.model import mask_of, model_config
+from trainer.rundir import PREDICTIONS
 from trainer.wording import counted
 
 MASKS = "masks"
@@ -92,41 +90,15 @@ def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:
 
 
 def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:
-    path = model / CONFIG
-    try:
-        obj: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-        network = obj["neural_network"]
-        data = network["data"]
-    except OSError as error:
-        raise ConfigError(f"--predict: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"--predict: {path} is no config of rmldnn") from None
-    for key in ("input_path", "target_path", "test_target_path"):
-        data.pop(key, None)
     # Absolute, because a relative one that is missing would be looked for beside the model.
-    data["test_input_path"] = str(images.absolute())
-    data["test_output_path"] = str(output)
-    for key in ("outfile", "metrics"):
-        network.pop(key, None)
-    _forget_plugin_loss(network)
-    config = parse_config(obj, str(path))
+    paths = {"test_input_path": str(images.absolute()), "test_output_path": str(output)}
+    config = model_config(model, "--predict", **paths)
     if config.data.inputs != "images" or config.data.has_labels:
         raise ConfigError(
             f"--predict: draws masks on images, and the model in {model} is for other data; set "
             "data.test_input_path and data.test_output_path in its config and run rmldnn --config"
         )
-    # Masks are brought back the way that the images were turned.
-    return with_scoring_rules(config, Resolve.of(config, model), Log(silent=True))
-
-
-def _forget_plugin_loss(network: dict[str, Any]) -> None:
-    """Let a model that was trained with a plug-in's loss predict where that is not installed.
-
-    Of the loss only `source` matters here, and MSE, which takes the output as it is.
-    """
-    loss = network.get("loss")
-    if isinstance(loss, dict) and str(loss.get("function")).lower() not in map(str.lower, LOSSES):
-        network["loss"] = {"function": "BCE", "source": loss.get("source")}
+    return config
 
 
 def _draw(
@@ -139,11 +111,8 @@ def _draw(
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
     classes = classes_at(probabilities_CHW, image.shape[:2], steps.reading)
-    values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
-    mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
-    is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
     file = Path(name).with_suffix(".png")
-    _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
+    _write(output / MASKS / file, mask_of(classes, config, len(probabilities_CHW)))
     _write(output / OVERLAYS / file, overlay(image, classes))
 
 
