@@ -134,7 +134,8 @@ def test_predict_gives_what_the_command_writes(
             for found in (model.predict(path), model.predict(array), model.predict(str(path))):
                 assert np.array_equal(found.mask, written)
                 assert found.mask.dtype == written.dtype
-                np.testing.assert_allclose(found.output, file[path.name][()], rtol=0, atol=1e-6)
+                # A batch of one sums in another order than a batch of several.
+                np.testing.assert_allclose(found.output, file[path.name][()], rtol=2e-6, atol=1e-6)
                 assert found.probability.shape == (case.classes, *written.shape)
             if "source" in case.loss:  # logarithms are interpolated, and their classes
                 assert np.mean(found.classes != _most_probable(found.probability)) < 0.02

@@ -34,8 +34,10 @@ def plot_run(outfile: Path, picture: Path) -> None:
         raise DataError(f"--plot {outfile}: nothing to draw in {train} or {test}")
     try:
         from matplotlib.figure import Figure  # no pyplot: no window, no state
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install 'rml-optimize[plot]'") from None
+    except ImportError:  # in the worker's image
+        raise UserError(
+            "--plot needs matplotlib, which this installation leaves out: pip install matplotlib"
+        ) from None
     figure = Figure(figsize=(5 * len(curves), 3.6), layout="constrained")
     for axes, (label, curve) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
