@@ -23,6 +23,7 @@ from hpo.store.databaseurl import parse_url
 from hpo.store.study import best_epoch, best_trial, finished_trials, is_foreign, score
 from hpo.study.common import choose_study, database_url
 from hpo.study.options import DatabaseOptions
+from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,9 +108,7 @@ class OpenedStudy:
         try:
             import pandas
         except ImportError:
-            raise UsageError(
-                "pandas is not installed; try pip install 'rml-optimize[pandas]'"
-            ) from None
+            raise UsageError(f"pandas is not installed; try {how_to_install('pandas')}") from None
         rows = [_row(trial) for trial in finished_trials(self.study) if not is_foreign(trial)]
         return pandas.DataFrame(rows, columns=None if rows else list(_COLUMNS))
 

@@ -11,6 +11,7 @@ from trainer import rundir
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
 OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
+MAX_CLASSES, MAX_NAME = 256, 100  # the file is written by a worker that nobody trusts
 FIGURES = ("dice_per_image", WITH, WITHOUT)
 
 
@@ -22,6 +23,38 @@ def read_figures(run_dir: Path, epoch: int | None = None) -> dict[str, float]:
         if epoch is None or entry.get("epoch") == epoch
     ]
     return numbers(entries[-1]) if entries else {}
+
+
+def read_classes(run_dir: Path, epoch: int | None = None) -> dict[str, float | None]:
+    """Return class -> Dice of an epoch, or of the last one, pooled over all images.
+
+    None of a class that is neither in the masks nor predicted. Nothing of a network with one
+    class, whose Dice is the score, and of another engine.
+    """
+    entries = [
+        entry
+        for entry in rundir.read_metrics(run_dir)
+        if epoch is None or entry.get("epoch") == epoch
+    ]
+    found = entries[-1].get("per_class") if entries else None
+    if not isinstance(found, dict) or not 1 < len(found) <= MAX_CLASSES:
+        return {}
+    classes: dict[str, float | None] = {}
+    for name, figures in found.items():
+        value = figures.get("dice") if isinstance(figures, dict) else None
+        if not isinstance(value, float | int) or not math.isfinite(value):
+            value = None
+        classes[str(name)[:MAX_NAME]] = None if value is None else float(value)
+    return classes
+
+
+def describe_classes(classes: Mapping[str, float | None] | None) -> str | None:
+    """Return `background 0.9876, lesion 0.7412`; None where no classes are told apart."""
+    if not classes:
+        return None
+    return ", ".join(
+        f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in classes.items()
+    )
 
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:

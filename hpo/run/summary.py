@@ -15,7 +15,7 @@ from rich.console import Console
 from hpo.dataset.trivial_baseline import TrivialScore, no_better_than
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.plan.spec import StudySpec
-from hpo.results.metrics import describe_averages, numbers
+from hpo.results.metrics import describe_averages, describe_classes, numbers
 from hpo.run.final_test import TestScore, tested_before
 from hpo.run.progress import describe_values, optuna_means
 from hpo.run.search import tally_of
@@ -107,6 +107,8 @@ def _explain_score(
     model = read_json(spec.folders.best_model / TRIAL_FILE) if has_model else {}
     if averages := describe_averages(numbers(model)):
         say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
+    if classes := describe_classes(model.get("dice_per_class")):
+        say(f"  dice_dataset of each class: {classes}")
     _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
 
 

@@ -18,7 +18,7 @@ from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Results
-from hpo.results.metrics import read_figures
+from hpo.results.metrics import read_classes, read_figures
 from hpo.results.model_folder import Candidate
 from hpo.results.provenance import Stopwatch, describe_end, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
@@ -228,6 +228,7 @@ class TrialRunner:
                 score=attempt_result.score,
                 epoch=attempt_result.epoch,
                 figures=read_figures(run_dir, attempt_result.epoch),
+                classes=read_classes(run_dir, attempt_result.epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),
@@ -250,18 +251,19 @@ class TrialRunner:
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
             value = attempt_result.score if state in COUNTED else None
-            attributes = {
-                END: describe_end(
-                    end=attempt_result.end,
-                    score=attempt_result.score,
-                    epoch=attempt_result.epoch,
-                    message=attempt_result.message,
-                    log_tail=attempt_result.log_tail,
-                    attempt=lease.attempt,
-                    seconds=job.clock.seconds(),
-                )
-            }
-            if self.lease_manager.finish(lease, state, value, attributes):
+            ended = describe_end(
+                end=attempt_result.end,
+                score=attempt_result.score,
+                epoch=attempt_result.epoch,
+                message=attempt_result.message,
+                log_tail=attempt_result.log_tail,
+                attempt=lease.attempt,
+                seconds=job.clock.seconds(),
+            )
+            run_dir = self.spec.folders.attempt(job.number, lease.attempt)
+            if classes := read_classes(run_dir, attempt_result.epoch):
+                ended["dice_per_class"] = classes
+            if self.lease_manager.finish(lease, state, value, {END: ended}):
                 self._record(job)
             else:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)

@@ -19,6 +19,7 @@ from hpo.command_line import as_options
 from hpo.errors import UsageError
 from hpo.study.common import database_url, say
 from hpo.study.options import DatabaseOptions
+from trainer.extras import how_to_install
 
 # The pages have no login, and buttons that delete: nobody else may reach them unasked, and on a
 # login node everybody reaches this machine's own address.
@@ -67,7 +68,7 @@ def dashboard(options: DashboardOptions) -> None:
         import optuna_dashboard
     except ImportError:
         raise UsageError(
-            "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
+            f"optuna-dashboard is not installed; try {how_to_install('dashboard')}"
         ) from None
     from hpo.store.database import close_storage, open_storage
     from hpo.study.dashboard_access import AccessGate

@@ -229,7 +229,7 @@ def test_without_pandas_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with optimize(data=discs, worker=standin, **SMALL).study as opened:  # noqa: SIM117
-        with pytest.raises(UsageError, match=r"pip install 'rml-optimize\[pandas\]'"):
+        with pytest.raises(UsageError, match=r"-m pip install 'pandas>=2.2'"):
             opened.trials_dataframe()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.extras import how_to_install
 from trainer.networks.forward import activate
 from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
@@ -45,8 +46,7 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{path}: writing ONNX needs the package {error.name}; "
-            "pip install 'rml-optimize[onnx]'"
+            f"{path}: writing ONNX needs the package {error.name}; try {how_to_install('onnx')}"
         ) from None
     parameter = next(module.parameters(), None)
     device = "cpu" if parameter is None else parameter.device
