@@ -15,7 +15,7 @@ import re
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ CHECKPOINTS = "temp_model"
 RESUME = "resume.pt"
 PREDICTIONS = "output_1.h5"
 
+NUM_TEST_FIELDS = 4  # of a line in out_test.txt: epoch, seconds, loss, accuracy
 MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
 MAX_MODEL_BYTES = 16 * 2**30  # nor a larger checkpoint, which may be a hole of any size
 YOUNG_S = 60.0  # what is written aside may not be locked yet
@@ -74,6 +75,7 @@ class Evaluation:
 
     epoch: int
     accuracy: float
+    loss: float | None = field(default=None, compare=False)  # where the line has one
 
 
 def parse_test_line(line: str) -> Evaluation | None:
@@ -84,7 +86,8 @@ def parse_test_line(line: str) -> Evaluation | None:
     epoch, accuracy = float(numbers[0]), float(numbers[-1])
     if not epoch.is_integer() or epoch < 0 or not math.isfinite(accuracy):
         return None
-    return Evaluation(int(epoch), accuracy)
+    loss = float(numbers[-2]) if len(numbers) == NUM_TEST_FIELDS else None
+    return Evaluation(int(epoch), accuracy, loss)
 
 
 class TestLogReader:

@@ -88,17 +88,24 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
     say()
-    say("next: look at its predictions, or score it again:")
+    part = "test images" if spec.select_on == "test" else "validation part"
+    say(
+        f"next: look at its predictions, or score it again on the {part}, as in the search "
+        "(prints, writes no file):"
+    )
     say(
         f"  {_command('rmldnn')} --predict {_quoted(folder)} --images "
         f"{_quoted(spec.data.root / images)} --out predictions"
     )
-    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
+    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')} --set outfile=null")
     output = spec.folders.output
     if ending.tested is not None and (output / DATABASE_FILE).exists():
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
-        say(f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+        say(
+            f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}"
+            f"{_study_name(study)}{data}"
+        )
 
 
 def _explain_score(
@@ -117,6 +124,12 @@ def _compare_with_trivial(
 ) -> None:
     if (text := no_better_than(value, trivial)) is not None:
         say(f"  warning: {text}")
+
+
+def _study_name(study: optuna.Study) -> str:
+    """Return the option that tells a study from the others of its database, if there are any."""
+    names = optuna.get_all_study_names(study._storage)
+    return f" --study-name {shlex.quote(study.study_name)}" if len(names) > 1 else ""
 
 
 def _command(name: str) -> str:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 class PredictOptions:
     """Options of `rml-study predict`."""
 
-    images: Annotated[Path, typer.Option("--images", help="Folder of images, of any size")]
+    images: Annotated[
+        Path, typer.Option("--images", help="Folder of images, of any size; or one image")
+    ]
     out: Annotated[Path, typer.Option("--out", help="New folder for masks and overlays")]
     artifacts: Artifacts = None
     study: StudyOptions
@@ -43,8 +45,8 @@ def predict(options: PredictOptions) -> None:
     Writes masks/, overlays/ and output_1.h5 (probabilities), as `rmldnn --predict` does.
     """
     images, out, output = options.images, options.out, options.study.output_dir
-    if not images.is_dir():
-        raise UsageError(f"--images: no such folder: {images}")
+    if not images.exists():
+        raise UsageError(f"--images: no such folder or image: {images}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out: {out} is there and not empty; name a new folder")
     # Beside the results, because a container may not be able to read /tmp of this host.
@@ -53,6 +55,11 @@ def predict(options: PredictOptions) -> None:
         tempfile.TemporaryDirectory(prefix=".predict.", dir=output) as aside,
     ):
         model = _find_model(study, output.absolute(), Path(aside).absolute(), options.artifacts)
+        if images.is_file():  # a folder is what a container is given
+            (alone := Path(aside).absolute() / "images").mkdir(mode=0o755)
+            Path(aside).chmod(0o755)
+            shutil.copyfile(images, alone / images.name)
+            images = alone
         mounts = (
             Mount(name="model", path=model),
             Mount(name="images", path=images.absolute()),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 from trainer.compute.parallel import World
 from trainer.config import NeuralNetwork
 from trainer.data.geometry import classes_at
-from trainer.data.images import Array, list_images, read_image
+from trainer.data.images import SUFFIXES, Array, list_images, read_image
 from trainer.data.intensity import PERCENTILES
 from trainer.data.overlay import overlay
 from trainer.data.spelling import find_clash, ignores_case
@@ -38,7 +41,8 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.
-        images: folder of images; of one size if the model has `data.tiles` and no resize.
+        images: folder of images, or one image; of one size if the model has `data.tiles` and no
+            resize.
         output: where the results go; made if missing.
         log: where the contract's log lines go.
         world: the processes that share the images; the first one draws.
@@ -51,6 +55,10 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
     from trainer.commands.run import run
     from trainer.compute.memory import memory_errors_named
 
+    if images.is_file():
+        with _alone(images) as alone:
+            predict(model, alone, output, log, world)
+        return
     config = _prediction_config(model, images, output)
     paths = {
         path.relative_to(images).as_posix(): path
@@ -71,6 +79,16 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
     log(f"Wrote {counted(len(paths), 'mask')} with overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
+
+
+@contextlib.contextmanager
+def _alone(image: Path) -> Iterator[Path]:
+    """Give a folder with one image in it."""
+    if image.suffix.lower() not in SUFFIXES:
+        raise DataError(f"--images: {image} is no image; expected {', '.join(SUFFIXES)}")
+    with tempfile.TemporaryDirectory(prefix="rmldnn-predict-") as folder:
+        shutil.copyfile(image, Path(folder) / image.name)
+        yield Path(folder)
 
 
 def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:

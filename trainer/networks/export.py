@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,8 +35,11 @@ def export_onnx(
     input_shape: tuple[int, ...],
     path: Path,
     activation: Activation | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write the network with its last activation as ONNX, for any batch size.
+
+    `metadata` is what ONNX Runtime gives by `session.get_modelmeta().custom_metadata_map`.
 
     Input and output are channels-first, (N, C, H, W), as everywhere in the engine;
     `input_shape` is (H, W, C); `activation` is what the network itself does not end with. Needs
@@ -59,16 +63,17 @@ def export_onnx(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module if activation is None else _Activated(module, activation),
                 (image,),
-                path,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 dynamo=True,
-                external_data=False,  # one file, up to ONNX's 2 GB
                 verbose=False,
             )
+            assert program is not None  # by the newer exporter
+            program.model.metadata_props.update(metadata or {})
+            program.save(path, external_data=False)  # one file, up to ONNX's 2 GB
     finally:
         module.train(training)
