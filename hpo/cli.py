@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from hpo.command_line import as_options
+from hpo.command_line import as_options, with_version
 from hpo.console import console, counting, run_app
 from hpo.errors import StorageError
 from hpo.plan.options import Options
@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 
 
 @app.command(cls=SearchCommand)
+@with_version
 @as_options
 def optimize(options: Options) -> None:
     """Search the hyperparameters of a segmentation network.

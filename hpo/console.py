@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 
 from hpo.errors import HpoError
+from hpo.wording import fold
 from trainer.errors import TrainerError
 from trainer.log import escape_unprintable
 
@@ -40,6 +41,16 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def tell(screen: Console, text: str, indent: str = "    ") -> None:
+    """Print prose: on a terminal folded between words, in a log as one line.
+
+    Commands are printed as they are, so that they can be copied.
+    """
+    if screen.is_terminal:
+        text = fold(text, screen.width, indent)
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

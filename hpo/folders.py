@@ -23,6 +23,7 @@ TRIAL_FILE = "trial.json"  # says whose model a folder holds
 CONTENTS = "contents.json"  # hashes of files that a study has read
 
 TRIAL, ATTEMPT, TEST_OF_TRIAL = "trial_", "attempt_", "test_of_trial_"
+CASES_OF_TRIAL = "cases_of_trial_"
 
 # To bring a large model from the artifact store takes its time; a driver that was stopped
 # (SIGSTOP) takes for ever.
@@ -56,6 +57,11 @@ class WorkFolders:
     def list_acc(self) -> Path:
         """The tutorial's summary of all trials."""
         return self.output / "list_acc.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows what came of the study."""
+        return self.output / "report.html"
 
     @property
     def plots(self) -> Path:
@@ -113,6 +119,10 @@ class WorkFolders:
     def test(self, number: int) -> Path:
         """Return where a trial's model is scored on the test images."""
         return self.study / f"{TEST_OF_TRIAL}{number:05d}"
+
+    def cases(self, number: int) -> Path:
+        """Return where images are that a trial's model did worst on, for the report."""
+        return self.study / f"{CASES_OF_TRIAL}{number:05d}"
 
     def tests(self) -> list[Path]:
         """Return where models were scored on the test images."""

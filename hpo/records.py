@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-from hpo.keys import END, MODEL, PROVENANCE
+from hpo.keys import ABOUT, END, MODEL, PROVENANCE
+
+
+class AboutRecord(TypedDict, total=False):
+    """The attribute ABOUT of a study: what its report says and no trial does."""
+
+    is_synthetic: bool
+    select_on: str  # "test" or "validation"
+    selected_on: str  # the images that trials are compared on, in words
+    scored_at: str
+    averaged: str
+    published: str | None
+    data: str
 
 
 class DataRecord(TypedDict, total=False):
@@ -89,6 +101,11 @@ class ModelRecord(TypedDict, total=False):
     network: str
     config: dict[str, Any] | None  # None of one that is too long for a database
     entry: ModelEntry
+
+
+def about(attributes: Mapping[str, Any]) -> AboutRecord:
+    """Return what a study with those attributes says of itself, empty of an earlier release's."""
+    return cast("AboutRecord", _record(attributes, ABOUT))
 
 
 def run_of(attributes: Mapping[str, Any]) -> RunRecord:

@@ -88,8 +88,8 @@ def strings_in(source: Path) -> Iterator[tuple[int, str, bool]]:
 
 
 NAMES = re.compile(
-    r"best_model|list_acc\.json|rml_optimize\.db|survey\.json|contents\.json|trial\.json|plots"
-    r"|(trial|attempt|split|test_of_trial|replay_of_trial)_\*?"
+    r"best_model|list_acc\.json|rml_optimize\.db|survey\.json|contents\.json|trial\.json|plots|report\.html"
+    r"|(trial|attempt|split|test_of_trial|cases_of_trial|replay_of_trial)_\*?"
 )
 NAMES_IN_PATHS = {"runs", "data", "inputs", "cache", "confirm"}  # words with other meanings too
 

@@ -31,6 +31,7 @@ from trainer.stopping import stop_on_sigterm
 INTERRUPTED = 130
 # What `--capabilities` says of a worker that can stay, see trainer.commands.serve.
 SERVE = "--serve"
+TARGETS = "--targets"  # of --predict, which earlier releases lack
 ECHO_S = 2.0
 
 
@@ -127,6 +128,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--predict", metavar="MODEL_DIR", help="segment images with a model such as best_model/"
     )
     parser.add_argument("--images", metavar="DIR|FILE", help="with --predict: the images")
+    parser.add_argument(
+        "--targets", metavar="DIR", help="with --predict: masks, to score each image with"
+    )
     parser.add_argument("--out", metavar="DIR", help="with --predict: HDF5, masks and overlays")
     parser.add_argument(
         "--plot", metavar="FILE", help="draw a run's loss and accuracy; FILE is its outfile"
@@ -161,6 +165,7 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
             "capabilities": [
                 *EXTENSIONS,
                 SERVE,
+                TARGETS,
                 *(f"{PLUGIN_NETWORK}{name}" for name in plugin_names(NETWORKS_GROUP)),
             ],
         }
@@ -206,8 +211,11 @@ def _predict(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     from trainer.commands.predict import predict
     from trainer.compute.parallel import World
 
+    targets = Path(options.targets) if options.targets else None
     with World(launch) as world:
-        predict(Path(options.predict), Path(options.images), Path(options.out), log, world)
+        predict(
+            Path(options.predict), Path(options.images), Path(options.out), log, world, targets
+        )
     log("All done (return value = 0).")
 
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,6 +23,7 @@ from trainer.data.geometry import classes_at, final_size, read_through, undo
 from trainer.data.images import Array, read_image
 from trainer.data.imageset import ImageSet
 from trainer.data.intensity import IntensityRange, choose_range
+from trainer.data.pixels import as_stored
 from trainer.data.slicing import Slice
 from trainer.data.transforms import Steps, plan_transforms
 from trainer.errors import ConfigError, DataError
@@ -154,7 +154,7 @@ class SegmentationModel(nn.Module):
             if not path.is_file():
                 raise DataError(f"{path}: no such file")
             return read_image(path, gray=gray)
-        return _as_stored(np.asarray(image), gray=gray, order=order)
+        return as_stored(np.asarray(image), gray=gray, order=order)
 
     def _as_set(self, stored: Array) -> ImageSet:
         data = self.config.data
@@ -254,8 +254,10 @@ def model_config(folder: Path, where: str, **data: str) -> NeuralNetwork:
     for key in ("input_path", "target_path", "test_target_path"):
         section.pop(key, None)
     section.update(data)
-    for key in ("outfile", "metrics"):
-        network.pop(key, None)
+    network.pop("outfile", None)
+    rule = (network.pop("metrics", None) or {}).get("include_background")
+    if rule is not None:  # plug-ins of metrics may not be installed, but which classes count stays
+        network["metrics"] = {"include_background": rule}
     _forget_plugin_loss(network)
     config = parse_config(obj, str(path))
     # Masks are brought back the way that the images were turned.
@@ -299,31 +301,6 @@ class _Kept:
     @contextlib.contextmanager
     def open(self, slices: Sequence[Slice]) -> Iterator[Write]:
         yield lambda names, outputs: self.outputs.extend(outputs)
-
-
-def _as_stored(image: Array, *, gray: bool, order: str) -> Array:
-    """Return an array as `read_image` returns a file: (H, W, 1), or (H, W, 3) in BGR order."""
-    if order not in ("rgb", "bgr"):
-        raise DataError(f"order: {order!r} is not 'rgb' or 'bgr'")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"the array is {image.dtype}; expected uint8 or uint16, the values that an image file "
-            "stores (of values from 0 to 1: (255 * image).round().astype('uint8'))"
-        )
-    if image.ndim == 2:
-        image = image[:, :, np.newaxis]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
-        raise DataError(
-            f"the array has shape {image.shape}; expected one image, (H, W), (H, W, 1) or "
-            "(H, W, 3)"
-        )
-    image = image[:, :, :3]
-    if image.shape[2] == 1:
-        return np.ascontiguousarray(image if gray else image.repeat(3, 2))
-    image = np.ascontiguousarray(image if order == "bgr" else image[:, :, ::-1])
-    if not gray:
-        return image
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[:, :, np.newaxis]
 
 
 def _forget_plugin_loss(network: dict[str, Any]) -> None:

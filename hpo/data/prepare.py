@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hpo.command_line import as_options
+from hpo.command_line import HelpfulCommand, as_options
 from hpo.console import console, counting
 from hpo.data.plugins import PluginGroup, find_by_plugin
 from trainer.plugins import DATASETS_GROUP, describe_plugin
@@ -114,7 +114,7 @@ class FolderOptions:
     split: SplitOptions
 
 
-@prepare_app.command()
+@prepare_app.command(cls=HelpfulCommand)
 @as_options
 def folder(options: FolderOptions) -> None:
     """Any folder of images with masks."""
@@ -140,7 +140,7 @@ def _plain_archive(name: str, find: Callable[[Path], Found], about: str) -> type
     """Return an app with one command, for an archive that has no options of its own."""
     single = typer.Typer(add_completion=False)
 
-    @single.command(name, help=about)
+    @single.command(name, help=about, cls=HelpfulCommand)
     @as_options
     def prepare_archive(options: ArchiveOptions) -> None:
         _run(name, lambda: find(options.source), options, options.split)
@@ -162,7 +162,7 @@ for _name, _about in (
     prepare_app.add_typer(_plain_archive(_name, partial(_find_ours, _name), _about))
 
 
-@prepare_app.command("sunnybrook")
+@prepare_app.command("sunnybrook", cls=HelpfulCommand)
 @as_options
 def sunnybrook(options: SunnybrookOptions) -> None:
     """Cardiac MRI: DICOM slices and contours as text files."""
@@ -182,7 +182,7 @@ def sunnybrook(options: SunnybrookOptions) -> None:
     )
 
 
-@prepare_app.command("jsrt")
+@prepare_app.command("jsrt", cls=HelpfulCommand)
 @as_options
 def jsrt(options: SourceOptions) -> None:
     """Chest X-rays: the course's two .pth files, split 160 / 87."""

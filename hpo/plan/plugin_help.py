@@ -6,11 +6,12 @@ from typing import Any
 
 import typer.core
 
+from hpo.command_line import HelpfulCommand
 from hpo.plan.options import PLUGIN_GROUPS
 from trainer.plugins import plugin_names
 
 
-class SearchCommand(typer.core.TyperCommand):
+class SearchCommand(HelpfulCommand):
     """A command whose help names installed plug-ins: they are looked for only where it is read."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from os import PathLike
 from pathlib import Path
@@ -111,6 +112,23 @@ class OpenedStudy:
             raise UsageError(f"pandas is not installed; try {how_to_install('pandas')}") from None
         rows = [_row(trial) for trial in finished_trials(self.study) if not is_foreign(trial)]
         return pandas.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+
+    def report(self, path: str | PathLike[str] | None = None) -> Path:
+        """Write the study as one HTML page, and return where it is.
+
+        Args:
+            path: the page (default: report.html in the output folder).
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from hpo.report.page import write_report
+
+        page = write_report(self.study, self.output)
+        if path is None or Path(path).absolute() == page.absolute():
+            return page
+        shutil.copyfile(page, path)
+        return Path(path)
 
     def close(self) -> None:
         """Close the connections to the database."""

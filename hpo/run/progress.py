@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from hpo.console import tell
 from hpo.store.ranking import rank
+from hpo.wording import describe_values, format_seconds
 
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
@@ -89,25 +91,6 @@ class Tally:
         return text
 
 
-def format_seconds(seconds: float) -> str:
-    """Return `42 s`, `3 min 20 s` or `5 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def describe_values(chosen: Mapping[str, Any]) -> str:
-    """Return sampled values briefly: `type=Adam learning_rate=0.00123 function=Dice`."""
-    parts = []
-    for key, value in chosen.items():
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
-    return " ".join(parts)
-
-
 def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
     """Return what Optuna calls the best trial, where that is another one."""
     if is_foreign:
@@ -178,7 +161,7 @@ class PlainReporter:
     def _line(self, text: str) -> None:
         with self._lock:
             stamp = time.strftime("%H:%M:%S")
-            self._console.print(f"{stamp} {text}", markup=False, highlight=False, soft_wrap=True)
+            tell(self._console, f"{stamp} {text}", indent=" " * (len(stamp) + 1))
 
 
 class LiveReporter(PlainReporter):
@@ -187,6 +170,7 @@ class LiveReporter(PlainReporter):
     def __init__(self, console: Console, *, num_slots: int, num_epochs: int, tally: Tally) -> None:
         super().__init__(console)
         self._num_epochs = num_epochs
+        self._values: dict[int, str] = {}  # of each running trial
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -204,6 +188,7 @@ class LiveReporter(PlainReporter):
 
     def trial_started(self, number: int, slot: int, chosen: Mapping[str, Any]) -> None:
         """Show the trial in its slot."""
+        self._values[number] = describe_values(chosen)
         self._progress.update(
             self._slots[slot],
             description=f"trial {number}",
@@ -221,8 +206,9 @@ class LiveReporter(PlainReporter):
         )
 
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
-        """Print the result above the bars."""
-        self._line(describe_outcome(outcome))
+        """Print the result with the trial's values above the bars."""
+        values = self._values.pop(outcome.number, "")
+        self._line(describe_outcome(outcome) + (f" | {values}" if values else ""))
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)

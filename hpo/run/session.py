@@ -22,6 +22,7 @@ from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.progress import Tally, make_reporter
+from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
@@ -85,6 +86,7 @@ def _compose(
     rdb = wait_for_storage(url or default_url(spec.folders.output), output.lease_s, stopping, warn)
     retry = DatabaseRetry(rdb.engine.url, stopping, warn)
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
+    retry.call(note_about, spec, study)
     labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
@@ -174,7 +176,18 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
             warn=session.warn,
             stopping=session.stopping,
         )
-        return retry.call(test.run), None
+        tested = retry.call(test.run)
+        retry.call(
+            make_cases,
+            session.spec,
+            session.study,
+            results,
+            session.launcher,
+            test.slot,
+            stopping=session.stopping,
+            warn=session.warn,
+        )
+        return tested, None
     except EndingError:  # it was stopped
         return None, None
     except (HpoError, TrainerError) as error:
@@ -207,7 +220,11 @@ def _report(
     known = replace(session.spec, num_trials=session.tally.num_trials)
     try:
         stored = retry.call(session.results.stored_trial, study)
-        ending = Ending(tested, None if stored is None else stored.number, was_stopped)
+        report = None
+        if not session.stopping.is_set():  # else there may be seconds left
+            report = report_at_end(study, session.spec.folders.output, session.warn)
+        model_of = None if stored is None else stored.number
+        ending = Ending(tested, model_of, was_stopped, report)
         retry.call(show_summary, known, study, ending, session.console)
     except (HpoError, KeyError):  # the database is away, or the study deleted
         if failure is None:

@@ -9,8 +9,11 @@ from hpo.dataset.near_duplicates import shown_alike
 from hpo.dataset.trivial_baseline import describe_trivial, figures_of
 from hpo.plan.pruners import NO_PRUNER
 from hpo.plan.spec import StudySpec
+from hpo.wording import fold
 
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
+
+SETTING_CHARS, MIN_SETTING_CHARS = 76, 24
 
 
 def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
@@ -53,7 +56,11 @@ def show_settings(spec: StudySpec, rows: list[tuple[str, str]], console: Console
     """Print the grid table of settings, as the tutorial's driver does."""
     if spec.is_synthetic:
         console.print(DEMO_BANNER, markup=False)
-    console.print(tabulate(rows, tablefmt="grid", maxcolwidths=[None, 76]), markup=False)
+    room = SETTING_CHARS
+    if console.is_terminal:
+        room = min(room, max(MIN_SETTING_CHARS, console.width - max(len(k) for k, _ in rows) - 7))
+    folded = [(key, fold(text, room)) for key, text in rows]
+    console.print(tabulate(folded, tablefmt="grid"), markup=False, soft_wrap=True)
     for text in spec.warnings:
         console.print(f"warning: {text}", markup=False)
 

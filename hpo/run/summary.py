@@ -12,16 +12,19 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
+from hpo.console import tell
 from hpo.dataset.trivial_baseline import TrivialScore, no_better_than
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.plan.spec import StudySpec
 from hpo.results.metrics import describe_averages, describe_classes, numbers
 from hpo.run.final_test import TestScore, tested_before
-from hpo.run.progress import describe_values, optuna_means
+from hpo.run.progress import optuna_means
 from hpo.run.search import tally_of
 from hpo.run.settings import DEMO_BANNER, selection_text
 from hpo.store.databaseurl import DATABASE_FILE
+from hpo.store.durations import describe_time
 from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
+from hpo.wording import describe_values
 from trainer.wording import counted
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -29,11 +32,15 @@ MIN_TRIALS_FOR_QUARTILES = 8
 
 @dataclass(frozen=True)
 class Ending:
-    """How a session ended: the final test's score, whose model is stored, whether on request."""
+    """How a session ended: the final test's score, whose model is stored, whether on request.
+
+    `report` is where the page is, None where none was written.
+    """
 
     tested: TestScore | None
     model_of: int | None
     was_stopped: bool
+    report: Path | None
 
 
 def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
@@ -41,7 +48,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     finished = finished_trials(study)
 
     def say(text: str = "") -> None:
-        console.print(text, markup=False)
+        tell(console, text)
 
     say()
     if spec.is_synthetic:
@@ -82,30 +89,53 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
             "  warning: chosen and reported on the same test images, so this score is "
             "optimistic; --select-on validation gives an honest one"
         )
+    say(f"time: {describe_time(study.get_trials(deepcopy=False))}")
     say(f"all trials: {_short(spec.folders.list_acc)}")
     if ending.model_of is None:
+        _name_report(ending, say)
         return
+    _say_next(spec, study, ending, console)
+
+
+def _say_next(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
+    """Say where the model is and what to do with it."""
+
+    def say(text: str) -> None:
+        tell(console, text)
+
+    def command(text: str) -> None:  # in one piece, to be copied
+        console.print(f"  {text}", markup=False, soft_wrap=True)
+
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
-    say()
     part = "test images" if spec.select_on == "test" else "validation part"
+    first = "" if _name_report(ending, say) else "next: "
     say(
-        f"next: look at its predictions, or score it again on the {part}, as in the search "
-        "(prints, writes no file):"
+        f"{first}look at its predictions, or score it again on the {part}, as the search did "
+        "(it prints, and writes no file):"
     )
-    say(
-        f"  {_command('rmldnn')} --predict {_quoted(folder)} --images "
+    command(
+        f"{_command('rmldnn')} --predict {_quoted(folder)} --images "
         f"{_quoted(spec.data.root / images)} --out predictions"
     )
-    say(f"  {_command('rmldnn')} --config={_quoted(folder / 'config.json')} --set outfile=null")
+    command(f"{_command('rmldnn')} --config={_quoted(folder / 'config.json')} --set outfile=null")
     output = spec.folders.output
     if ending.tested is not None and (output / DATABASE_FILE).exists():
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
-        say(
-            f"  {_command('rml-study')} confirm --output-dir {_quoted(output)}"
+        command(
+            f"{_command('rml-study')} confirm --output-dir {_quoted(output)}"
             f"{_study_name(study)}{data}"
         )
+
+
+def _name_report(ending: Ending, say: Callable[[str], None]) -> bool:
+    """Name the page, if there is one, as the first thing to do; say whether there is."""
+    say("")
+    if ending.report is None:
+        return False
+    say(f"next: open the report, a page that needs no network: {_short(ending.report)}")
+    return True
 
 
 def _explain_score(

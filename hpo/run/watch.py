@@ -96,7 +96,8 @@ class Watch:
                     return self._stopped(why)
                 if code is not None:
                     return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
-                if was_pending and self._should_prune():
+                # a trial that has had its last epoch is complete: there is nothing to save
+                if was_pending and not self._is_whole and self._should_prune():
                     why = "pruned"
             is_late = self.deadline is not None and time.monotonic() > self.deadline
             if is_late and code is None:
@@ -105,7 +106,7 @@ class Watch:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
-            if end_deadline is None and self.num_epochs in self._curve and not self._unreported:
+            if end_deadline is None and self._is_whole and not self._unreported:
                 end_deadline = time.monotonic() + END_GRACE_S
             elif end_deadline is not None and time.monotonic() > end_deadline:
                 self.handle.stop()
@@ -114,6 +115,10 @@ class Watch:
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return AttemptResult("given back", self._curve)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.num_epochs in self._curve
 
     def _read(self) -> None:
         entries = self.log.read_new()
@@ -156,8 +161,8 @@ class Watch:
             return False
 
     def _stopped(self, why: Literal["pruned", "out of time"]) -> AttemptResult:
-        if why == "pruned":
-            return AttemptResult("pruned", self._curve)
+        if why == "pruned":  # it may have come to its last epoch before it was stopped
+            return AttemptResult("complete" if self._is_whole else "pruned", self._curve)
         if self._curve:
             return AttemptResult("out of time", self._curve, "stopped by --trial-timeout")
         return AttemptResult("failed", message="no epoch was evaluated within --trial-timeout")

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Sequence
 
 import typer
 
+from hpo.command_line import HelpfulCommand, Version
 from hpo.console import run_app
 
 COMMANDS = {
     "list": "list_studies",
     "status": "status",
+    "report": "report",
+    "trials": "trials",
     "best": "best",
     "show": "show",
     "plot": "plot",
@@ -22,6 +25,7 @@ COMMANDS = {
     "replay": "replay",
     "confirm": "confirm",
     "predict": "predict",
+    "score": "score",
     "requeue": "requeue",
     "clean": "clean",
     "doctor": "doctor",
@@ -34,11 +38,15 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
         help="Look at studies and their trials, take them further, and tidy up."
     )  # fmt: skip
-    app.callback()(lambda: None)  # or an app of one command would do without its name
+    app.callback()(_root)  # or an app of one command would do without its name
     for name in names:
         module = importlib.import_module(f"hpo.study.{COMMANDS[name]}")
-        app.command(name)(getattr(module, COMMANDS[name]))
+        app.command(name, cls=HelpfulCommand)(getattr(module, COMMANDS[name]))
     return app
+
+
+def _root(version: Version = False) -> None:
+    """Look at studies and their trials, take them further, and tidy up."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.console import console, errors
+from hpo.console import console, errors, tell
 from hpo.errors import StorageError, UsageError
 from hpo.store.connections import engine_settings
 from hpo.store.databaseurl import (
@@ -134,6 +134,11 @@ def find_trial(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
 def say(text: str = "") -> None:
     """Print a line as it is."""
     console.print(text, markup=False)
+
+
+def say_prose(text: str) -> None:
+    """Print a line, on a terminal folded between words."""
+    tell(console, text)
 
 
 def show_json(value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from tabulate import tabulate
 from hpo.dataset.intervals import Grouping, interval_of_runs
 from hpo.records import run_of
 from hpo.results.metrics import WITH, WITHOUT
-from hpo.run.progress import describe_values
 from hpo.store.study import score
+from hpo.wording import ABSENT, describe_values, latex
 from trainer import rundir
 from trainer.keypath import get_path
 from trainer.wording import counted
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study.retrain import Run
-
-ABSENT = "–"
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", ABSENT: "--",
-}  # fmt: skip
 
 
 def write_tables(
@@ -121,8 +113,3 @@ def spread(results: Sequence[Mapping[str, Any]], key: str) -> str:
         return ABSENT
     mean = f"{statistics.fmean(values):.4f}"
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
-
-
-def latex(text: str) -> str:
-    """Escape what LaTeX would take for commands."""
-    return re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], text)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_CURVES = 200
 MAX_COLUMNS = 4
 LABEL_CHARS = 16
-COLOURS = {"COMPLETE": "tab:blue", "PRUNED": "tab:orange"}
+COLOURS = {"complete": "tab:blue", "pruned": "tab:orange"}  # by `hpo.store.states`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class PlotOptions:
 
 @as_options
 def plot(options: PlotOptions) -> None:
-    """Write history.png, parameters.png and curves.png."""
+    """Write history.png, parameters.png, importance.png and curves.png."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -57,6 +57,7 @@ def plot(options: PlotOptions) -> None:
         drawings: dict[str, Callable[[list[FrozenTrial]], Any]] = {
             "history.png": _history,
             "parameters.png": _parameters,
+            "importance.png": _importance,
             "curves.png": _curves,
         }
         for file, draw in drawings.items():
@@ -68,21 +69,20 @@ def plot(options: PlotOptions) -> None:
 
 def _history(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for state, colour in COLOURS.items():
-        chosen = [trial for trial in trials if trial.state.name == state]
-        axes.scatter(
-            [trial.number for trial in chosen], _scores(chosen), s=16, c=colour,
-            label=state.lower(),
-        )  # fmt: skip
+    for state, chosen in _by_state(trials).items():
+        numbers = [trial.number for trial in chosen]
+        axes.scatter(numbers, _scores(chosen), s=16, c=COLOURS[state], label=state)
     best, line = float("-inf"), []
     for value in _scores(trials):
         best = max(best, value)
         line.append(best)
     axes.step([trial.number for trial in trials], line, where="post", c="black", label="best")
     axes.set(xlabel="trial", ylabel="dice_dataset")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
     return figure
 
@@ -90,7 +90,9 @@ def _history(trials: list[FrozenTrial]) -> Any:
 def _parameters(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
+    from hpo.store.states import state_name
     from hpo.store.study import trial_rank
 
     names = _searched(trials)
@@ -108,7 +110,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
             points = [
                 (x, y)
                 for x, y, trial in zip(places, _scores(chosen), chosen, strict=True)
-                if trial.state.name == state
+                if state_name(trial) == state
             ]
             if points:
                 axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, c=colour)
@@ -117,13 +119,45 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
             axes.scatter([place], _scores([best]), s=90, marker="*", c="black", zorder=3)
         if getattr(chosen[0].distributions[name], "log", False):
             axes.set_xscale("log")
+            # a decade has one name; its parts are named only where there is no decade to name
+            axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.4)))
+            axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.set_xlabel(name)
     for row in grid:
         row[0].set_ylabel("dice_dataset")
-    marks = [Line2D([], [], c=c, marker="o", ls="", label=s.lower()) for s, c in COLOURS.items()]
+    marks = [Line2D([], [], c=COLOURS[s], marker="o", ls="", label=s) for s in _by_state(trials)]
     marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure
+
+
+def _importance(trials: list[FrozenTrial]) -> Any:
+    from matplotlib.figure import Figure
+
+    from hpo.report.importance import MIN_TRIALS, importances
+
+    found = sorted(importances(trials, _searched(trials)).items(), key=lambda entry: entry[1])
+    figure = Figure(figsize=(8, 1.4 + 0.35 * max(1, len(found))), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh([name for name, _ in found], [share for _, share in found], color="tab:blue")
+    axes.bar_label(bars, [f"{share:.0%}" for _, share in found], padding=4)
+    axes.set_xlim(0, 1.08 * max([share for _, share in found], default=1))
+    axes.set_xticks([])
+    axes.set_xlabel("share of what separates the best tenth of trials (PED-ANOVA)")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    if not found:
+        axes.text(0.5, 0.5, f"fewer than {MIN_TRIALS} trials", ha="center", va="center",
+                  transform=axes.transAxes)  # fmt: skip
+        axes.set_yticks([])
+    return figure
+
+
+def _by_state(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    """Return the trials of each state that there are any of, in the order of COLOURS."""
+    from hpo.store.states import state_name
+
+    found = {state: [t for t in trials if state_name(t) == state] for state in COLOURS}
+    return {state: chosen for state, chosen in found.items() if chosen}
 
 
 def _searched(trials: list[FrozenTrial]) -> list[str]:
@@ -151,7 +185,9 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
 
 def _curves(trials: list[FrozenTrial]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
+    from hpo.store.states import state_name
     from hpo.store.study import trial_rank
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -161,13 +197,19 @@ def _curves(trials: list[FrozenTrial]) -> Any:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is ranked[-1]
         axes.plot(
-            epochs, [trial.intermediate_values[epoch] for epoch in epochs],
-            c="black" if is_best else COLOURS[trial.state.name], lw=2 if is_best else 0.8,
-            alpha=1 if is_best else 0.5, label=f"best: trial {trial.number}" if is_best else None,
-        )  # fmt: skip
+            epochs,
+            [trial.intermediate_values[epoch] for epoch in epochs],
+            c="black" if is_best else COLOURS[state_name(trial)],
+            lw=2 if is_best else 0.8,
+            alpha=1 if is_best else 0.5,
+            marker="o" if len(epochs) == 1 else None,
+            ms=3,
+            label=f"best: trial {trial.number}" if is_best else None,
+        )
     axes.set(xlabel="epoch", ylabel="dice_dataset")
-    for state, colour in COLOURS.items():
-        axes.plot([], [], c=colour, label=state.lower())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for state in _by_state(ranked[-MAX_CURVES:-1]):
+        axes.plot([], [], c=COLOURS[state], label=state)
     axes.legend()
     return figure
 

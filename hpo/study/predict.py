@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -44,9 +44,41 @@ def predict(options: PredictOptions) -> None:
 
     Writes masks/, overlays/ and output_1.h5 (probabilities), as `rmldnn --predict` does.
     """
+    segment(options, None)
+    masks = sum(1 for _ in (options.out / "masks").glob("*.png"))
+    say(f"{masks} masks and overlays in {options.out}")
+
+
+class Segmenting(Protocol):
+    """The options of a command that segments images."""
+
+    @property
+    def images(self) -> Path: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def artifacts(self) -> str | None: ...
+    @property
+    def study(self) -> StudyOptions: ...
+    @property
+    def workers(self) -> WorkerOptions: ...
+
+
+def segment(options: Segmenting, targets: Path | None) -> None:
+    """Have a worker segment images into a new folder, and compare with masks if there are any.
+
+    Raises:
+        UsageError: no such folder, one that is not empty, or a worker that cannot do it.
+        HpoError: no model here, or the worker failed.
+    """
     images, out, output = options.images, options.out, options.study.output_dir
-    if not images.exists():
-        raise UsageError(f"--images: no such folder or image: {images}")
+    folders = {"--images": images, **({"--targets": targets} if targets else {})}
+    if targets is None and images.is_file():
+        del folders["--images"]
+    for key, folder in folders.items():
+        if not folder.is_dir():
+            what = " or image" if key == "--images" and targets is None else ""
+            raise UsageError(f"{key}: no such folder{what}: {folder}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out: {out} is there and not empty; name a new folder")
     # Beside the results, because a container may not be able to read /tmp of this host.
@@ -56,14 +88,11 @@ def predict(options: PredictOptions) -> None:
     ):
         model = _find_model(study, output.absolute(), Path(aside).absolute(), options.artifacts)
         if images.is_file():  # a folder is what a container is given
-            (alone := Path(aside).absolute() / "images").mkdir(mode=0o755)
-            Path(aside).chmod(0o755)
-            shutil.copyfile(images, alone / images.name)
-            images = alone
-        mounts = (
+            folders["--images"] = _alone(images, Path(aside).absolute())
+        mounts = [
             Mount(name="model", path=model),
-            Mount(name="images", path=images.absolute()),
-        )
+            *(Mount(name=key.strip("-"), path=path.absolute()) for key, path in folders.items()),
+        ]
         with open_workers(
             options.workers,
             mounts,
@@ -71,24 +100,37 @@ def predict(options: PredictOptions) -> None:
             attributes=study.user_attrs,
             warm=False,
         ) as workers:
-            if not workers.launcher.capabilities():
+            known = workers.launcher.capabilities()
+            if not known or (targets is not None and "--targets" not in known):
+                wanted = "--predict" if targets is None else "--predict with --targets"
                 raise UsageError(
-                    f"{workers.launcher.describe()}: this worker has no --predict; take our own "
+                    f"{workers.launcher.describe()}: this worker has no {wanted}; take our own "
                     "(leave out --worker and --docker-image)"
                 )
             say(f"segmenting: {workers.text}")
             made = not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             paths = [workers.launcher.worker_path(mount) for mount in mounts]
-            args = ("--predict", paths[0], "--images", paths[1], "--out", ".")
-            ended = run_worker(workers.launcher, workers.slots[0], out.absolute(), args=args)
+            args = ["--predict", paths[0], "--out", "."]
+            for key, path in zip(folders, paths[1:], strict=True):
+                args += [key, path]
+            ended = run_worker(
+                workers.launcher, workers.slots[0], out.absolute(), args=tuple(args)
+            )
         assert ended is not None
         if ended.exit_code != 0:
             if made:  # else the next call would find it in its way
                 shutil.rmtree(out, ignore_errors=True)
             raise HpoError(f"exit code {ended.exit_code} of the worker:\n{ended.log_tail}")
-    masks = sum(1 for _ in (out / "masks").glob("*.png"))
-    say(f"{masks} masks and overlays in {out}")
+
+
+def _alone(image: Path, aside: Path) -> Path:
+    """Return a folder with one image in it, that a container's user may read."""
+    aside.chmod(0o755)
+    folder = aside / "images"
+    folder.mkdir(mode=0o755)
+    shutil.copyfile(image, folder / image.name)
+    return folder
 
 
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:

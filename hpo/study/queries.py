@@ -210,6 +210,14 @@ class StudyReader:
         )
         return [(start, end) for start, end in self._rows(query)]
 
+    def span(self) -> tuple[dt.datetime, dt.datetime] | None:
+        """Return the first trial's start and the last one's end (UTC), if there are both."""
+        query = select(
+            func.min(_TRIALS.c.datetime_start), func.max(_TRIALS.c.datetime_complete)
+        ).where(_TRIALS.c.study_id == self._study_id)
+        ((start, end),) = self._rows(query)
+        return (start, end) if start is not None and end is not None else None
+
     def running(self, provenance: str) -> list[Running]:
         """Return the trials that are claimed; `provenance` is the attribute that says where."""
         now = self.now()

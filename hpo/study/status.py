@@ -13,11 +13,12 @@ import typer
 from hpo.command_line import as_options
 from hpo.console import console
 from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
-from hpo.run.progress import describe_values, format_seconds, optuna_means
+from hpo.run.progress import optuna_means
 from hpo.store.ranking import rank
-from hpo.study.common import database_url, open_reader, reading, say, show_json, show_table
+from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
+from hpo.wording import describe_values, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -76,6 +77,10 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         "num_trials": total,
         "num_finished": num_finished,
         "states": {state.lower(): number for state, number in sorted(states.items())},
+        "total_seconds": _span_s(reader.span()),
+        "trial_seconds": round(
+            sum(end.value.get("seconds", {}).get("total", 0) for end in ends), 1
+        ),
         "trials_per_hour": None if rate is None else round(rate * 3600, 2),
         "seconds_left": round(left / rate) if rate and left and is_alive else None,
         "best": {
@@ -106,6 +111,10 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
         return None
     best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
     return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
+
+
+def _span_s(span: tuple[dt.datetime, dt.datetime] | None) -> float | None:
+    return None if span is None else round((span[1] - span[0]).total_seconds(), 1)
 
 
 def _best_of_optuna(
@@ -208,31 +217,36 @@ def _watch(name: str, reader: StudyReader, interval_s: float) -> dict[str, Any]:
 
 def _show(entry: dict[str, Any]) -> None:
     title = f" ({entry['title']})" if entry["title"] else ""
-    say(f"study {entry['study']}{title}: {entry['status']}")
+    say_prose(f"study {entry['study']}{title}: {entry['status']}")
     total = f" of {entry['num_trials']}" if entry["num_trials"] else ""
     counted = ", ".join(f"{number} {state}" for state, number in entry["states"].items())
-    say(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
+    say_prose(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
+    if entry["total_seconds"] is not None:
+        say_prose(
+            f"  time: {format_seconds(entry['total_seconds'])} from the first trial to the last, "
+            f"{format_seconds(entry['trial_seconds'])} of trials"
+        )
     if entry["trials_per_hour"] is not None:
         left = entry["seconds_left"]
         text = f", about {format_seconds(left)} left" if left else ""
-        say(f"  rate: {entry['trials_per_hour']:g} trials per hour{text}")
+        say_prose(f"  rate: {entry['trials_per_hour']:g} trials per hour{text}")
     best = entry["best"]
     if best is not None:
-        say(
+        say_prose(
             f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
     other = entry["best_of_optuna"]
     if other is not None and (best is None or other["trial"] != best["trial"]):
         means = optuna_means(other["trial"], other["dice_dataset"], is_foreign=other["is_foreign"])
-        say(f"  Optuna's best: {means}")
+        say_prose(f"  Optuna's best: {means}")
     for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
         if rows:
-            say(f"\n{heading}")
+            say_prose(f"\n{heading}")
             show_table(rows[:MAX_ROWS])
             if len(rows) > MAX_ROWS:
-                say(f"… and {len(rows) - MAX_ROWS} more")
+                say_prose(f"… and {len(rows) - MAX_ROWS} more")
     if entry["failures"]:
-        say("\nfailures")
+        say_prose("\nfailures")
         for row in entry["failures"][:MAX_ROWS]:
-            say(f"  {row['count']} × {row['reason']} (last: trial {row['last_trial']})")
+            say_prose(f"  {row['count']} × {row['reason']} (last: trial {row['last_trial']})")

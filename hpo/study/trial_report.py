@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.console import console
 from hpo.keys import ATTEMPT, REQUEUED_FROM
 from hpo.records import end_of, run_of
 from hpo.results.metrics import describe_classes
 from hpo.run.progress import optuna_means
-from hpo.study.common import say
+from hpo.study.common import say, say_prose
+from hpo.wording import fold
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 MAX_BARS = 60
 LOG_LINES = 15
+MIN_CHARS = 24  # of a value, however narrow the screen is
 
 
 def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
@@ -83,10 +86,16 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
         if value is not None and key not in ("params", "curve", "config", "log_tail")
     ]
     rows += list(entry["params"].items())
+    if console.is_terminal:
+        room = max(MIN_CHARS, console.width - 2 - max(len(key) for key, _ in rows))
+        rows = [(key, fold(str(value), room)) for key, value in rows]
     say(tabulate(rows, tablefmt="plain", disable_numparse=True))
     curve = list(entry["curve"].values())
     if curve:
-        say(f"curve: {min(curve):.4f} {sparkline(curve)} {max(curve):.4f}")
+        say_prose(
+            f"curve: {sparkline(curve)} first {curve[0]:.4f}, best {max(curve):.4f} (epoch "
+            f"{entry['epoch']}), last {curve[-1]:.4f} (epoch {entry['epochs']})"
+        )
     if with_log:
         _show_log(entry)
 

@@ -120,6 +120,8 @@ def test_a_search_ends_as_the_command_does(discs: Path, standin: str, run: Run) 
         assert opened.best_trial.number == result.best_trial
         assert opened.best_score == result.best_score
         assert opened.best_params == result.best_params
+        page = opened.report("page.html")
+        assert "<html" in page.read_text()[:200]
         assert opened.best_model == result.best_model == Path("best_model").absolute()
     best = json.loads(run("rml-study", "best", "--json").stdout)
     assert (best["trial"], best["dice_dataset"]) == (result.best_trial, result.best_score)

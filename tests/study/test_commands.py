@@ -332,7 +332,9 @@ def test_commands_read_postgresql(run: Run, tmp_path: Path, discs: Path) -> None
         assert entry["states"] == {"complete": 2}
         assert (entry["best"]["trial"], entry["best"]["dice_dataset"]) == (1, 0.9)
         assert entry["best"]["params"] == trials_of(url)[1].params
-        assert "curve: 0.2000 █▁ 0.9000" in study(run, tmp_path, "best", *named)
+        assert "curve: █▁ first 0.9000, best 0.9000 (epoch 1), last 0.2000 (epoch 2)" in study(
+            run, tmp_path, "best", *named
+        )
         assert "OK   clock" in study(run, tmp_path, "doctor", "--data", discs, *named)
         study(run, tmp_path, "export", "--to", "elsewhere", *named)
         assert (tmp_path / "elsewhere/best_model/best_model_file.pt").read_text() == "1 1"

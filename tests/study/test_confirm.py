@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from support import BIN, STANDIN, Run, clean_environment, one_error, standin_settings, wait_for
 
-from hpo.study.paper import latex, spread
+from hpo.study.paper import spread
+from hpo.wording import latex
 
 LOCAL = ("--launcher", "local", "--no-gpu")
 STANDIN_SEARCH = (

@@ -240,7 +240,7 @@ def test_choice_goes_setting_then_fit_then_model() -> None:
 
 
 def test_overlay_of_a_dark_16_bit_image_is_not_black(tmp_path: Path) -> None:
-    from trainer.commands.predict import shown
+    from trainer.data.overlay import shown
 
     image = np.random.default_rng(0).integers(0, 400, (20, 20, 3)).astype(np.uint16)
     assert shown(image).dtype == np.uint8

@@ -72,7 +72,7 @@ def test_capabilities_are_one_json_line(capsys) -> None:
     line = capsys.readouterr().out
     assert json.loads(line) == {
         "engine": f"rml-optimize rmldnn {__version__}",
-        "capabilities": [*EXTENSIONS, "--serve"],
+        "capabilities": [*EXTENSIONS, "--serve", "--targets"],
     }
 
 

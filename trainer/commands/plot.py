@@ -56,7 +56,7 @@ def plot_run(outfile: Path, picture: Path) -> None:
         else:
             best = max(accuracies, key=lambda epoch: accuracies[epoch])
             axes.set_title(f"best: {accuracies[best]:.4f} (epoch {best})", fontsize="medium")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     aside = aside_name(picture)
     try:

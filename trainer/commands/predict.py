@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.commands.cases import Cases
 from trainer.compute.parallel import World
 from trainer.config import NeuralNetwork
 from trainer.data.geometry import classes_at
-from trainer.data.images import SUFFIXES, Array, list_images, read_image
-from trainer.data.intensity import PERCENTILES
-from trainer.data.overlay import overlay
+from trainer.data.images import SUFFIXES, list_images, read_image
+from trainer.data.overlay import dashed_outlines, overlay, shown
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
@@ -32,12 +32,20 @@ MASKS = "masks"
 OVERLAYS = "overlays"
 
 
-def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> None:
-    """Segment every image of a folder.
+def predict(
+    model: Path,
+    images: Path,
+    output: Path,
+    log: Log,
+    world: World,
+    targets: Path | None = None,
+) -> None:
+    """Segment every image of a folder, and compare with masks where there are any.
 
     Writes below `output`: `output_1.h5` as the contract has it (probabilities at the network's
     size, with `data.tiles` the image's), `masks/NAME.png` (the data set's own mask values) and
-    `overlays/NAME.png`, both at the size of the input.
+    `overlays/NAME.png`, both at the size of the input. With `targets` the overlays also have the
+    mask's outline, dashed, and `cases.csv` has the Dice of each image, the worst first.
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.
@@ -46,6 +54,7 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
         output: where the results go; made if missing.
         log: where the contract's log lines go.
         world: the processes that share the images; the first one draws.
+        targets: folder of masks, named as the images.
 
     Raises:
         ConfigError: no config in the model's folder.
@@ -57,15 +66,18 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
 
     if images.is_file():
         with _alone(images) as alone:
-            predict(model, alone, output, log, world)
+            predict(model, alone, output, log, world, targets)
         return
     config = _prediction_config(model, images, output)
     paths = {
         path.relative_to(images).as_posix(): path
         for path in list_images(images, "--images", follow_symlinks=config.data.follow_symlinks)
     }
+    cases = None
     if world.is_first:
         _refuse_one_name_for_two(paths, output)
+        if targets is not None:
+            cases = Cases(config, list(paths.values()), images, targets)
     with memory_errors_named(config):
         run(config, model, log, world)
     if not world.is_first:
@@ -75,7 +87,9 @@ def predict(model: Path, images: Path, output: Path, log: Log, world: World) -> 
             (output / folder).mkdir(parents=True, exist_ok=True)
         with h5py.File(output / PREDICTIONS) as file:
             for name, path in paths.items():
-                _draw(path, name, file[name][()], output, config)
+                _draw(path, name, file[name][()], output, config, cases)
+        if cases is not None:
+            cases.write(output, log)
     except OSError as error:
         raise TrainerError(f"--out: {output} cannot be written ({error.strerror})") from None
     log(f"Wrote {counted(len(paths), 'mask')} with overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
@@ -125,22 +139,18 @@ def _draw(
     probabilities_CHW: NDArray[np.float32],
     output: Path,
     config: NeuralNetwork,
+    cases: Cases | None,
 ) -> None:
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
     classes = classes_at(probabilities_CHW, image.shape[:2], steps.reading)
     file = Path(name).with_suffix(".png")
     _write(output / MASKS / file, mask_of(classes, config, len(probabilities_CHW)))
-    _write(output / OVERLAYS / file, overlay(image, classes))
-
-
-def shown(image: Array) -> NDArray[np.uint8]:
-    """Return an image with 8 bits, one of 16 with its own contrast: only to be looked at."""
-    if image.dtype == np.uint8:
-        return np.asarray(image, np.uint8)
-    low, high = np.percentile(image, PERCENTILES)
-    scaled = (np.clip(image, low, high) - low) * 255 / max(1.0, high - low)
-    return np.asarray(scaled, dtype=np.uint8)
+    drawn = overlay(image, classes)
+    if cases is not None:
+        truth = cases.compare(path, name, classes, len(probabilities_CHW))
+        drawn = dashed_outlines(drawn, truth)
+    _write(output / OVERLAYS / file, drawn)
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:

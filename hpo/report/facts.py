@@ -1,0 +1,230 @@
+"""Reads out of a study what its report shows, in plain lists that become JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial
+
+from hpo.keys import TESTED
+from hpo.records import end_of, run_of
+from hpo.report.importance import importances
+from hpo.store.durations import span_s
+from hpo.store.states import state_name
+from hpo.store.study import COUNTED, best_epoch, best_of, score
+
+MAX_DRAWN = 1000  # trials in a drawing
+MAX_POINTS = 80  # of a curve
+NUM_TOP = 100  # the best trials are drawn in any case
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostTime:
+    """What one machine has done for the study."""
+
+    host: str
+    finished: int
+    failed: int
+    busy_s: float  # of its trials, one after the other
+    gpu_s: float
+    gpus: tuple[str, ...]
+    cpu: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A reason why trials failed, or ended before their time, and which did."""
+
+    reason: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFacts:
+    """What is known of a study at one moment.
+
+    Attributes:
+        best: the best trial, None before the first is finished.
+        test: the record of its score on the test images, empty where there is none.
+        span_s: from the first trial's start to the last one's end.
+        data: what the page's drawings and its table are made of.
+    """
+
+    best: FrozenTrial | None
+    test: dict[str, Any]
+    num_finished: int
+    states: dict[str, int]
+    started: dt.datetime | None
+    span_s: float
+    hosts: tuple[HostTime, ...]
+    failures: tuple[Failure, ...]
+    data: dict[str, Any]
+
+
+def read_facts(study: optuna.Study) -> StudyFacts:
+    """Read a study as it is now."""
+    trials = study.get_trials(deepcopy=False)
+    counted = [trial for trial in trials if trial.state in COUNTED]
+    best = best_of(counted)
+    states: dict[str, int] = defaultdict(int)
+    for trial in trials:
+        states[state_name(trial)] += 1
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    attributes = study.user_attrs
+    test = attributes.get(TESTED.format(best.number)) if best is not None else None
+    return StudyFacts(
+        best=best,
+        test=test if isinstance(test, dict) else {},
+        num_finished=len(counted),
+        states=dict(states),
+        started=min(starts, default=None),
+        span_s=span_s(trials),
+        hosts=tuple(_hosts(trials)),
+        failures=tuple(_failures(trials)),
+        data=_drawn_data(trials, counted, best),
+    )
+
+
+def _hosts(trials: Iterable[FrozenTrial]) -> list[HostTime]:
+    by_host: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        if trial.datetime_complete is not None and (host := _host(trial)):
+            by_host[host].append(trial)
+    found = []
+    for host, group in sorted(by_host.items()):
+        runs = [run_of(trial.user_attrs) for trial in group]
+        gpus = [run.get("gpus") or [] for run in runs]
+        seconds = [_seconds(trial) or 0.0 for trial in group]
+        names = {str(gpu.get("name") or gpu.get("uuid")) for each in gpus for gpu in each}
+        found.append(
+            HostTime(
+                host=host,
+                finished=sum(trial.state in COUNTED for trial in group),
+                failed=sum(trial.state not in COUNTED for trial in group),
+                busy_s=sum(seconds),
+                gpu_s=sum(s * len(each) for s, each in zip(seconds, gpus, strict=True)),
+                gpus=tuple(sorted(names)),
+                cpu=next((str(name) for run in runs if (name := run.get("cpu", {}).get("name"))),
+                         ""),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _host(trial: FrozenTrial) -> str:
+    return str(end_of(trial.user_attrs).get("host") or run_of(trial.user_attrs).get("host") or "")
+
+
+def _seconds(trial: FrozenTrial) -> float | None:
+    return trial.duration.total_seconds() if trial.duration else None
+
+
+def _failures(trials: Iterable[FrozenTrial]) -> list[Failure]:
+    """Return what went wrong, the most frequent first; pruned for memory or divergence too."""
+    reasons: dict[str, list[int]] = defaultdict(list)
+    for trial in trials:
+        end = end_of(trial.user_attrs)
+        if trial.state.name == "FAIL" or end.get("end") in ("out of memory", "diverged"):
+            reason = f"{end.get('end', 'failed')}: {end.get('message', '')}".rstrip(": ")
+            reasons[reason].append(trial.number)
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return [Failure(reason=reason, numbers=tuple(numbers)) for reason, numbers in ordered]
+
+
+def _drawn_data(
+    trials: Sequence[FrozenTrial], counted: Sequence[FrozenTrial], best: FrozenTrial | None
+) -> dict[str, Any]:
+    scores = [score(trial) for trial in trials]
+    names, distributions = _parameters(trials)
+    hosts = sorted({_host(trial) for trial in trials})
+    state_names = sorted({state_name(trial) for trial in trials})
+    scored = [trial for trial in counted if score(trial) is not None]
+    weights = importances(scored, [name for name in names if _has_choice(distributions[name])])
+    rows = _chosen_rows(trials, scores)
+    return {
+        "best": None if best is None else best.number,
+        "params": [
+            {
+                "name": name,
+                "log": bool(getattr(distributions[name], "log", False)),
+                "choices": _choices(distributions[name]),
+                "varies": _has_choice(distributions[name]),
+                "importance": weights.get(name),
+                "trials": sum(name in trial.params for trial in scored),
+            }
+            for name in names
+        ],
+        "states": state_names,
+        "hosts": hosts,
+        "number": [trial.number for trial in trials],
+        "state": [state_names.index(state_name(trial)) for trial in trials],
+        "score": [_short(value) for value in scores],
+        "epoch": [best_epoch(trial) for trial in trials],
+        "epochs": [max(trial.intermediate_values, default=0) for trial in trials],
+        "seconds": [_short(_seconds(trial)) for trial in trials],
+        "host": [hosts.index(_host(trial)) for trial in trials],
+        "values": [[_plain(trial.params.get(name)) for name in names] for trial in trials],
+        "drawn": rows,
+        "curves": [_curve(trials[row]) for row in rows],
+    }
+
+
+def _parameters(trials: Iterable[FrozenTrial]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Return all parameters, those of one optimizer (`…[Adam]`) last."""
+    distributions = {name: d for trial in trials for name, d in trial.distributions.items()}
+    return sorted(distributions, key=lambda name: ("[" in name, name)), distributions
+
+
+def _has_choice(distribution: BaseDistribution) -> bool:
+    return not distribution.single()
+
+
+def _choices(distribution: BaseDistribution) -> list[str] | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return [str(choice) for choice in distribution.choices]
+    return None
+
+
+def _chosen_rows(
+    trials: Sequence[FrozenTrial], scores: Sequence[float | None], limit: int = MAX_DRAWN
+) -> list[int]:
+    """Return which trials are drawn: all, or the best and evenly many of the others."""
+    rows = [row for row, value in enumerate(scores) if value is not None]
+    if len(rows) <= limit:
+        return rows
+    ranked = sorted(rows, key=lambda row: (-(scores[row] or 0.0), trials[row].number))
+    top, rest = ranked[:NUM_TOP], sorted(ranked[NUM_TOP:])
+    num_rest = limit - len(top)
+    return sorted([*top, *(rest[i * len(rest) // num_rest] for i in range(num_rest))])
+
+
+def _curve(trial: FrozenTrial) -> list[list[float]]:
+    """Return epochs and scores; of a long curve evenly many epochs, the best and the last."""
+    values = {e: v for e, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)}
+    epochs = list(values)
+    if len(epochs) > MAX_POINTS:
+        step = len(epochs) / MAX_POINTS
+        kept = {epochs[int(i * step)] for i in range(MAX_POINTS)} | {epochs[-1]}
+        epochs = sorted(kept | {best_epoch(trial) or epochs[0]})
+    return [[float(e) for e in epochs], [round(values[e], 4) for e in epochs]]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: a number, or its text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None if value is None else str(value)
+    return _short(value)
+
+
+def _short(value: float | None) -> float | None:
+    """Return a number with as many digits as anybody reads; None of one that JSON has not."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.8g}")

@@ -1,0 +1,317 @@
+"""The sections of a report, in the order in which a reader asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from hpo.keys import TESTED
+from hpo.records import run_of
+from hpo.report.cases import Case
+from hpo.report.content import Report
+from hpo.report.markup import code, esc, facts_list, table
+from hpo.report.use import paper_section, use_section
+from hpo.store.study import best_epoch, score
+from hpo.wording import ABSENT, format_seconds
+from trainer.wording import counted
+
+NUM_CLASSES_COLOURED = 7
+MAX_NUMBERS = 12
+
+
+def _winner(report: Report) -> str:
+    facts, best = report.facts, report.facts.best
+    if best is None:
+        return "<p class=big-note>No trial is finished and has a score yet.</p>"
+    test, value = facts.test, score(best) or 0.0
+    of_epochs = max(best.intermediate_values, default=0)
+    chosen_on = report.about.get("selected_on") or report.identity.get(
+        "select on", "its own images"
+    )
+    if "dice_dataset" in test:
+        head = float(test["dice_dataset"])
+        label = f"Dice on {counted(int(test['num_images']), 'test image')} that chose nothing"
+        interval = test.get("interval")
+        drawn = f"over {test.get('num_drawn')} {test.get('drawn')}"
+        note = f"95 % interval {interval[0]:.4f} – {interval[1]:.4f}, {drawn}" if interval else (
+            f"no interval, {test.get('num_drawn')} {test.get('drawn')} are too few"
+        )  # fmt: skip
+        bar = _interval_bar(head, interval) if interval else ""
+    else:
+        head, note, bar = value, "", ""
+        label = f"Dice on {chosen_on}"
+    how = (
+        f"Trial {best.number} had the highest dice_dataset of the {facts.num_finished} trials"
+        f" that finished: {value:.4f} at its best epoch, {best_epoch(best)} of {of_epochs}, on "
+        f"{chosen_on}."
+    )
+    warning = ""
+    if report.selected_on_test:
+        warning = (
+            "Chosen and reported on the same test images, so this score is optimistic: "
+            "a search with --select-on validation gives an honest one."
+        )
+    elif not test:
+        warning = "This score chose the trial, so it is optimistic; no test images scored it."
+    elif others := _tested_before(report, best.number):
+        warning = f"The test images were used before, for the model of trial {others}."
+    else:
+        how += " The test images scored this model only."
+    figures = [
+        ("dice_dataset", f"{head:.4f}"),
+        ("dice_per_image", _number(test.get("dice_per_image"))),
+        ("dice_dataset at the images' own size", _number(test.get("dice_dataset_own_size"))),
+        ("dice_per_image at their own size", _number(test.get("dice_per_image_own_size"))),
+        ("with the background", _number(test.get("dice_with_background"))),
+        ("without the background", _number(test.get("dice_without_background"))),
+        ("averaged", report.about.get("averaged")),
+        ("compared at", report.about.get("scored_at")),
+        ("published result", report.about.get("published")),
+    ]
+    values = [(name, _value(value)) for name, value in best.params.items()]
+    return (
+        '<div class="hero"><div class="score">'
+        f'<p class="number">{head:.4f}</p><p class="label">{esc(label)}</p>'
+        f'{bar}<p class="note">{esc(note)}</p></div>'
+        f"<div><h3>Values of trial {best.number}</h3>{facts_list(values)}</div>"
+        f"<div><h3>Its figures</h3>{facts_list(figures)}</div></div>"
+        f'<p class="how">{esc(how)}</p>'
+        + (f'<p class="warn">{esc(warning)}</p>' if warning else "")
+    )
+
+
+def _interval_bar(value: float, interval: list[float]) -> str:
+    """Draw the interval on a line from 0 to 1."""
+    low, high = (100 * float(each) for each in interval)
+    return (
+        '<svg class="interval" viewBox="-2 0 104 16" role="img" aria-label="interval">'
+        '<path class="base" d="M0 6H100"/>'
+        f'<path class="range" d="M{low:.1f} 6H{high:.1f}"/>'
+        f'<circle cx="{100 * value:.1f}" cy="6" r="2.6"/>'
+        '<text x="0" y="15.5">0</text><text x="100" y="15.5" text-anchor="end">1</text></svg>'
+    )
+
+
+def _tested_before(report: Report, number: int) -> str:
+    prefix = TESTED.format("")
+    found = {int(k.removeprefix(prefix)) for k in report.attributes if k.startswith(prefix)}
+    return ", ".join(map(str, sorted(found - {number})))
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cases(report: Report) -> str:
+    cases = report.cases
+    if report.facts.best is None:
+        return ""
+    if cases is None or not cases.shown:
+        return (
+            "<p>No images are here: the worker has not segmented any. "
+            "This makes them, where the data and the model are:</p>"
+            + code(f"rml-study report --study-name {report.name}")
+        )
+    part = "test" if cases.part == "test" else "validation"
+    chosen = " They chose the winner." if part == "validation" or report.selected_on_test else ""
+    is_one_class = len({k for case in cases.shown for k in (*case.truth, *case.predicted)}) <= 1
+    size = "the images' own size" if cases.scores.at_own_size else "the network's size"
+    text = [
+        f"<p>Of the {len(cases.scores.names)} {part} images, by the mean Dice of their classes at "
+        f"{size}.{chosen}</p>"
+        '<div class="toggles"><label><input type="checkbox" class="toggle" value="truth" checked>'
+        '<span class="line truth"></span> mask</label><label><input type="checkbox" class="toggle"'
+        ' value="predicted" checked><span class="line predicted"></span> prediction</label>'
+        + ("" if is_one_class else "<span>colours: classes; dashed: mask</span>")
+        + "</div>"
+    ]
+    number = 0
+    for kind, heading in (("worst", "The worst"), ("typical", "Typical, around the median")):
+        group = [case for case in cases.shown if case.kind == kind]
+        if not group:
+            continue
+        figures = []
+        for case in group:
+            figures.append(_figure(case, number, is_one_class))
+            number += 1
+        text.append(f'<h3>{heading}</h3><div class="cases">{"".join(figures)}</div>')
+    kind = "one" if is_one_class else "many"
+    return f'<div id="pictures" class="{kind}">{"".join(text)}</div>'
+
+
+def _figure(case: Case, number: int, is_one_class: bool) -> str:
+    width, height = case.size
+    paths = "".join(
+        f'<path class="{which}{_class(k, is_one_class)}" d="{d}"/>'
+        for which, outlines in (("truth", case.truth), ("predicted", case.predicted))
+        for k, d in outlines.items()
+    )
+    empty = "mask empty" if not case.truth else "" if case.predicted else "nothing found"
+    frame = f'viewBox="0 0 {width} {height}"'
+    return (
+        f'<figure><div class="pair"><svg {frame} role="img" aria-label="image">'
+        f'<image id="case{number}" href="{case.picture}" width="{width}" height="{height}"/></svg>'
+        f'<svg {frame} role="img" aria-label="image with mask and prediction">'
+        f'<use href="#case{number}"/>{paths}</svg></div>'
+        f'<figcaption><b>{case.dice:.3f}</b><span title="{esc(case.name)}">{esc(case.name)}</span>'
+        f"{f'<i>{empty}</i>' if empty else ''}</figcaption></figure>"
+    )
+
+
+def _class(class_id: int, is_one_class: bool) -> str:
+    return "" if is_one_class else f" k{(class_id - 1) % NUM_CLASSES_COLOURED}"
+
+
+def _distribution(report: Report) -> str:
+    if report.cases is None or not report.cases.scores.dice:
+        return ""
+    scores = report.cases.scores
+    figures = ("dice", "iou", "sensitivity", "precision")
+    rows = [
+        (name, *(_number(float(pooled[key])) if key in pooled else ABSENT for key in figures))
+        for name, pooled in scores.per_class.items()
+    ]
+    return '<div id="images-plot" class="plot"></div><h3>Pixels of all images pooled</h3>' + table(
+        ("class", "Dice", "IoU", "sensitivity", "precision"), rows
+    )
+
+
+def _curves(report: Report) -> str:
+    if not report.facts.data["drawn"]:
+        return ""
+    return (
+        f"{_sampled(report)}<div class='two'><figure><figcaption>Dice by epoch</figcaption>"
+        '<div id="curves-plot" class="plot"></div></figure><figure><figcaption>Best Dice by trial'
+        '</figcaption><div id="history-plot" class="plot"></div></figure></div>'
+    )
+
+
+def _sampled(report: Report) -> str:
+    drawn, all_trials = len(report.facts.data["drawn"]), report.facts.data["score"]
+    scored = sum(value is not None for value in all_trials)
+    if drawn == scored:
+        return ""
+    return f"<p>Drawn are {drawn} of {scored} trials, the best among them; the table has all.</p>"
+
+
+def _mattered(report: Report) -> str:
+    if not any(param["varies"] for param in report.facts.data["params"]):
+        return ""
+    few = not any(param["importance"] is not None for param in report.facts.data["params"])
+    note = (
+        "Too few trials to say what mattered: ten that have a parameter are needed."
+        if few
+        else "Share of what separates the best tenth from the rest (PED-ANOVA, of all finished "
+        "trials; a parameter that only some have, among those, by their number)."
+    )
+    return (
+        f'<p>{note}</p><div id="importance-plot" class="plot"></div>'
+        "<h3>Every trial as a line</h3>"
+        '<div id="parallel-plot" class="plot"></div>'
+        '<h3>Each parameter by itself</h3><div id="slices-plot" class="plot slices"></div>'
+    )
+
+
+def _trials(report: Report) -> str:
+    if not report.facts.data["number"]:
+        return ""
+    return (
+        '<div class="tools"><input id="filter" type="search" placeholder="filter: pruned, Adam, '
+        'a host …" aria-label="filter"><span id="shown"></span></div>'
+        '<div id="trials-table" class="virtual" tabindex="0"></div>'
+    )
+
+
+def _time(report: Report) -> str:
+    facts = report.facts
+    busy, gpu = (sum(getattr(h, key) for h in facts.hosts) for key in ("busy_s", "gpu_s"))
+    states = ", ".join(f"{number} {state}" for state, number in facts.states.items())
+    text = facts_list(
+        [
+            ("started", f"{facts.started:%Y-%m-%d %H:%M}" if facts.started else ""),
+            ("from first to last trial", format_seconds(facts.span_s)),
+            ("all trials together", format_seconds(busy)),
+            ("GPU hours", f"{gpu / 3600:.2f}" if gpu else "none, on CPUs"),
+            ("trials by state", states),
+        ],
+        kind="facts wide",
+    )
+    rows = [
+        (host.host, host.finished, host.failed, format_seconds(host.busy_s),
+         f"{host.gpu_s / 3600:.2f}" if host.gpu_s else ABSENT, ", ".join(host.gpus) or host.cpu)
+        for host in facts.hosts
+    ]  # fmt: skip
+    header = ("host", "finished", "failed", "time of its trials", "GPU hours", "device")
+    return text + (table(header, rows) if rows else "")
+
+
+def _failures(report: Report) -> str:
+    if not report.facts.failures:
+        return "<p>No trial failed, ran out of memory or diverged.</p>"
+    rows = []
+    for failure in report.facts.failures:
+        numbers = ", ".join(map(str, failure.numbers[:MAX_NUMBERS]))
+        more = len(failure.numbers) - MAX_NUMBERS
+        rows.append(
+            (
+                failure.reason,
+                len(failure.numbers),
+                f"{numbers} and {more} more" if more > 0 else numbers,
+            )
+        )
+    return f'<div class="failures">{table(("reason", "trials", "which"), rows)}</div>'
+
+
+def _provenance(report: Report) -> str:
+    best = report.facts.best
+    run = run_of(best.user_attrs) if best is not None else {}
+    version, data = run.get("code") or {}, run.get("data") or {}
+    gpus = ", ".join(str(gpu.get("name") or gpu.get("uuid")) for gpu in run.get("gpus") or [])
+    rows = [
+        ("rml-optimize", version.get("version")),
+        ("commit", version.get("commit")),
+        ("worker", run.get("launcher")),
+        ("image", run.get("image")),
+        ("host", run.get("host")),
+        ("device", gpus or (run.get("cpu") or {}).get("name")),
+        ("data", report.about.get("data") or report.identity.get("data")),
+        ("hash of the data", data.get("hash")),
+        ("groups", data.get("group_by")),
+        ("network", run.get("network")),
+        ("seed of the winner", run.get("seed")),
+        ("hash of its config", run.get("config_hash")),
+        ("pruner", report.identity.get("pruner")),
+        ("scoring rules", report.identity.get("scoring rules")),
+    ]
+    space = [(k.removeprefix("search "), v) for k, v in report.identity.items()
+             if k.startswith("search ")]  # fmt: skip
+    config = json.dumps(run.get("config") or {}, indent=2)
+    return (
+        facts_list(rows, kind="facts wide")
+        + (f"<h3>What was searched</h3>{facts_list(space, kind='facts wide')}" if space else "")
+        + (
+            f"<details><summary>The winner's config</summary>{code(config)}</details>"
+            if run
+            else ""
+        )
+    )
+
+
+SECTIONS: Final[tuple[tuple[str, str, Callable[[Report], str]], ...]] = (
+    ("", "winner", _winner),
+    ("Worst and typical cases", "cases", _cases),
+    ("Dice of each image", "images", _distribution),
+    ("Curves", "curves", _curves),
+    ("What mattered", "mattered", _mattered),
+    ("Trials", "trials", _trials),
+    ("Time", "time", _time),
+    ("Failures", "failures", _failures),
+    ("Provenance", "provenance", _provenance),
+    ("Use the model", "use", use_section),
+    ("Table for a paper", "paper", paper_section),
+)  # what the link says, its anchor, what makes it; an empty one is left out

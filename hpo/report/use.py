@@ -1,0 +1,82 @@
+"""What a reader types next: how to use the model, and the table for a paper."""
+
+from __future__ import annotations
+
+import shlex
+
+from tabulate import tabulate
+
+import trainer
+from hpo.report.content import Report
+from hpo.report.markup import code, esc
+from hpo.store.study import score
+from hpo.wording import ABSENT, describe_values, latex
+
+LOADER = "load_model"  # of `trainer`
+CONFIRMED = ("confirm.md", "confirm.tex")
+
+
+def use_section(report: Report) -> str:
+    """Return commands and Python for the winner's model."""
+    if report.facts.best is None:
+        return ""
+    folder, model = report.folders.output, report.folders.best_model.name
+    there = f"cd {shlex.quote(str(folder))}"
+    text = (
+        "<h3>In a terminal</h3>"
+        + code(
+            f"{there}\n"
+            f"rmldnn --predict {model} --images IMAGES --out predictions\n"
+            f"rml-study score --images IMAGES --targets MASKS --study-name "
+            f"{shlex.quote(report.name)}"
+        )
+        + "<h3>As ONNX</h3>"
+        + code(f"rmldnn --config={model}/config.json --export best.onnx")
+    )
+    if LOADER in getattr(trainer, "__all__", ()):
+        text += "<h3>In Python</h3>" + code(
+            f"from trainer import {LOADER}\n\n"
+            f"model = {LOADER}({str(report.folders.best_model)!r})\n"
+            'mask, probability = model.predict("image.png")'
+        )
+    return f"<p>The model is in <code>{esc(report.folders.best_model)}</code>.</p>{text}"
+
+
+def paper_section(report: Report) -> str:
+    """Return the result as a table in Markdown and LaTeX, confirmed by new trainings if it was."""
+    if report.facts.best is None:
+        return ""
+    confirmed = [report.folders.output / name for name in CONFIRMED]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in confirmed
+             if path.is_file()]  # fmt: skip
+    if len(texts) == 2 and texts[0].find(f"Study {report.name}:") >= 0:
+        note = "Trained anew from several seeds, by rml-study confirm."
+    else:
+        texts = list(paper_table(report))
+        note = (
+            "Of one training; rml-study confirm --top 3 --seeds 5 trains the best ones anew and "
+            "gives mean ± deviation."
+        )
+    markdown, tex = texts
+    return f"<p>{note}</p><h3>Markdown</h3>{code(markdown)}<h3>LaTeX</h3>{code(tex)}"
+
+
+def paper_table(report: Report) -> tuple[str, str]:
+    """Return the winner's row in Markdown and in LaTeX."""
+    best, test = report.facts.best, report.facts.test
+    assert best is not None
+    part = "test" if report.selected_on_test else "validation"
+    row = {"trial": str(best.number), "values": describe_values(best.params)}
+    row[f"dice_dataset, {part}"] = f"{score(best):.4f}"
+    if "dice_dataset" in test:
+        row["dice_dataset, test"] = f"{test['dice_dataset']:.4f}"
+        interval = test.get("interval")
+        row["95 % interval"] = "{:.4f} .. {:.4f}".format(*interval) if interval else ABSENT
+        per_image = test.get("dice_per_image")
+        row["dice_per_image, test"] = ABSENT if per_image is None else f"{per_image:.4f}"
+        row["test images"] = str(test.get("num_images"))
+    escaped = {latex(key): latex(value) for key, value in row.items()}
+    return (
+        tabulate([row], headers="keys", tablefmt="github", disable_numparse=True),
+        tabulate([escaped], headers="keys", tablefmt="latex_raw", disable_numparse=True),
+    )

@@ -1,0 +1,157 @@
+"""Has the winner segment its worst and typical images, for the report: nothing is trained.
+
+The Dice of all images is in the table that the final test left, or an evaluation of the same kind
+where there was none. A few images are copied aside and segmented as `rmldnn --predict` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.dataset.datafolder import DataFolder, Part
+from hpo.dataset.survey import list_pairs
+from hpo.errors import HpoError
+from hpo.folders import WorkFolders, read_json, replace_folder
+from hpo.launchers import Launcher, Mount, Slot
+from hpo.plan.space import without_extensions
+from hpo.report.cases import INDEX, ImageScores, read_image_scores, write_index
+from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE
+from hpo.results.models import new_folder
+from hpo.run.final_test import place_test
+from hpo.run.oneshot import run_config, run_worker
+from trainer import rundir
+from trainer.keypath import get_path
+from trainer.wording import counted
+
+PREDICTS = "--targets"  # an option of --predict, by which a worker says that it has that
+SCORED, RUN, IMAGES, TARGETS, MASKS = "scored", "run", "images", "targets", "masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseMaker:
+    """What is needed to show how well the model in `best_model/` does.
+
+    Attributes:
+        trial, attempt: whose model it is.
+        mount: the folder that the images are in, as workers see it.
+        data: the same folder, and `part` the images.
+        name: "test" or "validation".
+    """
+
+    folders: WorkFolders
+    trial: int
+    attempt: int
+    mount: Mount
+    data: DataFolder
+    part: Part
+    name: str
+    launcher: Launcher
+    slot: Slot
+    stopping: threading.Event | None = None
+
+    def make(self) -> str | None:
+        """Make the folder of cases, unless it is there; return why there is none, if so.
+
+        Raises:
+            HpoError: the worker failed.
+            OSError: the disk is full, say.
+            DataError: the images cannot be listed.
+        """
+        target = self.folders.cases(self.trial)
+        known = read_json(target / INDEX)
+        if (known.get("trial"), known.get("attempt")) == (self.trial, self.attempt):
+            return None
+        if PREDICTS not in self.launcher.capabilities():
+            return "this worker segments no images (rmldnn --predict)"
+        self.folders.study.mkdir(parents=True, exist_ok=True)
+        with new_folder(self.folders.study, target.name) as aside:
+            scores = self._scores(aside)
+            if scores is None:
+                return "the evaluation left no table of images"
+            cases = list(self._segmented(aside, scores))
+            if self.stopping is not None and self.stopping.is_set():
+                return "stopped before the images were segmented"
+            config = read_json(self.folders.best_model / rundir.CONFIG)
+            data = get_path(config, "neural_network.data") or {}
+            write_index(
+                aside,
+                scores,
+                of={"trial": self.trial, "attempt": self.attempt, "part": self.name},
+                cases=cases,
+                data={key: data.get(key) for key in ("mask_values", "mask_threshold")},
+            )
+            for folder in (SCORED, RUN):
+                shutil.rmtree(aside / folder, ignore_errors=True)
+            replace_folder(aside, target)
+        return None
+
+    def _scores(self, aside: Path) -> ImageScores | None:
+        """Return the Dice of all images: of the final test, or of an evaluation made now."""
+        tested = read_image_scores(self.folders.test(self.trial)) if self.name == "test" else None
+        if tested is not None:
+            return tested
+        run_dir = aside / SCORED
+        network = self._copy_model(run_dir)
+        place_test(network, self.launcher, self.mount, self.part)
+        ended = run_config(self.launcher, self.slot, run_dir, network, self.stopping)
+        if ended is None:
+            return None
+        if ended.exit_code != 0:
+            raise HpoError(f"the images could not be scored:\n{ended.log_tail}")
+        return read_image_scores(run_dir)
+
+    def _segmented(self, aside: Path, scores: ImageScores) -> Iterator[Mapping[str, str]]:
+        """Copy the images that are shown, have them segmented, and yield what is where."""
+        pairs = {pair.name: pair for pair in list_pairs(self.data, self.part, f"{self.name} ")}
+        run_dir = aside / RUN
+        network = self._copy_model(run_dir)
+        known = self.launcher.capabilities()
+        text = rundir.dump_config(without_extensions(network, known=known))
+        rundir.write_atomic(run_dir / rundir.CONFIG, text)
+        for folder in (aside / IMAGES, aside / TARGETS, aside / MASKS, run_dir / IMAGES):
+            folder.mkdir()
+        found: list[tuple[str, str, str, str, str]] = []
+        for index, kind in scores.chosen():
+            # the name is the worker's: only one that we have found ourselves is opened
+            pair = pairs.get(scores.names[index])
+            if pair is None or pair.target is None:
+                continue
+            stem = f"{len(found):02d}"  # no name of the user's: two may differ in their folder
+            image, target = (stem + path.suffix for path in (pair.input, pair.target))
+            shutil.copyfile(pair.input, aside / IMAGES / image)
+            shutil.copyfile(pair.target, aside / TARGETS / target)
+            shutil.copyfile(pair.input, run_dir / IMAGES / image)
+            found.append((pair.name, kind, image, target, f"{stem}.png"))
+        if not found:
+            return
+        args = ("--predict", ".", "--images", IMAGES, "--out", ".")
+        ended = run_worker(self.launcher, self.slot, run_dir, args=args, stopping=self.stopping)
+        if ended is None:
+            return
+        if ended.exit_code != 0:
+            number = counted(len(found), "image")
+            raise HpoError(f"{number} could not be segmented:\n{ended.log_tail}")
+        for name, kind, image, target, mask in found:
+            rundir.copy_untrusted(run_dir / MASKS / mask, aside / MASKS / mask)
+            yield {
+                "name": name,
+                "kind": kind,
+                "image": f"{IMAGES}/{image}",
+                "target": f"{TARGETS}/{target}",
+                "mask": f"{MASKS}/{mask}",
+            }
+
+    def _copy_model(self, run_dir: Path) -> dict[str, Any]:
+        """Put copies of the model's files into a folder; return its `neural_network` object."""
+        run_dir.mkdir()
+        for name in (MODEL_FILE, LAYERS_FILE):
+            # through a link the worker could write to the best model
+            shutil.copyfile(self.folders.best_model / name, run_dir / name)
+        config = json.loads((self.folders.best_model / rundir.CONFIG).read_text(encoding="utf-8"))
+        return dict(config["neural_network"])

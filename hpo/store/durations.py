@@ -1,0 +1,29 @@
+"""How long a study took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial
+
+from hpo.wording import format_seconds
+
+
+def span_s(trials: Sequence[FrozenTrial]) -> float:
+    """Return the seconds from the first trial's start to the last one's end, pauses among them."""
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    return max(0.0, (max(ends) - min(starts)).total_seconds()) if starts and ends else 0.0
+
+
+def busy_s(trials: Sequence[FrozenTrial]) -> float:
+    """Return the seconds of all ended trials, one after the other."""
+    return sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+
+
+def describe_time(trials: Sequence[FrozenTrial]) -> str:
+    """Return both in words."""
+    return (
+        f"{format_seconds(span_s(trials))} from the first trial to the last, "
+        f"{format_seconds(busy_s(trials))} of trials"
+    )

@@ -1,0 +1,127 @@
+"""`rml-study trials`: all trials as a table."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.command_line import as_options
+from hpo.console import console
+from hpo.errors import UsageError
+from hpo.records import end_of, run_of
+from hpo.study.common import opened_study, say, show_json
+from hpo.study.options import AsJson, StudyOptions
+from hpo.wording import ABSENT, format_seconds
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+FIXED = ("trial", "state", "dice_dataset", "epoch", "epochs", "seconds", "host")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialsOptions:
+    """Options of `rml-study trials`."""
+
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="The best so many only, the best first")
+    ] = None
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False
+    as_json: AsJson = False
+    study: StudyOptions
+
+
+@as_options
+def trials(options: TrialsOptions) -> None:
+    """Show all trials: values, score, state, time and host.
+
+    In the order of their numbers, or with --top the best ones, the best first.
+    """
+    from hpo.store.study import score, trial_rank
+
+    if options.as_csv and options.as_json:
+        raise UsageError("--csv and --json exclude each other; give one")
+    with opened_study(options.study) as study:
+        found = study.get_trials(deepcopy=False)
+    if options.top is not None:
+        found = [trial for trial in found if score(trial) is not None]
+        found = sorted(found, key=trial_rank, reverse=True)[: options.top]
+    rows = [_row(trial) for trial in found]
+    if options.as_json:
+        show_json(rows)
+    elif options.as_csv:
+        _write_csv(rows)
+    else:
+        _show(rows)
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    from hpo.store.states import state_name
+    from hpo.store.study import best_epoch, score
+
+    seconds = trial.duration.total_seconds() if trial.duration else None
+    end, run = end_of(trial.user_attrs), run_of(trial.user_attrs)
+    return {
+        "trial": trial.number,
+        "state": state_name(trial),
+        "dice_dataset": score(trial),
+        "epoch": best_epoch(trial),
+        "epochs": max(trial.intermediate_values, default=0),
+        "seconds": None if seconds is None else round(seconds, 1),
+        "host": end.get("host") or run.get("host"),
+        "params": trial.params,
+    }
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row["params"]))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*FIXED, *names])
+    for row in rows:
+        writer.writerow([*(row[key] for key in FIXED), *(row["params"].get(n) for n in names)])
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line for each; where they do not fit the screen, the values go below it."""
+    from tabulate import tabulate
+
+    if not rows:
+        say("no trials yet")
+        return
+    hosts = {row["host"] for row in rows if row["host"]}
+    shown = [
+        {
+            "trial": row["trial"],
+            "state": row["state"],
+            "Dice": ABSENT if row["dice_dataset"] is None else f"{row['dice_dataset']:.4f}",
+            "epoch": ABSENT if row["epoch"] is None else f"{row['epoch']} of {row['epochs']}",
+            "time": ABSENT if row["seconds"] is None else format_seconds(row["seconds"]),
+            **({"host": row["host"] or ABSENT} if len(hosts) > 1 else {}),
+        }
+        for row in rows
+    ]
+    values = [short_values(row["params"]) for row in rows]
+    align = ["right" if key in ("trial", "Dice") else "left" for key in shown[0]]
+    text = tabulate(shown, headers="keys", disable_numparse=True, colalign=align)
+    head, rule, *lines = text.splitlines()
+    room = console.width - len(rule) - 2
+    if max(map(len, values)) <= room or not console.is_terminal:
+        say(f"{head}  values\n{rule}  {'-' * max(6, *map(len, values))}")
+        for line, value in zip(lines, values, strict=True):
+            say(f"{line:<{len(rule)}}  {value}".rstrip())
+        return
+    say(f"{head}\n{rule}")
+    for line, value in zip(lines, values, strict=True):
+        say(f"{line.rstrip()}\n       {value}")
+
+
+def short_values(params: Mapping[str, Any]) -> str:
+    """Return a trial's values, each by the last part of its name."""
+    from hpo.wording import describe_values
+
+    return describe_values({name.partition("[")[0]: value for name, value in params.items()})

@@ -1,0 +1,60 @@
+"""Puts durations, sampled values and tables into words."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+ABSENT = "–"
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", ABSENT: "--",
+}  # fmt: skip
+
+
+def format_seconds(seconds: float) -> str:
+    """Return `42 s`, `3 min 20 s` or `5 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def describe_values(chosen: Mapping[str, Any]) -> str:
+    """Return sampled values briefly: `type=Adam learning_rate=0.00123 function=Dice`."""
+    parts = []
+    for key, value in chosen.items():
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        parts.append(f"{key.rsplit('.', 1)[-1]}={shown}")
+    return " ".join(parts)
+
+
+def fold(text: str, width: int, indent: str = "") -> str:
+    """Break a text into lines at its blanks; a word that is longer than a line stays whole.
+
+    Args:
+        text: its own line breaks stay, and so does what its lines begin with.
+        width: characters of a line.
+        indent: what further lines begin with, besides.
+    """
+    folded = []
+    for line in text.splitlines() or [""]:
+        begin = line[: len(line) - len(line.lstrip())]
+        folded += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=begin + indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(folded)
+
+
+def latex(text: str) -> str:
+    """Escape what LaTeX would take for commands."""
+    return re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], text)
