@@ -77,8 +77,7 @@ def segment(options: Segmenting, targets: Path | None) -> None:
         del folders["--images"]
     for key, folder in folders.items():
         if not folder.is_dir():
-            what = " or image" if key == "--images" and targets is None else ""
-            raise UsageError(f"{key}: no such folder{what}: {folder}")
+            raise UsageError(f"{key}: no such folder: {folder}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out: {out} is there and not empty; name a new folder")
     # Beside the results, because a container may not be able to read /tmp of this host.
