@@ -214,3 +214,17 @@ def test_a_trial_is_replayed_with_the_threads_that_it_had(run: Run, classes: Pat
     assert "equal: no difference above 0.0e+00" in done.stdout, done.stdout + done.stderr
     (log,) = classes.glob("runs/s/replay_of_trial_*/*/worker.log")
     assert re.search(rf"Threads  : {threads}\b", log.read_text())
+
+
+def test_no_command_has_brackets_that_zsh_would_expand() -> None:
+    root = Path(__file__).parents[2]
+    pages = {root / "README.md", *root.glob("docs/*.md"), *root.glob("studies/**/*.md")}
+    pages.remove(root / "docs/reading.md")  # a table of what was printed
+    sources = [*root.glob("hpo/**/*.py"), *root.glob("trainer/**/*.py")]
+    for path in (*pages, *sources):
+        for line in path.read_text().splitlines():
+            for found in re.finditer(r"--(?:set|search) (\S*=\S*\[\S*)", line):
+                assert found[1].startswith(("'", "{")), f"{path.name}: {line.strip()}"
+            assert not re.search(r"pip install [^'\"]*\.\[", line), f"{path.name}: {line.strip()}"
+            # The package is on no index.
+            assert "'rml-optimize[" not in line, f"{path.name}: {line.strip()}"
