@@ -50,9 +50,7 @@ def _importance(trials: Sequence[FrozenTrial], name: str) -> float | None:
         for trial in having
     )
     try:
-        found = optuna.importance.get_param_importances(
-            study, evaluator=PedAnovaImportanceEvaluator(), params=[name], normalize=False
-        )
+        found = PedAnovaImportanceEvaluator().evaluate(study, params=[name])
     except (ValueError, RuntimeError):  # all scores are equal, say
         return None
     # weighted: what few trials have explains little of the study

@@ -17,7 +17,7 @@ from typing import Any
 from hpo.dataset.datafolder import DataFolder, Part
 from hpo.dataset.survey import list_pairs
 from hpo.errors import HpoError
-from hpo.folders import WorkFolders, read_json, replace_folder
+from hpo.folders import WorkFolders, locked, read_json, replace_folder
 from hpo.launchers import Launcher, Mount, Slot
 from hpo.plan.space import without_extensions
 from hpo.report.cases import INDEX, ImageScores, read_image_scores, write_index
@@ -63,32 +63,44 @@ class CaseMaker:
             OSError: the disk is full, say.
             DataError: the images cannot be listed.
         """
-        target = self.folders.cases(self.trial)
-        known = read_json(target / INDEX)
-        if (known.get("trial"), known.get("attempt")) == (self.trial, self.attempt):
-            return None
         if PREDICTS not in self.launcher.capabilities():
             return "this worker segments no images (rmldnn --predict)"
+        target = self.folders.cases(self.trial)
         self.folders.study.mkdir(parents=True, exist_ok=True)
-        with new_folder(self.folders.study, target.name) as aside:
-            scores = self._scores(aside)
-            if scores is None:
-                return "the evaluation left no table of images"
-            cases = list(self._segmented(aside, scores))
-            if self.stopping is not None and self.stopping.is_set():
-                return "stopped before the images were segmented"
-            config = read_json(self.folders.best_model / rundir.CONFIG)
-            data = get_path(config, "neural_network.data") or {}
-            write_index(
-                aside,
-                scores,
-                of={"trial": self.trial, "attempt": self.attempt, "part": self.name},
-                cases=cases,
-                data={key: data.get(key) for key in ("mask_values", "mask_threshold")},
-            )
-            for folder in (SCORED, RUN):
-                shutil.rmtree(aside / folder, ignore_errors=True)
-            replace_folder(aside, target)
+        with locked(target):  # another driver of this output folder may be making them
+            if self._is_made(target):
+                return None
+            for half in self.folders.study.glob(f".{target.name}.*.tmp"):  # of one that was killed
+                shutil.rmtree(half, ignore_errors=True)
+            with new_folder(self.folders.study, target.name) as aside:
+                missing = self._fill(aside)
+                if missing is None:
+                    replace_folder(aside, target)
+                return missing
+
+    def _is_made(self, target: Path) -> bool:
+        known = read_json(target / INDEX)
+        return (known.get("trial"), known.get("attempt")) == (self.trial, self.attempt)
+
+    def _fill(self, aside: Path) -> str | None:
+        """Fill a new folder with the cases; return why there are none, if so."""
+        scores = self._scores(aside)
+        if scores is None:
+            return "the evaluation left no table of images"
+        cases = list(self._segmented(aside, scores))
+        if self.stopping is not None and self.stopping.is_set():
+            return "stopped before the images were segmented"
+        config = read_json(self.folders.best_model / rundir.CONFIG)
+        data = get_path(config, "neural_network.data") or {}
+        write_index(
+            aside,
+            scores,
+            of={"trial": self.trial, "attempt": self.attempt, "part": self.name},
+            cases=cases,
+            data={key: data.get(key) for key in ("mask_values", "mask_threshold")},
+        )
+        for folder in (SCORED, RUN):
+            shutil.rmtree(aside / folder, ignore_errors=True)
         return None
 
     def _scores(self, aside: Path) -> ImageScores | None:

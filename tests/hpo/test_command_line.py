@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated
 
 import pytest
 import typer
+from support import Run
 from typer.testing import CliRunner
 
 from hpo.command_line import as_options
@@ -68,3 +70,30 @@ def test_help_shows_a_group_under_its_docstring() -> None:
     assert "--row" not in first
     assert "--row" in group
     assert "--room" in group
+
+
+PROGRAMS = (
+    "rml-optimize", "rml-study status", "rml-study report", "rml-study confirm", "rml-study score",
+    "rml-data check", "rml-data prepare folder",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_help_cuts_no_option_and_breaks_no_word(run: Run, program: str, columns: str) -> None:
+    command, *words = program.split()
+    text = run(command, *words, "--help", COLUMNS=columns).stdout
+    wide = run(command, *words, "--help", COLUMNS="100").stdout
+    assert text.split() == wide.split()  # the same words, wherever the lines end
+    assert "--help" in text
+    long = [line for line in text.splitlines() if len(line) > int(columns)]
+    # a word that is longer than a line stays whole
+    assert all(len(line.split()) == 1 or line.startswith(("  -", "Usage")) for line in long), long
+    assert columns == "60" or not long
+
+
+@pytest.mark.parametrize("program", ["rml-optimize", "rml-study", "rml-data", "rmldnn"])
+def test_every_program_tells_its_version(run: Run, program: str) -> None:
+    result = run(program, "--version")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == version("rml-optimize")

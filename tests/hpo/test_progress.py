@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 from support import Run, optimize, standin_settings, start, wait_for
 
-from hpo.run.progress import SILENCE_S, PlainReporter
+from hpo.console import tell
+from hpo.run.outcome import Outcome
+from hpo.run.progress import SILENCE_S, LiveReporter, PlainReporter, Tally
 
 
 def test_long_trial_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +56,34 @@ def test_only_the_reason_is_called_an_error_and_the_log_is_shown_as_a_log(
     reason, *log = result.stderr.splitlines()
     assert reason.startswith("error: trial 0: the worker refused its config or data")
     assert log == ["    | device : cpu"]
+
+
+def test_finished_trials_line_on_a_terminal_has_its_values() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True, color_system=None)
+    tally = Tally(3, 0, None)
+    reporter = LiveReporter(console, num_slots=1, num_epochs=5, tally=tally)
+    chosen = {"optimizer.type": "RMSprop", "optimizer.learning_rate[RMSprop]": 0.001234}
+    reporter.trial_started(7, 0, chosen)
+    outcome = Outcome(number=7, end="complete", score=0.8, epoch=3, num_epochs=5, seconds=61)
+    reporter.trial_ended(0, outcome, tally)
+    reporter.close()
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    start = printed.index("trial   7 complete")
+    told = " ".join(printed[start : start + 250].split())
+    assert told.startswith(
+        "trial 7 complete Dice 0.8000 (epoch 3 of 5) in 1 min 1 s | type=RMSprop "
+        "learning_rate[RMSprop]=0.00123"
+    )
+
+
+def test_prose_is_folded_between_words_on_a_terminal_and_whole_in_a_log() -> None:
+    text = "  " + "some words and learning_rate[RMSprop]=0.00174 " * 6
+    for is_terminal in (True, False):
+        screen = io.StringIO()
+        console = Console(file=screen, width=40, force_terminal=is_terminal, color_system=None)
+        tell(console, text)
+        lines = screen.getvalue().splitlines()
+        assert " ".join(screen.getvalue().split()) == " ".join(text.split())
+        assert len(lines) > 1 if is_terminal else len(lines) == 1
+        assert not is_terminal or max(map(len, lines)) <= 40

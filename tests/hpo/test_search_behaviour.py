@@ -86,6 +86,20 @@ def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) ->
     assert [entry["state"] for entry in list_acc(tmp_path)][-2:] == ["PRUNED", "PRUNED"]
 
 
+def test_trial_that_is_poor_at_its_last_epoch_only_is_complete(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    curves = {str(number): [0.1, 0.1, 0.1, 0.9] for number in range(5)} | {"5": [0.5] * 4}
+    worker = standin_settings(tmp_path, {"curve": curves, "delay": {"5": 0.6}})
+    result = run(
+        "rml-optimize", *optimize(discs, "--num-trials", 6, "--worker", worker, "--jobs", 1),
+        "--num-epochs", "4",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(tmp_path)[5] == "COMPLETE"
+    assert "trial   5 complete  Dice 0.5000 (epoch 1 of 4)" in result.stdout
+
+
 def test_best_model_is_that_of_the_last_line_a_pruned_worker_wrote(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -45,3 +45,38 @@ def test_parameters_are_drawn_where_there_was_a_choice_and_the_best_is_marked() 
     assert [label.get_text() for label in loss.get_xticklabels()] == ["BCE", "Dice"]
     columns = [round(x) for c in loss.collections for x, _ in c.get_offsets().tolist()]
     assert columns == [1, 0, 0, 0]  # two complete, one pruned, the best
+
+
+def test_curves_have_whole_epochs_and_a_legend_of_what_is_there() -> None:
+    pytest.importorskip("matplotlib")
+    from hpo.study.plot import _curves, _history
+
+    trials = [trial(0.5, TrialState.COMPLETE, learning_rate=1e-3, momentum=0.9, function="Dice")]
+    for draw, expected in ((_curves, ["best: trial -1"]), (_history, ["complete", "best"])):
+        figure = draw(trials)
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == expected
+        shown = [
+            tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]
+        ]
+        assert shown
+        assert all(float(tick).is_integer() for tick in shown)
+
+
+def test_importance_is_drawn_or_said_to_need_more_trials() -> None:
+    pytest.importorskip("matplotlib")
+    from hpo.study.plot import _importance
+
+    trials = [
+        trial(0.1 * n, TrialState.COMPLETE, learning_rate=1e-4 * (n + 1), momentum=0.9,
+              function=("Dice", "BCE")[n % 2])
+        for n in range(20)
+    ]  # fmt: skip
+    (axes,) = _importance(trials).axes
+    assert {label.get_text() for label in axes.get_yticklabels()} == {
+        "loss.function", "optimizer.learning_rate[Adam]",
+    }  # fmt: skip
+    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(1)
+    (axes,) = _importance(trials[:3]).axes
+    assert "fewer than 10 trials" in [text.get_text() for text in axes.texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from support import write_config
 
 from trainer.cli import main
-from trainer.data.overlay import COLOURS, overlay
+from trainer.data.overlay import COLOURS, dashed_outlines, overlay
 from trainer.networks import network_json
 
 
@@ -105,3 +106,49 @@ def test_mistakes_are_named(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_targets_give_a_table_of_cases_and_dashed_outlines(
+    model: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, test = tmp_path / "out", discs / "test"
+    command = ["--predict", str(model), "--images", str(test / "inputs"), "--out", str(out)]
+    assert main([*command, "--targets", str(test / "targets")]) == 0
+    rows = list(csv.DictReader((out / "cases.csv").read_text().splitlines()))
+    expected = {}
+    for path in sorted((test / "targets").iterdir()):
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 127
+        found = cv2.imread(str(out / "masks" / path.name), cv2.IMREAD_UNCHANGED) > 0
+        expected[path.name] = 2 * (truth & found).sum() / max(1, truth.sum() + found.sum())
+    assert {row["name"]: float(row["dice"]) for row in rows} == pytest.approx(expected)
+    assert [float(row["dice"]) for row in rows] == sorted(expected.values())
+    lines = capsys.readouterr().out
+    assert f"Dice {min(expected.values()):.4f}  {rows[0]['name']}" in lines
+    assert "of 5 images at their own size" in lines
+
+
+def test_dashes_are_on_the_masks_outline_only() -> None:
+    image = np.full((20, 20, 3), 100, np.uint8)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 3
+    drawn = dashed_outlines(image, mask)
+    edge = np.zeros_like(mask)
+    edge[5:15, 5:15] = 1
+    edge[6:14, 6:14] = 0
+    changed = (drawn != image).any(axis=2)
+    assert np.array_equal(changed, edge == 1)
+    assert {tuple(pixel) for pixel in drawn[changed].tolist()} == {(0, 0, 0), (255, 255, 255)}
+
+
+def test_mask_of_another_size_is_refused(
+    model: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in (discs / "test/targets").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(masks / path.name), mask[:20])
+    images = str(discs / "test/inputs")
+    command = ["--predict", str(model), "--images", images, "--targets", str(masks)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "the mask is 20x32, its image 32x32" in capsys.readouterr().err

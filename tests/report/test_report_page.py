@@ -1,0 +1,194 @@
+"""What the report says, compared with the study that it is of."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import optuna
+import pytest
+from made_study import EVIL, data_of, make_study, make_trials, winner
+from optuna.trial import TrialState
+
+from hpo.folders import WorkFolders
+from hpo.report.cases import (
+    NUM_TYPICAL,
+    NUM_WORST,
+    ImageScores,
+    outlines,
+    read_cases,
+    read_image_scores,
+)
+from hpo.report.facts import MAX_DRAWN
+from hpo.report.importance import importances
+from hpo.report.page import write_report
+
+
+class Headings(HTMLParser):
+    """Collects headings, scripts and whatever would be loaded or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.loaded: list[str] = []
+        self.handlers: list[str] = []
+        self._in_heading = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_heading = tag == "h2"
+        for name, value in attrs:
+            if name in ("src", "href", "data", "action") and not str(value).startswith("#"):
+                self.loaded.append(str(value))
+            if name.startswith("on") or name == "style":
+                self.handlers.append(f"{tag} {name}")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_heading:
+            self.headings.append(data)
+            self._in_heading = False
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    return write_report(make_study(tmp_path), tmp_path)
+
+
+def test_sections_come_in_the_order_in_which_a_reader_asks(page: Path) -> None:
+    parser = Headings()
+    parser.feed(page.read_text())
+    assert parser.headings == [
+        "Worst and typical cases", "Dice of each image", "Curves", "What mattered", "Trials",
+        "Time", "Failures", "Provenance", "Use the model", "Table for a paper",
+    ]  # fmt: skip
+
+
+def test_nothing_from_outside_becomes_markup_and_nothing_is_loaded(page: Path) -> None:
+    text = page.read_text()
+    parser = Headings()
+    parser.feed(text)
+    assert all(each.startswith("data:image/jpeg;base64,") for each in parser.loaded)
+    assert parser.handlers == []
+    assert len(re.findall(r"<script\b", text)) == 2  # the data and ours
+    assert EVIL not in text
+    assert "default-src 'none'" in text
+    assert page.stat().st_size < 8e6
+    # the texts are there all the same
+    assert EVIL in json.dumps(data_of(page), ensure_ascii=False).replace('\\"', '"')
+    assert "&lt;script&gt;document.title=" in text
+
+
+def test_winner_is_shown_with_its_test_score_and_how_it_was_chosen(page: Path) -> None:
+    text = page.read_text()
+    best = max(make_trials(30)[:-1], key=lambda trial: trial.value or 0)
+    assert '<p class="number">0.8123</p>' in text
+    assert "95 % interval 0.7500 – 0.8500" in text
+    assert f"of the 30 trials that finished: {best.value:.4f}" in text
+    assert "on 20% of the training images" in text
+    assert "SYNTHETIC DATA." in text
+
+
+def test_table_has_every_trial_and_drawings_the_best_of_many(tmp_path: Path) -> None:
+    study = make_study(tmp_path, MAX_DRAWN + 200)
+    data = data_of(write_report(study, tmp_path))
+    trials = study.get_trials(deepcopy=False)
+    assert data["number"] == [trial.number for trial in trials]
+    assert data["score"] == [
+        None if trial.value is None else pytest.approx(trial.value, abs=1e-6) for trial in trials
+    ]
+    drawn = data["drawn"]
+    assert isinstance(drawn, list)
+    assert len(drawn) == MAX_DRAWN
+    ranked = sorted(trials[:-1], key=lambda trial: -(trial.value or 0))
+    assert {trial.number for trial in ranked[:100]} <= set(drawn)
+    assert "Drawn are 1000 of 1200 trials" in (tmp_path / "report.html").read_text()
+
+
+def test_learning_rate_that_decides_is_what_mattered() -> None:
+    trials = [trial for trial in make_trials(200) if trial.state != TrialState.FAIL]
+    found = importances(trials, ["optimizer.learning_rate", "loss.function"])
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["optimizer.learning_rate"] > 0.9
+    assert importances(trials[:9], ["optimizer.learning_rate"]) == {}
+
+
+def test_worst_and_typical_images_are_chosen_by_their_dice() -> None:
+    dice = np.random.default_rng(3).permutation(np.linspace(0, 1, 101))
+    scores = ImageScores(
+        at_own_size=False, classes=("a",), names=tuple(map(str, range(101))),
+        dice=tuple((float(value),) for value in dice), per_class={},
+    )  # fmt: skip
+    chosen = scores.chosen()
+    worst = [round(float(dice[i]), 2) for i, kind in chosen if kind == "worst"]
+    typical = [float(dice[i]) for i, kind in chosen if kind == "typical"]
+    assert worst == [round(0.01 * k, 2) for k in range(NUM_WORST)]
+    assert typical == pytest.approx([0.47, 0.48, 0.49, 0.5, 0.51, 0.52])
+
+
+@pytest.mark.parametrize("number", [1, 5, 13, 20])
+def test_few_images_are_shown_once_each(number: int) -> None:
+    scores = ImageScores(
+        at_own_size=False, classes=("a",), names=tuple(map(str, range(number))),
+        dice=((0.5,),) * number, per_class={},
+    )  # fmt: skip
+    indices = [index for index, _ in scores.chosen()]
+    assert len(indices) == len(set(indices)) == min(number, NUM_WORST + NUM_TYPICAL)
+
+
+def test_outline_encloses_the_pixels_of_the_class() -> None:
+    classes = np.zeros((100, 120), np.uint8)
+    cv2.ellipse(classes, (60, 50), (40, 25), 20, 0, 360, 2, thickness=-1)
+    classes[50:54, 55:65] = 0  # a hole
+    scale = 0.5
+    (path,) = outlines(classes, scale).values()
+    rings = [
+        np.array([float(v) for v in re.findall(r"[\d.]+", ring)]).reshape(-1, 2)
+        for ring in path.split("Z")
+        if ring
+    ]
+    areas = sorted(
+        abs(np.sum(r[:, 0] * np.roll(r[:, 1], 1) - r[:, 1] * np.roll(r[:, 0], 1))) / 2
+        for r in rings
+    )
+    assert len(areas) == 2
+    assert areas[1] - areas[0] == pytest.approx((classes == 2).sum() * scale**2, rel=0.04)
+
+
+def test_cases_of_another_attempt_are_none(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    folder = WorkFolders.of(tmp_path, study.study_name).cases(winner(study))
+    assert read_cases(folder, winner(study), 2) is None
+    cases = read_cases(folder, winner(study), 1)
+    assert cases is not None
+    assert len(cases.shown) == NUM_WORST + NUM_TYPICAL
+
+
+@pytest.mark.parametrize(
+    "table", ["", "name\n", "name,lesion_dice\na,x\n", "other\n1\n", "\0\0", '"']
+)
+def test_worker_that_writes_nonsense_has_no_table_of_images(tmp_path: Path, table: str) -> None:
+    metrics = {"classes_averaged": ["lesion"], "per_class": {"lesion": {"dice": 1.0}}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, **metrics}) + "\n")
+    (tmp_path / "per_image.csv").write_text(table)
+    assert read_image_scores(tmp_path) is None
+
+
+def test_report_of_another_study_is_kept(tmp_path: Path) -> None:
+    first = write_report(make_study(tmp_path, name="first"), tmp_path)
+    text = first.read_text()
+    second = write_report(make_study(tmp_path, name="second"), tmp_path)
+    assert second == first
+    assert (tmp_path / "report-2.html").read_text() == text
+    write_report(make_study(tmp_path / "x", name="second"), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == [
+        "report-2.html",
+        "report.html",
+    ]
+
+
+def test_study_without_a_finished_trial_has_a_report(tmp_path: Path) -> None:
+    page = write_report(optuna.create_study(direction="maximize"), tmp_path)
+    assert "No trial is finished and has a score yet." in page.read_text()

@@ -1,0 +1,84 @@
+"""`rml-study report`, and the report that a search leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from support import Run, optimize, standin_settings
+
+LOCAL = ("--launcher", "local", "--no-gpu")
+
+
+def cases_of(folder: Path) -> Path:
+    (found,) = folder.glob("runs/*/cases_of_trial_*")
+    return found
+
+
+def test_search_leaves_a_report_with_the_winners_worst_images(trained: Path) -> None:
+    text = (trained / "report.html").read_text()
+    index = json.loads((cases_of(trained) / "index.json").read_text())
+    scores = index["scores"]
+    names = [case["name"] for case in index["cases"]]
+    ranked = sorted(zip(scores["dice"], scores["names"], strict=True))
+    assert names == [name for _, name in ranked]  # five test images: all are among the worst
+    shown = re.findall(r"<figcaption><b>([\d.]+)</b><span title=\"([^\"]*)\"", text)
+    assert shown == [(f"{dice[0]:.3f}", name) for dice, name in ranked]
+    tested = json.loads((trained / "best_model/test.json").read_text())
+    assert f'<p class="number">{tested["dice_dataset"]:.4f}</p>' in text
+    assert not list(cases_of(trained).glob("**/*.pt"))  # no copy of the model is left
+
+
+def test_report_makes_the_pictures_that_are_missing(run: Run, trained: Path, discs: Path) -> None:
+    before = json.loads((cases_of(trained) / "index.json").read_text())
+    shutil.rmtree(cases_of(trained))
+    (trained / "report.html").unlink()
+    result = run("rml-study", "report", "--data", discs, *LOCAL, cwd=trained)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "wrote report.html" in result.stdout
+    assert json.loads((cases_of(trained) / "index.json").read_text()) == before
+    assert "<image id=" in (trained / "report.html").read_text()
+
+
+def test_report_is_written_where_the_images_are_not(run: Run, trained: Path) -> None:
+    shutil.rmtree(cases_of(trained))
+    result = run("rml-study", "report", *LOCAL, cwd=trained)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "without pictures of cases: no data folder here" in result.stdout
+    assert "<image id=" not in (trained / "report.html").read_text()
+
+
+def test_search_names_its_report_first_and_never_fails_for_it(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"curve": {"0": [0.2, 0.5, 0.6]}})
+    arguments = optimize(discs, "--worker", worker, "--jobs", 1, "--num-trials", 1)
+    result = run("rml-optimize", *arguments)
+    assert result.returncode == 0, result.stderr
+    _, _, then = result.stdout.partition("\nnext: ")
+    assert then.splitlines()[0].endswith(": report.html"), result.stdout
+    assert re.search(r"^time: \d+ s from the first trial to the last", result.stdout, re.MULTILINE)
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()
+    result = run("rml-optimize", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "warning: no report: " in result.stdout
+    assert "best trial: number 0" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "img 00.png"])
+def test_images_that_a_worker_names_are_opened_only_if_they_are_the_data_sets(
+    run: Run, trained: Path, discs: Path, name: str
+) -> None:
+    shutil.rmtree(cases_of(trained))
+    (table,) = trained.glob("runs/*/test_of_trial_*/per_image.csv")
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, ",".join([name, *lines[0].split(",")[1:]])]) + "\n")
+    result = run("rml-study", "report", "--data", discs, *LOCAL, cwd=trained)
+    assert result.returncode == 0, result.stdout + result.stderr
+    index = json.loads((cases_of(trained) / "index.json").read_text())
+    known = (discs / "test/inputs" / name).is_file() and "/" not in name
+    assert [case["name"] for case in index["cases"]] == ([name] if known else [])
