@@ -196,7 +196,7 @@ def test_study_that_selected_on_test_is_told_what_can_be_done(
     run: Run, discs: Path, standin: str, tmp_path: Path
 ) -> None:
     searched = run(
-        "rml-optimize", *SMALL[:6], "--data", discs, "--worker", standin, "--num-trials", 1,
+        "rml-optimize", *SMALL[:5], "--data", discs, "--worker", standin, "--num-trials", 1,
         "--num-epochs", 2,
     )  # fmt: skip
     assert searched.returncode == 0, searched.stderr
