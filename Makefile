@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-gpu test-slow lint format install image
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A further package index: https://download.pytorch.org/whl/cpu has a PyTorch of a tenth of the size,
+# for machines without an NVIDIA GPU.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # Stamps, so that a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt

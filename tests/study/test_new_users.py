@@ -229,3 +229,16 @@ def test_no_command_has_brackets_that_zsh_would_expand() -> None:
             assert not re.search(r"pip install [^'\"]*\.\[", line), f"{path.name}: {line.strip()}"
             # The package is on no index.
             assert "'rml-optimize[" not in line, f"{path.name}: {line.strip()}"
+
+
+def test_demo_installs_what_running_needs(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+
+    def planned(goal: str, *settings: str) -> str:
+        command = ["make", "-n", "-C", root, goal, f"VENV={tmp_path / 'venv'}", *settings]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "--editable ." in planned("demo")
+    assert "[dev]" not in planned("demo")
+    assert "--extra-index-url https://there" in planned("demo", "TORCH_INDEX=https://there")
+    assert "'.[dev]'" in planned("install")
