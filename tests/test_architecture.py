@@ -36,6 +36,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "hpo.cli",
         "hpo.run.session",
+        "hpo.report.page",
         "hpo.run.dryrun",
         "hpo.data.cli",
         "studies.jsrt.archive",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,9 @@ def read_image_scores(run_dir: Path) -> ImageScores | None:
             str(name): {str(k): float(v) for k, v in figures.items() if v is not None}
             for name, figures in scores["per_class"].items()
         }
+        numbers = [*itertools.chain(*dice, *(figures.values() for figures in per_class.values()))]
+        if not rows or not all(map(math.isfinite, numbers)):
+            return None
     except (LookupError, TypeError, ValueError, AttributeError, csv.Error, DataError):
         return None
     names = tuple(str(row["name"]) for row in rows)

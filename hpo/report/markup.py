@@ -25,7 +25,9 @@ def as_json(value: Any) -> str:
 
 def facts_list(rows: Rows, *, kind: str = "facts") -> str:
     """Return names and values as a list of definitions; a row without a value is left out."""
-    shown = (f"<div><dt>{esc(k)}</dt><dd>{esc(v)}</dd></div>" for k, v in rows if v)
+    shown = (
+        f"<div><dt>{esc(k)}</dt><dd>{esc(v)}</dd></div>" for k, v in rows if v not in (None, "")
+    )
     return f'<dl class="{kind}">{"".join(shown)}</dl>'
 
 

@@ -1,7 +1,7 @@
 """Writes the report of a study: one HTML page that needs no network, to be opened and mailed.
 
 Whatever comes from outside (names of files and hosts, values, messages of workers) is text: it is
-escaped here, or set as text by `report.js`. The page's policy lets this script and style run and
+escaped here, or set as text by the scripts. The page's policy lets this script and style run and
 nothing else, and loads nothing but the pictures in the page.
 """
 
@@ -29,6 +29,7 @@ from hpo.report.markup import as_json, esc
 from hpo.report.sections import SECTIONS
 from trainer import rundir
 
+SCRIPTS = ("base.js", "plots.js", "table.js")  # of one scope, in this order
 HEAD_BYTES = 4096  # of a report, which says whose it is
 
 
@@ -69,7 +70,8 @@ def write_report(study: optuna.Study, output: Path) -> Path:
 
 def render(report: Report) -> str:
     """Return the page."""
-    style, script = (_resource(f"report.{suffix}") for suffix in ("css", "js"))
+    style = _resource("report.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_resource, SCRIPTS)) + "})();\n"
     shown = [(name, key, text) for name, key, make in SECTIONS if (text := make(report))]
     links = "".join(f'<a href="#{key}">{esc(name)}</a>' for name, key, _ in shown if name)
     body = "".join(

@@ -8,7 +8,7 @@ from typing import Final
 
 from hpo.keys import TESTED
 from hpo.records import run_of
-from hpo.report.cases import Case
+from hpo.report.case_section import case_section
 from hpo.report.content import Report
 from hpo.report.markup import code, esc, facts_list, table
 from hpo.report.use import paper_section, use_section
@@ -16,7 +16,6 @@ from hpo.store.study import best_epoch, score
 from hpo.wording import ABSENT, format_seconds
 from trainer.wording import counted
 
-NUM_CLASSES_COLOURED = 7
 MAX_NUMBERS = 12
 
 
@@ -105,66 +104,6 @@ def _number(value: object) -> str:
 
 def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _cases(report: Report) -> str:
-    cases = report.cases
-    if report.facts.best is None:
-        return ""
-    if cases is None or not cases.shown:
-        return (
-            "<p>No images are here: the worker has not segmented any. "
-            "This makes them, where the data and the model are:</p>"
-            + code(f"rml-study report --study-name {report.name}")
-        )
-    part = "test" if cases.part == "test" else "validation"
-    chosen = " They chose the winner." if part == "validation" or report.selected_on_test else ""
-    is_one_class = len({k for case in cases.shown for k in (*case.truth, *case.predicted)}) <= 1
-    size = "the images' own size" if cases.scores.at_own_size else "the network's size"
-    text = [
-        f"<p>Of the {len(cases.scores.names)} {part} images, by the mean Dice of their classes at "
-        f"{size}.{chosen}</p>"
-        '<div class="toggles"><label><input type="checkbox" class="toggle" value="truth" checked>'
-        '<span class="line truth"></span> mask</label><label><input type="checkbox" class="toggle"'
-        ' value="predicted" checked><span class="line predicted"></span> prediction</label>'
-        + ("" if is_one_class else "<span>colours: classes; dashed: mask</span>")
-        + "</div>"
-    ]
-    number = 0
-    for kind, heading in (("worst", "The worst"), ("typical", "Typical, around the median")):
-        group = [case for case in cases.shown if case.kind == kind]
-        if not group:
-            continue
-        figures = []
-        for case in group:
-            figures.append(_figure(case, number, is_one_class))
-            number += 1
-        text.append(f'<h3>{heading}</h3><div class="cases">{"".join(figures)}</div>')
-    kind = "one" if is_one_class else "many"
-    return f'<div id="pictures" class="{kind}">{"".join(text)}</div>'
-
-
-def _figure(case: Case, number: int, is_one_class: bool) -> str:
-    width, height = case.size
-    paths = "".join(
-        f'<path class="{which}{_class(k, is_one_class)}" d="{d}"/>'
-        for which, outlines in (("truth", case.truth), ("predicted", case.predicted))
-        for k, d in outlines.items()
-    )
-    empty = "mask empty" if not case.truth else "" if case.predicted else "nothing found"
-    frame = f'viewBox="0 0 {width} {height}"'
-    return (
-        f'<figure><div class="pair"><svg {frame} role="img" aria-label="image">'
-        f'<image id="case{number}" href="{case.picture}" width="{width}" height="{height}"/></svg>'
-        f'<svg {frame} role="img" aria-label="image with mask and prediction">'
-        f'<use href="#case{number}"/>{paths}</svg></div>'
-        f'<figcaption><b>{case.dice:.3f}</b><span title="{esc(case.name)}">{esc(case.name)}</span>'
-        f"{f'<i>{empty}</i>' if empty else ''}</figcaption></figure>"
-    )
-
-
-def _class(class_id: int, is_one_class: bool) -> str:
-    return "" if is_one_class else f" k{(class_id - 1) % NUM_CLASSES_COLOURED}"
 
 
 def _distribution(report: Report) -> str:
@@ -304,7 +243,7 @@ def _provenance(report: Report) -> str:
 
 SECTIONS: Final[tuple[tuple[str, str, Callable[[Report], str]], ...]] = (
     ("", "winner", _winner),
-    ("Worst and typical cases", "cases", _cases),
+    ("Worst and typical cases", "cases", case_section),
     ("Dice of each image", "images", _distribution),
     ("Curves", "curves", _curves),
     ("What mattered", "mattered", _mattered),

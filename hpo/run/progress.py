@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from hpo.console import tell
 from hpo.store.ranking import rank
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
 
 UNFINISHED = ("given back", "lost")
+WIDE = 100  # columns of a terminal that has room for long bars
 SILENCE_S = 120  # a log of trials that take hours shows that they go on
 
 
@@ -173,8 +175,8 @@ class LiveReporter(PlainReporter):
         self._values: dict[int, str] = {}  # of each running trial
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}", markup=False),
+            BarColumn(bar_width=24 if console.width >= WIDE else 10),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=False)),
             console=console,
         )
         self._search = self._progress.add_task(

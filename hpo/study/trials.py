@@ -14,7 +14,7 @@ from hpo.command_line import as_options
 from hpo.console import console
 from hpo.errors import UsageError
 from hpo.records import end_of, run_of
-from hpo.study.common import opened_study, say, show_json
+from hpo.study.common import opened_study, say, say_prose, show_json
 from hpo.study.options import AsJson, StudyOptions
 from hpo.wording import ABSENT, format_seconds
 
@@ -117,7 +117,8 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     say(f"{head}\n{rule}")
     for line, value in zip(lines, values, strict=True):
-        say(f"{line.rstrip()}\n       {value}")
+        say(line.rstrip())
+        say_prose(f"       {value}")
 
 
 def short_values(params: Mapping[str, Any]) -> str:

@@ -7,14 +7,18 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 from support import Run, optimize, standin_settings, start, wait_for
 
 from hpo.console import tell
+from hpo.plan.spec import StudySpec
 from hpo.run.outcome import Outcome
 from hpo.run.progress import SILENCE_S, LiveReporter, PlainReporter, Tally
+from hpo.run.settings import show_settings
 
 
 def test_long_trial_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,3 +91,19 @@ def test_prose_is_folded_between_words_on_a_terminal_and_whole_in_a_log() -> Non
         assert " ".join(screen.getvalue().split()) == " ".join(text.split())
         assert len(lines) > 1 if is_terminal else len(lines) == 1
         assert not is_terminal or max(map(len, lines)) <= 40
+
+
+def test_settings_fit_a_screen_of_80_columns_and_no_word_is_broken() -> None:
+    rows = [
+        ("search optimizer.learning_rate[RMSprop]",
+         "0.0001 .. 0.01, log scale (when optimizer.type = RMSprop)"),
+        ("launcher", "local, because no Docker engine answers at unix:///var/run/docker.sock"),
+    ]  # fmt: skip
+    spec = cast("StudySpec", SimpleNamespace(is_synthetic=False, warnings=()))
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True, color_system=None)
+    show_settings(spec, rows, console)
+    printed = screen.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80
+    for word in " ".join(text for row in rows for text in row).split():
+        assert word in printed

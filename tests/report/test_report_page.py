@@ -167,7 +167,16 @@ def test_cases_of_another_attempt_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["", "name\n", "name,lesion_dice\na,x\n", "other\n1\n", "\0\0", '"']
+    "table",
+    [
+        "",
+        "name\n",
+        "name,lesion_dice\na,x\n",
+        "name,lesion_dice\na,nan\n",
+        "other\n1\n",
+        "\0\0",
+        '"',
+    ],
 )
 def test_worker_that_writes_nonsense_has_no_table_of_images(tmp_path: Path, table: str) -> None:
     metrics = {"classes_averaged": ["lesion"], "per_class": {"lesion": {"dice": 1.0}}}

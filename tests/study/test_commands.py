@@ -99,7 +99,7 @@ def test_show_has_all_that_is_known_of_a_trial(run: Run, searched: Path) -> None
     assert entry["attempt"] == 1
     assert set(entry["durations"]) == {"total", "first_epoch", "further_epochs"}
     shown = study(run, searched, "show", "--trial", 1)
-    assert "0.3000 ▁▇█ 0.8000" in shown
+    assert "▁▇█ first 0.3000, best 0.8000 (epoch 3), last 0.8000 (epoch 3)" in shown
     failed = study(run, searched, "show", "--trial", 3)
     assert "the worker ended with exit code 7" in failed
     assert "hello from the worker" in failed
