@@ -82,3 +82,26 @@ def test_images_that_a_worker_names_are_opened_only_if_they_are_the_data_sets(
     index = json.loads((cases_of(trained) / "index.json").read_text())
     known = (discs / "test/inputs" / name).is_file() and "/" not in name
     assert [case["name"] for case in index["cases"]] == ([name] if known else [])
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_images_that_chose_the_winner_are_shown_as_such(
+    run: Run, discs: Path, tmp_path: Path, part: str
+) -> None:
+    """Where no final test is made, the winner's images are evaluated for the report."""
+    data = tmp_path / "data"
+    shutil.copytree(discs, data)
+    if part == "validation":
+        shutil.rmtree(data / "test")
+    result = run(
+        "rml-optimize", *optimize(data, "--jobs", 1, "--num-trials", 1, "--select-on", part),
+        "--launcher", "local", "--num-epochs", 1,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "warning: the report" not in result.stdout
+    index = json.loads((cases_of(tmp_path) / "index.json").read_text())
+    assert index["part"] == part
+    assert len(index["cases"]) == len(index["scores"]["names"]) > 0
+    text = (tmp_path / "report.html").read_text()
+    assert "They chose the winner." in text
+    assert "so it is optimistic" in text or "so this score is optimistic" in text
