@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,8 +70,9 @@ def _options() -> dict[str, Any]:
 
 
 def _name(option: Any) -> str:
-    """Return `trial_timeout` of `--trial-timeout`."""
-    return str(option.opts[0]).removeprefix("--").replace("-", "_")
+    """Return `trial_timeout` of `--trial-timeout`, `try_` of `--try`, which Python keeps."""
+    name = str(option.opts[0]).removeprefix("--").replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def _words(name: str, option: Any, value: Any) -> list[str]:
@@ -85,6 +87,9 @@ def _words(name: str, option: Any, value: Any) -> list[str]:
             return [long]
         return list(option.secondary_opts[:1])
     if option.multiple:
+        if "," in (option.metavar or ""):  # each is several fields at once
+            entries = [value] if isinstance(value, Mapping | str) else value
+            value = [_joined(entry) if isinstance(entry, Mapping) else entry for entry in entries]
         if isinstance(value, Mapping):
             value = [f"{key}={_text(entry, name)}" for key, entry in value.items()]
         values = [value] if isinstance(value, str) else value
@@ -94,6 +99,10 @@ def _words(name: str, option: Any, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
     return [f"{long}={value}"]
+
+
+def _joined(values: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={_choice(value)}" for key, value in values.items())
 
 
 def _text(value: Any, option: str) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from support import SLOW, Run, clean_environment, one_error, states, wait_for, w
 
 from hpo import HpoError, OpenedStudy, open_study, optimize
 from hpo.errors import UsageError
+from hpo.python import arguments
 from hpo.python.arguments import read_arguments
 from trainer.errors import TrainerError
 
@@ -70,6 +72,17 @@ def test_options_are_those_of_the_command_line() -> None:
     ]
     assert "trial_timeout" in inspect.signature(optimize).parameters
     assert list(inspect.signature(optimize).parameters)[:3] == ["data", "layers", "num_trials"]
+
+
+def test_an_option_of_several_fields_takes_objects() -> None:
+    option = SimpleNamespace(
+        opts=["--try"], secondary_opts=[], multiple=True, is_flag=False, metavar="KEY=VALUE,…"
+    )
+    assert arguments._name(option) == "try_"
+    first = {"optimizer.type": "adam", "layers": "unet:width=4,depth=2", "data.batch_size": 8}
+    text = 'optimizer.type=adam,layers="unet:width=4,depth=2",data.batch_size=8'
+    for value in (first, [first], text):
+        assert arguments._words("try_", option, value) == [f"--try={text}"]
 
 
 @pytest.mark.parametrize(
