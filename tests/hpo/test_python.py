@@ -196,9 +196,13 @@ def test_an_interrupt_ends_workers_and_gives_trials_back(
         [sys.executable, "-c", code, discs, f"{sys.executable} {SLOW}"], cwd=tmp_path,
         env=clean_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    wait_for(lambda: list(tmp_path.rglob("out_test.txt")))
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    try:
+        wait_for(lambda: list(tmp_path.rglob("out_test.txt")), timeout_s=120)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 7, output + errors
     assert "and goes on" in output
     assert "given back" in output
