@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from hpo.report.cases import Case
 from hpo.report.content import Report
 from hpo.report.markup import code, esc
@@ -18,7 +20,11 @@ def case_section(report: Report) -> str:
         return (
             "<p>No images are here: the worker has not segmented any. "
             "This makes them, where the data and the model are:</p>"
-            + code(f"rml-study report --study-name {report.name}")
+            + code(
+                f"cd {shlex.quote(str(report.folders.output))}\n"
+                f"rml-study report --study-name {shlex.quote(report.name)}"
+                + ("" if report.folders.generated.is_dir() else " --data DATA")
+            )
         )
     part = "test" if cases.part == "test" else "validation"
     chosen = " They chose the winner." if part == "validation" or report.selected_on_test else ""

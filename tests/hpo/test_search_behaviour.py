@@ -86,18 +86,22 @@ def test_pruned_trial_stops_its_worker(discs: Path, run: Run, tmp_path: Path) ->
     assert [entry["state"] for entry in list_acc(tmp_path)][-2:] == ["PRUNED", "PRUNED"]
 
 
-def test_trial_that_is_poor_at_its_last_epoch_only_is_complete(
+def test_trial_that_comes_to_its_last_epoch_while_it_is_pruned_is_complete(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
-    curves = {str(number): [0.1, 0.1, 0.1, 0.9] for number in range(5)} | {"5": [0.5] * 4}
-    worker = standin_settings(tmp_path, {"curve": curves, "delay": {"5": 0.6}})
+    # at its fourth epoch trial 5 falls behind; told to stop, it writes the fifth, its last
+    curves = {str(number): [0.1, 0.1, 0.1, 0.9, 0.9] for number in range(5)} | {"5": [0.5] * 5}
+    settings = {"curve": curves, "delay": {"5": 0.8}, "last_words": {"5": 0.6}}
+    worker = standin_settings(tmp_path, settings | {"capabilities": ["--serve"]})
     result = run(
         "rml-optimize", *optimize(discs, "--num-trials", 6, "--worker", worker, "--jobs", 1),
-        "--num-epochs", "4",
+        "--num-epochs", "5",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
+    lines = next(tmp_path.glob("runs/*/trial_00005/*/out_test.txt")).read_text().splitlines()
+    assert lines[-1].endswith(" 0.600000000")
     assert states(tmp_path)[5] == "COMPLETE"
-    assert "trial   5 complete  Dice 0.5000 (epoch 1 of 4)" in result.stdout
+    assert "trial   5 complete  Dice 0.6000 (epoch 5 of 5)" in result.stdout
 
 
 def test_best_model_is_that_of_the_last_line_a_pruned_worker_wrote(

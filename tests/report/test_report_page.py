@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -201,3 +204,18 @@ def test_report_of_another_study_is_kept(tmp_path: Path) -> None:
 def test_study_without_a_finished_trial_has_a_report(tmp_path: Path) -> None:
     page = write_report(optuna.create_study(direction="maximize"), tmp_path)
     assert "No trial is finished and has a score yet." in page.read_text()
+
+
+@pytest.mark.parametrize("has_cases", [True, False])
+def test_commands_to_paste_quote_names_and_folders(tmp_path: Path, has_cases: bool) -> None:
+    output = tmp_path / "my $HOME; rm"
+    study = make_study(output, name="it's; rm")
+    if not has_cases:
+        shutil.rmtree(WorkFolders.of(output, study.study_name).cases(winner(study)))
+    text = html.unescape(write_report(study, output).read_text())
+    commands = ["score", *([] if has_cases else ["report"])]
+    for command in commands:
+        (line,) = re.findall(rf"^.*rml-study {command} .*$", text, re.MULTILINE)
+        assert f"--study-name {shlex.quote(study.study_name)}" in line
+    cd = f"cd {shlex.quote(str(output))}"
+    assert text.count(cd) == len(commands)
