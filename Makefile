@@ -5,16 +5,28 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-gpu test-slow lint format install image
 
-# A stamp, so that a second `make` installs nothing.
+# A further package index: https://download.pytorch.org/whl/cpu has a PyTorch of a tenth of the size,
+# for machines without an NVIDIA GPU.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# Stamps, so that a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
+	touch $(VENV)/.runs $@
+
+# What running needs: a third of what developing needs.
+$(VENV)/.runs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
 	touch $@
 
 install: $(VENV)/.installed
 
 # A search with 50 trials on synthetic images, in the folder demo/: no GPU, no Docker, no data.
-demo: install
+demo: $(VENV)/.runs
 	$(BIN)/rml-optimize --study demo --num-trials 50 --output-dir demo
 
 # The worker's image, under the name that rml-optimize looks for.

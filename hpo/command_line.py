@@ -82,7 +82,7 @@ def as_options(command: Callable[[Options], None]) -> Callable[..., None]:
     parameters = list(_parameters(model, panel=None))
 
     def flat(**values: Any) -> None:
-        command(_build(model, values))
+        command(build(model, values))
 
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__name__, flat.__doc__ = command.__name__, command.__doc__  # Typer names it so
@@ -125,11 +125,12 @@ def _parameters(model: type, panel: str | None) -> Iterator[inspect.Parameter]:
         )
 
 
-def _build(model: Any, values: Mapping[str, Any]) -> Any:
+def build(model: Any, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass of options, of the values by their fields' names."""
     hints = get_type_hints(model)
     return model(
         **{
-            field.name: _build(hints[field.name], values)
+            field.name: build(hints[field.name], values)
             if dataclasses.is_dataclass(hints[field.name])
             else values[field.name]
             for field in dataclasses.fields(model)

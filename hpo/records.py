@@ -62,6 +62,7 @@ class EndRecord(TypedDict, total=False):
     end: str
     dice_dataset: float | None  # the score
     epoch: int | None
+    dice_per_class: dict[str, float | None]  # of that epoch; of networks with several
     host: str
     attempt: int
     seconds: dict[str, float]
@@ -91,6 +92,7 @@ class ModelEntry(TypedDict, total=False):
     selected_on: str
     dice_dataset: float
     dice_per_image: float | None
+    dice_per_class: dict[str, float | None]  # of networks with several
     params: dict[str, Any]
 
 

@@ -187,3 +187,12 @@ def test_layers_are_drawn_as_they_are_checked(package: str) -> None:
     assert drawing is not None
     drawn = [re.split(r"\s{2,}", line)[0].strip() for line in drawing[1].splitlines()]
     assert drawn == layers
+
+
+def test_hints_install_what_the_extras_list() -> None:
+    from trainer.extras import EXTRAS, how_to_install
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {k: v for k, v in project["optional-dependencies"].items() if k != "dev"}
+    assert {name: list(packages) for name, packages in EXTRAS.items()} == extras
+    assert how_to_install("s3") == f"{sys.executable} -m pip install 'boto3>=1.34'"

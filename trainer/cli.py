@@ -16,7 +16,13 @@ from pathlib import Path
 from trainer import __version__
 from trainer.compute.launch import Launch, find_launch
 from trainer.config import EXTENSIONS, PLUGIN_NETWORK, load_config
-from trainer.errors import ConfigError, ReportedError, StopRequestedError, TrainerError
+from trainer.errors import (
+    ConfigError,
+    NetworkError,
+    ReportedError,
+    StopRequestedError,
+    TrainerError,
+)
 from trainer.keypath import parse_setting
 from trainer.log import Log, escape_unprintable
 from trainer.plugins import NETWORKS_GROUP, plugin_names
@@ -121,7 +127,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--predict", metavar="MODEL_DIR", help="segment images with a model such as best_model/"
     )
-    parser.add_argument("--images", metavar="DIR", help="with --predict: the images")
+    parser.add_argument("--images", metavar="DIR|FILE", help="with --predict: the images")
     parser.add_argument(
         "--targets", metavar="DIR", help="with --predict: masks, to score each image with"
     )
@@ -201,7 +207,7 @@ def _dispatch(options: argparse.Namespace, launch: Launch, log: Log) -> None:
 
 def _predict(options: argparse.Namespace, launch: Launch, log: Log) -> None:
     if not options.images or not options.out:
-        raise ConfigError("--predict needs --images DIR and --out DIR")
+        raise ConfigError("--predict needs --images DIR (or one image) and --out DIR")
     from trainer.commands.predict import predict
     from trainer.compute.parallel import World
 
@@ -226,6 +232,8 @@ def _write_network(options: argparse.Namespace) -> None:
             f"--input: expected H,W,C such as 256,256,3, not {options.input!r}"
         ) from None
     network = network_json(options.write_network, (height, width, channels), options.classes)
+    if is_builtin(options.write_network):
+        _refuse_size(options, network, (height, width, channels))
     write_atomic(Path(options.output), json.dumps(network, indent=1))
     sys.stdout.write(f"{options.output}: {options.write_network}\n")
     if not is_builtin(options.write_network):
@@ -233,6 +241,18 @@ def _write_network(options: argparse.Namespace) -> None:
             "It names the plug-in, for rmldnn: a network that is written in PyTorch has no Keras "
             "JSON.\n"
         )
+
+
+def _refuse_size(
+    options: argparse.Namespace, network: dict[str, object], shape: tuple[int, int, int]
+) -> None:
+    """Refuse a size that the network cannot take, before its file is written."""
+    from trainer.networks import check_network, parse_network
+
+    try:
+        check_network(parse_network(network, options.write_network), shape)
+    except NetworkError as error:
+        raise NetworkError(f"--input {options.input}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ PREDICTIONS = "output_1.h5"
 
 # A worker is not trusted. What is read of its files is what a run's own can have: some lines for
 # each epoch, of so many bytes in the mean.
+NUM_TEST_FIELDS = 4  # of a line in out_test.txt: epoch, seconds, loss, accuracy
 MAX_LOG_BYTES = 64 * 2**20
 MAX_LINES = 1_000_000
 LINES_PER_EPOCH = 4
@@ -91,6 +92,7 @@ class Evaluation:
 
     epoch: int
     accuracy: float
+    loss: float | None = field(default=None, compare=False)  # where the line has one
 
 
 def parse_test_line(line: str) -> Evaluation | None:
@@ -101,7 +103,8 @@ def parse_test_line(line: str) -> Evaluation | None:
     epoch, accuracy = float(numbers[0]), float(numbers[-1])
     if not epoch.is_integer() or epoch < 0 or not math.isfinite(accuracy):
         return None
-    return Evaluation(int(epoch), accuracy)
+    loss = float(numbers[-2]) if len(numbers) == NUM_TEST_FIELDS else None
+    return Evaluation(int(epoch), accuracy, loss)
 
 
 class TestLogReader:

@@ -140,7 +140,7 @@ def _on_classes(learnt: Sequence[ClassFacts], parts: Iterable[str]) -> Iterator[
         yield (
             f"rare mask value{'' if len(rare) == 1 else 's'} {', '.join(rare)}: a loss on the "
             "overlap (--loss dice) learns rare classes sooner than one on single pixels does, or "
-            "give those more weight (--set loss.weight=[…])"
+            "give those more weight (--set 'loss.weight=[…]')"
         )
 
 

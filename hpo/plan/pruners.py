@@ -37,8 +37,8 @@ class PrunerSettings:
 def _median(settings: PrunerSettings) -> BasePruner:
     from optuna.pruners import MedianPruner
 
-    # Optuna's 5 would be most of a search of 8 trials.
-    num_whole = max(3, min(5, settings.num_trials // 4))
+    # A short search must not be starved: half of its trials run whole, whatever they promise.
+    num_whole = max(3, min(10, settings.num_trials // 2))
     first_pruned = settings.num_warmup_epochs + 1
     return MedianPruner(num_whole, n_warmup_steps=first_pruned, n_min_trials=3)
 

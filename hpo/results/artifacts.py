@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError, UsageError
+from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -117,7 +118,7 @@ def open_model_store(location: str) -> ModelStore:
     except ImportError as error:
         raise UsageError(
             f"--artifacts {location}: {str(error).splitlines()[0]}; "
-            f"try pip install 'rml-optimize[{EXTRAS[scheme]}]'"
+            f"try {how_to_install(EXTRAS[scheme])}"
         ) from None
     except Exception as error:  # no credentials, no region, …: each package has its own errors
         raise UsageError(f"--artifacts {location}: {_reason(error)}") from error

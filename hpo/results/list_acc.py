@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class TrialList:
         self._path = path
         self._texts: dict[int, str] = {}
         self._final: set[int] = set()
+        self._is_ours = False
         self._due = 0.0  # `time.monotonic()`
 
     def is_due(self) -> bool:
@@ -48,15 +50,39 @@ class TrialList:
             for trial in study.get_trials(deepcopy=False)
             if trial.state in COUNTED or is_paused(trial)
         ]
+        if not self._is_ours:
+            _keep_foreign(self._path, study.study_name, trials)
+            self._is_ours = True
         for trial in trials:
             if is_paused(trial) or trial.number not in self._final:
-                entry = json.dumps(list_entry(trial), indent=2)
+                entry = json.dumps({**list_entry(trial), "study": study.study_name}, indent=2)
                 self._texts[trial.number] = textwrap.indent(entry, "  ")
                 self._final |= set() if is_paused(trial) else {trial.number}
         entries = ",\n".join(self._texts[trial.number] for trial in trials)
         rundir.write_atomic(self._path, f"[\n{entries}\n]\n" if trials else "[]\n")
         now = time.monotonic()
         self._due = now + REWRITE_SHARE * (now - began)
+
+
+def _keep_foreign(path: Path, name: str, trials: Sequence[FrozenTrial]) -> None:
+    """Give the list of another study its name: `list_acc-STUDY.json`."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        entries = None
+    if entries == []:
+        return
+    known = {trial.number: trial.params for trial in trials}
+    first = entries[0] if isinstance(entries, list) and isinstance(entries[0], dict) else {}
+    # Earlier releases have not written whose list it is: then its trials tell.
+    is_same = known.get(first.get("number", -1)) == first.get("params", ())
+    other = first.get("study") or ("" if is_same else "before")
+    if not other or other == name:
+        return
+    kept = path.with_name(f"{path.stem}-{Path(str(other)).name[:100]}{path.suffix}")
+    path.replace(kept)
 
 
 def write_list_acc(study: optuna.Study, path: Path) -> None:

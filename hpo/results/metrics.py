@@ -11,6 +11,7 @@ from trainer.bounded import finite
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
 OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
+MAX_CLASSES, MAX_NAME = 256, 100  # the file is written by a worker that nobody trusts
 FIGURES = ("dice_per_image", WITH, WITHOUT)
 
 
@@ -19,12 +20,44 @@ def read_figures(run_dir: Path, num_epochs: int, epoch: int | None = None) -> di
 
     `num_epochs` is that of the run, 0 of one that only evaluates.
     """
+    return numbers(_entry(run_dir, num_epochs, epoch))
+
+
+def read_classes(
+    run_dir: Path, num_epochs: int, epoch: int | None = None
+) -> dict[str, float | None]:
+    """Return class -> Dice of an epoch, or of the last one, pooled over all images.
+
+    None of a class that is neither in the masks nor predicted. Nothing of a network with one
+    class, whose Dice is the score, and of another engine. `num_epochs` as for `read_figures`.
+    """
+    found = _entry(run_dir, num_epochs, epoch).get("per_class")
+    if not isinstance(found, dict) or not 1 < len(found) <= MAX_CLASSES:
+        return {}
+    return {
+        str(name)[:MAX_NAME]: finite(figures.get("dice"), 0, 1 + rundir.SCORE_SLACK)
+        if isinstance(figures, dict)
+        else None
+        for name, figures in found.items()
+    }
+
+
+def _entry(run_dir: Path, num_epochs: int, epoch: int | None) -> dict[str, Any]:
     entries = [
         entry
         for entry in rundir.read_metrics(run_dir, num_epochs)
         if epoch is None or entry.get("epoch") == epoch
     ]
-    return numbers(entries[-1]) if entries else {}
+    return entries[-1] if entries else {}
+
+
+def describe_classes(classes: Mapping[str, float | None] | None) -> str | None:
+    """Return `background 0.9876, lesion 0.7412`; None where no classes are told apart."""
+    if not classes:
+        return None
+    return ", ".join(
+        f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in classes.items()
+    )
 
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -34,7 +34,7 @@ TEST_FILE = "test.json"
 class Candidate:
     """A finished trial's model, before it is known whether it is the best.
 
-    `figures` are those beside the score (`hpo.results.metrics`).
+    `figures` are those beside the score, `classes` each class's Dice (`hpo.results.metrics`).
     `config` is the trial's config as the worker got it, but with the host's own data paths.
     """
 
@@ -43,6 +43,7 @@ class Candidate:
     score: float
     epoch: int
     figures: Mapping[str, float]
+    classes: Mapping[str, float | None]
     config: Mapping[str, Any]
     params: Mapping[str, Any]
     known_extensions: frozenset[str]
@@ -60,6 +61,7 @@ def trial_entry(candidate: Candidate, spec: StudySpec, study_id: str | None) -> 
         "dice_dataset": candidate.score,
         "dice_per_image": None,
         **candidate.figures,
+        **({"dice_per_class": dict(candidate.classes)} if candidate.classes else {}),
         "params": dict(candidate.params),
     }
     return cast("ModelEntry", entry)

@@ -26,7 +26,9 @@ from hpo.results.metrics import (
     WITH,
     WITHOUT,
     describe_averages,
+    describe_classes,
     numbers,
+    read_classes,
     read_figures,
 )
 from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
@@ -63,6 +65,7 @@ class TestScore:
     dice_dataset_own_size: float | None = None
     dice_per_image_own_size: float | None = None
     attempt: int | None = None
+    dice_per_class: dict[str, float | None] | None = None
 
     @classmethod
     def recorded(cls, study: optuna.Study, trial: int) -> TestScore | None:
@@ -89,6 +92,8 @@ class TestScore:
             own = f"dice_dataset {self.dice_dataset_own_size:.4f}"
             shown = "the same dice_dataset" if text.startswith(own) else own
             text += f", {shown} at the images' own size"
+        if (classes := describe_classes(self.dice_per_class)) is not None:
+            text += f" (each class: {classes})"
         return f"{text} on the {self.num_images} test images"
 
 
@@ -222,6 +227,7 @@ def read_test_score(
         trial=trial,
         dice_dataset=score,
         dice_per_image=figures.get("dice_per_image"),
+        dice_per_class=read_classes(run_dir, num_epochs=0) or None,
         dice_with_background=figures.get(WITH),
         dice_without_background=figures.get(WITHOUT),
         dice_dataset_own_size=figures.get(OWN_DATASET),

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 # Schedulers kill after 30 s (Kubernetes, scancel) or more.
 LIMIT_S = 12.0
@@ -60,6 +61,38 @@ class StopRequest(threading.Event):
                 for number, handler in before.items():
                     signal.signal(number, handler)
                 os.close(writer)
+
+    @contextlib.contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Let the same signals set it in a process that lives on, such as a notebook's.
+
+        A second one interrupts at once. In another thread than the main one Python lets nobody
+        handle signals, so there nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [n for n in SIGNALS if n != signal.SIGHUP or _is_heeded(n)]
+        before = {number: signal.signal(number, self._interrupted) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.set()
+        self._try_to_say("stopping: workers are ended and their trials given back …")
+
+    def raise_signal(self) -> None:
+        """Raise what the signal that came would have raised; nothing without one."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
 
     def _listen(self, reader: int) -> None:
         while numbers := os.read(reader, 64):

@@ -16,7 +16,7 @@ from hpo.console import tell
 from hpo.dataset.trivial_baseline import TrivialScore, no_better_than
 from hpo.folders import TRIAL_FILE, read_json
 from hpo.plan.spec import StudySpec
-from hpo.results.metrics import describe_averages, numbers
+from hpo.results.metrics import describe_averages, describe_classes, numbers
 from hpo.run.final_test import TestScore, tested_before
 from hpo.run.progress import optuna_means
 from hpo.run.search import tally_of
@@ -95,10 +95,10 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.model_of is None:
         _name_report(ending, say)
         return
-    _say_next(spec, ending, console)
+    _say_next(spec, study, ending, console)
 
 
-def _say_next(spec: StudySpec, ending: Ending, console: Console) -> None:
+def _say_next(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
     """Say where the model is and what to do with it."""
 
     def say(text: str) -> None:
@@ -109,18 +109,25 @@ def _say_next(spec: StudySpec, ending: Ending, console: Console) -> None:
 
     folder, images = spec.folders.best_model, (spec.data.test or spec.data.train).inputs
     say(f"best model: {_short(folder)}")
+    part = "test images" if spec.select_on == "test" else "validation part"
     first = "" if _name_report(ending, say) else "next: "
-    say(f"{first}look at its predictions, or score it again:")
+    say(
+        f"{first}look at its predictions, or score it again on the {part}, as the search did "
+        "(it prints, and writes no file):"
+    )
     command(
         f"{_command('rmldnn')} --predict {_quoted(folder)} --images "
         f"{_quoted(spec.data.root / images)} --out predictions"
     )
-    command(f"{_command('rmldnn')} --config={_quoted(folder / 'config.json')}")
+    command(f"{_command('rmldnn')} --config={_quoted(folder / 'config.json')} --set outfile=null")
     output = spec.folders.output
     if ending.tested is not None and (output / DATABASE_FILE).exists():
         say("and for a figure to report, train the best ones anew, from several seeds:")
         data = "" if spec.is_synthetic else f" --data {_quoted(spec.data.root)}"
-        command(f"{_command('rml-study')} confirm --output-dir {_quoted(output)}{data}")
+        command(
+            f"{_command('rml-study')} confirm --output-dir {_quoted(output)}"
+            f"{_study_name(study)}{data}"
+        )
 
 
 def _name_report(ending: Ending, say: Callable[[str], None]) -> bool:
@@ -138,6 +145,8 @@ def _explain_score(
     model = read_json(spec.folders.best_model / TRIAL_FILE) if has_model else {}
     if averages := describe_averages(numbers(model)):
         say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
+    if classes := describe_classes(model.get("dice_per_class")):
+        say(f"  dice_dataset of each class: {classes}")
     _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
 
 
@@ -146,6 +155,12 @@ def _compare_with_trivial(
 ) -> None:
     if (text := no_better_than(value, trivial)) is not None:
         say(f"  warning: {text}")
+
+
+def _study_name(study: optuna.Study) -> str:
+    """Return the option that tells a study from the others of its database, if there are any."""
+    names = optuna.get_all_study_names(study._storage)
+    return f" --study-name {shlex.quote(study.study_name)}" if len(names) > 1 else ""
 
 
 def _command(name: str) -> str:

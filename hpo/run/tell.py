@@ -12,6 +12,7 @@ from hpo.keys import CONSTRAINTS, END, MEMORY, PAUSED, SPENT
 from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord
 from hpo.results.best_model import Results
+from hpo.results.metrics import read_classes
 from hpo.results.provenance import Stopwatch, describe_end
 from hpo.run.outcome import LOST, STATES, AttemptResult, Outcome, memory_advice
 from hpo.run.pausing import Pausing
@@ -79,7 +80,7 @@ class Teller:
         )
 
     def _end(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
-        return describe_end(
+        end = describe_end(
             end=attempt_result.end,
             score=attempt_result.score,
             epoch=attempt_result.epoch,
@@ -88,6 +89,10 @@ class Teller:
             attempt=lease.attempt,
             seconds=job.clock.seconds(),
         )
+        run_dir = self.spec.folders.attempt(job.number, lease.attempt)
+        if classes := read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch):
+            end["dice_per_class"] = classes
+        return end
 
     def _pause(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> bool:
         """Give a trial back that waits to be promoted; say whether it was still ours."""

@@ -19,7 +19,7 @@ from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
 from hpo.results.best_model import Results
-from hpo.results.metrics import read_figures
+from hpo.results.metrics import read_classes, read_figures
 from hpo.results.model_folder import Candidate
 from hpo.results.provenance import Stopwatch, describe_run
 from hpo.run.attempt import AttemptFolder, prepare_attempt
@@ -274,6 +274,7 @@ class TrialRunner:
                 score=attempt_result.score,
                 epoch=attempt_result.epoch,
                 figures=read_figures(run_dir, self.spec.num_epochs, attempt_result.epoch),
+                classes=read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),

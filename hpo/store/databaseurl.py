@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError, UsageError
 from trainer.data.locks import NO_LOCKS
+from trainer.extras import how_to_install
 
 DATABASE_FILE = "rml_optimize.db"
 URL_VARIABLE = "RML_STORAGE"
@@ -117,7 +118,7 @@ def why_unreachable(error: Exception, url: URL) -> str:
     """Return why a database cannot be reached, with the remedy for a missing driver."""
     if isinstance(error, ImportError):
         extra = EXTRAS.get(url.get_backend_name())
-        remedy = f"; try pip install 'rml-optimize[{extra}]'" if extra else ""
+        remedy = f"; try {how_to_install(extra)}" if extra else ""
         return f"its driver is not installed ({error}){remedy}"
     if url.get_backend_name() == "sqlite" and url.database and _lacks_locks(Path(url.database)):
         return (

@@ -156,7 +156,9 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     if not all(reads_split(run_of(trial.user_attrs)) for trial in trials):
         raise UsageError(
             f"study {study.study_name!r} selected on its test images, so no image is left that "
-            "did not choose its trials; search again with --select-on validation"
+            "did not choose its trials. Score best_model on images that the study has never seen "
+            "(rmldnn --config=best_model/config.json --set data.test_input_path=… "
+            "--set data.test_target_path=…), or search again with --select-on validation"
         )
     return trials
 

@@ -10,15 +10,19 @@ import socket
 from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
 from hpo.command_line import as_options
 from hpo.errors import UsageError
-from hpo.study.common import database_url, say
-from hpo.study.options import DatabaseOptions
+from hpo.study.common import choose_study, database_url, say
+from hpo.study.options import StudyOptions
+from trainer.extras import how_to_install
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 # The pages have no login, and buttons that delete: nobody else may reach them unasked, and on a
 # login node everybody reaches this machine's own address.
@@ -54,7 +58,7 @@ class DashboardOptions:
         bool,
         typer.Option("--token/--no-token", help="Ask for the token that is in the address"),
     ] = True
-    database: DatabaseOptions
+    study: StudyOptions
 
 
 @as_options
@@ -67,15 +71,16 @@ def dashboard(options: DashboardOptions) -> None:
         import optuna_dashboard
     except ImportError:
         raise UsageError(
-            "optuna-dashboard is not installed; try pip install 'rml-optimize[dashboard]'"
+            f"optuna-dashboard is not installed; try {how_to_install('dashboard')}"
         ) from None
     from hpo.store.database import close_storage, open_storage
     from hpo.study.dashboard_access import AccessGate
 
     host, port = options.host, _free_port(options.host, options.port)
     token = secrets.token_urlsafe(16) if options.needs_token else None
-    rdb = open_storage(database_url(options.database))
+    rdb = open_storage(database_url(options.study))
     try:
+        page = _page_of(rdb, options.study.study_name)
         app = optuna_dashboard.wsgi(rdb)
         with make_server(
             host,
@@ -87,11 +92,19 @@ def dashboard(options: DashboardOptions) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _interrupt)
             query = f"?token={token}" if token else ""
-            say(f"dashboard: http://{host}:{server.server_port}/{query} (Ctrl-C ends it)")
+            say(f"dashboard: http://{host}:{server.server_port}/{page}{query} (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
     finally:
         close_storage(rdb)
+
+
+def _page_of(rdb: RDBStorage, name: str | None) -> str:
+    """Return the path of a study's page, of the list of studies where none is named."""
+    if name is None:
+        return ""
+    chosen = choose_study(name, [study.study_name for study in rdb.get_all_studies()])
+    return f"dashboard/studies/{rdb.get_study_id_from_name(chosen)}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

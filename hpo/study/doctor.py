@@ -17,15 +17,15 @@ import typer
 from sqlalchemy import Engine, select
 
 from hpo.command_line import as_options
-from hpo.errors import HpoError
+from hpo.errors import HpoError, UsageError
 from hpo.launchers import DEFAULT_IMAGE
 from hpo.launchers.slots import SlotRequest, usable_gpus
 from hpo.store.databaseurl import DATABASE_FILE, FILE_VARIABLE, URL_VARIABLE
 from hpo.store.schema import OtherDatabaseError
-from hpo.study.common import database_url, reading, say, show_json
+from hpo.study.common import choose_study, database_url, reading, say, show_json
 from hpo.study.enginecheck import check_engine
 from hpo.study.finding import Finding
-from hpo.study.options import Artifacts, AsJson, DatabaseOptions
+from hpo.study.options import Artifacts, AsJson, StudyOptions
 from hpo.study.queries import StudyReader, study_names
 from trainer.errors import TrainerError
 from trainer.wording import counted
@@ -47,7 +47,7 @@ class DoctorOptions:
     )
     artifacts: Artifacts = None
     as_json: AsJson = False
-    database: DatabaseOptions
+    study: StudyOptions
 
 
 @as_options
@@ -56,9 +56,9 @@ def doctor(options: DoctorOptions) -> None:
 
     One line each, with the remedy. Exit code 1 if anything fails.
     """
-    data, output_dir = options.data, options.database.output_dir
+    data, output_dir = options.data, options.study.output_dir
     findings = [
-        *_check_database(options.database),
+        *_check_database(options.study),
         *_check_workers(options.docker_image, [data or Path("data"), output_dir]),
         _check_local_worker(),
         _check_data(data),
@@ -75,7 +75,7 @@ def doctor(options: DoctorOptions) -> None:
         raise typer.Exit(1)
 
 
-def _check_database(options: DatabaseOptions) -> Iterator[Finding]:
+def _check_database(options: StudyOptions) -> Iterator[Finding]:
     named = (
         options.storage
         or options.storage_file
@@ -98,7 +98,12 @@ def _check_database(options: DatabaseOptions) -> Iterator[Finding]:
                 "WARN" if slow else "OK",
                 f"{kind} answers in {latency_s * 1000:.1f} ms, {_count_studies(engine)}{remedy}",
             )
+            if options.study_name is not None:
+                choose_study(options.study_name, list(study_names(engine)))
+                yield Finding("study", "OK", f"{options.study_name} is in the database")
             yield _check_clock(engine)
+    except UsageError as error:
+        yield Finding("study", "FAIL", str(error))
     except OtherDatabaseError as error:
         yield Finding("database", "FAIL", str(error))
     except HpoError as error:

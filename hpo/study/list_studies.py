@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpo.command_line import as_options
-from hpo.study.common import database_url, reading, say, show_json, show_table
-from hpo.study.options import AsJson, DatabaseOptions
+from hpo.study.common import choose_study, database_url, reading, say, show_json, show_table
+from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import StudyReader, study_names
 
 
@@ -15,15 +15,19 @@ class ListOptions:
     """Options of `rml-study list`."""
 
     as_json: AsJson = False
-    database: DatabaseOptions
+    study: StudyOptions
 
 
 @as_options
 def list_studies(options: ListOptions) -> None:
-    """List the studies in a database."""
+    """List the studies in a database, or the one of --study-name."""
     rows: list[dict[str, object]] = []
-    with reading(database_url(options.database)) as engine:
-        for name, study_id in study_names(engine).items():
+    with reading(database_url(options.study)) as engine:
+        names = study_names(engine)
+        if options.study.study_name is not None:
+            chosen = choose_study(options.study.study_name, list(names))
+            names = {chosen: names[chosen]}
+        for name, study_id in names.items():
             reader = StudyReader(engine, study_id)
             states, best = reader.states(), reader.best()
             rows.append(

@@ -96,7 +96,16 @@ def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[st
             for key, name in ((WITH, "with background"), (WITHOUT, "without"))
             if any(entry.get(key) is not None for entry in results)
         },
+        **{
+            f"Dice of {name}": spread([e.get("dice_per_class") or {} for e in results], name)
+            for name in _classes(results)
+        },
     }
+
+
+def _classes(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the classes whose Dice some result has, in their order."""
+    return list(dict.fromkeys(name for e in results for name in e.get("dice_per_class") or {}))
 
 
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> str:

@@ -44,12 +44,8 @@ class PlotOptions:
 @as_options
 def plot(options: PlotOptions) -> None:
     """Write history.png, parameters.png, importance.png and curves.png."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise UsageError(
-            "matplotlib is not installed; try pip install 'rml-optimize[plot]'"
-        ) from None
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from hpo.store.study import finished_trials, is_paused, score
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 class PredictOptions:
     """Options of `rml-study predict`."""
 
-    images: Annotated[Path, typer.Option("--images", help="Folder of images, of any size")]
+    images: Annotated[
+        Path, typer.Option("--images", help="Folder of images, of any size; or one image")
+    ]
     out: Annotated[Path, typer.Option("--out", help="New folder for masks and overlays")]
     artifacts: Artifacts = None
     study: StudyOptions
@@ -71,6 +74,8 @@ def segment(options: Segmenting, targets: Path | None) -> None:
     """
     images, out, output = options.images, options.out, options.study.output_dir
     folders = {"--images": images, **({"--targets": targets} if targets else {})}
+    if targets is None and images.is_file():
+        del folders["--images"]
     for key, folder in folders.items():
         if not folder.is_dir():
             raise UsageError(f"{key}: no such folder: {folder}")
@@ -82,6 +87,8 @@ def segment(options: Segmenting, targets: Path | None) -> None:
         tempfile.TemporaryDirectory(prefix=".predict.", dir=output) as aside,
     ):
         model = _find_model(study, output.absolute(), Path(aside).absolute(), options.artifacts)
+        if images.is_file():  # a folder is what a container is given
+            folders["--images"] = _alone(images, Path(aside).absolute())
         mounts = [
             Mount(name="model", path=model),
             *(Mount(name=key.strip("-"), path=path.absolute()) for key, path in folders.items()),
@@ -114,6 +121,15 @@ def segment(options: Segmenting, targets: Path | None) -> None:
             if made:  # else the next call would find it in its way
                 remove(out)
             raise HpoError(f"exit code {ended.exit_code} of the worker:\n{ended.log_tail}")
+
+
+def _alone(image: Path, aside: Path) -> Path:
+    """Return a folder with one image in it, that a container's user may read."""
+    aside.chmod(0o755)
+    folder = aside / "images"
+    folder.mkdir(mode=0o755)
+    shutil.copyfile(image, folder / image.name)
+    return folder
 
 
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Slot
-from hpo.records import run_of
+from hpo.records import RunRecord, run_of
 from hpo.run.oneshot import run_config
 from hpo.study.common import find_trial, opened_study, say, show_table
 from hpo.study.options import StudyOptions, TrialNumber
@@ -65,17 +65,30 @@ def replay(options: ReplayOptions) -> None:
     run_dir = folders.replay(trial) / time.strftime("%Y%m%d-%H%M%S")
     with open_workers(options.workers, mounts, study=name, attributes=attributes) as workers:
         say(f"trial {trial} again: {workers.text}")
-        curve = _run(workers, run_dir, placed_config(config, provenance, mounts, workers.launcher))
-    _compare(found, curve, provenance, workers.slots[0], options.tolerance)
+        slot = _with_threads(workers.slots[0], provenance)
+        placed = placed_config(config, provenance, mounts, workers.launcher)
+        curve = _run(workers, slot, run_dir, placed)
+    _compare(found, curve, provenance, slot, options.tolerance)
 
 
-def _run(workers: Workers, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
+def _with_threads(slot: Slot, provenance: RunRecord) -> Slot:
+    """Give a slot the number of threads that the trial had: another sums in another order."""
+    threads = provenance.get("cpu", {}).get("threads")
+    if not isinstance(threads, int) or threads < 1 or threads == slot.num_threads:
+        return slot
+    say(f"threads: {threads}, as the trial had, not {slot.num_threads}")
+    # With more threads than cores of its own it may run on all of them.
+    cores = slot.cores[:threads] if threads <= len(slot.cores) else ()
+    return replace(slot, num_threads=threads, cores=cores)
+
+
+def _run(workers: Workers, slot: Slot, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
     from hpo.plan.space import dropped_keys  # pydantic, which most commands do without
 
     if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
         say(f"warning: this worker does not know, so does not get, {', '.join(dropped)}")
     run_dir.mkdir(parents=True)
-    ended = run_config(workers.launcher, workers.slots[0], run_dir, config)
+    ended = run_config(workers.launcher, slot, run_dir, config)
     assert ended is not None
     curve = {evaluation.epoch: evaluation.accuracy for evaluation in ended.evaluations}
     if not curve:

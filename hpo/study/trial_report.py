@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.console import console
 from hpo.keys import ATTEMPT, REQUEUED_FROM
 from hpo.records import end_of, run_of
+from hpo.results.metrics import describe_classes
 from hpo.run.progress import optuna_means
 from hpo.study.common import say, say_prose
 from hpo.wording import fold
@@ -44,6 +45,7 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
         "dice_dataset": score(trial),
         "foreign_value": trial.value if is_foreign(trial) else None,
         "epoch": best_epoch(trial),
+        "dice_per_class": end.get("dice_per_class"),
         "last_dice_dataset": last_score(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
@@ -117,6 +119,8 @@ def _text(key: str, value: Any) -> str:
         from hpo.run.final_test import TestScore
 
         return str(TestScore(**value))
+    if key == "dice_per_class":
+        return describe_classes(value) or "–"
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
     if key == "best_of_optuna":

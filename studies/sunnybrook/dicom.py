@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError, UserError
+from trainer.extras import how_to_install
 
 FULL_SCALE = 65535
 SUBPIXELS = 16  # of the grid that a contour is drawn on; contours have two decimals
@@ -50,7 +51,7 @@ def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
     try:
         import pydicom
     except ImportError:
-        raise UserError("DICOM files need pydicom: pip install 'rml-optimize[dicom]'") from None
+        raise UserError(f"DICOM files need pydicom: {how_to_install('dicom')}") from None
     try:
         # Forced: files without the preamble are read like others, and looked at below.
         dataset = pydicom.dcmread(path, force=True)

@@ -29,8 +29,8 @@ def make_sampler(number: int) -> BaseSampler:
     return TPESampler(seed=number, multivariate=True, group=True, n_startup_trials=5)
 
 
-@pytest.mark.parametrize("num_trials, num_whole", [(1, 3), (8, 3), (16, 4), (50, 5)])
-def test_short_search_is_pruned_sooner(num_trials: int, num_whole: int) -> None:
+@pytest.mark.parametrize("num_trials, num_whole", [(1, 3), (8, 4), (18, 9), (50, 10)])
+def test_half_of_a_short_search_runs_whole(num_trials: int, num_whole: int) -> None:
     spec = SimpleNamespace(
         pruner="median", num_trials=num_trials, num_warmup_epochs=3, num_epochs=9
     )

@@ -210,7 +210,7 @@ def test_fixed_optimizer_is_searched_in_its_own_range(
 # --- the form for a machine without a GPU ----------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "brain_mri", "sunnybrook"])
+@pytest.mark.parametrize("name", ["breast_cancer", "brain_mri", "oxford_pets", "sunnybrook"])
 def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
     optimize: Rml, name: str
 ) -> None:

@@ -135,8 +135,8 @@ def test_a_shelf_takes_only_the_files_named_out_of_an_archive(tmp_path: Path) ->
     ("location", "text"),
     [
         ("ftp://host/x", "expected a folder"),
-        ("s3://bucket/p", r"pip install 'rml-optimize\[s3\]'"),
-        ("gs://bucket/p", r"pip install 'rml-optimize\[gcs\]'"),
+        ("s3://bucket/p", r"pip install 'boto3>=1.34'"),
+        ("gs://bucket/p", r"pip install 'google-cloud-storage>=2.14'"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_refused(

@@ -37,7 +37,8 @@ def test_epochs_are_drawn_with_their_mean_loss_and_accuracy(
     tmp_path: Path, drawn: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--plot", str(write_logs(tmp_path))]) == 0
-    (epochs, losses), test = drawn
+    (epochs, losses), test_loss, test = drawn
+    assert test_loss == ([1, 2], [0.7, 0.5])
     assert epochs == [1, 2]
     assert losses == pytest.approx([0.8, 0.4])  # neither NaN nor a line that is not finished
     assert test == ([1, 2], [0.5, 0.625])

@@ -15,8 +15,8 @@ NUM_TRAIN_FIELDS = 5  # seconds, epoch, batch, loss, gradient norm
 def plot_run(outfile: Path, picture: Path) -> None:
     """Draw the loss of `<outfile>_train.txt` and the accuracy of `<outfile>_test.txt`.
 
-    One point an epoch: the mean loss of its batches, and the accuracy of its evaluation. A log
-    that is not there (a run that only trains, or only evaluates) leaves its half out.
+    One point an epoch: the mean loss of its batches, and loss and accuracy of its evaluation. A
+    log that is not there (a run that only trains, or only evaluates) leaves its part out.
 
     Raises:
         DataError: neither log has anything to draw.
@@ -24,27 +24,38 @@ def plot_run(outfile: Path, picture: Path) -> None:
     """
     train, test = (Path(name) for name in log_files(str(outfile)))
     losses = _mean_losses(train)
-    accuracies = {entry.epoch: entry.accuracy for entry in TestLogReader(test).read_new()}
-    curves = [
-        (label, curve)
-        for label, curve in (("training loss", losses), ("test accuracy", accuracies))
-        if curve
-    ]
-    if not curves:
+    entries = TestLogReader(test).read_new()
+    accuracies = {entry.epoch: entry.accuracy for entry in entries}
+    test_losses = {
+        entry.epoch: entry.loss
+        for entry in entries
+        if entry.loss is not None and math.isfinite(entry.loss)
+    }
+    panels = {
+        "loss": {"training": losses, "test": test_losses},
+        "test accuracy": {"test": accuracies},
+    }
+    shown = {label: curves for label, curves in panels.items() if any(curves.values())}
+    if not shown:
         raise DataError(f"--plot {outfile}: nothing to draw in {train} or {test}")
     try:
         from matplotlib.figure import Figure  # no pyplot: no window, no state
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install 'rml-optimize[plot]'") from None
-    figure = Figure(figsize=(5 * len(curves), 3.6), layout="constrained")
-    for axes, (label, curve) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
-    ):
-        axes.plot(list(curve), list(curve.values()), marker="o", markersize=3)
+    except ImportError:  # in the worker's image
+        raise UserError(
+            "--plot needs matplotlib, which this installation leaves out: pip install matplotlib"
+        ) from None
+    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
+    places = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (label, curves) in zip(places, shown.items(), strict=True):
+        for name, curve in curves.items():
+            if curve:
+                axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
         axes.set(xlabel="epoch", ylabel=label)
-        if curve is accuracies:
-            best = max(curve, key=lambda epoch: curve[epoch])
-            axes.set_title(f"best: {curve[best]:.4f} (epoch {best})", fontsize="medium")
+        if label == "loss":
+            axes.legend()
+        else:
+            best = max(accuracies, key=lambda epoch: accuracies[epoch])
+            axes.set_title(f"best: {accuracies[best]:.4f} (epoch {best})", fontsize="medium")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     aside = aside_name(picture)

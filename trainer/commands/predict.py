@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,16 @@ from numpy.typing import NDArray
 
 from trainer.commands.cases import Cases
 from trainer.compute.parallel import World
-from trainer.config import LOSSES, NeuralNetwork, parse_config
-from trainer.data.dataset import Resolve
+from trainer.config import NeuralNetwork
 from trainer.data.geometry import classes_at
-from trainer.data.images import list_images, read_image
+from trainer.data.images import SUFFIXES, list_images, read_image
 from trainer.data.overlay import dashed_outlines, overlay, shown
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.data.transforms import plan_transforms
 from trainer.errors import ConfigError, DataError, TrainerError
 from trainer.log import Log
-from trainer.rundir import CONFIG, PREDICTIONS
-from trainer.setup.adapt import with_scoring_rules
+from trainer.model import mask_of, model_config
+from trainer.rundir import PREDICTIONS
 from trainer.wording import counted
 
 MASKS = "masks"
@@ -48,7 +49,8 @@ def predict(
 
     Args:
         model: a folder with a config.json beside its weights, such as `best_model/`.
-        images: folder of images; of one size if the model has `data.tiles` and no resize.
+        images: folder of images, or one image; of one size if the model has `data.tiles` and no
+            resize.
         output: where the results go; made if missing.
         log: where the contract's log lines go.
         world: the processes that share the images; the first one draws.
@@ -62,6 +64,10 @@ def predict(
     from trainer.commands.run import run
     from trainer.compute.memory import memory_errors_named
 
+    if images.is_file():
+        with _alone(images) as alone:
+            predict(model, alone, output, log, world, targets)
+        return
     config = _prediction_config(model, images, output)
     paths = {
         path.relative_to(images).as_posix(): path
@@ -89,6 +95,16 @@ def predict(
     log(f"Wrote {counted(len(paths), 'mask')} with overlays to {output}/{{{MASKS},{OVERLAYS}}}/")
 
 
+@contextlib.contextmanager
+def _alone(image: Path) -> Iterator[Path]:
+    """Give a folder with one image in it."""
+    if image.suffix.lower() not in SUFFIXES:
+        raise DataError(f"--images: {image} is no image; expected {', '.join(SUFFIXES)}")
+    with tempfile.TemporaryDirectory(prefix="rmldnn-predict-") as folder:
+        shutil.copyfile(image, Path(folder) / image.name)
+        yield Path(folder)
+
+
 def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:
     clash = find_clash(names)
     if clash is None:
@@ -106,43 +122,15 @@ def _refuse_one_name_for_two(names: Iterable[str], output: Path) -> None:
 
 
 def _prediction_config(model: Path, images: Path, output: Path) -> NeuralNetwork:
-    path = model / CONFIG
-    try:
-        obj: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-        network = obj["neural_network"]
-        data = network["data"]
-    except OSError as error:
-        raise ConfigError(f"--predict: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"--predict: {path} is no config of rmldnn") from None
-    for key in ("input_path", "target_path", "test_target_path"):
-        data.pop(key, None)
     # Absolute, because a relative one that is missing would be looked for beside the model.
-    data["test_input_path"] = str(images.absolute())
-    data["test_output_path"] = str(output)
-    network.pop("outfile", None)
-    rule = (network.pop("metrics", None) or {}).get("include_background")
-    if rule is not None:  # plug-ins of metrics may not be installed, but which classes count stays
-        network["metrics"] = {"include_background": rule}
-    _forget_plugin_loss(network)
-    config = parse_config(obj, str(path))
+    paths = {"test_input_path": str(images.absolute()), "test_output_path": str(output)}
+    config = model_config(model, "--predict", **paths)
     if config.data.inputs != "images" or config.data.has_labels:
         raise ConfigError(
             f"--predict: draws masks on images, and the model in {model} is for other data; set "
             "data.test_input_path and data.test_output_path in its config and run rmldnn --config"
         )
-    # Masks are brought back the way that the images were turned.
-    return with_scoring_rules(config, Resolve.of(config, model), Log(silent=True))
-
-
-def _forget_plugin_loss(network: dict[str, Any]) -> None:
-    """Let a model that was trained with a plug-in's loss predict where that is not installed.
-
-    Of the loss only `source` matters here, and MSE, which takes the output as it is.
-    """
-    loss = network.get("loss")
-    if isinstance(loss, dict) and str(loss.get("function")).lower() not in map(str.lower, LOSSES):
-        network["loss"] = {"function": "BCE", "source": loss.get("source")}
+    return config
 
 
 def _draw(
@@ -156,11 +144,8 @@ def _draw(
     image = shown(read_image(path, gray=False))
     steps, _ = plan_transforms(config.data)
     classes = classes_at(probabilities_CHW, image.shape[:2], steps.reading)
-    values = config.data.mask_values or ((0, 255) if len(probabilities_CHW) == 1 else None)
-    mask = classes if values is None else np.asarray(values, dtype=np.uint16)[classes]
-    is_small = mask.max(initial=0) <= np.iinfo(np.uint8).max
     file = Path(name).with_suffix(".png")
-    _write(output / MASKS / file, mask.astype(np.uint8 if is_small else np.uint16))
+    _write(output / MASKS / file, mask_of(classes, config, len(probabilities_CHW)))
     drawn = overlay(image, classes)
     if cases is not None:
         truth = cases.compare(path, name, classes, len(probabilities_CHW))

@@ -16,7 +16,7 @@ from trainer.compute.device import exact_float32
 from trainer.compute.memory import nothing_to_free, with_freed_memory
 from trainer.compute.parallel import World
 from trainer.evaluation.ownsize import OwnSize
-from trainer.evaluation.predictions import Destination, Write
+from trainer.evaluation.predictions import Receiver, Write
 from trainer.evaluation.tiles import blend_tiles
 from trainer.loading.batches import Batch, Batches, size_of
 from trainer.losses import LossFunction
@@ -121,7 +121,7 @@ class Evaluator:
     output_size: tuple[int, ...] | None = None
 
     def run(
-        self, network: NetworkModule, epoch: int, destination: Destination | None = None
+        self, network: NetworkModule, epoch: int, destination: Receiver | None = None
     ) -> Evaluation:
         """Evaluate every sample once, in order; write predictions where it is said where to.
 
@@ -133,9 +133,7 @@ class Evaluator:
         free = self.free_memory if self.world.size == 1 else nothing_to_free
         return with_freed_memory(lambda: self._run(network, epoch, destination), free)
 
-    def _run(
-        self, network: NetworkModule, epoch: int, destination: Destination | None
-    ) -> Evaluation:
+    def _run(self, network: NetworkModule, epoch: int, destination: Receiver | None) -> Evaluation:
         network.eval()
         tally = self._new_tally()
         num_batches, last_lines = self.batches.num_in_order, time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import h5py
 import numpy as np
@@ -22,6 +22,14 @@ from trainer.rundir import PREDICTIONS, aside_name, hold, remove_abandoned
 
 Floats = NDArray[np.float32]
 Write = Callable[[Sequence[str], Sequence[Floats]], None]
+
+
+class Receiver(Protocol):
+    """Takes the network's outputs."""
+
+    def open(self, slices: Sequence[Slice]) -> contextlib.AbstractContextManager[Write]:
+        """Give a function that takes names and outputs, each (C, H, W); of slices, restored."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.extras import how_to_install
 from trainer.networks.forward import activate
 from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
@@ -33,8 +35,11 @@ def export_onnx(
     input_shape: tuple[int, ...],
     path: Path,
     activation: Activation | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write the network with its last activation as ONNX, for any batch size.
+
+    `metadata` is what ONNX Runtime gives by `session.get_modelmeta().custom_metadata_map`.
 
     Input and output are channels-first, (N, C, H, W), as everywhere in the engine;
     `input_shape` is (H, W, C); `activation` is what the network itself does not end with. Needs
@@ -45,8 +50,7 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{path}: writing ONNX needs the package {error.name}; "
-            "pip install 'rml-optimize[onnx]'"
+            f"{path}: writing ONNX needs the package {error.name}; try {how_to_install('onnx')}"
         ) from None
     parameter = next(module.parameters(), None)
     device = "cpu" if parameter is None else parameter.device
@@ -59,16 +63,17 @@ def export_onnx(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module if activation is None else _Activated(module, activation),
                 (image,),
-                path,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 dynamo=True,
-                external_data=False,  # one file, up to ONNX's 2 GB
                 verbose=False,
             )
+            assert program is not None  # by the newer exporter
+            program.model.metadata_props.update(metadata or {})
+            program.save(path, external_data=False)  # one file, up to ONNX's 2 GB
     finally:
         module.train(training)
