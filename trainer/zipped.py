@@ -11,6 +11,7 @@ import os
 import struct
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from trainer.bounded import BoundError, open_regular
 
@@ -27,20 +28,14 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         BoundError: it is no regular file, or the list is.
         zipfile.BadZipFile, OSError: it is no archive, or cannot be read.
     """
-    file = os.fdopen(open_regular(path, follow_links=True), "rb")
-    try:
-        size = _directory_bytes(file)
-        if size > MAX_DIRECTORY_BYTES:
-            raise BoundError(f"{path}: its list of members has {size} bytes")
-        archive = zipfile.ZipFile(file)
-    except BaseException:
-        file.close()
-        raise
-    archive._filePassed = 0  # type: ignore[attr-defined]  # close() closes the file, too
-    return archive
+    file = io.BufferedReader(Window(path))
+    size = _directory_bytes(file)
+    if size > MAX_DIRECTORY_BYTES:
+        raise BoundError(f"{path}: its list of members has {size} bytes")
+    return zipfile.ZipFile(file)
 
 
-def _directory_bytes(file: io.BufferedReader) -> int:
+def _directory_bytes(file: IO[bytes]) -> int:
     total = file.seek(0, os.SEEK_END)
     file.seek(max(0, total - _END_BYTES - _MAX_COMMENT))
     end = file.read()
@@ -118,10 +113,11 @@ def refuse_packed(archive: zipfile.ZipFile, folder: str) -> None:
 class Window(io.RawIOBase):
     """The bytes of a file from `start` on, `size` of them, as a file to read."""
 
-    def __init__(self, path: Path, start: int, size: int) -> None:
+    def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
         super().__init__()
         self._descriptor = open_regular(path, follow_links=True)
-        self._start, self._size, self._at = start, size, 0
+        self._start, self._at = start, 0
+        self._size = os.fstat(self._descriptor).st_size if size is None else size
 
     def readable(self) -> bool:
         return True
