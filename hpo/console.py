@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
-from hpo.errors import HpoError
+from hpo.errors import DIAGNOSES, HpoError, StorageError
 from trainer.errors import TrainerError
 from trainer.log import escape_unprintable
 
@@ -39,6 +39,12 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        text = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
+        if text is None:
+            raise
+        errors.print(f"error: {text}", markup=False)
+        return StorageError.exit_code
     return 0
 
 
