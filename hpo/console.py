@@ -5,15 +5,41 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from hpo.errors import DIAGNOSES, HpoError, StorageError
 from trainer.errors import TrainerError
-from trainer.log import escape_unprintable
+from trainer.log import escape_unprintable, printable
 
 INTERRUPTED = 130
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class TerminalConsole(Console):
+    """A console that shows text as it is: neither obeyed by a terminal nor made a picture of.
+
+    Names of files, messages and the ends of logs come from workers and their images.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield what is shown, each letter of which has a form."""
+        for segment in super().render(renderable, options):
+            if segment.control or (segment.text.isascii() and segment.text.isprintable()):
+                yield segment
+            else:
+                text = "\n".join(map(printable, segment.text.split("\n")))
+                # of a terminal that knows ASCII alone, say
+                encoded = text.encode(self.encoding, errors="backslashreplace")
+                yield Segment(encoded.decode(self.encoding), segment.style)
+
+
+console = TerminalConsole()
+errors = TerminalConsole(stderr=True)
 
 
 def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> int:

@@ -4,6 +4,7 @@ TrainerError             1   anything else: a folder that cannot be written, say
 ├── UserError            2   bad config or data: every trial would fail alike
 │   ├── ConfigError          a key of config.json
 │   ├── DataError            an image, a mask, a folder
+│   │   └── BoundError           larger, deeper or of another kind than it may be
 │   ├── NetworkError         the network file
 │   └── WeightsError         a checkpoint to load
 ├── DivergedError        3   the loss is NaN or infinite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TextIO
@@ -16,6 +17,24 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Return text in which what a terminal would obey, or not show, is written as its number.
+
+    Control characters, marks that turn the direction of writing, letters without width, bytes
+    that are no text: names of files may hold them. Line breaks are among them; tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\t" or unicodedata.category(c) == "Zs" else _escaped(c)
+        for c in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")
 
 
 class Log:
@@ -31,7 +50,7 @@ class Log:
             return
         stamp = datetime.now().strftime("[%Y-%b-%d %H:%M:%S.%f]")
         for line in text.splitlines() or [""]:
-            self._stream.write(f"{stamp} {line}\n")
+            self._stream.write(f"{stamp} {printable(line)}\n")
         self._stream.flush()
 
     def section(self, title: str, entries: Mapping[str, object]) -> None:

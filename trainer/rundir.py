@@ -12,14 +12,21 @@ import json
 import math
 import os
 import re
-import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import DataError
+from trainer.bounded import (
+    MAX_LINE_BYTES,
+    BoundError,
+    finite,
+    open_regular,
+    parse_json,
+    read_bytes,
+    split_lines,
+)
 
 CONFIG = "config.json"
 WORKER_LOG = "worker.log"
@@ -33,10 +40,20 @@ CHECKPOINTS = "temp_model"
 RESUME = "resume.pt"
 PREDICTIONS = "output_1.h5"
 
-MAX_LOG_BYTES = 64 * 2**20  # a worker is not trusted: nobody needs a larger out_test.txt
-MAX_MODEL_BYTES = 16 * 2**30  # nor a larger checkpoint, which may be a hole of any size
+# A worker is not trusted. What is read of its files is what a run's own can have: some lines for
+# each epoch, of so many bytes in the mean.
+MAX_LOG_BYTES = 64 * 2**20
+MAX_LINES = 1_000_000
+LINES_PER_EPOCH = 4
+METRICS_PER_EPOCH = 2
+SPARE_LINES = 50
+SPARE_BYTES = 2**16
+MEAN_LINE_BYTES = 256
+MAX_TEST_LINE_BYTES = 4096
+MEAN_METRICS_BYTES = 2**16
+MAX_REPLACED = 100  # times that a log is read anew: once for each time that a run goes on
+SCORE_SLACK = 1e-6  # of a Dice that is rounded to few digits
 YOUNG_S = 60.0  # what is written aside may not be locked yet
-_COPY_BYTES = 4 * 2**20
 
 # With nan and inf, or an accuracy of nan would leave the number before it as the last one.
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\b(?:nan|inf)\b", re.IGNORECASE)
@@ -92,14 +109,27 @@ class TestLogReader:
 
     Lines are consumed only when they end in a newline, so a half-written one is never read.
     The folder belongs to a worker that we don't trust: only a regular file is opened, without
-    following links or blocking on a FIFO, and no more than MAX_LOG_BYTES of it.
+    following links or blocking on a FIFO, and no more of it is read than a run's log can have.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, num_epochs: int | None = None, is_score: bool = False
+    ) -> None:
+        """Read from the beginning.
+
+        Args:
+            path: the log.
+            num_epochs: of the run, which bounds lines and bytes; None where nobody knows.
+            is_score: an accuracy is a Dice: what is not from 0 to 1 counts nothing.
+        """
         self._path = path
-        self._offset = 0
+        self._num_epochs = num_epochs
+        self._is_score = is_score
+        self._max_lines = _max_lines(num_epochs, LINES_PER_EPOCH)
+        self._max_bytes = min(MAX_LOG_BYTES, SPARE_BYTES + self._max_lines * MEAN_LINE_BYTES)
+        self._offset = self._num_lines = self._num_replaced = 0
         self._file: tuple[int, int] | None = None
         self.was_replaced = False
 
@@ -110,56 +140,75 @@ class TestLogReader:
         that was cut off: then `was_replaced` is True, and everything is read again.
         """
         self.was_replaced = False
-        descriptor = _open_untrusted(self._path)
-        if descriptor is None:
+        if self._num_replaced > MAX_REPLACED:  # by a worker that wants to keep us busy
             return []
+        chunk = self._read_chunk()
+        complete = chunk[: chunk.rfind(b"\n") + 1]
+        is_at_limit = self._offset + len(chunk) >= self._max_bytes
+        # at the limit for good: a line without an end must not be read again and again
+        self._offset = self._max_bytes if is_at_limit else self._offset + len(complete)
+        evaluations = []
+        for line in split_lines(
+            complete, max_lines=self._max_lines - self._num_lines, max_line=MAX_TEST_LINE_BYTES
+        ):
+            self._num_lines += 1
+            entry = parse_test_line(line)
+            if entry is not None and self._is_taken(entry):
+                evaluations.append(entry)
+        return evaluations
+
+    def _read_chunk(self) -> bytes:
+        try:
+            descriptor = open_regular(self._path)
+        except (OSError, BoundError):
+            return b""
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             found = (status.st_dev, status.st_ino)
             self.was_replaced = self._file not in (None, found) or status.st_size < self._offset
             self._file = found
             if self.was_replaced:
-                self._offset = 0
+                self._offset = self._num_lines = 0
+                self._num_replaced += 1
             file.seek(self._offset)
-            chunk = file.read(max(0, MAX_LOG_BYTES - self._offset))
-        complete = chunk[: chunk.rfind(b"\n") + 1]
-        is_at_limit = self._offset + len(chunk) >= MAX_LOG_BYTES
-        # at the limit for good: a line without an end must not be read again and again
-        self._offset = MAX_LOG_BYTES if is_at_limit else self._offset + len(complete)
-        lines = complete.decode("utf-8", errors="replace").splitlines()
-        return [entry for line in lines if (entry := parse_test_line(line))]
+            return file.read(max(0, self._max_bytes - self._offset))
+
+    def _is_taken(self, entry: Evaluation) -> bool:
+        if self._num_epochs is not None and entry.epoch > self._num_epochs:
+            return False
+        return not self._is_score or finite(entry.accuracy, 0, 1 + SCORE_SLACK) is not None
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the entries of a run's `metrics.jsonl`, none where there is no such file."""
+def _max_lines(num_epochs: int | None, per_epoch: int) -> int:
+    """Return how many lines a log may have, some for headings among them."""
+    if num_epochs is None:
+        return MAX_LINES
+    return min(MAX_LINES, SPARE_LINES + per_epoch * (num_epochs + 1))
+
+
+def read_metrics(run_dir: Path, num_epochs: int | None = None) -> list[dict[str, Any]]:
+    """Return the entries of a run's `metrics.jsonl`, none where there is no such file.
+
+    No more are read than a run of `num_epochs` writes. Numbers that are not finite are None.
+    """
     entries = []
-    for line in read_untrusted(run_dir / METRICS, 0).splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            entry = json.loads(line)
+    max_lines = _max_lines(num_epochs, METRICS_PER_EPOCH)
+    max_bytes = min(MAX_LOG_BYTES, MAX_LINE_BYTES + max_lines * MEAN_METRICS_BYTES)
+    content = read_untrusted(run_dir / METRICS, max_bytes)
+    for line in split_lines(content, max_lines=max_lines):
+        with contextlib.suppress(BoundError):
+            entry = parse_json(line, non_finite_as_none=True)
             if isinstance(entry, dict):
                 entries.append(entry)
     return entries
 
 
-def read_untrusted(path: Path, offset: int = 0) -> bytes:
-    """Read a file that a worker wrote, from `offset`: nothing unless it is a regular file."""
-    descriptor = _open_untrusted(path)
-    if descriptor is None:
-        return b""
-    with os.fdopen(descriptor, "rb") as file:
-        file.seek(offset)
-        return file.read(max(0, MAX_LOG_BYTES - offset))
-
-
-def _open_untrusted(path: Path) -> int | None:
+def read_untrusted(path: Path, max_bytes: int = MAX_LOG_BYTES) -> bytes:
+    """Read the beginning of a file that a worker wrote: nothing unless it is a regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
+        return read_bytes(path, max_bytes, cut=True)
+    except (OSError, BoundError):
+        return b""
 
 
 def dump_config(config: Mapping[str, Any]) -> str:
@@ -204,32 +253,3 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def copy_untrusted(source: Path, target: Path, max_bytes: int = MAX_MODEL_BYTES) -> None:
-    """Copy a file that a worker wrote, without following a link in the file's or folder's place.
-
-    Raises:
-        DataError: not a regular file, or larger than `max_bytes`; nothing is written then.
-    """
-    try:
-        folder = os.open(source.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(source.name, flags, dir_fd=folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise DataError(f"{source}: not a file of the worker's own ({error.strerror})") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise DataError(f"{source}: not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        if status.st_size > max_bytes:
-            raise DataError(f"{source}: {status.st_size} bytes, more than {max_bytes}")
-        with target.open("wb") as copy:
-            left = status.st_size  # no further, should somebody still write to it
-            while left and (chunk := file.read(min(left, _COPY_BYTES))):
-                copy.write(chunk)
-                left -= len(chunk)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from hpo.dataset.layouts import suggest
 from hpo.errors import UsageError
+from hpo.launchers.base import Mount
 
 VALIDATION_WORDS = ("val", "valid", "validation")
 
@@ -50,6 +51,20 @@ class DataFolder:
     test: Part | None
     follow_symlinks: bool = False
     validation: Part | None = None
+
+    def mount(self, *, tests_only: bool) -> Mount:
+        """Return what workers get of it: the parts, or the test images only.
+
+        Where images are links, all of the folder, or the links would lead nowhere.
+        """
+        read = (self.test,) if tests_only else (self.train, self.test)
+        parts = [path for part in read if part for path in (part.inputs, part.targets)]
+        return Mount(
+            name="data",
+            path=self.root,
+            parts=() if self.follow_symlinks else tuple(parts),
+            for_tests=tests_only,
+        )
 
 
 def find_data(root: Path, *, needs_test: bool, wants_validation: bool = False) -> DataFolder:

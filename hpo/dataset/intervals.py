@@ -12,10 +12,13 @@ import numpy as np
 
 from studies.prepare.groups import read_groups
 from trainer import rundir
+from trainer.bounded import MAX_NAME, BoundError, finite, split_lines
 from trainer.errors import DataError
-from trainer.metrics.bootstrap import bootstrap_scores, interval, rows_of_csv
+from trainer.metrics.bootstrap import COUNTS, bootstrap_scores, column, interval
 
 MIN_GROUPS = 5  # of fewer, a percentile interval says nothing
+MAX_CLASSES = 256  # of masks of 8 bits
+MAX_ROW_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -74,26 +77,63 @@ class Interval:
         return text if self.unit == "images" else f"{text} over {self.num_groups} groups"
 
 
-def interval_of_runs(run_dirs: Sequence[Path], grouping: Grouping) -> Interval | None:
+def interval_of_runs(
+    run_dirs: Sequence[Path], grouping: Grouping, *, num_images: int
+) -> Interval | None:
     """Return the interval of the mean `dice_dataset` of evaluations of the same images.
 
-    All runs get the same draws of groups. None where an engine leaves no table of images.
+    All runs get the same draws of groups. None where an engine leaves no table of images, or one
+    that cannot be that of `num_images` images.
     """
     samples = []
     groups: list[str] = []
     for run_dir in run_dirs:
-        entries = rundir.read_metrics(run_dir)
-        classes = entries[-1].get("classes_averaged") if entries else None
-        if not isinstance(classes, list):
-            return None
         try:
-            rows = rows_of_csv(rundir.read_untrusted(run_dir / rundir.PER_IMAGE).decode())
-            groups = grouping.groups_of([str(row["name"]) for row in rows])
-            samples.append(bootstrap_scores(rows, [str(name) for name in classes], groups=groups))
+            classes = _classes_averaged(run_dir)
+            rows = _read_rows(run_dir, classes, num_images)
+            groups = grouping.groups_of([row["name"] for row in rows])
+            samples.append(bootstrap_scores(rows, classes, groups=groups))
         except (ValueError, KeyError, csv.Error, DataError):
             return None
     if not samples:
         return None
     number, unit = len(set(groups)), "groups" if grouping.is_known else "images"
     bounds = interval(np.mean(samples, axis=0)) if number >= MIN_GROUPS else None
+    if bounds is not None and not all(finite(bound, 0, 1) is not None for bound in bounds):
+        return None
     return Interval(bounds, number, unit)
+
+
+def _classes_averaged(run_dir: Path) -> list[str]:
+    """Return the classes that an evaluation has averaged, by their names in its table.
+
+    Raises:
+        BoundError: it does not say, or says what no study of ours has.
+    """
+    entries = rundir.read_metrics(run_dir, num_epochs=0)
+    classes = entries[-1].get("classes_averaged") if entries else None
+    if not isinstance(classes, list) or len(classes) > MAX_CLASSES:
+        raise BoundError("no classes")
+    if not all(isinstance(name, str) for name in classes) or len({*classes}) < len(classes):
+        raise BoundError("not the names of classes")
+    return classes
+
+
+def _read_rows(run_dir: Path, classes: Sequence[str], num_images: int) -> list[dict[str, str]]:
+    """Return the counts of each image, as text.
+
+    Raises:
+        BoundError: there are more images than were evaluated.
+        ValueError, csv.Error: it is no such table.
+    """
+    max_bytes = min(rundir.MAX_LOG_BYTES, (num_images + 1) * MAX_ROW_BYTES)
+    content = rundir.read_untrusted(run_dir / rundir.PER_IMAGE, max_bytes)
+    # names may have line breaks, which csv puts together again
+    lines = [f"{line}\n" for line in split_lines(content, max_lines=2 * num_images + 2)]
+    columns = ["name", *(column(name, count) for name in classes for count in COUNTS)]
+    rows: list[dict[str, str]] = []
+    for row in csv.DictReader(lines):
+        if len(rows) == num_images or len(row["name"]) > MAX_NAME:
+            raise BoundError("more images, or longer names, than there are")
+        rows.append({name: row[name] for name in columns})
+    return rows

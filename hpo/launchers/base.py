@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Protocol
 
-from hpo.errors import EndingError
+from hpo.errors import EndingError, LauncherError
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.stop_times import STOP_GRACE_S
 from trainer import rundir
@@ -26,10 +26,34 @@ _MOUNT_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A folder that workers may read and never write."""
+    """A folder that workers may read and never write.
+
+    Attributes:
+        name: what it is called inside a container.
+        path: where it is here.
+        parts: the folders in it that containers get; all that is in it if none are named.
+        for_tests: only a job that `sees_tests` gets it.
+    """
 
     name: str
     path: Path
+    parts: tuple[PurePosixPath, ...] = ()
+    for_tests: bool = False
+
+    def folders(self) -> dict[PurePosixPath, Path]:
+        """Return what a container gets of it: relative path -> folder here."""
+        parts = self.parts or (PurePosixPath(),)
+        return {part: (self.path / part).absolute() for part in parts}
+
+    def check(self) -> None:
+        """Check that all of it is there.
+
+        Raises:
+            LauncherError: it is not.
+        """
+        for folder in self.folders().values():
+            if not folder.is_dir():
+                raise LauncherError(f"cannot mount {str(folder)!r}: no such folder")
 
     def __post_init__(self) -> None:
         # the name becomes a path inside containers, so it is ours to choose, never the user's
@@ -51,12 +75,16 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJob:
-    """One start of a worker, in the only folder that it may write."""
+    """One start of a worker, in the only folder that it may write.
+
+    With `sees_tests`, it gets the test images, and nothing that a training may read later.
+    """
 
     run_dir: Path
     slot: Slot
     num_procs: int = 1
     args: tuple[str, ...] = CONFIG_ARGS
+    sees_tests: bool = False
 
 
 class Handle(Protocol):
@@ -144,6 +172,14 @@ class LaunchSettings:
     memory: str | None = None  # None is a share of the machine's: see num_slots
     max_pids: int = 4096
     num_slots: int = 1  # workers at a time
+
+    def seen_by(self, job: WorkerJob) -> list[Mount]:
+        """Return the mounts that a job gets."""
+        return [mount for mount in self.mounts if job.sees_tests or not mount.for_tests]
+
+    def cache_of(self, job: WorkerJob) -> Path | None:
+        """Return the cache that a job shares with others: decoded test images are not for them."""
+        return None if job.sees_tests else self.cache
 
 
 def stop_all(handles: Sequence[Handle]) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 from docker.types import DeviceRequest, LogConfig, Ulimit
 from docker.types import Mount as BindMount
 
-from hpo.errors import LauncherError
 from hpo.launchers.base import (
     Handle,
     LaunchSettings,
@@ -33,7 +32,13 @@ from hpo.launchers.base import (
     with_mpirun,
 )
 from hpo.launchers.container import ENGINE_ERRORS, DockerHandle, remove
-from hpo.launchers.engine import connect, engine_host, image_id, start_error
+from hpo.launchers.engine import (
+    connect,
+    declared_volumes,
+    engine_host,
+    image_id,
+    start_error,
+)
 from hpo.launchers.image import DEFAULT_IMAGE
 from hpo.launchers.inside import (
     CACHE_DIR,
@@ -78,18 +83,23 @@ class DockerLauncher:
     def __init__(self, settings: LaunchSettings) -> None:
         self._settings = settings
         for mount in settings.mounts:
-            if not mount.path.is_dir():
-                raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
+            mount.check()
         self._client = connect()
         try:
             self.image_id: str | None = image_id(self._client, settings.image)
             info = self._client.info()
+            self._volumes = declared_volumes(self._client, settings.image)
         except BaseException:
             self._client.close()
             raise
         self._engine = str(info.get("ServerVersion", "?"))
         self._where = engine_host()
         self._memory = _memory_share(settings, info)
+        if self._volumes:
+            settings.warn(
+                f"the image declares volumes ({', '.join(self._volumes)}): each is an empty "
+                f"folder in memory, of {settings.tmp_size}"
+            )
         self._rootless = "name=rootless" in (info.get("SecurityOptions") or [])
         # only an engine on this very kernel follows a folder that is renamed here
         is_here = self._where.startswith("unix://")
@@ -230,13 +240,14 @@ class DockerLauncher:
             for inside, folder in start.folders.items()
         ]
         binds += [
-            BindMount(
-                self.worker_path(mount), str(mount.path.absolute()), type="bind", read_only=True
-            )
-            for mount in settings.mounts
+            BindMount(self.worker_path(mount, part), str(folder), type="bind", read_only=True)
+            for mount in settings.seen_by(job)
+            for part, folder in mount.folders().items()
         ]
-        if settings.cache is not None:
-            binds.append(BindMount(CACHE_DIR, str(settings.cache.absolute()), type="bind"))
+        cache = settings.cache_of(job)
+        if cache is not None:
+            binds.append(BindMount(CACHE_DIR, str(cache.absolute()), type="bind"))
+        in_memory = {"/tmp", *self._volumes} - {*start.folders}
         return {
             "image": self.image_id,  # the tag may move while the search runs
             "command": list(start.command),
@@ -246,12 +257,13 @@ class DockerLauncher:
             "user": start.user,
             "group_add": supplementary_groups(start.user, rootless=self._rootless),
             "environment": container_environment(
-                job.slot, job.num_procs, has_cache=settings.cache is not None
+                job.slot, job.num_procs, has_cache=cache is not None
             ),
             "labels": dict(settings.labels),
             "cpuset_cpus": ",".join(map(str, job.slot.cores)) or None,
             "device_requests": _device_requests(job.slot),
-            "tmpfs": {"/tmp": _tmpfs_options(start.user, settings.tmp_size)},
+            "tmpfs": dict.fromkeys(in_memory, _tmpfs_options(start.user, settings.tmp_size)),
+            "healthcheck": {"test": ["NONE"]},  # the image's own would run beside the worker
             "read_only": True,
             "network_mode": "none",
             "cap_drop": ["ALL"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import socket
 
 import docker
@@ -11,8 +12,12 @@ from docker.errors import APIError, ImageNotFound
 from hpo.errors import LauncherError
 from hpo.launchers.container import ENGINE_ERRORS
 from hpo.launchers.image import DEFAULT_IMAGE
+from hpo.launchers.inside import MOUNT_ROOT, WORK_DIR
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+MAX_VOLUMES = 16
+# Where nothing of an image's may be: ours, and the kernel's; the working folder itself may.
+OURS = (str(MOUNT_ROOT), "/proc", "/sys", "/dev", "/tmp", WORK_DIR)
 _ENGINE_TIMEOUT_S = 60
 _MAX_CONNECTIONS = 256  # each container holds one or two for its log and its end
 
@@ -55,6 +60,28 @@ def image_id(client: docker.DockerClient, image: str) -> str:
         raise LauncherError(
             f"Docker does not know the image {image!r}: {_explain(error)}"
         ) from error
+
+
+def declared_volumes(client: docker.DockerClient, image: str) -> tuple[str, ...]:
+    """Return the folders that an image declares as volumes.
+
+    The engine would give each a folder on its own disk, without a bound.
+
+    Raises:
+        LauncherError: there are many, or one is where we mount something ourselves.
+    """
+    declared = client.images.get(image).attrs["Config"].get("Volumes") or {}
+    paths = sorted({posixpath.normpath("/" + path.lstrip("/")) for path in declared})
+    if len(paths) > MAX_VOLUMES:
+        raise LauncherError(f"image {image!r} declares {len(paths)} volumes; more than we mount")
+    for path in paths:
+        is_ours = path == "/" or any(path.startswith(f"{folder}/") for folder in OURS)
+        if is_ours or path in OURS[:4]:
+            raise LauncherError(
+                f"image {image!r} declares the volume {path[:200]!r}, where workers get folders "
+                "of ours: build it without that VOLUME"
+            )
+    return tuple(path for path in paths if path != "/tmp")
 
 
 def start_error(image: str, error: Exception) -> LauncherError:

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from hpo.errors import LauncherError
 from trainer import rundir
+from trainer.bounded import BoundError, open_regular
+from trainer.log import printable
 
 MAX_LOG_BYTES = 64 * 2**20
 _LOOK_INTERVAL_S = 0.5
@@ -20,6 +22,8 @@ _TAIL_BYTES = 64 * 1024
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MAX_SHOWN_CHARS = 500
+MAX_LINE_CHARS = 8192  # of a line of the log that is shown; what a worker can do fits in one
 
 
 def open_log(run_dir: Path) -> BinaryIO:
@@ -101,19 +105,24 @@ def _note(text: str) -> bytes:
     return f"\n[rml-optimize: {text}]\n".encode()
 
 
+def shortened(text: str) -> str:
+    """Return text with each of its lines cut to what somebody may read."""
+    return "\n".join(
+        line if len(line) <= MAX_SHOWN_CHARS else f"{line[:MAX_SHOWN_CHARS]} …"
+        for line in text.split("\n")
+    )
+
+
 def read_tail(run_dir: Path, num_lines: int) -> str:
     """Return the log's last lines without escape sequences and control characters."""
-    path = run_dir / rundir.WORKER_LOG
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+        descriptor = open_regular(run_dir / rundir.WORKER_LOG)
+    except (OSError, BoundError):
         return ""
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return ""
-        file.seek(max(0, status.st_size - _TAIL_BYTES))
+        file.seek(max(0, os.fstat(descriptor).st_size - _TAIL_BYTES))
         text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
     # splitlines also parts at \r, so of a progress bar only the last states remain
     lines = (_CONTROL.sub("", _ESCAPE.sub("", line)).rstrip() for line in text.splitlines())
-    return "\n".join([line for line in lines if line][-num_lines:])
+    shown = [printable(line)[:MAX_LINE_CHARS] for line in lines if line]
+    return "\n".join(shown[-num_lines:])

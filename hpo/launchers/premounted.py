@@ -14,13 +14,13 @@ not used.
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from hpo.errors import LauncherError
 from hpo.owner import HOST, SESSION, driver_labels, is_dead
+from hpo.worker_files import remove
 
 NUM_PREMOUNTED = 16  # runs of a container; it bounds as well what a worker may leak
 PREFIX = ".pool_"
@@ -55,7 +55,7 @@ class PremountedFolders:
                 if owner is not None:
                     os.chown(folder, *owner, follow_symlinks=False)
         except OSError as error:
-            shutil.rmtree(self._root, ignore_errors=True)
+            remove(self._root)
             raise LauncherError(f"cannot make {self._root}: {error.strerror}") from error
 
     @property
@@ -99,8 +99,8 @@ class PremountedFolders:
         return self._path_inside(free_folder)
 
     def close(self) -> None:
-        """Remove the folders that no run has taken."""
-        _remove(self._root)
+        """Remove the folders that no run has taken, whatever its container has made of them."""
+        remove(self._root)
 
     def _path_inside(self, free_folder: Path) -> str:
         return f"{self._inside}/{free_folder.name}"
@@ -111,14 +111,4 @@ def remove_dead(parent: Path) -> None:
     prefix = f"{PREFIX}{driver_labels('')[HOST]}_"
     for root in parent.glob(f"{PREFIX}*"):
         if root.name.startswith(prefix) and is_dead(root.name.removeprefix(prefix).split("_")[0]):
-            _remove(root)
-
-
-def _remove(root: Path) -> None:
-    """Delete a pool, whatever its container has made of the folders in it."""
-    for folder in root.glob("*"):
-        try:
-            folder.chmod(0o700)  # it belongs to the container's user, who may have closed it
-        except OSError:
-            continue
-    shutil.rmtree(root, ignore_errors=True)
+            remove(root)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.errors import LauncherError
 from hpo.launchers.base import Launcher, LaunchSettings, Slot, WorkerJob, closed_error
+from hpo.launchers.log import shortened
+from hpo.worker_files import remove
+from trainer.bounded import BoundError, parse_json
 
 PROBE_ARGS = ("--capabilities",)
 WAIT_LIMIT_S = 120.0  # a first start from a cold network disk, an image that is unpacked
@@ -94,7 +98,7 @@ class _Ended:
 
     @property
     def last_line(self) -> str:
-        return self.output.rpartition("\n")[2]
+        return shortened(self.output.rpartition("\n")[2])
 
     @property
     def unclear(self) -> str:
@@ -112,9 +116,9 @@ class _Ended:
 
 
 def _ask(launcher: Launcher, settings: LaunchSettings, deadline: float) -> _Ended:
-    with tempfile.TemporaryDirectory(prefix="rml-probe-") as folder:
+    with _scratch(settings) as folder:
         slot = Slot(index=0, num_threads=1)
-        handle = launcher.start(WorkerJob(run_dir=Path(folder), slot=slot, args=PROBE_ARGS))
+        handle = launcher.start(WorkerJob(run_dir=folder, slot=slot, args=PROBE_ARGS))
         word_at = time.monotonic() + WORD_AFTER_S
         try:
             while (code := handle.poll()) is None and time.monotonic() < deadline:
@@ -136,16 +140,27 @@ def _ask(launcher: Launcher, settings: LaunchSettings, deadline: float) -> _Ende
         lines = output.splitlines() or [""]
         has_failed = code == SINGULARITY_FAILED and lines[-1].startswith(SINGULARITY_ERROR)
         if code in CANNOT_RUN or has_failed:
-            raise LauncherError(f"the worker cannot be run: {lines[-1]}")
+            raise LauncherError(f"the worker cannot be run: {shortened(lines[-1])}")
         return _Ended(code, handle.oom_killed, output)
+
+
+@contextlib.contextmanager
+def _scratch(settings: LaunchSettings) -> Iterator[Path]:
+    """Make a folder for a worker, and remove it, whatever has become of it."""
+    folder = Path(tempfile.mkdtemp(prefix="rml-probe-"))
+    try:
+        yield folder
+    finally:
+        if left := remove(folder, stopping=settings.stopping):
+            settings.warn(left)
 
 
 def parse_capabilities(output: str) -> frozenset[str] | None:
     """Find the JSON object with a list `capabilities` in a worker's output; None without one."""
     for line in reversed(output.splitlines()):
         try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
+            answer = parse_json(line)
+        except BoundError:
             continue
         names = answer.get("capabilities") if isinstance(answer, dict) else None
         if isinstance(names, list):

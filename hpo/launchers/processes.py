@@ -15,9 +15,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from hpo.launchers import guard
+from hpo.launchers import guard, reaper
 from hpo.launchers.base import closed_error, stop_all
 from hpo.launchers.log import LogLimit, open_log, read_tail
 from hpo.launchers.stop_times import KILL_PROCESS_TIMEOUT_S, STOP_GRACE_S
@@ -37,6 +37,7 @@ LAUNCHED_BY = (
     "LOCAL_RANK",
     "LOCAL_WORLD_SIZE",
 )
+HAS_REAPER = sys.platform == "linux"
 # Ways to the study's database: a worker, which may be anybody's, has no business there.
 SECRETS = ("RML_STORAGE", "PGPASS", "PGSERVICE", "MYSQL_PWD")
 
@@ -81,13 +82,22 @@ class ProcessHandle:
             if self._stops_group:
                 _signal_group(self._process.pid, signal.SIGTERM)
             else:
-                self._process.terminate()
-            try:
-                self._process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                _signal_group(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+                self._process.send_signal(reaper.END_WORKER if HAS_REAPER else signal.SIGTERM)
+            if not self._has_ended(grace_s):
+                if HAS_REAPER:
+                    self._process.send_signal(reaper.END_ALL)
+                if not HAS_REAPER or not self._has_ended(KILL_PROCESS_TIMEOUT_S):
+                    _signal_group(self._process.pid, signal.SIGKILL)
+                    # what hangs in the kernel, on a network disk say, is left to it
+                    self._has_ended(KILL_PROCESS_TIMEOUT_S)
             self._finish()
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     @property
     def oom_killed(self) -> bool:
@@ -110,6 +120,7 @@ class ProcessHandle:
         self._log_limit.keep(is_last=True)
         self._on_end()
         code = self._process.returncode
+        code = -signal.SIGKILL if code is None else code
         self._exit_code = code if code >= 0 else 128 - code
         if self._exit_code == 128 + signal.SIGKILL and not self._stopped:
             self._oom_killed = _count_oom_kills() > self._oom_kills_before
@@ -155,19 +166,47 @@ class WorkerProcesses:
                 raise closed_error()
             self._start_guard()
             with _pinned(cores):
-                process = subprocess.Popen(
+                process = self._spawn(
                     command,
+                    dict(environment),
                     cwd=run_dir,
-                    env={**environment, **self.marker},
                     stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if pipes else log,
                     stderr=log,
                     start_new_session=True,
                 )
+            if process.stdin is not None:  # a worker that reads nothing must not stop us
+                os.set_blocking(process.stdin.fileno(), False)
             handle = ProcessHandle(process, run_dir, stops_group=stops_group, on_end=on_end)
             self._handles = [other for other in self._handles if other.poll() is None]
             self._handles.append(handle)
         return handle
+
+    def _spawn(
+        self, command: tuple[str, ...], environment: dict[str, str], **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a command, by a reaper of its own where there are any."""
+        if not HAS_REAPER:
+            return subprocess.Popen(command, env=environment | self.marker, **options)
+        marker = "=".join(*self.marker.items())
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as status:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", reaper.__file__, str(writer), marker, *command],
+                    env=environment,
+                    pass_fds=(writer,),
+                    **options,
+                )
+            finally:
+                os.close(writer)
+            problem = status.read()  # ends when the command runs
+        if problem:
+            process.wait()
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                pipe.close()
+            raise OSError(int(problem), os.strerror(int(problem)), command[0])
+        return process
 
     def sweep(self) -> int:
         """Kill what dead drivers of the same database and user left, whose guard died too."""

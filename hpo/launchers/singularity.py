@@ -24,6 +24,7 @@ from hpo.launchers.inside import (
 from hpo.launchers.log import MAX_LOG_BYTES
 from hpo.launchers.probe import CachedCapabilities
 from hpo.launchers.processes import ProcessHandle, WorkerProcesses, own_environment
+from hpo.worker_files import remove
 
 PROGRAMS = ("apptainer", "singularity")  # the same command line; the first that is there
 PREFIXES = ("APPTAINER", "SINGULARITY")  # of their variables
@@ -44,8 +45,7 @@ class SingularityLauncher:
                 "neither `apptainer` nor `singularity` is on the PATH (`module load apptainer`?)"
             )
         for mount in settings.mounts:
-            if not mount.path.is_dir():
-                raise LauncherError(f"cannot mount {str(mount.path)!r}: no such folder")
+            mount.check()
         self._program = str(Path(program).absolute())
         self.image_id = _image_id(self._image)
         self._settings = settings
@@ -66,10 +66,11 @@ class SingularityLauncher:
             self._settings.cache.mkdir(exist_ok=True)
         # --containall gives the container a /tmp in memory, of 64 MB as a rule: too small for
         # compile caches, so it gets a folder on disk
-        scratch = Path(tempfile.mkdtemp(prefix="rml-scratch-"))
+        scratch, settings = Path(tempfile.mkdtemp(prefix="rml-scratch-")), self._settings
 
         def clean_up() -> None:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if left := remove(scratch, stopping=settings.stopping):
+                settings.warn(left)
 
         try:
             return self._processes.start(
@@ -107,9 +108,14 @@ class SingularityLauncher:
     def _command(self, job: WorkerJob, scratch: Path) -> tuple[str, ...]:
         settings = self._settings
         binds = [(job.run_dir, WORK_DIR, "rw")]
-        binds += [(mount.path, mounted_path(mount), "ro") for mount in settings.mounts]
-        if settings.cache is not None:
-            binds.append((settings.cache, CACHE_DIR, "rw"))
+        binds += [
+            (folder, mounted_path(mount, part), "ro")
+            for mount in settings.seen_by(job)
+            for part, folder in mount.folders().items()
+        ]
+        cache = settings.cache_of(job)
+        if cache is not None:
+            binds.append((cache, CACHE_DIR, "rw"))
         options = ["--containall", "--no-home", "--no-privs", "--net", "--network", "none"]
         if job.slot.gpu_uuids:
             options.append("--nv")
@@ -123,7 +129,7 @@ class SingularityLauncher:
     def _environment(self, job: WorkerJob) -> dict[str, str]:
         """Return the program's own environment, and in it what the worker shall have."""
         inside = container_environment(
-            job.slot, job.num_procs, has_cache=self._settings.cache is not None
+            job.slot, job.num_procs, has_cache=self._settings.cache_of(job) is not None
         )
         del inside["HOME"]  # refused; the home folder is of no use, caches go to /tmp by name
         # its end must be able to find the worker by it, should the driver die

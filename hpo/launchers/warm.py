@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
+import select
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,14 +22,21 @@ from typing import IO, Any, Protocol
 from hpo.launchers.base import CONFIG_ARGS, Handle, Slot, WorkerJob
 from hpo.launchers.log import LogLimit, read_tail
 from hpo.launchers.stop_times import STEP_GRACE_S, STOP_GRACE_S
+from trainer.bounded import parse_json, whole
 
 SERVE = "--serve"
 MAX_ANSWER_BYTES = 4096
+MAX_SAID_BYTES = 2**20  # for one request
+DRAIN_LIMIT_S = 1.0  # for what an ended worker has said
+LOOK_INTERVAL_S = 0.1
 
 
 def is_run(job: WorkerJob) -> bool:
-    """Say whether a job is one that a warm worker takes: a training by one process."""
-    return job.args == CONFIG_ARGS and job.num_procs == 1
+    """Say whether a job is one that a warm worker takes: a training by one process.
+
+    What sees the test images is started anew, and ends: no training shall come after it.
+    """
+    return job.args == CONFIG_ARGS and job.num_procs == 1 and not job.sees_tests
 
 
 class ServingHandle(Handle, Protocol):
@@ -78,11 +87,14 @@ class WarmWorker:
         self._input, self._output = process.pipes
         # a run has one answer; of a worker that says more, nothing is kept
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
+        self._closing = threading.Event()
+        self._num_bytes = 0  # that it has said since the last request
         self._reader = threading.Thread(target=self._read, name="warm-worker", daemon=True)
         self._reader.start()
 
     def send(self, request: dict[str, Any]) -> None:
-        """Write one request; a worker that is gone shows in its `process`."""
+        """Write one request; a worker that is gone, or reads nothing, shows in its `process`."""
+        self._num_bytes = 0
         try:
             self._input.write(json.dumps(request).encode() + b"\n")
             self._input.flush()
@@ -92,16 +104,23 @@ class WarmWorker:
     def answer(self, timeout_s: float = 0.0) -> dict[str, Any] | None:
         """Return the next answer, if it comes in time; of an ended process, all has come."""
         if self.process.poll() is not None:
-            self._reader.join()
+            self._reader.join(DRAIN_LIMIT_S)
         try:
             return self._answers.get(block=timeout_s > 0, timeout=timeout_s or None)
         except queue.Empty:
             return None
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it says more than any worker has to, so that reading it would keep us busy."""
+        return self._num_bytes > MAX_SAID_BYTES
+
     def end(self, grace_s: float = STOP_GRACE_S) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does; what it has started may still hold its output."""
         self.process.stop(grace_s)
-        self._reader.join()
+        self._reader.join(DRAIN_LIMIT_S)
+        self._closing.set()
+        self._reader.join(2 * LOOK_INTERVAL_S)
         for pipe in (self._input, self._output):
             try:
                 pipe.close()
@@ -110,15 +129,32 @@ class WarmWorker:
         self.places.close()
 
     def _read(self) -> None:
-        # in pieces: a line may have no end
-        while line := self._output.readline(MAX_ANSWER_BYTES):
-            try:
-                answer = json.loads(line)
-            except (ValueError, RecursionError):
+        output, begun = self._output.fileno(), b""
+        poller = select.poll()
+        poller.register(output, select.POLLIN)
+        while not self._closing.is_set():
+            if not poller.poll(LOOK_INTERVAL_S * 1000):
                 continue
-            if isinstance(answer, dict) and isinstance(answer.get("exit_code"), int):
-                with contextlib.suppress(queue.Full):
-                    self._answers.put_nowait(answer)
+            chunk = os.read(output, MAX_ANSWER_BYTES)
+            if not chunk:
+                return
+            self._num_bytes += len(chunk)
+            if self.is_noisy:  # drained until somebody ends it
+                continue
+            *lines, begun = (begun + chunk).split(b"\n")
+            begun = begun[:MAX_ANSWER_BYTES]  # a line may have no end
+            for line in lines:
+                self._note(line)
+
+    def _note(self, line: bytes) -> None:
+        """Take a line if it says how a run has ended."""
+        try:
+            answer = parse_json(line.decode())
+        except ValueError:
+            return
+        if isinstance(answer, dict) and whole(answer.get("exit_code"), 0, 255) is not None:
+            with contextlib.suppress(queue.Full):
+                self._answers.put_nowait(answer)
 
 
 class WarmHandle:
@@ -143,6 +179,8 @@ class WarmHandle:
         with self._lock:
             if self._exit_code is None:
                 self._log_limit.keep()
+                if self._worker.is_noisy:
+                    self._worker.end(0.0)
                 # first: what ends after it has answered has answered
                 process_code = self._worker.process.poll()
                 self._take(self._worker.answer(), process_code)
@@ -216,7 +254,7 @@ class WarmPool:
         """Return the slot's idle worker if it still lives; it is nobody else's then."""
         with self._lock:
             worker = self._idle.pop(slot, None)
-        if worker is not None and worker.process.poll() is not None:
+        if worker is not None and (worker.is_noisy or worker.process.poll() is not None):
             worker.end()
             return None
         return worker

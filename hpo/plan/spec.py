@@ -102,13 +102,17 @@ class StudySpec:
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """Return the folders that workers read."""
-        mounts = [
-            Mount(name="data", path=self.data.root),
-            Mount(name="inputs", path=self.folders.inputs),
-        ]
-        if self.trained.root != self.data.root:
+        """Return the folders that workers read, and nothing beside them.
+
+        The data folder may hold the output folder, with the study and all other runs. Where trials
+        are compared on a validation part, the test images are for the final test only.
+        """
+        reads_split = self.trained.root != self.data.root
+        mounts = [Mount(name="inputs", path=self.folders.inputs)]
+        if reads_split:
             mounts.append(Mount(name="split", path=self.trained.root))
+        if not reads_split or self.data.test is not None:
+            mounts.append(self.data.mount(tests_only=reads_split))
         return tuple(mounts)
 
     def worker_paths(self, launcher: Launcher) -> dict[str, str]:

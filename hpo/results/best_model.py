@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
-from hpo.folders import TRIAL_FILE, LockHeldError, is_regular_file, keep_foreign, locked, read_json
+from hpo.folders import TRIAL_FILE, LockHeldError, keep_foreign, locked, read_json
 from hpo.keys import STUDY_ID
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
@@ -24,6 +25,7 @@ from hpo.results.model_folder import (
     describe_model,
     evaluation_config,
     make_model,
+    refused_checkpoint,
     trial_entry,
 )
 from hpo.results.models import (
@@ -38,15 +40,24 @@ from hpo.results.models import (
 )
 from hpo.store.ranking import UNSCORED, rank
 from hpo.store.study import COUNTED, best_trial, finished_trials, trial_rank
-from trainer import rundir
 from trainer.errors import DataError
 
 
 class Results:
     """The two results that a user sees, for one study."""
 
-    def __init__(self, spec: StudySpec, model_store: ModelStore | None = None) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        model_store: ModelStore | None = None,
+        *,
+        stopping: threading.Event | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Keep the results of `spec`; `stopping` ends long copies, `warn` takes a line."""
         self._spec = spec
+        self._stopping = stopping
+        self._warn = warn
         self._model_store = model_store
         self._lock = threading.Lock()
         self._best = UNSCORED  # rank of the finished trials that were seen, which change no more
@@ -77,11 +88,10 @@ class Results:
                 return None
         entry = trial_entry(candidate, self._spec, study.user_attrs.get(STUDY_ID))
         folders = self._spec.folders
-        checkpoint = checkpoint_file(folders, entry)
-        if not is_regular_file(checkpoint):
+        if problem := refused_checkpoint(checkpoint_file(folders, entry)):
             return (
-                f"trial {candidate.number} is the best so far, but left no checkpoint "
-                f"{rundir.CHECKPOINTS}/{checkpoint.name}: best_model/ is not updated"
+                f"trial {candidate.number} is the best so far, but {problem}: best_model/ is not "
+                "updated"
             )
         try:
             model = describe_model(
@@ -115,7 +125,7 @@ class Results:
         """
         with self._lock:
             if number not in self._announced and not self._spared:
-                remove_checkpoints(self._spec.folders, number)  # nor need the database be asked
+                self._remove_checkpoints(number)  # nor need the database be asked
                 return None
             warning = self.fetch(study)
             if self._model_store is not None:
@@ -137,7 +147,9 @@ class Results:
         """Put the study's best model into `best_model/`; return a line that says why not."""
         folders = self._spec.folders
         try:
-            return fetch_best(study, folders.best_model, self._model_store, folders)
+            return fetch_best(
+                study, folders.best_model, self._model_store, folders, self._stopping
+            )
         except ArtifactError as error:
             return str(error)
         except OSError as error:
@@ -156,7 +168,7 @@ class Results:
                 if model := model_of(trial):
                     self._spared.add(trial.number)
                 keep = checkpoint_file(self._spec.folders, model["entry"]) if model else None
-                remove_checkpoints(self._spec.folders, trial.number, keep=keep)
+                self._remove_checkpoints(trial.number, keep)
 
     def _clear(self, study: optuna.Study, ended: Sequence[FrozenTrial]) -> None:
         folders = self._spec.folders
@@ -171,7 +183,13 @@ class Results:
                 keep = None
                 if trial is spared:
                     keep = checkpoint_file(folders, model_of(trial)["entry"])
-                remove_checkpoints(folders, trial.number, keep=keep)
+                self._remove_checkpoints(trial.number, keep)
+
+    def _remove_checkpoints(self, number: int, keep: Path | None = None) -> None:
+        for left in remove_checkpoints(
+            self._spec.folders, number, keep=keep, stopping=self._stopping
+        ):
+            self._warn(left)
 
     def _has_checkpoint(self, trial: FrozenTrial) -> bool:
         return find_checkpoint(trial, self._spec.folders) is not None
@@ -180,7 +198,7 @@ class Results:
         folder = self._spec.folders.trial(model["entry"]["trial"])
         try:
             with new_folder(folder, "model") as aside:
-                make_model(model, aside, self._spec.folders)
+                make_model(model, aside, self._spec.folders, self._stopping)
                 model_store.put(archive, aside, MODEL_FILES)
         except (HpoError, OSError, DataError) as error:
             return f"{reason(error)}; the best model is on this host only"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hpo.folders import TRIAL_FILE, WorkFolders, is_regular_file, read_json
 from hpo.records import ModelEntry, ModelRecord
 from hpo.results.provenance import MAX_BYTES
+from hpo.worker_files import MAX_MODEL_BYTES, copy_file
 from trainer import rundir
 from trainer.keypath import copy_config, set_path
 
@@ -78,19 +80,26 @@ def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, A
     return result
 
 
-def make_model(model: ModelRecord, aside: Path, folders: WorkFolders) -> None:
+def make_model(
+    model: ModelRecord,
+    aside: Path,
+    folders: WorkFolders,
+    stopping: threading.Event | None = None,
+) -> None:
     """Fill a folder with the model that an attribute MODEL describes, from its checkpoint.
 
     Args:
         model: the attribute.
         aside: the folder.
         folders: those that the checkpoint is in.
+        stopping: set when the driver is to stop.
 
     Raises:
+        EndingError: it is.
         OSError: the disk is full, say.
         DataError: the checkpoint is none.
     """
-    rundir.copy_untrusted(checkpoint_file(folders, model["entry"]), aside / MODEL_FILE)
+    copy_file(checkpoint_file(folders, model["entry"]), aside / MODEL_FILE, stopping=stopping)
     network = folders.inputs / Path(model["network"]).name
     shutil.copyfile(network, aside / LAYERS_FILE, follow_symlinks=False)
     config = model["config"] or read_json(_long_config(folders, model["entry"]))
@@ -143,6 +152,15 @@ def checkpoint_file(folders: WorkFolders, entry: ModelEntry) -> Path:
     """Return the checkpoint of which a model is made, whose `trial.json` is `entry`."""
     run_dir = folders.attempt(int(entry["trial"]), int(entry["attempt"]))
     return run_dir / rundir.CHECKPOINTS / rundir.checkpoint_file(int(entry["epoch"]))
+
+
+def refused_checkpoint(file: Path) -> str | None:
+    """Say why no model can be made of a checkpoint, None if one can."""
+    found = f"{rundir.CHECKPOINTS}/{file.name}"
+    if not is_regular_file(file):
+        return f"left no checkpoint {found}"
+    size = file.lstat().st_size
+    return None if size <= MAX_MODEL_BYTES else f"left {found}: {size} bytes, more than we take"
 
 
 def checkpoint_identity(file: Path) -> list[int] | None:

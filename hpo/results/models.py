@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from hpo.results.model_folder import (
     make_model,
 )
 from hpo.store.study import best_trial
+from hpo.worker_files import remove
 from trainer import rundir
 from trainer.errors import DataError
 
@@ -65,19 +67,24 @@ def drop_older(study: optuna.Study, model_store: ModelStore) -> None:
 
 
 def fetch_best(
-    study: optuna.Study, target: Path, model_store: ModelStore | None, here: WorkFolders
+    study: optuna.Study,
+    target: Path,
+    model_store: ModelStore | None,
+    here: WorkFolders,
+    stopping: threading.Event | None = None,
 ) -> str | None:
     """Put the study's best model into the folder `target`, unless it is there.
 
     What is there of another study is kept under another name. Returns a line that says why
     nothing was put there, if so: it names who has the model. `here` is where the study's folders
-    are now: they may have been moved.
+    are now: they may have been moved. `stopping` is set when the driver is to stop.
 
     Raises:
+        EndingError: it is.
         ArtifactError: the model store does not answer, or holds something else.
     """
     try:
-        return _fetch_best(study, target, model_store, here)
+        return _fetch_best(study, target, model_store, here, stopping)
     except LockHeldError as error:
         return (
             f"{error.filename}: {error.strerror}; wake or end it, and run rml-study export, or "
@@ -86,7 +93,11 @@ def fetch_best(
 
 
 def _fetch_best(
-    study: optuna.Study, target: Path, model_store: ModelStore | None, here: WorkFolders
+    study: optuna.Study,
+    target: Path,
+    model_store: ModelStore | None,
+    here: WorkFolders,
+    stopping: threading.Event | None,
 ) -> str | None:
     with locked(target):
         # Asked inside: who waited for the lock may have been overtaken.
@@ -103,7 +114,7 @@ def _fetch_best(
             for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
                 shutil.rmtree(half, ignore_errors=True)
             with new_folder(place.parent, place.name) as aside:
-                if not _bring(best, study_id, aside, model_store, here):
+                if not _bring(best, study_id, aside, model_store, here, stopping):
                     return _who_has(best, model_store)
                 keep_foreign(place, study_id)
                 replace_folder(aside, place)
@@ -162,10 +173,11 @@ def _bring(
     aside: Path,
     model_store: ModelStore | None,
     here: WorkFolders,
+    stopping: threading.Event | None,
 ) -> bool:
     """Fill a folder from the checkpoint, the model store or its driver's `best_model/`."""
     if (folders := find_checkpoint(best, here)) is not None:
-        make_model(model_of(best), aside, folders)
+        make_model(model_of(best), aside, folders, stopping)
         return True
     model = model_of(best)
     name = model.get("artifact")
@@ -209,18 +221,24 @@ def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:
     )
 
 
-def remove_checkpoints(folders: WorkFolders, number: int, *, keep: Path | None = None) -> None:
+def remove_checkpoints(
+    folders: WorkFolders,
+    number: int,
+    *,
+    keep: Path | None = None,
+    stopping: threading.Event | None = None,
+) -> list[str]:
     """Delete the checkpoints of all attempts at a trial that is finished, but for one file.
 
-    The best model is stored; the rest would fill the disk at 130 MB a trial.
+    The best model is stored; the rest would fill the disk at 130 MB a trial. Returns a line for
+    each folder of which something is left.
     """
+    left = []
     for half in folders.trial(number).glob(".model.*.tmp"):  # of a driver that was killed
         shutil.rmtree(half, ignore_errors=True)
     for attempt in folders.attempts(number):
         folder = attempt / rundir.CHECKPOINTS
-        if keep is None or keep.parent != folder:
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        for file in folder.iterdir():
-            if file != keep and not file.is_dir():
-                file.unlink(missing_ok=True)
+        is_kept = keep is not None and keep.parent == folder
+        name = keep.name if keep is not None and is_kept else None
+        left.append(remove(folder, keep=name, stopping=stopping))
+    return [line for line in left if line is not None]

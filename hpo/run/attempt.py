@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import re
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from hpo.folders import WorkFolders
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
+from trainer.bounded import whole
+from trainer.errors import DataError
 from trainer.keypath import get_path
 
 _LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
 MAX_COPIES = 10  # of a state that its worker goes on replacing: then the trial starts anew
+MAX_EPOCHS = 10**6
+MAX_ENTRIES = 20_000  # of a folder of checkpoints
+MAX_STATE_BYTES = 64 * 2**30  # of all checkpoints of an attempt
+MAX_LOG_BYTES = 2**30  # of a train log, which has a line for each step
+_CHECKPOINT = re.compile(r"model_checkpoint_(\d{1,7})\.pt", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ def prepare_attempt(
     config: Mapping[str, Any],
     *,
     resume: bool = True,
+    stopping: threading.Event | None = None,
 ) -> AttemptFolder:
     """Make the folder with its config; an older one of that name is kept aside.
 
@@ -51,6 +61,7 @@ def prepare_attempt(
 
     Raises:
         OSError: the disk is full, say.
+        EndingError: `stopping` was set meanwhile.
     """
     run_dir = folders.attempt(number, attempt)
     if run_dir.exists():
@@ -58,59 +69,104 @@ def prepare_attempt(
     run_dir.mkdir(parents=True)
     text = rundir.dump_config(config)
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
-    log = rundir.TestLogReader(run_dir / rundir.TEST_LOG)
+    num_epochs = whole(get_path(config, "num_epochs"), 0, MAX_EPOCHS)
+    log = rundir.TestLogReader(run_dir / rundir.TEST_LOG, num_epochs=num_epochs, is_score=True)
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):
-            if _carry_over(folders.attempt(number, earlier), run_dir, text):
+            state = _State(folders.attempt(number, earlier), run_dir, num_epochs, stopping)
+            if state.carry_over(text):
                 evaluated = {entry.epoch: entry.accuracy for entry in log.read_new()}
                 return AttemptFolder(run_dir, log, earlier, evaluated)
     return AttemptFolder(run_dir, log)
 
 
-def _carry_over(earlier: Path, run_dir: Path, config: str) -> bool:
-    """Copy what a worker resumes from; say whether it is there.
+@dataclass(frozen=True)
+class _State:
+    """What one attempt may leave another to go on from.
 
-    The earlier worker may still run, if its driver was only cut off: the state is copied again if
-    it was replaced meanwhile, for its best checkpoint may have gone with it.
+    All of it is its worker's: files are copied up to a size each, and in all.
     """
-    if rundir.read_untrusted(earlier / rundir.CONFIG) != config.encode():
-        return False
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
-        # held open, because a worker that still runs could make its name a link
-        source = os.open(earlier / rundir.CHECKPOINTS, flags)
-    except OSError:
-        return False
-    try:
-        if any(_copy_state(earlier, source, run_dir) for _ in range(MAX_COPIES)):
+
+    earlier: Path
+    run_dir: Path
+    num_epochs: int | None
+    stopping: threading.Event | None
+
+    def carry_over(self, config: str) -> bool:
+        """Copy what a worker resumes from; say whether it is there.
+
+        The earlier worker may still run, if its driver was only cut off: the state is copied again
+        if it was replaced meanwhile, for its best checkpoint may have gone with it.
+        """
+        expected = config.encode()
+        if rundir.read_untrusted(self.earlier / rundir.CONFIG, len(expected) + 1) != expected:
+            return False
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
+            # held open, because a worker that still runs could make its name a link
+            source = os.open(self.earlier / rundir.CHECKPOINTS, flags)
+        except OSError:
+            return False
+        is_copied = False
+        try:
+            is_copied = any(self._copy(source) for _ in range(MAX_COPIES))
+        except DataError:  # of a state that is none
+            is_copied = False
+        finally:
+            os.close(source)
+            if not is_copied:  # a full disk must not be left full
+                remove(self.run_dir / rundir.CHECKPOINTS)
+                for name in _LOGS:
+                    (self.run_dir / name).unlink(missing_ok=True)
+        return is_copied
+
+    def _copy(self, source: int) -> bool:
+        """Copy logs, checkpoints and state; say whether the state stayed the same meanwhile.
+
+        Raises:
+            DataError: the checkpoints are more or larger than any that we take.
+        """
+        seen = _identity(rundir.RESUME, source)
+        if seen is None:
+            return False
+        target = self.run_dir / rundir.CHECKPOINTS
+        remove(target)
+        target.mkdir()
+        for name in _LOGS:
+            with contextlib.suppress(DataError):  # the log of a worker that has written none
+                self._take(self.earlier / name, self.run_dir / name, max_bytes=MAX_LOG_BYTES)
+        num_bytes = 0
+        for name in self._checkpoints(source):
+            num_bytes += self._take(Path(name), target / name, folder=source)
+            if num_bytes > MAX_STATE_BYTES:
+                raise DataError(f"{self.earlier}: its checkpoints are too large")
+        # The state last and in one step: whoever takes over finds all of it or nothing.
+        aside = target / f".{rundir.RESUME}.tmp"
+        self._take(Path(rundir.RESUME), aside, folder=source)
+        if _identity(rundir.RESUME, source) == seen:
+            aside.replace(target / rundir.RESUME)
             return True
-    finally:
-        os.close(source)
-    shutil.rmtree(run_dir / rundir.CHECKPOINTS, ignore_errors=True)
-    for name in _LOGS:
-        (run_dir / name).unlink(missing_ok=True)
-    return False
-
-
-def _copy_state(earlier: Path, source: int, run_dir: Path) -> bool:
-    """Copy logs, checkpoints and state; say whether the state stayed the same meanwhile."""
-    seen = _identity(rundir.RESUME, source)
-    if seen is None:
         return False
-    target = run_dir / rundir.CHECKPOINTS
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in _LOGS:
-        _copy_regular(earlier / name, run_dir / name)
-    for name in sorted(os.listdir(source)):  # of what is held open
-        if fnmatch(name, "model_checkpoint_*.pt"):
-            _copy_regular(name, target / name, source)
-    # The state last and in one step: whoever takes over from us finds all of it or nothing.
-    aside = target / f".{rundir.RESUME}.tmp"
-    if _copy_regular(rundir.RESUME, aside, source) and _identity(rundir.RESUME, source) == seen:
-        aside.replace(target / rundir.RESUME)
-        return True
-    return False
+
+    def _take(self, source: Path, target: Path, **options: Any) -> int:
+        return copy_file(source, target, stopping=self.stopping, **options)
+
+    def _checkpoints(self, source: int) -> list[str]:
+        """Return the names of regular checkpoints of the trial's epochs, in what is held open.
+
+        Raises:
+            DataError: the folder has more entries than any of ours.
+        """
+        names = []
+        with os.scandir(source) as entries:
+            for number, entry in enumerate(entries):
+                if number == MAX_ENTRIES:
+                    raise DataError(f"{self.earlier}: more than {MAX_ENTRIES} checkpoints")
+                match = _CHECKPOINT.fullmatch(entry.name)
+                is_epoch = match and (self.num_epochs is None or int(match[1]) <= self.num_epochs)
+                if is_epoch and entry.is_file(follow_symlinks=False):
+                    names.append(entry.name)
+        return sorted(names)
 
 
 def _identity(name: str, folder: int) -> tuple[int, int] | None:
@@ -120,18 +176,3 @@ def _identity(name: str, folder: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_ino, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-def _copy_regular(source: Path | str, target: Path, folder: int | None = None) -> bool:
-    """Copy a file that a worker wrote: no links to elsewhere, no pipe that blocks."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        descriptor = os.open(source, flags, dir_fd=folder)
-    except OSError:
-        return False
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
-        with target.open("wb") as copy:
-            shutil.copyfileobj(file, copy, 2**20)
-    return True

@@ -34,6 +34,7 @@ from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
+from hpo.worker_files import remove
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
@@ -173,7 +174,8 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     spec, launcher = test.spec, test.launcher
     best, trial = spec.folders.best_model, winner.number
     run_dir = spec.folders.test(trial)
-    shutil.rmtree(run_dir, ignore_errors=True)
+    if left := remove(run_dir, stopping=test.stopping):
+        raise HpoError(f"the test images cannot be evaluated: {left}")
     run_dir.mkdir(parents=True)
     for name in (MODEL_FILE, LAYERS_FILE):
         # a copy: through a link the worker could write to the best model
@@ -183,7 +185,7 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
     place_test(network, launcher, mount, spec.data.test)
-    ended = run_config(launcher, test.slot, run_dir, network, test.stopping)
+    ended = run_config(launcher, test.slot, run_dir, network, test.stopping, sees_tests=True)
     if ended is None:
         return None
     if ended.exit_code != 0 or not ended.evaluations:
@@ -213,8 +215,8 @@ def read_test_score(
     run_dir: Path, trial: int, score: float, *, num_images: int, grouping: Grouping
 ) -> TestScore:
     """Return what an evaluation has left in its folder, which is the worker's."""
-    found = interval_of_runs([run_dir], grouping)
-    figures = read_figures(run_dir)
+    found = interval_of_runs([run_dir], grouping, num_images=num_images)
+    figures = read_figures(run_dir, num_epochs=0)
     return TestScore(
         trial=trial,
         dice_dataset=score,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
+from hpo.launchers.log import shortened
 from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
@@ -112,7 +113,7 @@ def classify(
 
     The machine's memory is not a GPU's: what a batch needs there says nothing of the batch.
     """
-    tail = handle.log_tail(LOG_TAIL_LINES)
+    tail = shortened(handle.log_tail(LOG_TAIL_LINES))
     if code == 0 and curve:
         return AttemptResult("complete", curve)
     if code == 0:

@@ -104,7 +104,8 @@ def _compose(
     rows.append(("limits of each", launcher.limits()))
     show_settings(spec, rows, console)
     task_lease = TaskLease(rdb, study._study_id, TEST_TASK, owner=owner, lease_s=output.lease_s)
-    results = Results(spec, open_model_store(output.artifacts) if output.artifacts else None)
+    model_store = open_model_store(output.artifacts) if output.artifacts else None
+    results = Results(spec, model_store, stopping=stopping, warn=warn)
     retry.call(results.bring_back, study)
     tally = tally_of(spec, retry.call(finished_trials, study))
     search = Search(

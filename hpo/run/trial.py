@@ -14,6 +14,7 @@ import optuna
 from hpo.errors import LauncherError, SlotError
 from hpo.keys import CONSTRAINTS, END, MEMORY, MODEL, PROVENANCE
 from hpo.launchers import Launcher, Slot, WorkerJob
+from hpo.launchers.log import shortened
 from hpo.plan.samplers import make_sampler, sampler_errors_named
 from hpo.plan.spec import StudySpec
 from hpo.records import ModelRecord, RunRecord
@@ -130,7 +131,12 @@ class TrialRunner:
         try:
             config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
             folder = prepare_attempt(
-                self.spec.folders, job.number, lease.attempt, config.written, resume=resume
+                self.spec.folders,
+                job.number,
+                lease.attempt,
+                config.written,
+                resume=resume,
+                stopping=self.stopping,
             )
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
@@ -191,7 +197,7 @@ class TrialRunner:
             attempt_result.exit_code == DeviceError.exit_code
             and "device" in self.launcher.capabilities()
         ):
-            raise SlotError(handle.log_tail(1).rpartition("error: ")[2])
+            raise SlotError(shortened(handle.log_tail(1).rpartition("error: ")[2]))
         return attempt_result
 
     def _provenance(self, lease: Lease, config: TrialConfig, run_dir: Path) -> RunRecord:
@@ -227,7 +233,7 @@ class TrialRunner:
                 attempt=lease.attempt,
                 score=attempt_result.score,
                 epoch=attempt_result.epoch,
-                figures=read_figures(run_dir, attempt_result.epoch),
+                figures=read_figures(run_dir, self.spec.num_epochs, attempt_result.epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,10 +19,16 @@ from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
 from hpo.study.common import database_url, open_reader, reading, say
 from hpo.study.options import StudyOptions
+from hpo.worker_files import remove, tree_size
 from trainer import rundir
+from trainer.log import printable
 
 if TYPE_CHECKING:
     from hpo.study.queries import StudyReader
+
+
+MAX_COPIES = 100  # of models that are listed for one test
+REMOVE_LIMIT_S = 600.0  # of each; Ctrl-C ends it before
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Leftover:
     size_bytes: int
     path: Path | None = None
     container: Any = None
+    is_more: bool = False  # than size_bytes: not all was looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +73,16 @@ def clean(options: CleanOptions) -> None:
     for leftover in found:
         where = str(leftover.path.relative_to(folder)) if leftover.path else leftover.what
         text = f"{leftover.what}: {where}" if leftover.path else where
-        say(f"{_size_text(leftover.size_bytes):>9}  {text}")
+        size = f"{'over ' * leftover.is_more}{_size_text(leftover.size_bytes)}"
+        say(f"{size:>9}  {printable(text)}")
     total = sum(leftover.size_bytes for leftover in found)
     say(f"{_size_text(total):>9}  in all, in {folder}")
     if not options.yes and not typer.confirm("remove all of these?"):
         raise typer.Exit(1)
-    for leftover in found:
-        _remove(leftover)
-    say(f"removed {len(found)}")
+    left = [line for leftover in found if (line := _remove(leftover)) is not None]
+    say(f"removed {len(found) - len(left)}")
+    if left:
+        raise HpoError("\n".join([f"{len(left)} could not be removed:", *left]))
 
 
 def _not_stored(model: Path, reader: StudyReader) -> set[int]:
@@ -91,27 +98,29 @@ def _find_files(folders: WorkFolders, needed: set[int], *, is_busy: bool) -> Ite
     for number in folders.trials():
         for attempt in folders.attempts(number) if number not in needed else ():
             if attempt.name.endswith(".old"):
-                yield Leftover("attempt that was replaced", _size(attempt), attempt)
+                yield _folder("attempt that was replaced", attempt)
                 continue
             for checkpoints in real_folders(attempt, rundir.CHECKPOINTS):
-                yield Leftover("checkpoints", _size(checkpoints), checkpoints)
+                yield _folder("checkpoints", checkpoints)
     if not is_busy:
         for pool in real_folders(folders.study, PREFIX):
-            yield Leftover("folders for runs that never came", _size(pool), pool)
+            yield _folder("folders for runs that never came", pool)
         for cache in real_folders(folders.study, folders.cache.name):
-            yield Leftover("decoded images, made again when needed", _size(cache), cache)
+            yield _folder("decoded images, made again when needed", cache)
         for test in folders.tests():
-            for checkpoint in sorted(test.glob("*.pt")):
-                yield Leftover("copy of a model", checkpoint.lstat().st_size, checkpoint)
+            for checkpoints in real_folders(test, rundir.CHECKPOINTS):
+                yield _folder("checkpoints", checkpoints)
+            found = islice(test.glob("*.pt"), MAX_COPIES)  # there is one of ours
+            for checkpoint in sorted(found):
+                if checkpoint.is_dir() and not checkpoint.is_symlink():
+                    yield _folder("folder in place of a model", checkpoint)
+                else:
+                    yield Leftover("copy of a model", checkpoint.lstat().st_size, checkpoint)
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            status = Path(root, name).lstat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
+def _folder(what: str, folder: Path) -> Leftover:
+    size_bytes, is_all = tree_size(folder)
+    return Leftover(what, size_bytes, folder, is_more=not is_all)
 
 
 def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
@@ -145,17 +154,15 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
     ]
 
 
-def _remove(leftover: Leftover) -> None:
+def _remove(leftover: Leftover) -> str | None:
+    """Remove it, or return a line that says what is left."""
     if leftover.container is not None:
-        from hpo.launchers.container import remove
+        from hpo.launchers.container import remove as remove_container
 
-        remove(leftover.container)
-        return
+        remove_container(leftover.container)
+        return None
     assert leftover.path is not None
-    if leftover.path.is_dir():
-        shutil.rmtree(leftover.path)  # refuses a link, and follows none inside
-    else:
-        leftover.path.unlink()
+    return remove(leftover.path, limit_s=REMOVE_LIMIT_S)
 
 
 def _size_text(size_bytes: int) -> str:

@@ -23,7 +23,7 @@ from hpo.console import counting
 from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
-from hpo.launchers import Mount, Slot
+from hpo.launchers import Slot
 from hpo.records import run_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
@@ -36,7 +36,7 @@ from hpo.study.recorded import (
 )
 from hpo.study.retrain import Run, TrainingData, retrain
 from hpo.study.workers import WorkerOrPlainOptions, open_workers
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, first_line
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _train(
         return []
     images, inputs = recorded_mounts(todo[0].provenance, folders, None, name="split")
     check_images(todo[0].provenance, images.path, folders)
-    tests = Mount(name="data", path=tested.root)
+    tests = tested.mount(tests_only=True)
     with open_workers(
         options.workers,
         (images, inputs, tests),
@@ -213,8 +213,9 @@ def _run_all(
                 name = f"trial {run.trial.number}, seed {run.seed}"
                 try:
                     result = future.result()
-                except (HpoError, TrainerError) as error:
-                    say(f"{name}: {str(error).splitlines()[0]}")
+                except (HpoError, TrainerError, OSError) as error:
+                    # of what a worker has made of its folder, say: the others are trained
+                    say(f"{name}: {first_line(error)}")
                     yield f"{name}: {error}"
                     continue
                 if result is not None:

@@ -88,7 +88,9 @@ def _drawn(grouping: Grouping) -> str:
 
 def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[str, str]:
     results = [run.result() or {} for run in runs]
-    interval = interval_of_runs([run.test_dir for run in runs], grouping)
+    num_images = max((entry.get("num_images", 0) for entry in results), default=0)
+    folders = [run.test_dir for run in runs]
+    interval = interval_of_runs(folders, grouping, num_images=num_images)
     return {
         "trial": str(trial.number),
         "values": describe_values(trial.params),

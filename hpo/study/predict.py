@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.keys import STUDY_ID
-from hpo.launchers import Mount
+from hpo.launchers import Mount, WorkerJob
 from hpo.run.oneshot import run_worker
 from hpo.study.common import opened_study, say
 from hpo.study.options import Artifacts, StudyOptions
 from hpo.study.workers import WorkerOptions, open_workers
+from hpo.worker_files import remove
 
 if TYPE_CHECKING:
     import optuna
@@ -74,11 +74,12 @@ def predict(options: PredictOptions) -> None:
             out.mkdir(parents=True, exist_ok=True)
             paths = [workers.launcher.worker_path(mount) for mount in mounts]
             args = ("--predict", paths[0], "--images", paths[1], "--out", ".")
-            ended = run_worker(workers.launcher, workers.slots[0], out.absolute(), args=args)
+            job = WorkerJob(run_dir=out.absolute(), slot=workers.slots[0], args=args)
+            ended = run_worker(workers.launcher, job)
         assert ended is not None
         if ended.exit_code != 0:
             if made:  # else the next call would find it in its way
-                shutil.rmtree(out, ignore_errors=True)
+                remove(out)
             raise HpoError(f"exit code {ended.exit_code} of the worker:\n{ended.log_tail}")
     masks = sum(1 for _ in (out / "masks").glob("*.png"))
     say(f"{masks} masks and overlays in {out}")

@@ -5,10 +5,9 @@ Only the config is taken from the database; every folder comes from the command 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpo.console import counting
@@ -22,7 +21,10 @@ from hpo.plan.scoring_keys import ROTATE_DIRECTION, SCORE_KEYS, rotates
 from hpo.records import RunRecord
 from hpo.results.provenance import config_hash
 from trainer import rundir
+from trainer.bounded import parse_json
 from trainer.keypath import copy_config, get_path, set_path
+
+MAX_CONFIG_BYTES = 2**24
 
 # The defaults of earlier releases, whose configs do not state them.
 EARLIER_RULES = {"data.mask_resize": "opencv", "metrics.include_background": False}
@@ -34,7 +36,8 @@ def recorded_config(provenance: RunRecord) -> dict[str, Any]:
         return dict(provenance["config"])
     path = Path(provenance["run_dir"]) / rundir.CONFIG
     try:
-        config = dict(json.loads(rundir.read_untrusted(path))["neural_network"])
+        text = rundir.read_untrusted(path, MAX_CONFIG_BYTES).decode()
+        config = dict(parse_json(text)["neural_network"])
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f"the trial's config is too long for the database, and {path} cannot be read here; "
@@ -73,7 +76,25 @@ def recorded_mounts(
                 f"the study's {what} are not here ({path}); give the --output-dir that the study "
                 f"had, or go to host {provenance.get('host')}"
             )
-    return Mount(name=name, path=images.absolute()), Mount(name="inputs", path=inputs)
+    parts: tuple[PurePosixPath, ...] = ()
+    follows = get_path(provenance.get("config", {}), "data.follow_symlinks", False) is True
+    if not reads_split(provenance) and not follows:  # the split is ours, and all of it is read
+        parts = tuple(map(_relative, (*provenance["data"]["train"], *provenance["data"]["test"])))
+    return (
+        Mount(name=name, path=images.absolute(), parts=parts),
+        Mount(name="inputs", path=inputs),
+    )
+
+
+def _relative(path: str) -> PurePosixPath:
+    """Check a path from the database.
+
+    Raises:
+        UsageError: it leads out of the data.
+    """
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise UsageError(f"the trial's record names a path outside its data: {path}")
+    return PurePosixPath(path)
 
 
 def find_recorded_data(root: Path, provenance: RunRecord, *, needs_test: bool) -> DataFolder:
@@ -139,9 +160,7 @@ def placed_config(
         (data["test"], ("test_input_path", "test_target_path")),
     ):
         for key, relative in zip(keys, parts, strict=True):
-            if Path(relative).is_absolute() or ".." in Path(relative).parts:
-                raise UsageError(f"the trial's record names a path outside its data: {relative}")
-            set_path(placed, f"data.{key}", launcher.worker_path(images, relative))
+            set_path(placed, f"data.{key}", launcher.worker_path(images, _relative(relative)))
     network = Path(str(provenance["network"])).name
     if not (inputs.path / network).is_file():
         raise UsageError(f"the trial's network is not here: {inputs.path / network}")

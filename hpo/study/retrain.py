@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hpo.records import RunRecord, run_of
 from hpo.run.oneshot import run_config
 from hpo.store.ranking import rank
 from hpo.study.recorded import placed_config, recorded_config
+from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.keypath import copy_config, get_path, set_path
 
@@ -78,7 +78,7 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     """Train and test once; return the result, which is then in its file, None if stopped.
 
     Raises:
-        HpoError: the worker failed.
+        HpoError: the worker failed, or what it left cannot be removed.
         DataError: it left no checkpoint.
     """
     from hpo.plan.samplers import derived_seed
@@ -92,18 +92,21 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
         # Stopped after the training, before the test's end: the next call goes on from there.
         set_path(config, "checkpoints.resume_when_done", True)
     train_dir = run.folder / "train"
-    _prepare_folder(train_dir, config, can_resume="checkpoints.resume" in launcher.capabilities())
+    can_resume = "checkpoints.resume" in launcher.capabilities()
+    _prepare_folder(train_dir, config, stopping, can_resume=can_resume)
     trained = run_config(launcher, slot, train_dir, config, stopping)
     if trained is None:
         return None
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
     best = max(trained.evaluations, key=lambda entry: rank(entry.accuracy, entry.epoch))
-    shutil.rmtree(run.test_dir, ignore_errors=True)
+    _empty(run.test_dir, stopping)
     run.test_dir.mkdir(parents=True)
     checkpoints = train_dir / rundir.CHECKPOINTS
-    rundir.copy_untrusted(checkpoints / rundir.checkpoint_file(best.epoch), run.test_dir / MODEL)
-    tested = run_config(launcher, slot, run.test_dir, _test_config(config, data), stopping)
+    best_file = checkpoints / rundir.checkpoint_file(best.epoch)
+    copy_file(best_file, run.test_dir / MODEL, stopping=stopping)
+    network = _test_config(config, data)
+    tested = run_config(launcher, slot, run.test_dir, network, stopping, sees_tests=True)
     if tested is None:
         return None
     if tested.exit_code != 0 or not tested.evaluations:
@@ -125,17 +128,24 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     }
     rundir.write_atomic(run.folder / RESULT, json.dumps(result, indent=2) + "\n")
     # As with trials: 130 MB each would fill the disk.
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    (run.test_dir / MODEL).unlink()
+    for path in (checkpoints, run.test_dir / MODEL):  # which their worker may have removed
+        remove(path, stopping=stopping)
     return result
 
 
-def _prepare_folder(folder: Path, config: Mapping[str, Any], *, can_resume: bool) -> None:
+def _empty(folder: Path, stopping: Event) -> None:
+    if left := remove(folder, stopping=stopping):
+        raise HpoError(left)
+
+
+def _prepare_folder(
+    folder: Path, config: Mapping[str, Any], stopping: Event, *, can_resume: bool
+) -> None:
     """Make the training's folder; the state of an interrupted one stays if it can be resumed."""
     note = folder.with_name("train.json")
     text = json.dumps(config, sort_keys=True)
     if not (can_resume and note.exists() and note.read_text(encoding="utf-8") == text):
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder, stopping)
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write_atomic(note, text)
 

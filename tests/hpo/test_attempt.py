@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +32,11 @@ def test_state_that_its_worker_replaces_is_copied_again_but_not_for_ever(
 ) -> None:
     state = folders.attempt(0, 1) / rundir.CHECKPOINTS / rundir.RESUME
     copies = []
-    copy = attempt._copy_regular
+    copy = attempt.copy_file
 
-    def copy_and_replace(source: Path | str, target: Path, folder: int | None = None) -> bool:
-        done = copy(source, target, folder)
-        if source == rundir.RESUME:
+    def copy_and_replace(source: Path, target: Path, **options: Any) -> int:
+        done = copy(source, target, **options)
+        if source.name == rundir.RESUME:
             copies.append(target)
             if len(copies) <= num_replaced:
                 newer = state.with_name("newer")
@@ -43,7 +44,7 @@ def test_state_that_its_worker_replaces_is_copied_again_but_not_for_ever(
                 newer.replace(state)
         return done
 
-    monkeypatch.setattr(attempt, "_copy_regular", copy_and_replace)
+    monkeypatch.setattr(attempt, "copy_file", copy_and_replace)
     found = prepare_attempt(folders, 0, 2, CONFIG)
     taken = found.run_dir / rundir.CHECKPOINTS / rundir.RESUME
     if num_replaced < MAX_COPIES:

@@ -11,8 +11,8 @@ import h5py
 import pytest
 from support import Run, list_acc
 
+from hpo.worker_files import copy_file
 from trainer.errors import DataError
-from trainer.rundir import copy_untrusted
 
 SMALL = ("--layers", "unet:width=4,depth=2", "--resize", "32,32", "--no-gpu", "--num-epochs", "1")
 SECRET = "1 0.5 0.1 0.987654321\n"  # would be a score, if anybody read it
@@ -95,7 +95,7 @@ def test_copy_takes_regular_files_up_to_a_size(tmp_path: Path) -> None:
     source, target = tmp_path / "folder" / "model.pt", tmp_path / "copy.pt"
     source.parent.mkdir()
     source.write_bytes(b"x" * 100)
-    copy_untrusted(source, target, max_bytes=100)
+    copy_file(source, target, max_bytes=100)
     assert target.read_bytes() == b"x" * 100
     target.unlink()
     (tmp_path / "link").symlink_to(source.parent)
@@ -103,9 +103,9 @@ def test_copy_takes_regular_files_up_to_a_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "folder" / "pipe.pt")
     for path in ("folder/link.pt", "link/model.pt", "folder/pipe.pt", "folder/none.pt", "folder"):
         with pytest.raises(DataError, match=path):
-            copy_untrusted(tmp_path / path, target)
+            copy_file(tmp_path / path, target)
     with pytest.raises(DataError, match="100 bytes, more than 99"):
-        copy_untrusted(source, target, max_bytes=99)
+        copy_file(source, target, max_bytes=99)
     assert not target.exists()
 
 

@@ -21,7 +21,7 @@ from stand_in import STAND_IN
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 PROGRAMS = ("sh", "cat", "env", "grep", "id", "kill", "ls", "mkdir", "nproc", "rm", "ln")
-PROGRAMS += ("chown", "chroot", "mknod", "mount", "sleep", "tail", "timeout", "touch")
+PROGRAMS += ("chmod", "chown", "chroot", "mknod", "mount", "sleep", "tail", "timeout", "touch")
 
 
 def skip_or_fail(component: str, reason: str) -> None:

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 COUNTS = ("intersection", "predicted", "target")
 TARGET = COUNTS.index("target")
+MAX_PIXELS = 2**40  # of an image: the sums of thousands are exact in float64
 _RESAMPLES_AT_ONCE = 100  # 10,000 images: 8 MB of multiplicities
 
 
@@ -56,7 +57,8 @@ def counts_of_rows(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) ->
     """Return the counts (images, classes, 3) of those classes, from numbers or their text.
 
     Raises:
-        DataError: a row lacks a class, or a count is not a whole number.
+        DataError: a row lacks a class, or a count is no number of pixels, or more pixels are
+            shared than there are.
     """
     columns = [column(name, count) for name in classes for count in COUNTS]
     try:
@@ -65,7 +67,12 @@ def counts_of_rows(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) ->
         raise DataError(f"per-image counts: column {error.args[0]!r} is missing") from None
     except (TypeError, ValueError) as error:
         raise DataError(f"per-image counts: {error}") from None
-    return np.array(flat, dtype=np.int64).reshape(len(rows), len(classes), len(COUNTS))
+    if any(not 0 <= count <= MAX_PIXELS for row in flat for count in row):
+        raise DataError(f"per-image counts: expected 0 to {MAX_PIXELS} pixels")
+    counts = np.array(flat, dtype=np.int64).reshape(len(rows), len(classes), len(COUNTS))
+    if (counts[..., 0] > counts[..., 1:].min(-1)).any():
+        raise DataError("per-image counts: an intersection is larger than what intersects")
+    return counts
 
 
 def bootstrap_interval(
