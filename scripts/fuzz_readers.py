@@ -235,7 +235,7 @@ def _training(config: Any) -> Training:
     return Training(
         network=module,
         optimizer=optimizer,
-        learning_rate=LearningRate(None, optimizer),
+        learning_rate=LearningRate(config.optimizer, optimizer),
         keeper=CheckpointKeeper(config.checkpoints, 2),
     )
 
