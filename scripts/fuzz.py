@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import multiprocessing
 import os
 import random
@@ -124,11 +125,15 @@ class _Worker:
         self.connection.close()
 
 
-def run(seed: int, numbers: list[int], jobs: int, names: list[str]) -> dict[str, Tally]:
-    """Try inputs, and return what has become of them by reader."""
+def run(
+    seed: int, numbers: list[int], jobs: int, names: list[str], minutes: float = 1e6
+) -> dict[str, Tally]:
+    """Try inputs, none after so many minutes; return what has become of them by reader."""
+    deadline = time.monotonic() + 60 * minutes
     tallies: dict[str, Tally] = collections.defaultdict(Tally)
     folder = Path(tempfile.mkdtemp(prefix="rml-fuzz-"))
-    tasks = iter([(number, names[number % len(names)]) for number in numbers])
+    listed = iter([(number, names[number % len(names)]) for number in numbers])
+    tasks = itertools.takewhile(lambda task: time.monotonic() < deadline, listed)
     workers = [_Worker(seed, folder) for _ in range(jobs)]
     busy: list[_Worker] = []
     try:
@@ -226,6 +231,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, default=None, help="the number of one input")
     parser.add_argument("--reader", action="append", help="one of them, or several")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no input after these")
     about = "also so many run folders of hostile workers (default: a tenth)"
     parser.add_argument("--workers", type=int, default=None, metavar="COUNT", help=about)
     options = parser.parse_args()
@@ -235,7 +241,7 @@ def main() -> int:
 
     names = options.reader or sorted(fuzz_readers.READERS)
     numbers = range(options.count) if options.only is None else [options.only]
-    tallies = run(seed, list(numbers), options.jobs, names)
+    tallies = run(seed, list(numbers), options.jobs, names, options.minutes)
     print(table(tallies))
     failures = [text for tally in tallies.values() for text in tally.failures]
     num_folders = options.count // 10 if options.workers is None else options.workers

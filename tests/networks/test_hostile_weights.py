@@ -205,10 +205,13 @@ def test_tensors_that_are_no_real_numbers_are_refused(value, problem, tmp_path):
 
 def test_packed_pt_is_refused_before_it_is_unpacked(tmp_path):
     torch.save({"w": torch.zeros(2**20)}, tmp_path / "plain.pt")
-    with zipfile.ZipFile(tmp_path / "plain.pt") as source:
-        with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as packed:
-            for name in source.namelist():
-                packed.writestr(name, source.read(name))
+    packing = zipfile.ZIP_DEFLATED
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as source,
+        zipfile.ZipFile(tmp_path / "m.pt", "w", packing) as packed,
+    ):
+        for name in source.namelist():
+            packed.writestr(name, source.read(name))
     with pytest.raises(WeightsError, match="is packed; write it anew"):
         load(tmp_path / "m.pt")
 
