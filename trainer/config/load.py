@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ def _check_top(obj: Any, source: str) -> None:
 def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNetwork:
     """Read a config file, apply `settings` (dotted path → value), and check the result."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         text = read_bytes(path, MAX_CONFIG_BYTES, follow_links=True).decode("utf-8-sig")
         check_depth(text)
         obj = json.loads(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,6 +194,8 @@ def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
             raise ValueError(f"more than {MAX_DEPTH} groups in each other, or {MAX_NAMES} names")
         for name in sorted(group):
             link = group.get(name, getlink=True)
+            if link is None:
+                raise ValueError(f"the name {name[:80]!r} in it is damaged")
             if not isinstance(link, h5py.HardLink):
                 links.append(link_of(path, group.name, name, link))
                 continue
@@ -222,16 +223,11 @@ def _readable(what: str) -> Iterator[None]:
     """Turn whatever NumPy, zipfile and HDF5 raise on a broken file into one line."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, DataError) and not isinstance(error, BoundError):
+            raise
         reason = " ".join(str(error).split()).removeprefix(f"{what}: ")
         if "pickle" in reason or "Object arrays" in reason:
             reason = "Python objects, or no array at all; expected numbers"

@@ -51,6 +51,8 @@ def read_image(path: Path, *, gray: bool, header: Header | None = None) -> Array
     if _decoder(header) == "pillow":
         image = _pillow(path, header)
         if header.palette:
+            if image.max(initial=0) >= len(header.palette):
+                raise broken(path, "a colour that its palette has not")
             image = np.asarray(header.palette, np.uint8)[image]
         image = _with_channels(image, gray=gray)
     else:
