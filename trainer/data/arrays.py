@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from trainer.bounded import read_bytes
+from trainer.bounded import BoundError, read_bytes
 from trainer.data.hdf5filters import refuse_unknown_filters
 from trainer.data.hdf5links import Link, link_of, refuse_links
 from trainer.data.headers import MAX_PIXELS
