@@ -66,10 +66,10 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        text = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
-        if text is None:
+        line = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
+        if line is None:
             raise
-        errors.print(f"error: {text}", markup=False)
+        errors.print(f"error: {line}", markup=False)
         return StorageError.exit_code
     return 0
 
