@@ -30,9 +30,13 @@ def refuse_damaged(url: URL) -> None:
     Raises:
         StorageError: names the file and what to do.
     """
-    if url.get_backend_name() != "sqlite" or not url.database or not Path(url.database).is_file():
+    if url.get_backend_name() != "sqlite" or not url.database:
         return
     path = Path(url.database)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+        raise StorageError(f"--storage: {path} is no regular file; name another")
+    if not path.is_file():
+        return
     _opened.add(path)
     if _diagnose not in DIAGNOSES:
         DIAGNOSES.append(_diagnose)

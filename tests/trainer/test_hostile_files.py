@@ -39,6 +39,16 @@ def test_hole_at_the_end_of_an_image_is_not_read(tmp_path):
         read_image(path, gray=True)
 
 
+@pytest.mark.parametrize("kind", ["jpg", "gif"])
+def test_header_is_looked_for_in_the_beginning_only(kind, tmp_path):
+    path = tmp_path / f"a.{kind}"
+    start = {"jpg": b"\xff\xd8\xff\xe0\0\4ab", "gif": b"GIF89a\5\0\5\0\0\0\0"}[kind]
+    path.write_bytes(start)
+    os.truncate(path, 2**36)  # minutes, byte by byte
+    with pytest.raises(DataError, match="no PNG"):
+        read_header(path)
+
+
 def test_sixteen_bits_of_colour_count_by_their_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(headers, "MAX_PIXEL_BYTES", 4000)
     read_header(png(tmp_path / "gray.png"))
@@ -252,6 +262,9 @@ def test_moments_of_another_shape_are_refused():
     optimizer = torch.optim.Adam([weight])
     optimizer.state[weight] = {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}
     with pytest.raises(ValueError, match="exp_avg has the shape"):
+        check_buffers(optimizer)
+    optimizer.state[weight] = {"step": torch.tensor(-1e30)}
+    with pytest.raises(ValueError, match=r"has done -1e\+30 steps"):
         check_buffers(optimizer)
     with pytest.raises(ValueError, match="too large a state"):
         check_size({"state": {0: {"x": torch.zeros(2**24)}}}, {"w": weight})

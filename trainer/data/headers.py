@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import stat
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ def _max_pixels() -> int:
 # bits and three channels it is 13,377 x 13,377.
 MAX_PIXELS = _max_pixels()
 MAX_PIXEL_BYTES = 4 * MAX_PIXELS
+HEADER_BYTES = 2**22  # that Pillow looks through for a header
 SPARE_BYTES = 2**26  # of a file, for all that it holds beside its pixels
 # Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
 Image.MAX_IMAGE_PIXELS = None
@@ -124,8 +127,22 @@ def read_header(path: Path) -> Header:
     return header
 
 
+def _source(path: Path) -> Path | io.BytesIO:
+    """Return what Pillow may look through: of JPEG and GIF it goes through zeros byte by byte."""
+    with path.open("rb") as file:
+        start = file.read(10)
+        size = os.fstat(file.fileno()).st_size
+        if start[:2] == b"\xff\xd8" and size > HEADER_BYTES:
+            return io.BytesIO(start + file.read(HEADER_BYTES))
+    if start[:3] == b"GIF":
+        width, height = struct.unpack_from("<HH", start, 6)
+        if size > 2 * width * height + HEADER_BYTES:
+            raise ValueError("a GIF of many more bytes than pixels")
+    return path
+
+
 def _of_others(path: Path) -> Header:
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(_source(path), formats=FORMATS) as image:
         depth = _png_depth(path) if image.format == "PNG" else 8
         return Header(
             image.width,

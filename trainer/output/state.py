@@ -16,6 +16,7 @@ from trainer.networks.tensors import tensor_problem
 from trainer.rundir import checkpoint_file
 
 MAX_COPIES = 256  # of the parameters that an optimizer keeps: L-BFGS has two hundred
+MAX_STEPS = 1e12
 MAX_ITEMS = 1_000_000  # dictionaries, lists and values of its state
 _CHECKPOINT = re.compile(re.escape(checkpoint_file("*")).replace(r"\*", r"\d+"))
 # Of optimizers: as large as their parameter. Others are numbers, or a kind of their own.
@@ -122,6 +123,8 @@ def check_buffers(optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(parameter, torch.Tensor) or not isinstance(buffers, dict):
             raise ValueError("the optimizer's state is of no parameter")
         for name, value in buffers.items():
+            if name == "step" and finite(float(value), 0, MAX_STEPS) is None:
+                raise ValueError(f"the optimizer has done {float(value):g} steps")
             is_moment = isinstance(value, torch.Tensor) and name in _MOMENTS
             if is_moment and value.shape not in (parameter.shape, ()):
                 raise ValueError(f"{name} has the shape {tuple(value.shape)}")
