@@ -66,10 +66,10 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        line = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
-        if line is None:
+        found = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
+        if found is None:
             raise
-        errors.print(f"error: {line}", markup=False)
+        errors.print(f"error: {found}", markup=False)
         return StorageError.exit_code
     return 0
 
