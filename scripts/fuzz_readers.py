@@ -260,7 +260,8 @@ def _write_state(path: Path, form: int) -> None:
 def _read_state(path: Path) -> None:
     config = _config(path.parent)
     state = read_state(config)
-    assert state is not None
+    if state is None:  # a link in a circle is no file
+        return
     training = _training(config)
     restore(training, state)
     network: Any = training.network
