@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu test-slow lint format install image
+.PHONY: demo test test-gpu test-slow fuzz lint format install image
 
 # A further package index: https://download.pytorch.org/whl/cpu has a PyTorch of a tenth of the size,
 # for machines without an NVIDIA GPU.
@@ -48,6 +48,10 @@ test-gpu: install
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+# Broken and crafted files of every kind, and run folders of hostile workers: ten minutes or so.
+fuzz: install
+	$(BIN)/python scripts/fuzz.py
 
 format: install
 	$(BIN)/ruff format .

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from hpo.errors import HpoError
+from hpo.errors import DIAGNOSES, HpoError, StorageError
 from hpo.wording import fold
 from trainer.errors import TrainerError
 from trainer.log import escape_unprintable, printable
@@ -66,6 +66,12 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        found = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
+        if found is None:
+            raise
+        errors.print(f"error: {found}", markup=False)
+        return StorageError.exit_code
     return 0
 
 

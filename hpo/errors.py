@@ -17,7 +17,11 @@ HpoError                  1   what was asked for could not be finished
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
+
+# Asked about an error that nobody foresaw, for the line to print instead of a traceback.
+DIAGNOSES: list[Callable[[BaseException], str | None]] = []
 
 
 class HpoError(Exception):

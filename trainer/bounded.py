@@ -75,7 +75,9 @@ def read_bytes(
     descriptor = open_regular(path, folder=folder, follow_links=follow_links)
     with os.fdopen(descriptor, "rb") as file:
         file.seek(offset)
-        content = file.read(max_bytes)
+        # Python makes room for all that is asked for, before it looks how much there is.
+        there = max(0, os.fstat(descriptor).st_size - offset)
+        content = file.read(min(max_bytes, there + 1))
         if not cut and len(content) == max_bytes and file.read(1):
             raise BoundError(f"{path}: larger than {max_bytes} bytes")
     return content

@@ -18,6 +18,7 @@ from trainer.data.survey import MaskCoding
 TILE_PX, CAPTION_PX, NUM_COLUMNS = 192, 16, 6
 SEED = 0
 OPACITY = 0.2
+LARGE = 2**26  # values; a larger image is made small first, as floats take four times as much
 
 
 def draw_sheet(
@@ -53,6 +54,8 @@ def _draw(pair: Pair, coding: MaskCoding | None) -> NDArray[np.uint8]:
     scale = (TILE_PX - 2) / max(mask.shape)
     size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
     low, high = float(image.min()), float(image.max())
+    if image.size > LARGE:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     stretched = (image.astype(np.float32) - low) * (255 / max(high - low, 1))
     shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     tile = cv2.resize(stretched, size, interpolation=shrinks).round().clip(0, 255).astype(np.uint8)

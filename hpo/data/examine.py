@@ -24,9 +24,10 @@ from hpo.errors import UsageError
 from studies.prepare.samples import shown
 from trainer.data.decoding import COLOURED
 from trainer.data.findings import see
-from trainer.data.headers import read_header
+from trainer.data.headers import Header, read_header
 from trainer.data.images import Pair, match_folders, read_image
 from trainer.data.reading import read_checked_mask
+from trainer.data.room import ROOM
 from trainer.data.survey import MaskCoding, count_values
 from trainer.errors import DataError
 
@@ -132,10 +133,16 @@ def _read_all(
 def _read_pair(part: str, pair: Pair) -> CheckedPair:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
+    with ROOM.of(*headers):
+        return _read_both(part, pair, headers)
+
+
+def _read_both(part: str, pair: Pair, headers: tuple[Header, Header]) -> CheckedPair:
     image = read_image(pair.input, gray=False, header=headers[0])
     mask = read_checked_mask(pair, image.shape[:2], headers[1])
     full_scale = int(np.iinfo(image.dtype).max)
-    is_gray = bool((image == image[:, :, :1]).all())
+    # Row by row: all at once would take half as much memory again as the image.
+    is_gray = all(bool((row == row[:, :1]).all()) for row in image)
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
     return CheckedPair(
         part=part,
@@ -146,7 +153,7 @@ def _read_pair(part: str, pair: Pair) -> CheckedPair:
         levels=(int(image.min()), int(image.max())),
         full_scale=full_scale,
         values=count_values(mask),
-        digest=hashlib.sha256(image.tobytes()).hexdigest(),
+        digest=hashlib.sha256(image.data).hexdigest(),
         small=thumbnail_of(image),
         seen=see(pair, headers, image, mask),
     )

@@ -215,6 +215,7 @@ def _run(
     settings = Settings(
         study=study,
         options=found_by or {},
+        roots=_roots(options),
         out=options.out,
         test_fraction=split.test_fraction,
         seed=split.seed,
@@ -224,6 +225,14 @@ def _run(
         result = prepare(find(), settings, progress)
     for line in describe_prepared(result):
         console.print(line, markup=False)
+
+
+def _roots(options: SourceOptions | FolderOptions) -> tuple[Path, ...]:
+    from studies.prepare.folder import fixed_part
+
+    if isinstance(options, FolderOptions):
+        return fixed_part(options.inputs), fixed_part(options.targets)
+    return (options.source,)
 
 
 def describe_prepared(result: Prepared) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hpo.errors import UsageError
 from hpo.folders import CONTENTS
+from trainer.bounded import open_regular
 from trainer.data.fingerprint import clock_tick_ns
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
@@ -98,7 +99,8 @@ def _read(path: Path) -> tuple[Status, str]:
     before = _status(path)
     for _ in range(MAX_READS):
         try:
-            with path.open("rb") as file:
+            # A pipe would be waited for.
+            with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None

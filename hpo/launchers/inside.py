@@ -35,8 +35,9 @@ def container_environment(slot: Slot, num_procs: int, *, has_cache: bool) -> dic
     environment = worker_environment(slot, num_procs) | _ENVIRONMENT
     # without a folder the worker's default would be the tmpfs, which is memory
     environment["RML_CACHE_DIR"] = CACHE_DIR if has_cache else "off"
-    if "RML_CACHE_GB" in os.environ:
-        environment["RML_CACHE_GB"] = os.environ["RML_CACHE_GB"]
+    for name in ("RML_CACHE_GB", "RML_MAX_PIXELS"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
     if not slot.gpu_uuids:
         # where the NVIDIA runtime is the default, CUDA images would see every GPU
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"

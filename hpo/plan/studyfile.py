@@ -14,12 +14,14 @@ from hpo.dataset.survey import NOT_SURVEYED, DataSurvey
 from hpo.errors import UsageError
 from hpo.plan.pruners import PRUNERS, known_pruners
 from hpo.plan.space import Categorical, Dimension, SearchSpace, checked_range, pack
+from trainer.bounded import BoundError, read_bytes
 from trainer.config import Fraction, PositiveInt, Section
 from trainer.config.messages import describe_errors, hint, unknown_name_error
 from trainer.data.survey import MaskCoding
 from trainer.keypath import split_path
 
 STUDY_FILE = "study.toml"
+MAX_STUDY_BYTES = 2**20
 SMALL_BY_HAND = "use --layers unet:width=16,depth=4 --resize H,W --num-epochs N"
 
 
@@ -194,7 +196,8 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
     path = folder / STUDY_FILE
     where = str(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = read_bytes(path, MAX_STUDY_BYTES, follow_links=True).decode("utf-8-sig")
+        content = tomllib.loads(text)
         study = StudyFile.model_validate(content)
         if study.small is None:
             if small:
@@ -208,8 +211,12 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
         reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML ({error})") from None
-    except ValidationError as error:
+    except ValidationError as error:  # a ValueError, too
         raise UsageError(describe_errors(error, where)) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8, as TOML is ({error}); save it as such") from None
+    except BoundError as error:
+        raise UsageError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, too
+        raise UsageError(f"{path}: not TOML ({error})") from None
     return reduced if small else study

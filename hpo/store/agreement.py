@@ -20,6 +20,7 @@ from sqlalchemy.orm import sessionmaker
 from hpo.errors import StorageError, UsageError
 from hpo.keys import FIRST, IDENTITY, NUM_TRIALS, PAUSED
 from hpo.store.connections import engine_settings
+from hpo.store.damage import refuse_damaged
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
 from hpo.store.schema import check_schema
@@ -98,6 +99,7 @@ def peek(url: str, name: str) -> Known | None:
     if parsed.get_backend_name() == "sqlite" and not (file and Path(file).exists()):
         return None
     try:
+        refuse_damaged(parsed)
         engine = create_engine(parsed, **engine_settings(parsed))
         try:
             check_schema(engine)

@@ -26,6 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import StorageError
 from hpo.store.connections import DEFAULT_LEASE_S, abandon, be_strict, engine_settings
+from hpo.store.damage import is_damage, refuse_damaged
 from hpo.store.databaseurl import (
     Warn,
     describe_error,
@@ -88,6 +89,7 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     shown = show_url(parsed)
     if parsed.get_backend_name() == "sqlite":
         _make_folder(parsed, shown)
+        refuse_damaged(parsed)
     # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     settings = engine_settings(parsed, lease_s)
@@ -195,6 +197,8 @@ def is_away(error: BaseException) -> bool:
     if isinstance(cause, PoolTimeoutError | PendingRollbackError):
         return True
     if not isinstance(cause, DBAPIError):
+        return False
+    if is_damage(cause):
         return False
     if cause.connection_invalidated:
         return True

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpo.console import console, errors, tell
 from hpo.errors import StorageError, UsageError
 from hpo.store.connections import engine_settings
+from hpo.store.damage import refuse_damaged
 from hpo.store.databaseurl import (
     DATABASE_FILE,
     choose_url,
@@ -64,6 +65,7 @@ def reading(url: str) -> Iterator[Engine]:
     """
     parsed = parse_url(url)
     try:
+        refuse_damaged(parsed)
         engine = create_engine(parsed, **engine_settings(parsed))
         try:
             check_schema(engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ PUBLISHER = Publisher(
 NUM_TRAIN = 160  # the course's split: the first 160 train, the other 87 test
 NUM_IMAGES = 247
 FULL_SCALE = 65535
+MAX_VALUES = 2**28
 
 
 def find_samples(source: Path) -> Found:
@@ -69,27 +69,22 @@ def find_samples(source: Path) -> Found:
 
 
 def _load(path: Path) -> Any:
-    import torch  # only here: reading the other archives needs none
+    # Only here, as it brings torch: reading the other archives needs none.
+    from trainer.networks.tensors import load_tensors
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on archives of TorchScript, which are refused below
-            # weights_only: the file cannot run code
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
+            return load_tensors(path)
+    except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: not a file of tensors ({reason})") from None
 
 
 def _check(images: Any, masks: Any, files: tuple[Path, Path]) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
+
+    from trainer.networks.tensors import tensor_problem
 
     if isinstance(images, torch.Tensor) and images.ndim == 4 and images.shape[1] == 1:
         images = images[:, 0]
@@ -102,6 +97,10 @@ def _check(images: Any, masks: Any, files: tuple[Path, Path]) -> tuple[torch.Ten
             f"{files[1]}: masks are {tuple(masks.shape)}, images {tuple(images.shape)}; "
             "they are not of one set"
         )
+    for path, tensor in zip(files, (images, masks), strict=True):
+        problem = tensor_problem(tensor)
+        if problem or tensor.numel() > MAX_VALUES:  # a tensor can say one number a million times
+            raise DataError(f"{path}: {problem or f'{tensor.numel():,} values'}; expected a few")
     if len(images) <= NUM_TRAIN:
         raise DataError(f"{files[0]}: {len(images)} images; the first {NUM_TRAIN} are to train on")
     images = images.float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from trainer.errors import DataError
 from trainer.wording import counted
 
 MAX_COLOURS = 32  # more are shades or noise, not classes
+MAX_COUNTED = 4096
+BLOCK_PIXELS = 2**20
 VOID_VALUE = 255
 
 
@@ -42,22 +44,30 @@ def recode(path: Path, table: Mapping[int, int]) -> Array:
     Raises:
         DataError: it cannot be read, or has a colour that is not in the table.
     """
-    packed = _packed(path)
-    colours, places = np.unique(packed, return_inverse=True)
-    unknown = [colour for colour in colours.tolist() if colour not in table]
-    if unknown:
+    blocks, unknown = [], np.zeros(0, np.uint32)
+    known = np.array(sorted(table), np.uint32)
+    for packed in _packed(path):
+        colours, places = np.unique(packed, return_inverse=True)
+        unknown = np.union1d(unknown, np.setdiff1d(colours, known, assume_unique=True))
+        values = np.array([table.get(colour, 0) for colour in colours.tolist()], np.uint8)
+        blocks.append(values[places.reshape(packed.shape)])
+    if len(unknown):
         raise DataError(
             f"{path}: {counted(len(unknown), 'colour is', 'colours are')} not in --colors: "
-            + ", ".join(f"{colour:06x}" for colour in unknown[:8])
+            + ", ".join(f"{colour:06x}" for colour in unknown[:8].tolist())
         )
-    values = np.array([table[colour] for colour in colours.tolist()], np.uint8)
-    return np.asarray(values[places.reshape(-1)].reshape(packed.shape))
+    return np.concatenate(blocks)
 
 
 def count_colours(path: Path) -> Counter[int]:
-    """Count the pixels of each colour of a mask, as 0xRRGGBB."""
-    colours, counts = np.unique(_packed(path), return_counts=True)
-    return Counter(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+    """Count the pixels of each colour of a mask, as 0xRRGGBB; where they are many, not of all."""
+    found: Counter[int] = Counter()
+    for packed in _packed(path):
+        colours, counts = np.unique(packed, return_counts=True)
+        found.update(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+        if len(found) > MAX_COUNTED:
+            break
+    return found
 
 
 def propose(counts: Counter[int]) -> str | None:
@@ -70,9 +80,13 @@ def propose(counts: Counter[int]) -> str | None:
     return ",".join(f"{colour:06x}" for colour, _ in counts.most_common())
 
 
-def _packed(path: Path) -> Array:
+def _packed(path: Path) -> Iterator[Array]:
+    """Yield 0xRRGGBB of each pixel, a few rows at a time: sorting takes 80 bytes a pixel."""
     image = read_image(path, gray=False)
     if image.dtype != np.uint8:
         raise DataError(f"{path}: a mask of colours has 8 bits a channel, this one 16")
-    blue, green, red = (image[:, :, channel].astype(np.uint32) for channel in range(3))
-    return np.asarray(red << 16 | green << 8 | blue)
+    num_rows = max(1, BLOCK_PIXELS // image.shape[1])
+    for top in range(0, len(image), num_rows):
+        rows = image[top : top + num_rows]
+        blue, green, red = (rows[:, :, channel].astype(np.uint32) for channel in range(3))
+        yield np.asarray(red << 16 | green << 8 | blue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -46,6 +47,10 @@ def find_samples(
             f"--targets {targets!r}: unknown {{{min(unknown)}}}; known: stem, name, parent"
             + "".join(f", {name}" for name in captured)
         )
+    root = fixed_part(inputs)
+    for pattern_of in (inputs, targets):
+        if "**" in pattern_of:
+            _refuse_circles(fixed_part(pattern_of))
     named, inputs = _named(inputs), _CAPTURES.sub("*", inputs)
     # glob and not Path.glob, which refuses absolute patterns
     files = [Path(name) for name in sorted(glob.glob(inputs, recursive=True))]  # noqa: PTH207
@@ -53,7 +58,6 @@ def find_samples(
     if not files:
         raise DataError(f"--inputs {inputs!r}: no such files")
     pattern = _compile(group)
-    root = _fixed_part(inputs)
     has_twins = len({path.stem for path in files}) < len(files)
     samples: list[Sample] = []
     skipped: list[Skipped] = []
@@ -86,6 +90,19 @@ def find_samples(
             )
         )
     return Found(samples, skipped, num_classes=None)
+
+
+def _refuse_circles(root: Path) -> None:
+    """Refuse folders that are links where `**` goes through all: two circles take for ever.
+
+    Raises:
+        DataError: names the first.
+    """
+    for here, folders, _ in os.walk(root):
+        for name in folders:
+            path = Path(here, name)
+            if path.is_symlink():
+                raise DataError(f"{path}: a folder that is a link, below {root}/**; remove it")
 
 
 def _named(inputs: str) -> re.Pattern[str]:
@@ -143,11 +160,11 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.absolute().is_relative_to(folder.absolute())
 
 
-def _fixed_part(pattern: str) -> Path:
-    """Return the folders of a glob before its first wildcard."""
+def fixed_part(pattern: str) -> Path:
+    """Return the folders of a pattern before its first wildcard or {name}."""
     parts: list[str] = []
     for part in Path(pattern).parent.parts:
-        if glob.has_magic(part):
+        if glob.has_magic(part) or "{" in part:
             break
         parts.append(part)
     return Path(*parts)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from studies.prepare.samples import NUM_NAMES_SHOWN, Found, Skipped, shown
 from studies.prepare.similarity import similar_pairs
 from studies.prepare.split import draw_test_groups, merge_groups
 from studies.prepare.staging import Staged, key_of, stage
+from trainer.bounded import read_bytes
 from trainer.data.locks import FileLock
 from trainer.errors import DataError
 from trainer.wording import counted
 
 VERSION = 1  # raise it with any change of what is written: older folders are then refused
 MANIFEST = "prepared.json"
+MAX_MANIFEST_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class Settings:
         seed: of the split.
         stop_on_error: end at the first file that cannot be used, instead of listing it.
         options: the archive's own options, for the manifest.
+        roots: where the files are; links that lead out of them are not followed.
     """
 
     study: str
@@ -43,6 +46,7 @@ class Settings:
     seed: int = 0
     stop_on_error: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ def prepare(
         DataError: nothing usable, a file that cannot be used (with `stop_on_error`), or `out`
             holds something else.
     """
+    found = _without_foreign(found, settings.roots)
     if settings.stop_on_error and found.skipped:
         first = found.skipped[0]
         raise DataError(f"{first.file}: {first.reason}")
@@ -101,6 +106,30 @@ def prepare(
         return _prepare(found, settings, (out, aside), identity, progress)
     finally:
         lock.release()
+
+
+def _without_foreign(found: Found, roots: Sequence[Path]) -> Found:
+    """Leave out samples of files that links bring from elsewhere, as an archive can have them."""
+    inside = [root.resolve() for root in roots]
+    kept, skipped = [], [*found.skipped]
+    for sample in found.samples:
+        foreign = next((path for path in sample.sources if inside and _leaves(path, inside)), None)
+        if foreign is None:
+            kept.append(sample)
+            continue
+        reason = (
+            f"is a link that leaves {' and '.join(map(str, roots))}; put the file itself there"
+        )
+        skipped.append(Skipped(str(foreign), reason))
+    return replace(found, samples=kept, skipped=skipped)
+
+
+def _leaves(path: Path, inside: Sequence[Path]) -> bool:
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a circle of links; Python 3.11 says RuntimeError
+        return True
+    return not any(real.is_relative_to(root) for root in inside)
 
 
 def _prepare(
@@ -242,7 +271,7 @@ def _finished(out: Path, identity: str) -> Prepared | None:
     if not out.is_dir() or not any(out.iterdir()):
         return None
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_bytes(out / MANIFEST, MAX_MANIFEST_BYTES).decode())
         if manifest["identity"] == identity:
             fields = {
                 key: manifest[key] for key in Prepared.__dataclass_fields__ if key in manifest
@@ -251,7 +280,7 @@ def _finished(out: Path, identity: str) -> Prepared | None:
             fields["out"] = str(out)
             return Prepared(**fields, was_there=True)
         reason = "was prepared from other files or with other settings"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         reason = "holds something else"
     raise DataError(f"--out: {out} {reason}; name another folder, or remove it")
 

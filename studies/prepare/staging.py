@@ -21,8 +21,10 @@ import numpy as np
 
 from studies.prepare.samples import Found, Sample, Skipped
 from studies.prepare.similarity import Thumbnail, thumbnail
-from trainer.data.images import Array, read_image, read_mask
+from trainer.data.headers import read_header
+from trainer.data.images import SUFFIXES, Array, read_image, read_mask
 from trainer.data.reading import num_threads_of_worker
+from trainer.data.room import ROOM
 from trainer.data.spelling import find_clash, ignores_case
 from trainer.errors import DataError
 from trainer.rundir import aside_name
@@ -129,6 +131,12 @@ def _restore(sample: Sample, folder: Path, entry: dict[str, Any] | None) -> Stag
 
 
 def _write(sample: Sample, folder: Path, num_classes: int | None) -> Staged:
+    headers = [read_header(path) for path in sample.sources if path.suffix.lower() in SUFFIXES]
+    with ROOM.of(*headers):
+        return _stage(sample, folder, num_classes)
+
+
+def _stage(sample: Sample, folder: Path, num_classes: int | None) -> Staged:
     content = sample.read()
     gray = _gray(content.image)
     mask = read_mask(content.mask) if isinstance(content.mask, Path) else content.mask

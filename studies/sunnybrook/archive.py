@@ -7,6 +7,7 @@ Two conventions: the challenge's (`SC-HF-I-1/…/IM-0004-0048.dcm`), and the Car
 from __future__ import annotations
 
 import csv
+import io
 import re
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from studies.prepare.samples import Content, Found, Publisher, Sample, Skipped
 from studies.sunnybrook.dicom import Window, fill_contour, read_contour, read_slice
+from trainer.bounded import read_bytes
 from trainer.data.dicom import is_dicom
 from trainer.errors import DataError
 
@@ -29,6 +31,8 @@ PUBLISHER = Publisher(
         "and    …/SC-HF-I-1/…/IM-0001-0048-icontour-manual.txt",
     ),
 )
+
+MAX_TABLE_BYTES = 2**24
 
 # The short-axis series of each patient, as users of the challenge's data have established it:
 # the contours are numbered as if there were one series only.
@@ -136,9 +140,9 @@ def _read_table(source: Path) -> dict[str, str]:
     """Read which SC-… each SCD… is from any CSV with both columns."""
     for path in sorted(source.rglob("*.csv")):
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error):
+            content = read_bytes(path, MAX_TABLE_BYTES, follow_links=True)
+            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+        except (OSError, ValueError, csv.Error):
             continue
         columns = {
             re.sub(r"[^a-z]", "", (key or "").lower()): key for key in (rows[0] if rows else {})

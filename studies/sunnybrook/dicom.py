@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.sunnybrook.dicom_pixels import MAX_FILE_BYTES, inflated, pixel_problem
+from trainer.bounded import read_bytes
 from trainer.errors import DataError, UserError
 from trainer.extras import how_to_install
 
+SAMPLES = "SamplesPerPixel"
+ROWS = 256
+MAX_CONTOUR_BYTES = 2**22
 FULL_SCALE = 65535
 SUBPIXELS = 16  # of the grid that a contour is drawn on; contours have two decimals
 
@@ -34,28 +41,58 @@ def read_slice(path: Path, window: Window = "file") -> NDArray[np.uint16]:
         DataError: not a DICOM file, no pixel data, several frames or channels, or a broken one.
         UserError: pydicom is not installed.
     """
-    dataset, values = _read(path)
-    slope = float(dataset.get("RescaleSlope") or 1.0)
-    values = values * slope + float(dataset.get("RescaleIntercept") or 0.0)
-    low, high = float(values.min()), float(values.max())
-    centre, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
+    dataset, stored = _read(path)
+    slope, intercept = _rescaling(dataset, path)
+    ends = [float(stored.min()) * slope + intercept, float(stored.max()) * slope + intercept]
+    low, high = min(ends), max(ends)
+    centre, width = (_number(dataset, key, path) for key in ("WindowCenter", "WindowWidth"))
     if window == "file" and centre is not None and width is not None and width > 1:
         low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
-    share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        share = 1.0 - share
-    return np.rint(share * FULL_SCALE).astype(np.uint16)
+        limits = np.iinfo(stored.dtype)
+        possible = sorted((limits.min * slope + intercept, limits.max * slope + intercept))
+        if not (low <= possible[1] and high >= possible[0]):
+            raise DataError(
+                f"{path}: its window, {centre:g} wide {width:g}, is beyond all values that its "
+                "pixels can have; read it with --window range"
+            )
+    mapped = np.empty(stored.shape, np.uint16)
+    for top in range(0, len(stored), ROWS):  # as numbers of 64 bits a few rows at a time
+        values = stored[top : top + ROWS].astype(np.float64) * slope + intercept
+        share = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            share = 1.0 - share
+        mapped[top : top + ROWS] = np.rint(share * FULL_SCALE)
+    return mapped
 
 
-def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
+def _rescaling(dataset: Any, path: Path) -> tuple[float, float]:
+    """Return slope and intercept.
+
+    Raises:
+        DataError: with them, stored values that differ would be equal, or no numbers.
+    """
+    given = _number(dataset, "RescaleSlope", path), _number(dataset, "RescaleIntercept", path)
+    slope, intercept = given[0] or 1.0, given[1] or 0.0
+    if not 1e-30 < abs(slope) < 1e30 or abs(intercept) > abs(slope) * 2**40:
+        raise DataError(
+            f"{path}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} leave nothing of "
+            "its values; mend them, or leave the file out"
+        )
+    return slope, intercept
+
+
+def _read(path: Path) -> tuple[Any, NDArray[Any]]:
     try:
         import pydicom
     except ImportError:
         raise UserError(f"DICOM files need pydicom: {how_to_install('dicom')}") from None
     try:
+        content = read_bytes(path, MAX_FILE_BYTES, follow_links=True)
         # Forced: files without the preamble are read like others, and looked at below.
-        dataset = pydicom.dcmread(path, force=True)
+        dataset = pydicom.dcmread(io.BytesIO(inflated(content)), force=True)
         known = any(key in dataset for key in ("SOPClassUID", "Modality", "Rows", "PixelData"))
+    except DataError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # noqa: BLE001 - a broken header may raise anything
@@ -64,7 +101,8 @@ def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
         raise DataError(f"{path}: not a DICOM file")
     if "PixelData" not in dataset:
         raise DataError(f"{path}: no pixel data in this DICOM file")
-    if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel", 1)) != 1:
+    frames, samples = _whole(dataset, "NumberOfFrames", path), _whole(dataset, SAMPLES, path)
+    if frames not in (None, 1) or samples not in (None, 1):
         raise DataError(
             f"{path}: several frames or colours; expected one gray slice a file "
             "(dcm2img of DCMTK takes them apart)"
@@ -72,12 +110,21 @@ def _read(path: Path) -> tuple[Any, NDArray[np.float64]]:
     if "TransferSyntaxUID" not in dataset.file_meta:
         _take_for_plain(dataset, path)
     try:
-        return dataset, dataset.pixel_array.astype(np.float64)
+        problem = pixel_problem(dataset)
+        pixels = None if problem else np.asarray(dataset.pixel_array)
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "none given")
         raise DataError(
             f"{path}: pixels cannot be decoded (transfer syntax: {syntax}): {_line(error)}"
         ) from None
+    if pixels is None or pixels.ndim != 2 or pixels.dtype.kind not in "iu" or not pixels.size:
+        raise DataError(f"{path}: {problem or 'expected one gray slice of whole numbers'}")
+    return dataset, pixels
+
+
+def _whole(dataset: Any, key: str, path: Path) -> int | None:
+    number = _number(dataset, key, path)
+    return None if number is None else int(number)
 
 
 def _take_for_plain(dataset: Any, path: Path) -> None:
@@ -107,15 +154,22 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _first(dataset: Any, key: str) -> float | None:
-    value = dataset.get(key)
-    if value is None or value == "":
-        return None
-    return (
-        float(value[0])
-        if isinstance(value, list | tuple) or hasattr(value, "append")
-        else float(value)
-    )
+def _number(dataset: Any, key: str, path: Path) -> float | None:
+    """Return the first number of an element, None where it has none.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    try:
+        value = dataset.get(key)
+        if isinstance(value, list | tuple) or hasattr(value, "append"):
+            value = value[0] if len(value) else None
+        number = None if value is None or value == "" else float(value)
+    except Exception as error:  # noqa: BLE001 - pydicom reads an element when it is asked for
+        raise DataError(f"{path}: {key} is no number ({_line(error)})") from None
+    if number is not None and not math.isfinite(number):
+        raise DataError(f"{path}: {key} is {number:g}; expected a finite number")
+    return number
 
 
 def read_contour(path: Path) -> NDArray[np.float64]:
@@ -131,7 +185,9 @@ def read_contour(path: Path) -> NDArray[np.float64]:
         points = np.array(
             [
                 [float(text) for text in line.split()]
-                for line in path.read_text().splitlines()
+                for line in read_bytes(path, MAX_CONTOUR_BYTES, follow_links=True)
+                .decode()
+                .splitlines()
                 if line.strip()
             ]
         )

@@ -46,7 +46,8 @@ from trainer.output.log_lines import (
     log_train_batches,
     log_training,
 )
-from trainer.output.resume import State, Training, read_state, restore
+from trainer.output.resume import Training, read_state, restore
+from trainer.output.state import State
 from trainer.setup.adapt import (
     load_graph,
     output_size,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.bounded import BoundError, check_depth, read_bytes
 from trainer.config.messages import describe_errors
 from trainer.config.network import NeuralNetwork
 from trainer.errors import ConfigError
 from trainer.keypath import set_path
+
+MAX_CONFIG_BYTES = 16 * 2**20
 
 
 def parse_config(obj: Any, source: str = "config") -> NeuralNetwork:
@@ -35,9 +40,15 @@ def _check_top(obj: Any, source: str) -> None:
 def load_config(path: Path, settings: dict[str, Any] | None = None) -> NeuralNetwork:
     """Read a config file, apply `settings` (dotted path → value), and check the result."""
     try:
-        obj = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        text = read_bytes(path, MAX_CONFIG_BYTES, follow_links=True).decode("utf-8-sig")
+        check_depth(text)
+        obj = json.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except BoundError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     _check_top(obj, str(path))

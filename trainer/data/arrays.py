@@ -5,28 +5,36 @@ Nothing in a file is trusted: no pickles, no links, no values kept in other file
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
 
+from trainer.bounded import BoundError, read_bytes
 from trainer.data.hdf5filters import refuse_unknown_filters
 from trainer.data.hdf5links import Link, link_of, refuse_links
+from trainer.data.headers import MAX_PIXELS
 from trainer.data.images import Array, refuse_foreign_links
 from trainer.errors import DataError
+from trainer.hdf5 import MAX_DEPTH, MAX_NAMES, check_storage, refuse_elsewhere
+from trainer.zipped import open_zip
 
 SUFFIXES = {"numpy": (".npy", ".npz"), "hdf5": (".h5", ".hdf5")}
-MAX_VALUES = 2**31  # in one sample: 8 GB as float32, beyond what a network takes
+MAX_VALUES = MAX_PIXELS  # in one sample: a gigabyte as float32
+MAX_PACKED_BYTES = 8 * MAX_PIXELS  # of an array in an .npz, which is unpacked as a whole
 BLOCK_VALUES = 2**24  # are looked at together when a whole array is
 MAX_OPEN = 16  # files, or arrays of an .npz
+MAX_OPEN_BYTES = 2**28  # of the latter together, but for the last
+MAX_HEADER_BYTES = 2**16  # of an .npy
+UNCHECKED_BYTES = 2**30  # see trainer.hdf5: chunks of training data are large, and many
 
 Region = tuple[slice, ...]
 
@@ -96,7 +104,7 @@ def list_sources(
             elif file.suffix.lower() == ".npz":
                 sources.extend(_list_npz(file))
             else:
-                array = np.load(file, mmap_mode="r", allow_pickle=False)
+                array = _mapped(file)
                 sources.append(Source(file, "", array.shape, array.dtype))
     notes = [note for entry in linked for note in refuse_links(*entry, name, key)]
     sources = _of_name(sources, name, path, key)
@@ -127,18 +135,33 @@ def split_name(path: Path) -> tuple[Path, str]:
 
 
 def _list_npz(path: Path) -> Iterator[Source]:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):
                 raise ValueError(f"{info.filename!r} in it is no array")
-            with archive.open(info) as member:
-                shape, dtype = _read_header(member)
-            if math.prod(shape) * dtype.itemsize > info.file_size:
-                raise ValueError(f"{info.filename!r} in it is shorter than its header says")
+            shape, dtype = _member_header(archive, info)
             yield Source(path, info.filename.removesuffix(".npy"), shape, dtype)
 
 
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _member_header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with archive.open(info) as member:
+        shape, dtype = _read_header(member.read(MAX_HEADER_BYTES))
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > info.file_size:
+        raise ValueError(f"{info.filename!r} in it is shorter than its header says")
+    if num_bytes > MAX_PACKED_BYTES:
+        raise ValueError(
+            f"{info.filename!r} in it has {num_bytes:,} bytes, more than {MAX_PACKED_BYTES:,}; "
+            "write it as an .npy of its own"
+        )
+    return shape, dtype
+
+
+def _read_header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the header of an .npy, which says itself how long it is, from the file's beginning."""
+    member = io.BytesIO(content)
     version = np.lib.format.read_magic(member)
     read = (
         np.lib.format.read_array_header_1_0
@@ -146,7 +169,19 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         else np.lib.format.read_array_header_2_0
     )
     shape, _, dtype = read(member)
+    if any(size < 0 or size > 2**48 for size in shape):
+        raise ValueError(f"its shape {shape} makes no sense")
     return shape, dtype
+
+
+def _mapped(path: Path) -> Array:
+    """Map an .npy.
+
+    Raises:
+        ValueError: it is cut off, or holds no array.
+    """
+    _read_header(read_bytes(path, MAX_HEADER_BYTES, cut=True, follow_links=True))
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
@@ -154,9 +189,13 @@ def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
     links: list[Link] = []
     seen: set[int] = set()  # a hard link can lead back to where it is
 
-    def visit(group: h5py.Group) -> None:
+    def visit(group: h5py.Group, depth: int) -> None:
+        if depth > MAX_DEPTH or len(seen) > MAX_NAMES:
+            raise ValueError(f"more than {MAX_DEPTH} groups in each other, or {MAX_NAMES} names")
         for name in sorted(group):
             link = group.get(name, getlink=True)
+            if link is None:
+                raise ValueError(f"the name {name[:80]!r} in it is damaged")
             if not isinstance(link, h5py.HardLink):
                 links.append(link_of(path, group.name, name, link))
                 continue
@@ -166,29 +205,17 @@ def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
                 continue
             seen.add(address)
             if isinstance(item, h5py.Group):
-                visit(item)
+                visit(item, depth + 1)
             elif isinstance(item, h5py.Dataset):
-                _refuse_elsewhere(item)
+                refuse_elsewhere(item)
                 refuse_unknown_filters(item, path)
                 shape = item.shape if item.shape is not None else (0,)
                 sources.append(Source(path, item.name.lstrip("/"), shape, item.dtype))
 
     with h5py.File(path, "r") as file:
         seen.add(h5py.h5o.get_info(file.id).addr)
-        visit(file)
+        visit(file, 0)
     return sources, links
-
-
-def _refuse_elsewhere(item: h5py.Dataset) -> None:
-    files = [name for name, _, _ in item.external or ()]
-    if item.is_virtual:
-        files += [source.file_name for source in item.virtual_sources()]
-    if files:
-        raise ValueError(
-            f"data set {item.name!r} keeps its values in other files or data sets "
-            f"({', '.join(dict.fromkeys(files))}), which are not followed; write the values "
-            "themselves into the file"
-        )
 
 
 @contextmanager
@@ -196,17 +223,12 @@ def _readable(what: str) -> Iterator[None]:
     """Turn whatever NumPy, zipfile and HDF5 raise on a broken file into one line."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, DataError) and not isinstance(error, BoundError):
+            raise
+        reason = " ".join(str(error).split()).removeprefix(f"{what}: ")
         if "pickle" in reason or "Object arrays" in reason:
             reason = "Python objects, or no array at all; expected numbers"
         raise DataError(f"{what}: cannot be read ({reason}); replace or remove it") from None
@@ -223,6 +245,8 @@ class ArrayFiles:
         self._keep = keep
         self._open: OrderedDict[tuple[Path, str], Any] = OrderedDict()
         self._kept: dict[Source, Array] = {}
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._checked: set[tuple[Path, str]] = set()
 
     def read(self, source: Source, region: Region | None = None) -> Array:
         """Return an array, or a box of it, as it is stored.
@@ -251,19 +275,44 @@ class ArrayFiles:
         if key in self._open:
             self._open.move_to_end(key)
         else:
-            self._open[key] = _open(source, suffix)
-            if len(self._open) > MAX_OPEN:
-                _, oldest = self._open.popitem(last=False)
-                if isinstance(oldest, h5py.File):
-                    oldest.close()
+            self._open[key] = self._opened(source, suffix)
+            self._close_oldest()
         opened = self._open[key]
-        return opened[source.key] if isinstance(opened, h5py.File) else opened
+        if not isinstance(opened, h5py.File):
+            return opened
+        item = opened[source.key]
+        if (source.path, source.key) not in self._checked:
+            check_storage(item, UNCHECKED_BYTES)
+            self._checked.add((source.path, source.key))
+        return item
 
+    def _opened(self, source: Source, suffix: str) -> Any:
+        if suffix == ".npz":
+            return self._unpacked(source)
+        return _mapped(source.path) if suffix == ".npy" else h5py.File(source.path, "r")
 
-def _open(source: Source, suffix: str) -> Any:
-    if suffix == ".npz":
-        with np.load(source.path, allow_pickle=False) as archive:
-            return archive[source.key]
-    if suffix == ".npy":
-        return np.load(source.path, mmap_mode="r", allow_pickle=False)
-    return h5py.File(source.path, "r")
+    def _unpacked(self, source: Source) -> Array:
+        if source.path not in self._archives:
+            # Kept: to read the list of members for each of them takes the square of their number.
+            self._close_archives()
+            self._archives[source.path] = open_zip(source.path)
+        archive = self._archives[source.path]
+        info = archive.getinfo(f"{source.key}.npy")
+        _member_header(archive, info)
+        with archive.open(info) as member:
+            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+
+    def _close_oldest(self) -> None:
+        def is_full() -> bool:
+            unpacked = [a.nbytes for (_, key), a in self._open.items() if key]
+            return len(self._open) > MAX_OPEN or sum(unpacked) > MAX_OPEN_BYTES
+
+        while len(self._open) > 1 and is_full():
+            _, oldest = self._open.popitem(last=False)
+            if isinstance(oldest, h5py.File):
+                oldest.close()
+
+    def _close_archives(self) -> None:
+        for archive in self._archives.values():
+            archive.close()
+        self._archives.clear()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from trainer.bounded import read_bytes
 from trainer.data.headers import FORMATS, Header, broken, read_header
 from trainer.data.tiff import WHITE_IS_ZERO, decoder_of, pillow_reads
 from trainer.errors import DataError
@@ -25,6 +26,9 @@ Array = NDArray[Any]  # uint8 or uint16, as stored in the file
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Colour = tuple[int, int, int]
+
+MAX_SCANS = 16  # of a JPEG; a progressive one has ten
+MAX_SCANNED = 2**30  # pixels, each time that a scan goes over them: a few seconds
 
 COLOURED = "the mask is coloured"
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -45,8 +49,10 @@ def read_image(path: Path, *, gray: bool, header: Header | None = None) -> Array
     """
     header = header or read_header(path)
     if _decoder(header) == "pillow":
-        image = _pillow(path)
+        image = _pillow(path, header)
         if header.palette:
+            if image.max(initial=0) >= len(header.palette):
+                raise broken(path, "a colour that its palette has not")
             image = np.asarray(header.palette, np.uint8)[image]
         image = _with_channels(image, gray=gray)
     else:
@@ -68,10 +74,10 @@ def read_mask(path: Path, header: Header | None = None) -> Array:
     """
     header = header or read_header(path)
     if header.palette:
-        indices = _turned(_pillow(path), header)
+        indices = _turned(_pillow(path, header), header)
         return np.ascontiguousarray(_black_and_white(indices, header))
     if _decoder(header) == "pillow":
-        mask = _pillow(path)
+        mask = _pillow(path, header)
     else:
         mask = _opencv(path, cv2.IMREAD_UNCHANGED, header)
     if mask.ndim == 3:
@@ -111,7 +117,9 @@ def _black_and_white(indices: Array, header: Header) -> Array:
 def _one_channel(path: Path, mask: Array, header: Header) -> Array:
     has_alpha = mask.shape[2] in (2, 4)
     colours = mask[:, :, : 1 if mask.shape[2] == 2 else 3]
-    if (colours != colours[:, :, :1]).any() or (mask.shape[2] == 2 and not header.has_alpha):
+    # Row by row: all at once would take as much memory again as the mask.
+    differ = any(bool((row != row[:, :1]).any()) for row in colours)
+    if differ or (mask.shape[2] == 2 and not header.has_alpha):
         raise DataError(
             f"{path}: {COLOURED} ({mask.shape[2]} channels that differ); "
             "expected one value a pixel, the class"
@@ -145,11 +153,19 @@ def _with_channels(image: Array, *, gray: bool) -> Array:
     return image if gray else np.asarray(image[:, :, np.newaxis].repeat(3, 2))
 
 
-def _pillow(path: Path) -> Array:
+def _content(path: Path, header: Header) -> bytes:
+    try:
+        return read_bytes(path, header.max_file_bytes, follow_links=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _pillow(path: Path, header: Header) -> Array:
     """Return the stored values; Pillow turns a TIFF by its tag, and nothing else."""
+    content = _content(path, header)
     try:
         # From memory: a TIFF that Pillow maps is garbled where its tag turns it by 90 degrees.
-        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()  # turns it; before that its shape is another
             pixels = np.asarray(image)
     except UnidentifiedImageError:
@@ -164,18 +180,19 @@ def _pillow(path: Path) -> Array:
 
 
 def _opencv(path: Path, flags: int, header: Header) -> Array:
+    content = _content(path, header)
+    if header.is_jpeg:
+        _refuse_scans(path, content, header)
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(
+            np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION
+        )
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(f"{path}: {error.err}") from None
         raise broken(path, opencv_reason(error) or "OpenCV refused it") from None
     if image is None and header.tiff is not None and pillow_reads(header.tiff):
-        pixels = _pillow(path)
+        pixels = _pillow(path, header)
         if flags == cv2.IMREAD_UNCHANGED:
             return pixels
         return _with_channels(pixels, gray=not flags & cv2.IMREAD_COLOR)
@@ -189,6 +206,13 @@ def _opencv(path: Path, flags: int, header: Header) -> Array:
     if header.tiff.meaning == WHITE_IS_ZERO and image.dtype == np.uint16:
         return np.asarray(np.iinfo(np.uint16).max - image)  # it does so at 8 bits only
     return np.asarray(image)  # of TIFF it heeds the tag, whatever it is told
+
+
+def _refuse_scans(path: Path, content: bytes, header: Header) -> None:
+    """Refuse a JPEG that goes over its pixels again and again, a few bytes each time."""
+    num_scans = content.count(b"\xff\xda")  # which stands nowhere else but in a thumbnail
+    if num_scans > MAX_SCANS and num_scans * header.width * header.height > MAX_SCANNED:
+        raise broken(path, f"{num_scans} scans")
 
 
 def _turned(image: Array, header: Header) -> Array:

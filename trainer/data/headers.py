@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import stat
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,18 @@ from PIL import Image
 from trainer.data.tiff import ORIENTATION, TiffLayout, decoder_of, read_layout
 from trainer.errors import DataError
 
-MAX_PIXELS = 2**28  # 16,384 x 16,384: beyond that a file is a mistake or an attack
+
+def _max_pixels() -> int:
+    text = os.environ.get("RML_MAX_PIXELS", "")
+    return int(text) if text.isdecimal() and 0 < len(text) < 16 else 2**28
+
+
+# 16,384 x 16,384: beyond that a file is a mistake or an attack. Four bytes each, so that of 16
+# bits and three channels it is 13,377 x 13,377.
+MAX_PIXELS = _max_pixels()
+MAX_PIXEL_BYTES = 4 * MAX_PIXELS
+HEADER_BYTES = 2**22  # that Pillow looks through for a header
+SPARE_BYTES = 2**26  # of a file, for all that it holds beside its pixels
 # Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
 Image.MAX_IMAGE_PIXELS = None
 # What is read: Pillow's name of the format -> the suffixes of its files.
@@ -26,6 +40,7 @@ SUFFIXES_OF = {
 }
 FORMATS = tuple(SUFFIXES_OF)
 _NAMES = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+_ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B", "F")
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -42,6 +57,8 @@ class Header:
         tiff: how a TIFF's pixels are stored.
         is_gif: it is a GIF, which Pillow reads.
         num_frames: of an animation.
+        is_jpeg: it is a JPEG.
+        pixel_bytes: of each pixel, decoded.
     """
 
     width: int
@@ -53,6 +70,18 @@ class Header:
     tiff: TiffLayout | None = None
     is_gif: bool = False
     num_frames: int = 1
+    is_jpeg: bool = False
+    pixel_bytes: int = 4
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its pixels, decoded."""
+        return self.width * self.height * self.pixel_bytes
+
+    @property
+    def max_file_bytes(self) -> int:
+        """Beyond that a file holds something else; no compression makes pixels twice as large."""
+        return 2 * self.num_bytes + SPARE_BYTES
 
 
 def read_header(path: Path) -> Header:
@@ -79,6 +108,16 @@ def read_header(path: Path) -> Header:
     num_pixels = header.width * header.height
     if num_pixels > MAX_PIXELS:
         raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
+    if header.num_bytes > MAX_PIXEL_BYTES:
+        raise DataError(
+            f"{path}: {num_pixels:,} pixels of {header.pixel_bytes} bytes; more than "
+            f"{MAX_PIXEL_BYTES:,} bytes are refused"
+        )
+    if status.st_size > header.max_file_bytes:
+        raise DataError(
+            f"{path}: {status.st_size:,} bytes for {header.width}x{header.height} pixels; the "
+            "file holds something else, write the image anew"
+        )
     if header.num_frames > 1:
         raise DataError(
             f"{path}: holds {header.num_frames} images (an animation); one file is one image"
@@ -88,8 +127,23 @@ def read_header(path: Path) -> Header:
     return header
 
 
+def _source(path: Path) -> Path | io.BytesIO:
+    """Return what Pillow may look through: of JPEG and GIF it goes through zeros byte by byte."""
+    with path.open("rb") as file:
+        start = file.read(10)
+        size = os.fstat(file.fileno()).st_size
+        if start[:2] == b"\xff\xd8" and size > HEADER_BYTES:
+            return io.BytesIO(start + file.read(HEADER_BYTES))
+    if start[:3] == b"GIF":
+        width, height = struct.unpack_from("<HH", start, 6)
+        if size > 2 * width * height + HEADER_BYTES:
+            raise ValueError("a GIF of many more bytes than pixels")
+    return path
+
+
 def _of_others(path: Path) -> Header:
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(_source(path), formats=FORMATS) as image:
+        depth = _png_depth(path) if image.format == "PNG" else 8
         return Header(
             image.width,
             image.height,
@@ -99,7 +153,14 @@ def _of_others(path: Path) -> Header:
             image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
             is_gif=image.format == "GIF",
             num_frames=getattr(image, "n_frames", 1) if image.format == "GIF" else 1,
+            is_jpeg=image.format == "JPEG",
+            pixel_bytes=(2 if depth == 16 else 1) * (1 if image.mode in _ONE_BAND else 4),
         )
+
+
+def _png_depth(path: Path) -> int:
+    with path.open("rb") as file:
+        return file.read(25)[-1]  # Pillow does not say it
 
 
 def _of_tiff(path: Path, layout: TiffLayout) -> Header:
@@ -116,6 +177,7 @@ def _of_tiff(path: Path, layout: TiffLayout) -> Header:
         layout.has_alpha,
         num_extra - layout.has_alpha,
         layout,
+        pixel_bytes=max(layout.samples, 1) * -(-max(layout.bits) // 8),
     )
 
 

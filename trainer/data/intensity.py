@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trainer.bounded import finite
 from trainer.errors import DataError
 
 # Of all training pixels: hot pixels and bright letters must not set the scale.
@@ -43,6 +44,8 @@ class IntensityRange:
         """Return the range that was stored with a model, None if it has none."""
         match stored:
             case {"low": int() | float() as low, "high": int() | float() as high, "bits": int(n)}:
+                if finite(low) is None or finite(high) is None or n not in (8, 16):
+                    return None
                 return cls(low, high, n, "stored with the model") if low < high else None
         return None
 

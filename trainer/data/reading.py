@@ -20,6 +20,7 @@ from trainer.data.findings import Findings, Seen, describe_depths, see
 from trainer.data.geometry import read_through
 from trainer.data.headers import Header, read_header
 from trainer.data.images import Array, Pair, read_image, read_mask
+from trainer.data.room import ROOM
 from trainer.data.stores import Store
 from trainer.data.survey import MaskCoding, count_values
 from trainer.data.targets import TargetKind
@@ -130,6 +131,13 @@ class Reader:
 
     def _read_sample(self, pair: Pair) -> tuple[Array, Array | None, Counts, Seen]:
         header = read_header(pair.input)
+        other = None if pair.target is None else read_header(pair.target)
+        with ROOM.of(header, other):
+            return self._read_both(pair, header, other)
+
+    def _read_both(
+        self, pair: Pair, header: Header, mask_header: Header | None
+    ) -> tuple[Array, Array | None, Counts, Seen]:
         stored = read_image(pair.input, gray=self.data.is_input_gray, header=header)
         try:
             image = read_through(stored, self.steps[0].reading, nearest=False)
@@ -143,7 +151,6 @@ class Reader:
             if self.kind == "colour":
                 return image, self._through(target, nearest=False), Counter(), seen
             return image, self._through(target, nearest=True), count_values(target), seen
-        mask_header = read_header(pair.target)
         size_HW = None if self._has_own_size else stored.shape[:2]
         mask = read_checked_mask(pair, size_HW, mask_header)
         # Nearest keeps the stored values, so the full size need not wait for their meaning.
@@ -189,8 +196,9 @@ class Reader:
 
     def _read_smooth(self, pair: Pair) -> Array:
         assert pair.target is not None
-        target = read_mask(pair.target) if self.kind == "mask" else self._read_as_image(pair)
-        return self._through(target, nearest=False)
+        with ROOM.of(read_header(pair.target)):
+            target = read_mask(pair.target) if self.kind == "mask" else self._read_as_image(pair)
+            return self._through(target, nearest=False)
 
 
 class _Uniform:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 WIDTH, HEIGHT, BITS, COMPRESSION, MEANING = 256, 257, 258, 259, 262
+TILE_WIDTH, TILE_HEIGHT = 322, 323
 ORIENTATION, SAMPLES, PLANES, EXTRA, FORMAT, KIND = 274, 277, 284, 338, 339, 254
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 ASSOCIATED, UNASSOCIATED = 1, 2
@@ -21,6 +22,8 @@ MEANINGS = {0: "white is zero", 1: "gray", 2: "RGB", 3: "palette", 5: "CMYK", 6:
 FORMATS = {1: "uint", 2: "int", 3: "float"}
 REDUCED = 1  # a smaller copy of another page
 MAX_PAGES = 10_000
+MAX_TAGS = 200_000  # of all pages
+MAX_TILE = 2**24  # pixels: a reader makes room for a tile before it looks at the image
 MAX_VALUES = 64  # of a tag; those that matter here have one, or one a sample
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
@@ -83,11 +86,14 @@ def read_layout(path: Path) -> TiffLayout | None:
             return None
         is_big = magic == 43
         (place,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", head, 8 if is_big else 4)
-        pages, seen = [], set[int]()
+        pages, seen, left = [], set[int](), MAX_TAGS
         while place and place not in seen and len(seen) < MAX_PAGES:
             seen.add(place)
             tags, place = _read_page(file, place, order, is_big=is_big)
             pages.append(tags)
+            left -= 1 + len(tags)
+            if left < 0:
+                raise ValueError("more tags than a TIFF has")
     if not pages:
         raise ValueError("a TIFF without an image")
     num_pages = sum(not (page.get(KIND, (0,))[0] & REDUCED) for page in pages)
@@ -128,6 +134,9 @@ def _layout(tags: Mapping[int, tuple[int, ...]], num_pages: int) -> TiffLayout:
 
     if WIDTH not in tags or HEIGHT not in tags:
         raise ValueError("a TIFF that does not say its size")
+    area = one(WIDTH, 0) * one(HEIGHT, 0)
+    if one(TILE_WIDTH, 1) * one(TILE_HEIGHT, 1) > max(MAX_TILE, 4 * area):
+        raise ValueError("a TIFF of tiles that are larger than it")
     orientation = one(ORIENTATION, 1)
     return TiffLayout(
         width=one(WIDTH, 0),

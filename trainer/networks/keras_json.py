@@ -18,6 +18,7 @@ from trainer.networks.names import numbered, snake_case
 from trainer.networks.references import Reference, history, keras2_reference, refuse_tensors
 
 MAX_LAYERS = 20_000
+MAX_REFERENCES = 10 * MAX_LAYERS
 MAX_NESTING = 8
 MODELS = ("Model", "Functional", "Sequential")
 
@@ -101,7 +102,7 @@ def _read_list(layers: list[Any], name: str, source: str, depth: int) -> Block:
     if len(layers) > MAX_LAYERS:
         raise NetworkError(f"{source}: {len(layers)} layers; at most {MAX_LAYERS} are read")
     block = Block(name)
-    taken = {_given_name(layer) for layer in layers}
+    taken = dict.fromkeys((_given_name(layer) for layer in layers), 0)
     previous: str | None = None
     for position, obj in enumerate(layers):
         layer = _read_layer(obj, position, source, depth, taken)
@@ -115,6 +116,11 @@ def _read_list(layers: list[Any], name: str, source: str, depth: int) -> Block:
         block.layers[layer.name] = layer
         previous = layer.name
     block.inputs = [Reference(x.name) for x in block.layers.values() if x.kind == "InputLayer"]
+    num_taken = sum(len(call) + 1 for x in block.layers.values() for call in x.calls)
+    if num_taken > MAX_REFERENCES:
+        raise NetworkError(
+            f"{source}: its layers are called with more than {MAX_REFERENCES} tensors"
+        )
     used = {ref.layer for x in block.layers.values() for call in x.calls for ref in call}
     ends = [name for name in block.layers if name not in used]
     block.outputs = [Reference(end) for end in ends]
@@ -151,18 +157,24 @@ def _given_name(obj: object) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _new_name(kind: str, taken: set[str | None]) -> str:
-    """Return the name that Keras gives a layer without one: conv2d, conv2d_1, …"""
-    number = 0
+def _new_name(kind: str, taken: dict[str | None, int]) -> str:
+    """Return the name that Keras gives a layer without one: conv2d, conv2d_1, …
+
+    Args:
+        kind: its class.
+        taken: the names that are; of a class, the number that is looked at next.
+    """
+    base = f"{snake_case(kind)}\n"  # no name has a line break
+    number = taken.get(base, 0)
     while numbered(snake_case(kind), number) in taken:
         number += 1
     name = numbered(snake_case(kind), number)
-    taken.add(name)
+    taken[name], taken[base] = 0, number + 1
     return name
 
 
 def _read_layer(
-    obj: object, position: int, source: str, depth: int, taken: set[str | None]
+    obj: object, position: int, source: str, depth: int, taken: dict[str | None, int]
 ) -> RawLayer:
     if not isinstance(obj, dict):
         raise NetworkError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from trainer.bounded import read_bytes
 from trainer.errors import NetworkError
 from trainer.networks.config import Config
 from trainer.networks.functions import guess
@@ -19,6 +19,7 @@ from trainer.networks.keras_json import (
     read_block,
 )
 from trainer.networks.keras_order import list_layers
+from trainer.networks.keras_text import parse_json_text
 from trainer.networks.keras_version import keras_major
 from trainer.networks.layers import LAYERS
 from trainer.networks.layers.elementwise import Input
@@ -28,6 +29,8 @@ from trainer.networks.references import Reference
 from trainer.wording import counted
 
 Network = Graph | PluginNetwork
+
+MAX_CALLS = 2 * MAX_LAYERS  # of layers and models
 
 MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")  # of whole models
 MAX_FILE_BYTES = 64 * 2**20  # the largest of keras.applications has 1.5 MB
@@ -52,17 +55,17 @@ def read_network(path: Path) -> object:
     if path.suffix in MODEL_SUFFIXES and path.is_file():
         return _model_config(path)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        content = read_bytes(path, MAX_FILE_BYTES + 1, cut=True, follow_links=True)
+        if len(content) > MAX_FILE_BYTES:
             raise NetworkError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; is it a network?")
-        obj: object = json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json_text(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise NetworkError(f"{path}: no such file{_instead_of(str(path))}") from None
     except OSError as error:
         raise NetworkError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        reason = str(error).removeprefix(f"{path}: ")
         raise NetworkError(f"{path}: is no JSON file ({reason})") from None
-    return obj
 
 
 def _instead_of(name: str) -> str:
@@ -110,7 +113,7 @@ def _unwrapped(obj: object, source: str) -> object:
     if not isinstance(obj, str):
         return obj
     try:
-        return json.loads(obj)
+        return parse_json_text(obj)
     except (ValueError, RecursionError):
         raise NetworkError(f"{source}: expected a network, received a text") from None
 
@@ -124,6 +127,7 @@ class _Builder:
         self.nodes: dict[str, Node] = {}
         self.layers: dict[tuple[str, ...], Layer] = {}
         self.names: set[str] = set()
+        self.num_calls = 0  # also of models that return what they are given, and add no node
 
     def build(self, block: Block) -> Graph:
         self._check_references(block, ())
@@ -165,7 +169,11 @@ class _Builder:
         """
         outputs: dict[tuple[str, int], list[str]] = {}
         given = dict(zip((ref.layer for ref in block.inputs), inputs, strict=True))
-        for name, call in self._ordered_calls(block, path):
+        calls = self._ordered_calls(block, path)
+        self.num_calls += len(calls)
+        if self.num_calls > MAX_CALLS:
+            raise NetworkError(f"{self.source}: more than {MAX_CALLS} calls of layers")
+        for name, call in calls:
             raw = block.layers[name]
             outer = given.get(name) if not raw.calls else None
             if outer is not None:
@@ -202,8 +210,6 @@ class _Builder:
         self._check_arity(layer, inputs, where)
         while node_name in self.nodes:
             node_name += "_"
-        if len(self.nodes) >= 2 * MAX_LAYERS:
-            raise NetworkError(f"{self.source}: more than {2 * MAX_LAYERS} calls of layers")
         self.nodes[node_name] = Node(node_name, layer, tuple(inputs))
         return [node_name]
 

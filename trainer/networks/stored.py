@@ -8,8 +8,9 @@ class, in the order of the model's list.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +22,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.bounded import BoundError
+from trainer.hdf5 import MAX_DEPTH, MAX_NAMES, child, read_numbers
+from trainer.networks.keras_text import parse_json_text
 from trainer.networks.names import numbered, snake_case
+from trainer.zipped import Window, open_zip, read_member, stored_at
 
 # HDF5 holds at most 64 KiB of attributes in an object's header; Keras splits what is longer
 _HEADER_LIMIT = 64512
 # guards against files made to fill the memory
-_MAX_ARCHIVE_BYTES = 16 * 2**30  # of weights, unpacked
-_MAX_CONFIG_BYTES = 64 * 2**20
-_MAX_WEIGHT_SIZE = 2**32  # numbers in one variable
+MAX_CONFIG_BYTES = 64 * 2**20  # of a network's JSON: the largest of keras.applications has 1.5 MB
+_MAX_TEXT_BYTES = 2**30  # of one list of names
+_MAX_SIZE = 2**40  # numbers in one variable: nothing is read for that, but counted
+_WEIGHTS = "model.weights.h5"  # in a .keras
 
 Listing = Sequence[tuple[tuple[str, ...], str]]  # (path of names, class) of every layer
 
@@ -51,31 +57,65 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A variable of a file: its name there, and the `layer/variable` keys that it may match."""
+    """A variable of a file: its name there, and the `layer/variable` keys that it may match.
+
+    Its numbers are read when they are asked for: a file may hold any number that nothing needs.
+    """
 
     label: str
     keys: tuple[str, ...]
-    value: NDArray[Any]
+    item: h5py.Dataset
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.item.shape)
+
+    def read(self, max_values: int) -> NDArray[Any]:
+        """Return the numbers.
+
+        Raises:
+            BoundError: more than `max_values`, or they are kept in another file.
+        """
+        return read_numbers(self.item, max_values)
 
 
-def read_keras_file(path: Path, listing: Listing) -> list[StoredWeight]:
-    """Read every weight of a Keras file; `listing` is the model's layers in the file's order."""
-    if is_zip(path):
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("model.weights.h5")
-            if info.file_size > _MAX_ARCHIVE_BYTES:
-                raise ValueError(f"its weights unpack to {info.file_size} bytes")
-            content = io.BytesIO(archive.read(info))
-        with h5py.File(content, "r") as file:
-            return list(_numbered_weights(file, listing))
-    with h5py.File(path, "r") as file:
-        root = file.get("model_weights", file)
-        if _texts(root.attrs, "layer_names"):
-            return list(_named_weights(root))
+@contextlib.contextmanager
+def open_keras_file(
+    path: Path, listing: Listing, max_bytes: int
+) -> Iterator[Iterator[StoredWeight]]:
+    """Give the weights of a Keras file while it is open; nothing outside it is opened.
+
+    Args:
+        path: the file.
+        listing: the model's layers in the file's order.
+        max_bytes: of a `.keras` whose weights are packed; as Keras writes it they are not.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_zip(path):
+            with open_zip(path) as archive:
+                content = _archived_weights(path, archive, max_bytes)
+            file = stack.enter_context(h5py.File(stack.enter_context(content), "r"))
+            yield _numbered_weights(file, listing)
+            return
+        file = stack.enter_context(h5py.File(path, "r"))
+        root = child(file, "model_weights") or file
+        if _texts(root, "layer_names"):
+            yield _named_weights(root)
+            return
         found = list(_numbered_weights(file, listing))
         if not found:
             raise ValueError("it has neither layer_names nor layers of Keras")
-        return found
+        yield iter(found)
+
+
+def _archived_weights(path: Path, archive: zipfile.ZipFile, max_bytes: int) -> io.IOBase:
+    info = archive.getinfo(_WEIGHTS)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return io.BufferedReader(Window(path, stored_at(archive, info), info.file_size))
+    try:
+        return io.BytesIO(read_member(archive, info, max_bytes))
+    except BoundError as error:
+        raise BoundError(f"{error}; save the model anew, which packs no weights") from None
 
 
 def is_zip(path: Path) -> bool:
@@ -95,8 +135,8 @@ def is_torch(path: Path) -> bool:
 def is_keras_archive(path: Path) -> bool:
     """Tell a `.keras` archive from torch's, which is a zip file too."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return "model.weights.h5" in archive.namelist()
+        with open_zip(path) as archive:
+            return _WEIGHTS in archive.namelist()
     except READ_ERRORS:
         return False
 
@@ -108,7 +148,7 @@ def read_model_config(path: Path) -> Any:
     means may depend on it, and the JSON goes on without the file.
     """
     if is_zip(path):
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             config = _archived_json(archive, "config.json")
             try:
                 version = _archived_json(archive, "metadata.json")["keras_version"]
@@ -116,50 +156,83 @@ def read_model_config(path: Path) -> Any:
                 version = None
     else:
         with h5py.File(path, "r") as file:
-            config = json.loads(file.attrs["model_config"])
-            version = file.attrs.get("keras_version")
-    if isinstance(version, bytes):
-        version = version.decode("utf-8", "replace")
+            config = parse_json_text(_text(_attribute(file, "model_config")))
+            version = None
+            if "keras_version" in file.attrs:
+                version = _text(_attribute(file, "keras_version"))
     if isinstance(config, dict) and isinstance(version, str):
         config["keras_version"] = version
     return config
 
 
 def _archived_json(archive: zipfile.ZipFile, name: str) -> Any:
-    info = archive.getinfo(name)
-    if info.file_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"its {name} unpacks to {info.file_size} bytes")
-    return json.loads(archive.read(info))
+    content = read_member(archive, archive.getinfo(name), MAX_CONFIG_BYTES)
+    return parse_json_text(content.decode("utf-8-sig"))
 
 
-def _texts(attributes: h5py.AttributeManager, name: str) -> list[str]:
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str) or len(value) > MAX_CONFIG_BYTES:
+        raise ValueError("an attribute is no text")
+    return value
+
+
+def _attribute(owner: h5py.Group, name: str) -> Any:
+    """Return an attribute, unless it takes much more memory than the file has bytes."""
+    found = owner.attrs.get_id(name)
+    number = math.prod(found.shape or ())
+    each = found.dtype.itemsize
+    if found.dtype.kind == "O" and number > 1:  # of any length, and all may be the same one
+        each = _bytes_beside_data(owner.file)
+    if number > MAX_NAMES or number * each > _MAX_TEXT_BYTES:
+        raise ValueError(f"its attribute {name} is too large")
+    return owner.attrs[name]
+
+
+def _bytes_beside_data(file: h5py.File) -> int:
+    size = int(file.id.get_filesize())
+    for _, item in _walk(file, "", set()) if size > 2**20 else ():
+        size -= item.id.get_storage_size()
+    return max(size, 0)
+
+
+def _texts(owner: h5py.Group, name: str) -> list[str]:
     """Read a list of names, which Keras splits into `name0`, `name1`, … if it is long."""
-    if name in attributes:
-        items = list(attributes[name])
+    if name in owner.attrs:
+        items = list(_attribute(owner, name))
     else:
         items, number = [], 0
-        while f"{name}{number}" in attributes:
-            items += list(attributes[f"{name}{number}"])
+        while f"{name}{number}" in owner.attrs:
+            items += list(_attribute(owner, f"{name}{number}"))
             number += 1
+            if len(items) > MAX_NAMES:
+                raise ValueError(f"its attribute {name} is too large")
     return [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in items]
 
 
-def _array(item: object, name: str) -> NDArray[Any]:
+def _numbers(item: object, name: str) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds no numbers")
-    if item.size is None or item.size > _MAX_WEIGHT_SIZE:
+    if item.size is None or item.size > _MAX_SIZE:
         raise ValueError(f"{name} holds {item.size} numbers")
-    return np.asarray(item)
+    return item
 
 
 def _named_weights(root: h5py.Group) -> Iterator[StoredWeight]:
-    for layer in _texts(root.attrs, "layer_names"):
-        group = root[layer]
-        names = _texts(group.attrs, "weight_names")
+    left = MAX_NAMES
+    for layer in _texts(root, "layer_names"):
+        group = child(root, layer)
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"it has no layer {layer}")
+        names = _texts(group, "weight_names")
+        left -= 1 + len(names)
+        if left < 0:
+            raise ValueError(f"it names more than {MAX_NAMES} weights")
         owners = {name.rpartition("/")[0] for name in names}
         for name in names:
             keys = _legacy_keys(layer, name, nested=len(owners) > 1)
-            yield StoredWeight(name, keys, _array(group[name], name))
+            yield StoredWeight(name, keys, _numbers(child(group, name), name))
 
 
 def _legacy_keys(layer: str, name: str, nested: bool) -> tuple[str, ...]:
@@ -184,15 +257,10 @@ def _legacy_keys(layer: str, name: str, nested: bool) -> tuple[str, ...]:
 def _numbered_weights(file: h5py.File, listing: Listing) -> Iterator[StoredWeight]:
     """Walk `layers/conv2d_1/vars/0`; nested models have `layers` of their own."""
     by_place = _places(listing)
-    found: list[tuple[str, h5py.Dataset]] = []
-
-    def visit(name: str, item: object) -> None:
+    for name, item in _walk(file, "", set()):
         parent, _, number = name.rpartition("/")
-        if isinstance(item, h5py.Dataset) and parent.endswith("/vars") and number.isdigit():
-            found.append((name, item))
-
-    file.visititems(visit)
-    for name, item in found:
+        if not parent.endswith("/vars") or not number.isdigit():
+            continue
         parts = name.replace("\\", "/").split("/")[:-2]
         place = tuple(p for p in parts if p not in ("layers", "_layer_checkpoint_dependencies"))
         if not place or place[0] == "optimizer" or "seed_generator" in place:
@@ -201,20 +269,45 @@ def _numbered_weights(file: h5py.File, listing: Listing) -> Iterator[StoredWeigh
         number = name.rsplit("/", maxsplit=1)[-1]
         layer = "/".join(path) if path else "/".join(place)
         yield StoredWeight(
-            name, (f"{layer}/#{number}", f"*>{layer.split('/')[-1]}/#{number}"), _array(item, name)
+            name,
+            (f"{layer}/#{number}", f"*>{layer.split('/')[-1]}/#{number}"),
+            _numbers(item, name),
         )
+
+
+def _walk(group: h5py.Group, path: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield the data sets below a group, each once, whatever number of names it has."""
+    if path.count("/") > MAX_DEPTH:
+        raise ValueError(f"its groups are nested more than {MAX_DEPTH} deep")
+    for name in sorted(group):
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path}{name} is a link, which is not followed")
+        item = group[name]
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        if len(seen) > MAX_NAMES:
+            raise ValueError(f"it holds more than {MAX_NAMES} groups and data sets")
+        if isinstance(item, h5py.Group):
+            yield from _walk(item, f"{path}{name}/", seen)
+        elif isinstance(item, h5py.Dataset):
+            yield f"{path}{name}", item
 
 
 def _names_in_file(file: h5py.File, parts: list[str]) -> tuple[str, ...] | None:
     names = []
-    for end in range(1, len(parts) + 1):
-        variables = file.get("/".join([*parts[:end], "vars"]))
+    group: Any = file
+    for part in parts:
+        group = child(group, part)
+        if not isinstance(group, h5py.Group):
+            return None
+        variables = child(group, "vars")
         if variables is None:
             continue  # a `layers` group in between
-        name = variables.attrs.get("name")
-        if name is None:
+        if "name" not in variables.attrs:
             return None
-        names.append(name.decode("utf-8") if isinstance(name, bytes) else str(name))
+        names.append(_text(_attribute(variables, "name")))
     return tuple(names) or None
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import mmap
+import os
 import pickle
 import shlex
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +22,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.bounded import open_regular
 from trainer.errors import WeightsError
 from trainer.networks.stored import READ_ERRORS
+from trainer.zipped import open_zip, read_member, refuse_packed, stored_at
 
-MAX_PICKLE_BYTES = 64 * 2**20
-MAX_TENSOR_BYTES = 16 * 2**30  # of all tensors' numbers, unpacked
+MAX_PICKLE_BYTES = 16 * 2**20
+MAX_TENSOR_BYTES = 16 * 2**30  # of all tensors' numbers
+CHECKED_BYTES = 2**28  # of a tensor; larger ones are not compared with their checksum
 MAX_NESTING = 200
 MAX_VISITS = 2**20
 
@@ -48,7 +54,7 @@ _WRAPPERS = (
 def is_torchscript(path: Path) -> bool:
     """Tell an archive of TorchScript from a pickle of tensors, which is a zip file too."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except READ_ERRORS:
         return False
@@ -72,7 +78,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
+        refuse_packed(archive, "/data/")
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
             raise ValueError("it has no data.pkl, as archives of torch before 1.4 have none")
@@ -81,15 +88,46 @@ def _read(path: Path) -> dict[str, Tensor]:
         if order in archive.namelist() and _content(archive, order, 16) != b"little":
             raise ValueError("its numbers are big-endian")
         data = io.BytesIO(_content(archive, names[0], MAX_PICKLE_BYTES))
-        root = _Reader(data, archive, f"{prefix}data/").load()
+        root = _Reader(data, _Storages(path, archive, f"{prefix}data/")).load()
         return dict(_tensors(root, "", 0, itertools.count()))
 
 
 def _content(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    size = archive.getinfo(name).file_size
-    if size > limit:
-        raise ValueError(f"{name} unpacks to {size} bytes")
-    return archive.read(name)
+    return read_member(archive, archive.getinfo(name), limit)
+
+
+class _Storages:
+    """The numbers of an archive, mapped: what nobody takes is not read."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, folder: str) -> None:
+        self._archive = archive
+        self._folder = folder
+        self._bytes_left = MAX_TENSOR_BYTES
+        descriptor = open_regular(path, follow_links=True)
+        try:
+            # Copied where it is written to, which torch wants to be allowed.
+            self._content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+        finally:
+            os.close(descriptor)
+
+    def read(self, key: str, dtype: torch.dtype) -> Tensor:
+        """Return all numbers of a storage."""
+        info = self._archive.getinfo(f"{self._folder}{key}")
+        start, size = stored_at(self._archive, info), info.file_size
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise ValueError(f"{info.filename} unpacks to {size} bytes")
+        if size <= CHECKED_BYTES:
+            with memoryview(self._content) as whole, whole[start : start + size] as part:
+                if zlib.crc32(part) != info.CRC:
+                    raise ValueError(f"{info.filename} is damaged")
+        empty = torch.empty(0, dtype=dtype)
+        if size % empty.itemsize:
+            raise ValueError(f"{info.filename} is cut off")
+        if not size:
+            return empty
+        count = size // empty.itemsize
+        return torch.frombuffer(self._content, dtype=dtype, count=count, offset=start)
 
 
 class _Held(NamedTuple):
@@ -101,12 +139,10 @@ class _Held(NamedTuple):
 class _Reader(pickle.Unpickler):
     """Knows tensors, dictionaries and, as bare records, modules: nothing that acts."""
 
-    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, folder: str) -> None:
+    def __init__(self, file: io.BytesIO, storages: _Storages) -> None:
         super().__init__(file)
-        self._archive = archive
-        self._folder = folder
+        self._content = storages
         self._storages: dict[str, Tensor] = {}
-        self._bytes_left = MAX_TENSOR_BYTES
         # Made for each file, because a pickle can set attributes of what it is given.
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): lambda *items: dict(*items),
@@ -132,11 +168,7 @@ class _Reader(pickle.Unpickler):
         if kind != "storage" or dtype not in _DTYPES or not isinstance(key, str):
             raise ValueError("it holds more than tensors")
         if key not in self._storages:
-            content = _content(self._archive, f"{self._folder}{key}", self._bytes_left)
-            self._bytes_left -= len(content)
-            empty = torch.empty(0, dtype=_DTYPES[dtype])
-            whole = torch.frombuffer(bytearray(content), dtype=empty.dtype) if content else empty
-            self._storages[key] = whole
+            self._storages[key] = self._content.read(key, _DTYPES[dtype])
         return _Held(self._storages[key])
 
 

@@ -30,10 +30,11 @@ from trainer.networks.stored import (
     READ_ERRORS,
     is_keras_archive,
     is_torch,
-    read_keras_file,
+    open_keras_file,
     write_legacy_h5,
     write_numbered_h5,
 )
+from trainer.networks.tensors import load_tensors, tensor_problem
 from trainer.networks.torchscript import is_torchscript, read_torchscript
 
 Log = Callable[[str], None]
@@ -90,23 +91,25 @@ def load_weights(
         raise WeightsError(f"{path}: cannot be read: permission denied")
     candidates: Iterable[_Candidate]
     intensity_range: object = None
+    loader = _Loader(module, network, log)
     if h5py.is_hdf5(path) or is_keras_archive(path):
-        candidates = _from_keras(*_keras_only(module, network, path), path)
+        candidates = _from_keras(*_keras_only(module, network, path), path, loader.first)
     elif is_torch(path):
         content = _read_torch(path)
-        candidates = _from_torch(content, with_our_names if _is_keras(network) else None)
+        candidates = _from_torch(content, with_our_names if _is_keras(network) else None, path)
         intensity_range = content.get("intensity_range")
     else:
         raise WeightsError(
             f"{path}: is neither of Keras (.h5, .keras) nor a .pt of torch; is it complete?"
         )
-    loader = _Loader(module, network, log)
     for candidate in candidates:
         loader.take(candidate)
     return replace(loader.finish(path, allow_partial), intensity_range=intensity_range)
 
 
 EARLIER = "earlier"
+MAX_ADAPTED = 4096  # channels of a first layer that are made one
+SPARE_VALUES = 2**22  # that a file may name twice, of a network of any size
 
 
 def stored_mask_resize(path: Path) -> str | None:
@@ -130,7 +133,7 @@ def _stored(path: Path, key: str, known: tuple[str, ...]) -> str | None:
         if not path.is_file() or not is_torch(path) or is_torchscript(path):
             return None
         # Mapped: the weights are read later, by `load_weights`, which says what is wrong.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = load_tensors(path)
     except Exception:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
         return None
     if not isinstance(content, dict) or "format" not in content:
@@ -222,25 +225,30 @@ def adapt_channels(value: Tensor, wanted: torch.Size) -> Tensor | None:
     A kernel's channels are summed, or divided among three: a gray image as three equal
     channels gives the same result in both. Per-channel vectors are averaged or repeated.
     """
-    if value.ndim == 1 and len(wanted) == 1:
-        if wanted[0] == 1:
-            return value.mean(0, keepdim=True)
-        return value.repeat(wanted[0]) if value.shape[0] == 1 else None
-    same = value.ndim == len(wanted) > 1 and value.shape[0] == wanted[0]
-    if not same or value.shape[2:] != wanted[2:]:
+    if not can_adapt(tuple(value.shape), tuple(wanted)):
         return None
+    if value.ndim == 1:
+        return value.mean(0, keepdim=True) if wanted[0] == 1 else value.repeat(wanted[0])
     if wanted[1] == 1:
         return value.sum(1, keepdim=True)
-    if value.shape[1] == 1:
-        return value.repeat_interleave(wanted[1], dim=1) / wanted[1]
-    return None
+    return value.repeat_interleave(wanted[1], dim=1) / wanted[1]
+
+
+def can_adapt(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Say whether `adapt_channels` fits a first layer's parameter of this shape."""
+    if len(shape) != len(wanted) or not shape or max(shape) > MAX_ADAPTED:
+        return False
+    axis = min(1, len(shape) - 1)
+    others = [n for i, n in enumerate(shape) if i != axis]
+    same = others == [n for i, n in enumerate(wanted) if i != axis]
+    return same and 1 in (shape[axis], wanted[axis])
 
 
 def _read_torch(path: Path) -> dict[Any, Any]:
     if is_torchscript(path):
         return dict(read_torchscript(path))
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_tensors(path)
     except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: cannot be read as a .pt of torch ({reason})") from None
@@ -268,7 +276,9 @@ def _keras_only(module: NetworkModule, network: Network, path: Path) -> tuple[Ke
 
 
 def _from_torch(
-    content: dict[Any, Any], renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
+    content: dict[Any, Any],
+    renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
+    path: Path,
 ) -> list[_Candidate]:
     if isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -280,26 +290,53 @@ def _from_torch(
         if isinstance(value, Tensor)
         and not (renamed is not None and keys[key].endswith("num_batches_tracked"))
     }
+    for key, value in state.items():
+        problem = tensor_problem(value)
+        if problem:
+            raise WeightsError(f"{path}: {key} holds {problem}; expected real numbers")
     state = state if renamed is None else renamed(state)
     return [_Candidate("", key, value) for key, value in state.items()]
 
 
-def _from_keras(module: KerasModule, graph: Graph, path: Path) -> Iterable[_Candidate]:
-    try:
-        stored = read_keras_file(path, graph.listing)
-    except READ_ERRORS as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path}: cannot be read as Keras's weights ({reason})") from None
+def _from_keras(
+    module: KerasModule, graph: Graph, path: Path, first: tuple[str, ...]
+) -> Iterable[_Candidate]:
+    """Yield the parameters of a Keras file; of `first`, other numbers of channels may do."""
+    own = sum(value.numel() for value in module.state_dict().values())
+    # Four times: some writers keep a variable under two names. Beside weights are an optimizer's.
+    left = 4 * own + SPARE_VALUES
     targets = keras_targets(module, graph)
-    for item in stored:
-        match = next((targets[key] for key in item.keys if targets.get(key)), None)
-        if match is None:
-            layer, _, variable = item.keys[0].rpartition("/")
-            guess = f"{layer}.{_TORCH_NAMES.get(variable, variable)}"
-            yield _Candidate(item.label, None, torch.empty(0), guess)
-        else:
-            key, weight = match
-            yield _Candidate(item.label, key, from_keras(item.value, weight))
+    try:
+        with open_keras_file(path, graph.listing, 32 * own + 2**26) as stored:
+            for item in stored:
+                match = next((targets[key] for key in item.keys if targets.get(key)), None)
+                if match is None:
+                    layer, _, variable = item.keys[0].rpartition("/")
+                    guess = f"{layer}.{_TORCH_NAMES.get(variable, variable)}"
+                    yield _Candidate(item.label, None, torch.empty(0), guess)
+                    continue
+                key, weight = match
+                shape = _torch_shape(item.shape, weight)
+                may_adapt = key.startswith(first) and can_adapt(shape, weight.torch_shape)
+                if shape != weight.torch_shape and not may_adapt:
+                    value = torch.empty(shape, device="meta")  # for the message's sake
+                else:
+                    array = item.read(left)
+                    left -= array.size
+                    value = from_keras(array, weight)
+                yield _Candidate(item.label, key, value)
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{path}: cannot be read as Keras's weights ({reason})") from None
+
+
+def _torch_shape(shape: tuple[int, ...], weight: Weight) -> tuple[int, ...]:
+    """Return the shape that `from_keras` brings an array of another shape into."""
+    if len(shape) != len(weight.shape):
+        return shape
+    if shape == weight.shape:
+        return tuple(weight.torch_shape)
+    return tuple(shape[axis] for axis in weight.axes) if weight.axes else shape
 
 
 def keras_targets(module: KerasModule, graph: Graph) -> dict[str, tuple[str, Weight] | None]:

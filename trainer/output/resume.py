@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import pickle
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ import torch
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from trainer.bounded import BoundError
 from trainer.config import NeuralNetwork
 from trainer.data.intensity import IntensityRange
 from trainer.errors import WeightsError
 from trainer.networks.network_module import NetworkModule
+from trainer.networks.tensors import load_tensors
 from trainer.optimizers import load_state
 from trainer.optimizers.schedule import LearningRate
 from trainer.output.checkpoints import CheckpointKeeper
+from trainer.output.state import State, check_buffers, check_size, checked_state
 from trainer.rundir import RESUME
 
 RESUME_INTERVAL_S = 30.0
@@ -54,27 +57,6 @@ class Training:
     learning_rate: LearningRate
     keeper: CheckpointKeeper
     intensity_range: IntensityRange | None = None
-
-
-@dataclass(frozen=True)
-class State:
-    """What `resume.pt` holds: training as it was after `epoch`.
-
-    Attributes:
-        replaced: checkpoints that were to be removed once it was written.
-    """
-
-    epoch: int
-    time_s: float
-    config: dict[str, Any]
-    network: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any] | None
-    keeper: tuple[float | None, str | None]
-    rng: torch.Tensor
-    cuda_rng: torch.Tensor | None
-    intensity_range: dict[str, Any] | None = None
-    replaced: list[str] = field(default_factory=list)
 
 
 class Pace:
@@ -155,9 +137,10 @@ def read_state(config: NeuralNetwork) -> State | None:
     if path is None or not path.exists():
         return None
     try:
-        state = State(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
-        raise WeightsError(f"{path}: cannot be read; remove it to begin anew") from None
+        state = checked_state(load_tensors(path))
+    except Exception as error:  # noqa: BLE001  (torch raises whatever the bytes lead it to)
+        reason = f" ({error})" if isinstance(error, BoundError) else ""
+        raise WeightsError(f"{path}: cannot be read{reason}; remove it to begin anew") from None
     now, before = _comparable(config), _with_defaults(state.config, config)
     differing = sorted(key for key in now if now[key] != before.get(key))
     if differing:
@@ -177,8 +160,7 @@ def stored_rules(config: NeuralNetwork) -> dict[str, Any]:
     try:
         if path is None or not path.exists():
             return {}
-        # Mapped: the tensors are read later.
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["config"]
+        stored = checked_state(load_tensors(path)).config
         return {
             f"{section}.{key}": value
             for section, values in _with_defaults(stored, config).items()
@@ -191,15 +173,39 @@ def stored_rules(config: NeuralNetwork) -> dict[str, Any]:
 
 
 def restore(training: Training, state: State) -> None:
-    """Put training back to where it was."""
-    training.network.load_state_dict(state.network)
-    load_state(training.optimizer, state.optimizer)
-    training.learning_rate.load_state_dict(state.scheduler)
-    training.keeper.state = state.keeper
-    training.keeper.replaced = [training.keeper.here(path) for path in state.replaced]
-    torch.set_rng_state(state.rng)
-    if state.cuda_rng is not None and next(training.network.parameters()).is_cuda:
-        torch.cuda.set_rng_state(state.cuda_rng)
+    """Put training back to where it was.
+
+    Raises:
+        WeightsError: the state does not fit what it is put into.
+    """
+    own = training.network.state_dict()
+    try:
+        for key, value in state.network.items():
+            if key in own and (value.shape, value.dtype) != (own[key].shape, own[key].dtype):
+                raise ValueError(f"{key} is {value.dtype} {tuple(value.shape)}")
+        training.network.load_state_dict(state.network)
+        check_size(state.optimizer, own)
+        # Copied: the file is mapped, and goes when the next state is written.
+        load_state(training.optimizer, copy.deepcopy(state.optimizer))
+        check_buffers(training.optimizer)
+        training.learning_rate.load_state_dict(state.scheduler)
+        training.keeper.state = state.keeper
+        training.keeper.replaced = [training.keeper.here(path) for path in state.replaced]
+        torch.set_rng_state(state.rng)
+        if state.cuda_rng is not None and next(training.network.parameters()).is_cuda:
+            torch.cuda.set_rng_state(state.cuda_rng)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(
+            f"{RESUME}: its state does not fit this run ({reason}); remove it to begin anew"
+        ) from None
 
 
 def state_path(config: NeuralNetwork) -> Path | None:
@@ -222,7 +228,9 @@ def _with_defaults(stored: dict[str, Any], config: NeuralNetwork) -> dict[str, A
         defaults |= EARLIER_RULES.get(name, {})
         if name == "data" and config.data.inputs != "images":  # arrays are resized as ever
             defaults["mask_resize"] = None
-        completed[name] = {**to_jsonable_python(defaults), **stored.get(name, {})}
+        given = stored.get(name, {})
+        if isinstance(given, dict):
+            completed[name] = {**to_jsonable_python(defaults), **given}
     return completed
 
 

@@ -1,0 +1,87 @@
+"""Says in one line what is wrong with a SQLite file that a crash or a bad disk has damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+from hpo.errors import DIAGNOSES, StorageError
+
+MAX_CHECKED_BYTES = 2**27  # a second; of a larger file the damage shows when it is met
+BUSY_S = 1.0
+REMEDY = (
+    "take a copy of before (while no search runs), or begin another with --storage; "
+    "rml-study doctor looks at it again"
+)
+_SIGNS = ("malformed", "could not decode", "not a database", "corrupt", "disk i/o error")
+# What reads rows: an error there, of a file that opens, is what its rows hold.
+_READERS = ("sqlalchemy", "optuna/storages", "hpo/store", "hpo/study/queries")
+_opened: set[Path] = set()
+
+
+def refuse_damaged(url: URL) -> None:
+    """Refuse a SQLite file whose pages do not fit together.
+
+    Raises:
+        StorageError: names the file and what to do.
+    """
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    path = Path(url.database)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+        raise StorageError(f"--storage: {path} is no regular file; name another")
+    if not path.is_file():
+        return
+    _opened.add(path)
+    if _diagnose not in DIAGNOSES:
+        DIAGNOSES.append(_diagnose)
+    found = _check(path) if path.stat().st_size <= MAX_CHECKED_BYTES else ""
+    if found:
+        raise StorageError(f"{path}: the study's database is damaged ({found}); {REMEDY}")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Say whether the database says of its file that it is damaged: waiting does not mend it."""
+    return any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def _check(path: Path) -> str:
+    """Return what SQLite finds wrong; "" for nothing, also of a file that is in use."""
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_S)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:  # locked, or on a disk that cannot be written
+        return ""
+    except sqlite3.DatabaseError as error:
+        return "" if "not a database" in str(error) else str(error)
+    except (UnicodeDecodeError, OverflowError) as error:
+        return str(error)
+    text = str(found[0]) if found else "no answer"
+    return "" if text == "ok" else " ".join(text.split())[:200]
+
+
+def _diagnose(error: BaseException) -> str | None:
+    """Return the line on an error that a damaged file has led to, None of others."""
+    if not _opened or isinstance(error, MemoryError):
+        return None
+    path = sorted(_opened)[0]
+    found = _check(path)
+    if not found and not is_damage(error) and not _comes_of_rows(error.__traceback__):
+        return None
+    reason = found or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"{path}: the study's database cannot be read ({reason}); it may be damaged: {REMEDY}"
+
+
+def _comes_of_rows(traceback: TracebackType | None) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+        name = traceback.tb_frame.f_code.co_filename
+        if any(part in name for part in _READERS):
+            return True
+    return False
