@@ -48,9 +48,12 @@ class Standing:
 
 
 def rungs(num_epochs: int, eta: int = ETA, first: int = 1) -> tuple[int, ...]:
-    """Return the epochs after which trials are paused, the last one not among them."""
+    """Return the epochs after which trials are paused.
+
+    None in the last third: what is left to save there does not pay for pausing and going on.
+    """
     found, epoch = [], first
-    while epoch < num_epochs:
+    while 3 * epoch <= 2 * num_epochs:
         found.append(epoch)
         epoch *= eta
     return tuple(found)

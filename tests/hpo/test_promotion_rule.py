@@ -130,9 +130,12 @@ def test_one_that_cannot_be_gone_on_with_here_keeps_its_place():
     assert to_promote(standings, (1,), 3) is None
 
 
-def test_rungs_are_powers_below_the_last_epoch():
+def test_rungs_are_powers_below_the_last_third():
     assert rungs(1) == ()
     assert rungs(3) == (1,)
     assert rungs(24) == (1, 3, 9)
     assert rungs(27) == (1, 3, 9)
+    assert rungs(10) == (1, 3)  # not 9 of 10
+    assert rungs(30) == (1, 3, 9)
+    assert rungs(50) == (1, 3, 9, 27)
     assert rungs(50, eta=4, first=2) == (2, 8, 32)
