@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from support import Run, one_error
 
+from hpo import open_study
+from hpo.keys import END, SPENT
+from hpo.results.list_acc import write_list_acc
+
 LOCAL = ("--launcher", "local", "--no-gpu")
 
 
@@ -90,3 +94,16 @@ def test_images_without_a_mask_are_named(run: Run, trained: Path, discs: Path) -
     assert "1 of 5 images have no mask of the same name" in message
     assert "img 00.png" in message
     assert not (trained / "score").exists()
+
+
+def test_seconds_of_a_trial_that_went_on_are_those_of_the_list(run: Run, searched: Path) -> None:
+    """Optuna knows of its last attempt only."""
+    with open_study(searched) as opened:
+        copied = opened.study.trials[1]
+        copied.user_attrs |= {SPENT: {"total": 100.0}, END: {"seconds": {"total": 5000.0}}}
+        opened.study.add_trial(copied)
+        write_list_acc(opened.study, searched / "list_acc.json")
+    listed = json.loads((searched / "list_acc.json").read_text())[-1]
+    entry = json.loads(run("rml-study", "trials", "--json", cwd=searched).stdout)[-1]
+    assert entry["trial"] == listed["number"]
+    assert entry["seconds"] == listed["seconds"] == 5000.0
