@@ -293,3 +293,13 @@ def test_python_for_the_model_uses_what_a_prediction_has(page: Path) -> None:
     assert names
     assert names <= {field.name for field in dataclasses.fields(Prediction)}
     assert "found = model.predict(" in snippet
+
+
+def test_what_no_scored_trial_has_gets_no_heading(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    running = make_trials(1)[0]
+    running.state, running.value, running.datetime_complete = TrialState.RUNNING, None, None
+    study.add_trial(running)
+    text = write_report(study, tmp_path).read_text()
+    assert "<h2>Trials</h2>" in text
+    assert "Each parameter by itself" not in text
