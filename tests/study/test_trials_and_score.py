@@ -16,6 +16,7 @@ from support import Run, one_error
 from hpo import open_study
 from hpo.keys import END, SPENT
 from hpo.results.list_acc import write_list_acc
+from hpo.study.cli import main
 
 LOCAL = ("--launcher", "local", "--no-gpu")
 
@@ -107,3 +108,35 @@ def test_seconds_of_a_trial_that_went_on_are_those_of_the_list(run: Run, searche
     entry = json.loads(run("rml-study", "trials", "--json", cwd=searched).stdout)[-1]
     assert entry["trial"] == listed["number"]
     assert entry["seconds"] == listed["seconds"] == 5000.0
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        "",
+        "name,dice\n",
+        "name,dice\na.png,x\n",
+        "name,dice\na.png,nan\n",
+        "name,dice\na.png,0.5,more\n",
+        "name,dice,lesion_dice\na.png,0.5,0.5\n",
+        "\0",
+    ],
+)
+def test_worker_that_leaves_no_table_of_images_is_named_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    table: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def leave(options: object, targets: object) -> None:
+        Path("score").mkdir()
+        if table is not None:
+            Path("score/cases.csv").write_text(table)
+
+    monkeypatch.setattr("hpo.study.score.segment", leave)
+    assert main(["score", "--images", "i", "--targets", "t"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["error: score/cases.csv: the worker left no table of images"]
