@@ -247,6 +247,8 @@ def model_config(folder: Path, where: str, **data: str) -> NeuralNetwork:
         obj: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         network = obj["neural_network"]
         section = network["data"]
+        if not isinstance(section, dict):
+            raise TypeError
     except OSError as error:
         raise ConfigError(f"{where}: {path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
@@ -255,9 +257,9 @@ def model_config(folder: Path, where: str, **data: str) -> NeuralNetwork:
         section.pop(key, None)
     section.update(data)
     network.pop("outfile", None)
-    rule = (network.pop("metrics", None) or {}).get("include_background")
-    if rule is not None:  # plug-ins of metrics may not be installed, but which classes count stays
-        network["metrics"] = {"include_background": rule}
+    metrics = network.get("metrics")
+    if isinstance(metrics, dict):  # its plug-ins may not be installed; which classes count stays
+        network["metrics"] = {k: v for k, v in metrics.items() if k == "include_background"}
     _forget_plugin_loss(network)
     config = parse_config(obj, str(path))
     # Masks are brought back the way that the images were turned.

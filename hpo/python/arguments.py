@@ -22,6 +22,7 @@ from trainer.config.messages import hint
 from trainer.errors import ConfigError
 from trainer.keypath import parse_value
 
+NO_SEARCH = ("help", "version", "new_study")  # options that search nothing
 _PARSE_ERROR: type[Any] = typer.BadParameter.__bases__[0]  # Typer's own, or click's
 
 
@@ -65,7 +66,7 @@ def _options() -> dict[str, Any]:
     return {
         _name(parameter): parameter
         for parameter in command.params
-        if parameter.name not in ("help", "new_study")
+        if parameter.name not in NO_SEARCH
     }
 
 

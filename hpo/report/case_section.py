@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from hpo.report.cases import Case
 from hpo.report.content import Report
@@ -30,7 +31,7 @@ def case_section(report: Report) -> str:
     chosen = " They chose the winner." if part == "validation" or report.selected_on_test else ""
     ids = sorted({k for case in cases.shown for k in (*case.truth, *case.predicted)})
     is_one_class = len(ids) <= 1
-    names = list(cases.scores.per_class)
+    names = cases.scores.names_by_id
     size = "the images' own size" if cases.scores.at_own_size else "the network's size"
     text = [
         f"<p>Of the {len(cases.scores.names)} {part} images, by the mean Dice of their classes at "
@@ -55,8 +56,8 @@ def case_section(report: Report) -> str:
     return f'<div id="pictures" class="{kind}">{"".join(text)}</div>'
 
 
-def _swatch(class_id: int, names: list[str]) -> str:
-    """Return the name of a class beside its colour; the worker's list begins with class 0."""
+def _swatch(class_id: int, names: Sequence[str]) -> str:
+    """Return the name of a class beside its colour."""
     name = names[class_id] if class_id < len(names) else f"class {class_id}"
     return f'<span><i class="swatch{_class(class_id, False)}"></i>{esc(name)}</span>'
 

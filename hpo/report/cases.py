@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.dataset.intervals import classes_averaged, read_rows
+from hpo.dataset.intervals import MAX_CLASSES, classes_averaged, read_rows
 from hpo.folders import read_json
 from trainer import rundir
 from trainer.bounded import finite
@@ -46,6 +46,7 @@ class ImageScores:
         at_own_size: at the images' own size, or else at the network's.
         dice: of each image, the classes' as in `classes`.
         per_class: the pooled figures of each class (dice, iou, sensitivity, …).
+        names_by_id: of all classes, be they averaged or not; the first is that of id 0.
     """
 
     at_own_size: bool
@@ -53,6 +54,7 @@ class ImageScores:
     names: tuple[str, ...]
     dice: tuple[tuple[float, ...], ...]
     per_class: Mapping[str, Mapping[str, float]]
+    names_by_id: tuple[str, ...] = ()
 
     def means(self) -> list[float]:
         """Return the mean over the classes, of each image."""
@@ -88,7 +90,7 @@ def read_image_scores(run_dir: Path, num_images: int) -> ImageScores | None:
             }
             for name in classes
         }
-        if not rows:
+        if not rows or not classes:
             return None
     except (LookupError, TypeError, ValueError, AttributeError, csv.Error, DataError):
         return None
@@ -98,6 +100,7 @@ def read_image_scores(run_dir: Path, num_images: int) -> ImageScores | None:
         names=tuple(row["name"] for row in rows),
         dice=dice,
         per_class=per_class,
+        names_by_id=tuple(map(str, entry["per_class"]))[:MAX_CLASSES],
     )
 
 
@@ -176,6 +179,7 @@ def read_cases(folder: Path, trial: int, attempt: int) -> Cases | None:
         names=tuple(stored["names"]),
         dice=tuple(map(tuple, stored["dice"])),
         per_class=stored["per_class"],
+        names_by_id=tuple(stored.get("names_by_id", ())),
     )
     means = dict(zip(scores.names, scores.means(), strict=True))
     cases = []

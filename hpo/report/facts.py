@@ -11,14 +11,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.keys import TESTED
 from hpo.records import end_of, run_of
 from hpo.report.importance import importances
 from hpo.store.durations import span_s
 from hpo.store.states import state_name
-from hpo.store.study import COUNTED, best_epoch, best_of, score
+from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seconds_of
 
 MAX_DRAWN = 1000  # trials in a drawing
 MAX_POINTS = 80  # of a curve
@@ -95,19 +95,20 @@ def read_facts(study: optuna.Study) -> StudyFacts:
 def _hosts(trials: Iterable[FrozenTrial]) -> list[HostTime]:
     by_host: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
-        if trial.datetime_complete is not None and (host := _host(trial)):
+        has_trained = trial.state.is_finished() or is_paused(trial)
+        if has_trained and (host := _host(trial)):
             by_host[host].append(trial)
     found = []
     for host, group in sorted(by_host.items()):
         runs = [run_of(trial.user_attrs) for trial in group]
         gpus = [run.get("gpus") or [] for run in runs]
-        seconds = [_seconds(trial) or 0.0 for trial in group]
+        seconds = [seconds_of(trial) or 0.0 for trial in group]
         names = {str(gpu.get("name") or gpu.get("uuid")) for each in gpus for gpu in each}
         found.append(
             HostTime(
                 host=host,
                 finished=sum(trial.state in COUNTED for trial in group),
-                failed=sum(trial.state not in COUNTED for trial in group),
+                failed=sum(trial.state == TrialState.FAIL for trial in group),
                 busy_s=sum(seconds),
                 gpu_s=sum(s * len(each) for s, each in zip(seconds, gpus, strict=True)),
                 gpus=tuple(sorted(names)),
@@ -120,10 +121,6 @@ def _hosts(trials: Iterable[FrozenTrial]) -> list[HostTime]:
 
 def _host(trial: FrozenTrial) -> str:
     return str(end_of(trial.user_attrs).get("host") or run_of(trial.user_attrs).get("host") or "")
-
-
-def _seconds(trial: FrozenTrial) -> float | None:
-    return trial.duration.total_seconds() if trial.duration else None
 
 
 def _failures(trials: Iterable[FrozenTrial]) -> list[Failure]:
@@ -168,7 +165,7 @@ def _drawn_data(
         "score": [_short(value) for value in scores],
         "epoch": [best_epoch(trial) for trial in trials],
         "epochs": [max(trial.intermediate_values, default=0) for trial in trials],
-        "seconds": [_short(_seconds(trial)) for trial in trials],
+        "seconds": [_short(seconds_of(trial)) for trial in trials],
         "host": [hosts.index(_host(trial)) for trial in trials],
         "values": [[_plain(trial.params.get(name)) for name in names] for trial in trials],
         "drawn": rows,

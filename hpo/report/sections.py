@@ -139,9 +139,10 @@ def _sampled(report: Report) -> str:
 
 
 def _mattered(report: Report) -> str:
-    if not any(param["varies"] for param in report.facts.data["params"]):
+    params = report.facts.data["params"]
+    if not any(param["varies"] and param["trials"] for param in params):
         return ""
-    few = not any(param["importance"] is not None for param in report.facts.data["params"])
+    few = not any(param["importance"] is not None for param in params)
     note = (
         "Too few trials to say what mattered: ten that have a parameter are needed."
         if few

@@ -56,7 +56,7 @@ function makeTable() {
       if (c === sorted) c.cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       else c.cell.removeAttribute("aria-sort");
     }
-    byId("shown").textContent = wanted.length ? `${order.length} of ${D.number.length} trials` : `${D.number.length} trials`;
+    byId("shown").textContent = wanted.length ? `${order.length} of ${D.number.length} trials` : `${D.number.length} trial${D.number.length === 1 ? "" : "s"}`;
     holder.scrollTop = 0;
     fill();
   }

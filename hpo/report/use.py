@@ -37,7 +37,8 @@ def use_section(report: Report) -> str:
         text += "<h3>In Python</h3>" + code(
             f"from trainer import {LOADER}\n\n"
             f"model = {LOADER}({str(report.folders.best_model)!r})\n"
-            'mask, probability = model.predict("image.png")'
+            'found = model.predict("image.png")\n'
+            "found.mask, found.probability"
         )
     return f"<p>The model is in <code>{esc(report.folders.best_model)}</code>.</p>{text}"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
+from hpo.store.study import seconds_of
 from hpo.wording import format_seconds
 
 
@@ -17,8 +18,8 @@ def span_s(trials: Sequence[FrozenTrial]) -> float:
 
 
 def busy_s(trials: Sequence[FrozenTrial]) -> float:
-    """Return the seconds of all ended trials, one after the other."""
-    return sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+    """Return the seconds that all trials were trained, one after the other."""
+    return sum(seconds_of(trial) or 0.0 for trial in trials)
 
 
 def describe_time(trials: Sequence[FrozenTrial]) -> str:

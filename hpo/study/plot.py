@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,11 +83,10 @@ def _history(trials: list[FrozenTrial]) -> Any:
     for state, chosen in _by_state(trials).items():
         numbers = [trial.number for trial in chosen]
         axes.scatter(numbers, _scores(chosen), s=16, c=COLOURS[state], label=state)
-    best, line = float("-inf"), []
-    for value in _scores(trials):
-        best = max(best, value)
-        line.append(best)
-    axes.step([trial.number for trial in trials], line, where="post", c="black", label="best")
+    finished = _finished(trials)
+    line = list(accumulate(_scores(finished), max))
+    if finished:
+        axes.step([t.number for t in finished], line, where="post", c="black", label="best")
     axes.set(xlabel="trial", ylabel="dice_dataset")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
@@ -108,7 +108,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    best = max(trials, key=trial_rank)
+    best = max(_finished(trials), key=trial_rank, default=None)
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
         places = _places(axes, [trial.params[name] for trial in chosen])
@@ -120,7 +120,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
             ]
             if points:
                 axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, c=colour)
-        if best in chosen:
+        if best is not None and best in chosen:
             place = places[chosen.index(best)]
             axes.scatter([place], _scores([best]), s=90, marker="*", c="black", zorder=3)
         if getattr(chosen[0].distributions[name], "log", False):
@@ -132,7 +132,8 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
     for row in grid:
         row[0].set_ylabel("dice_dataset")
     marks = [Line2D([], [], c=COLOURS[s], marker="o", ls="", label=s) for s in _by_state(trials)]
-    marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
+    if best is not None:
+        marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure
 
@@ -142,7 +143,9 @@ def _importance(trials: list[FrozenTrial]) -> Any:
 
     from hpo.report.importance import MIN_TRIALS, importances
 
-    found = sorted(importances(trials, _searched(trials)).items(), key=lambda entry: entry[1])
+    found = sorted(
+        importances(_finished(trials), _searched(trials)).items(), key=lambda entry: entry[1]
+    )
     figure = Figure(figsize=(8, 1.4 + 0.35 * max(1, len(found))), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh([name for name, _ in found], [share for _, share in found], color="tab:blue")
@@ -164,6 +167,13 @@ def _by_state(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
 
     found = {state: [t for t in trials if state_name(t) == state] for state in COLOURS}
     return {state: chosen for state, chosen in found.items() if chosen}
+
+
+def _finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those that may be the best: what a paused trial comes to is open."""
+    from hpo.store.study import COUNTED
+
+    return [trial for trial in trials if trial.state in COUNTED]
 
 
 def _searched(trials: list[FrozenTrial]) -> list[str]:
@@ -198,10 +208,12 @@ def _curves(trials: list[FrozenTrial]) -> Any:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(trials, key=trial_rank)
-    for trial in ranked[-MAX_CURVES:]:
+    best = max(_finished(trials), key=trial_rank, default=None)
+    others = sorted((trial for trial in trials if trial is not best), key=trial_rank)
+    others = others[-(MAX_CURVES - 1) :]
+    for trial in [*others, *([] if best is None else [best])]:
         epochs = sorted(trial.intermediate_values)
-        is_best = trial is ranked[-1]
+        is_best = trial is best
         axes.plot(
             epochs,
             [trial.intermediate_values[epoch] for epoch in epochs],
@@ -214,7 +226,7 @@ def _curves(trials: list[FrozenTrial]) -> Any:
         )
     axes.set(xlabel="epoch", ylabel="dice_dataset")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    for state in _by_state(ranked[-MAX_CURVES:-1]):
+    for state in _by_state(others):
         axes.plot([], [], c=COLOURS[state], label=state)
     axes.legend()
     return figure

@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from hpo.command_line import as_options
+from hpo.errors import HpoError
 from hpo.study.common import say, show_table
 from hpo.study.options import Artifacts, StudyOptions
 from hpo.study.predict import segment
 from hpo.study.workers import WorkerOptions
 from hpo.worker_files import remove
 from trainer import rundir
+from trainer.bounded import finite
 from trainer.wording import counted
 
 TABLE = "cases.csv"  # the worker's, see trainer.commands.cases
@@ -53,11 +55,15 @@ def score(options: ScoreOptions) -> None:
     for name in unwanted:
         remove(out / name)
     text = rundir.read_untrusted(out / TABLE).decode(errors="replace")
-    rows = list(csv.DictReader(io.StringIO(text)))
-    show_table([_shown(row) for row in rows[:MAX_ROWS]])
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        shown, summary = [_shown(row) for row in rows[:MAX_ROWS]], _summary(rows)
+    except (LookupError, TypeError, ValueError, AttributeError, csv.Error):
+        raise HpoError(f"{out / TABLE}: the worker left no table of images") from None
+    show_table(shown)
     if len(rows) > MAX_ROWS:
         say(f"… and {len(rows) - MAX_ROWS} better ones")
-    say(_summary(rows))
+    say(summary)
     say(f"wrote {out / TABLE}" + (f" and {out / 'overlays'}/" if options.overlays else ""))
 
 
@@ -67,8 +73,17 @@ def _classes(row: Mapping[str, str]) -> list[str]:
 
 def _shown(row: Mapping[str, str]) -> dict[str, object]:
     classes = _classes(row)
-    of_classes = {name: float(row[f"{name}_dice"]) for name in classes} if len(classes) > 1 else {}
-    return {"Dice": float(row["dice"]), **of_classes, "image": row["name"]}
+    of_classes = (
+        {name: _share(row[f"{name}_dice"]) for name in classes} if len(classes) > 1 else {}
+    )
+    return {"Dice": _share(row["dice"]), **of_classes, "image": row["name"]}
+
+
+def _share(text: str) -> float:
+    value = finite(float(text), 0, 1)
+    if value is None:
+        raise ValueError(f"{text} is no Dice")
+    return value
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:
@@ -81,7 +96,7 @@ def _summary(rows: Sequence[Mapping[str, str]]) -> str:
         )
         pooled = 2 * both / (predicted + target) if predicted + target else 1.0
         parts.append(f"{name} {pooled:.4f}")
-    mean = math.fsum(float(row["dice"]) for row in rows) / len(rows)
+    mean = math.fsum(_share(row["dice"]) for row in rows) / len(rows)
     return (
         f"Dice of all pixels pooled: {', '.join(parts)}; mean over images {mean:.4f}, of "
         f"{counted(len(rows), 'image')}"

@@ -62,9 +62,9 @@ def trials(options: TrialsOptions) -> None:
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
     from hpo.store.states import state_name
-    from hpo.store.study import best_epoch, score
+    from hpo.store.study import best_epoch, score, seconds_of
 
-    seconds = trial.duration.total_seconds() if trial.duration else None
+    seconds = seconds_of(trial)
     end, run = end_of(trial.user_attrs), run_of(trial.user_attrs)
     return {
         "trial": trial.number,

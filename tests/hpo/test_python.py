@@ -72,6 +72,7 @@ def test_options_are_those_of_the_command_line() -> None:
     ]
     assert "trial_timeout" in inspect.signature(optimize).parameters
     assert list(inspect.signature(optimize).parameters)[:3] == ["data", "layers", "num_trials"]
+    assert "version" not in inspect.signature(optimize).parameters  # it searches nothing
 
 
 def test_an_option_of_several_fields_takes_objects() -> None:

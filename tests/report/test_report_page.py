@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -18,6 +19,7 @@ from made_study import EVIL, data_of, make_study, make_trials, winner
 from optuna.trial import TrialState
 
 from hpo.folders import WorkFolders
+from hpo.keys import END, PAUSED, SPENT
 from hpo.report.cases import (
     NUM_TYPICAL,
     NUM_WORST,
@@ -25,6 +27,7 @@ from hpo.report.cases import (
     outlines,
     read_cases,
     read_image_scores,
+    write_index,
 )
 from hpo.report.facts import MAX_DRAWN
 from hpo.report.importance import importances
@@ -219,3 +222,84 @@ def test_commands_to_paste_quote_names_and_folders(tmp_path: Path, has_cases: bo
         assert f"--study-name {shlex.quote(study.study_name)}" in line
     cd = f"cd {shlex.quote(str(output))}"
     assert text.count(cd) == len(commands)
+
+
+def test_time_is_that_of_all_attempts_and_paused_trials_have_some(tmp_path: Path) -> None:
+    """What Optuna knows of a trial that went on is its last attempt."""
+    study = make_study(tmp_path, 1)
+    done, paused = (make_trials(1)[0] for _ in range(2))
+    done.user_attrs |= {SPENT: {"total": 100.0}, END: {"host": "n", "seconds": {"total": 7200.0}}}
+    paused.state, paused.value, paused.datetime_complete = TrialState.WAITING, None, None
+    paused.user_attrs |= {SPENT: {"total": 1800.0}, PAUSED: {"epoch": 4}, END: {}}
+    study.add_trials([done, paused])
+    page = write_report(study, tmp_path)
+    data = data_of(page)
+    assert data["seconds"] == [90, None, 7200, 1800]  # the second failed
+    states = data["states"]
+    assert isinstance(states, list)
+    state = data["state"]
+    assert isinstance(state, list)
+    assert [states[index] for index in state] == ["pruned", "failed", "pruned", "paused"]
+    text = page.read_text()
+    assert "<dt>all trials together</dt><dd>2 h 31 min</dd>" in text
+    assert "<dt>GPU hours</dt><dd>2.52</dd>" in text
+    assert "<td>node0</td><td>1</td><td>0</td><td>31 min 30 s</td><td>0.53</td>" in text
+
+
+def test_colours_have_the_names_of_their_classes_where_some_are_not_averaged(
+    tmp_path: Path,
+) -> None:
+    per_class = {name: {"dice": 0.5} for name in ("background", "liver", "tumour")}
+    entry = {"epoch": 1, "classes_averaged": ["liver", "tumour"], "per_class": per_class}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(json.dumps(entry) + "\n")
+    (folder / "per_image.csv").write_text("name,liver_dice,tumour_dice\na.png,0.5,0.25\n")
+    scores = read_image_scores(folder, 1)
+    assert scores is not None
+    assert scores.means() == [0.375]
+    cases = tmp_path / "cases"
+    cases.mkdir()
+    classes = np.zeros((8, 8), np.uint8)
+    classes[1:4], classes[5:7] = 1, 2
+    for name in ("image.png", "mask.png"):
+        assert cv2.imwrite(str(cases / name), classes)
+    shown = {"name": "a.png", "kind": "worst", "image": "image.png", "target": "mask.png",
+             "mask": "mask.png"}  # fmt: skip
+    write_index(
+        cases, scores, of={"trial": 0, "attempt": 1, "part": "test"}, cases=[shown], data={}
+    )
+    study = make_study(tmp_path, 1)
+    shutil.copytree(cases, WorkFolders.of(tmp_path, "made").cases(0), dirs_exist_ok=True)
+    text = write_report(study, tmp_path).read_text()
+    assert '<i class="swatch k0"></i>liver</span>' in text
+    assert '<i class="swatch k1"></i>tumour</span>' in text
+
+
+def test_worker_that_averages_no_class_has_no_table_of_images(tmp_path: Path) -> None:
+    entry = {"epoch": 1, "classes_averaged": [], "per_class": {}, "own_size": {"per_class": {}}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(entry) + "\n")
+    (tmp_path / "per_image.csv").write_text("name\na.png\n")
+    assert read_image_scores(tmp_path, 1) is None
+
+
+def test_python_for_the_model_uses_what_a_prediction_has(page: Path) -> None:
+    from trainer import Prediction
+
+    text = html.unescape(page.read_text())
+    (snippet,) = re.findall(r"from trainer import load_model\n\n.*?(?=</pre>)", text, re.DOTALL)
+    compile(snippet, "report", "exec")
+    names = set(re.findall(r"found\.(\w+)", snippet))
+    assert names
+    assert names <= {field.name for field in dataclasses.fields(Prediction)}
+    assert "found = model.predict(" in snippet
+
+
+def test_what_no_scored_trial_has_gets_no_heading(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    running = make_trials(1)[0]
+    running.state, running.value, running.datetime_complete = TrialState.RUNNING, None, None
+    study.add_trial(running)
+    text = write_report(study, tmp_path).read_text()
+    assert "<h2>Trials</h2>" in text
+    assert "Each parameter by itself" not in text

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.keys import TOKEN
+from hpo.keys import PAUSED, TOKEN
 
 SPACE = {
     "optimizer.learning_rate[Adam]": FloatDistribution(1e-4, 1e-2, log=True),
@@ -80,3 +80,23 @@ def test_importance_is_drawn_or_said_to_need_more_trials() -> None:
     assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(1)
     (axes,) = _importance(trials[:3]).axes
     assert "fewer than 10 trials" in [text.get_text() for text in axes.texts]
+
+
+def test_paused_trial_is_drawn_and_is_not_the_best() -> None:
+    pytest.importorskip("matplotlib")
+    from hpo.study.plot import _curves, _history, _parameters
+
+    done = trial(0.5, TrialState.COMPLETE, learning_rate=1e-3, momentum=0.9, function="Dice")
+    paused = trial(0.8, TrialState.COMPLETE, learning_rate=4e-3, momentum=0.9, function="BCE")
+    done.number, paused.number = 0, 1
+    paused.state, paused.user_attrs = TrialState.WAITING, {TOKEN: "ours", PAUSED: {"epoch": 1}}
+    for draw, labels in (
+        (_curves, ["best: trial 0", "paused"]),
+        (_history, ["complete", "paused", "best"]),
+    ):
+        (axes,) = draw([done, paused]).axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
+    _, rate = [axes for axes in _parameters([done, paused]).axes if axes.get_visible()]
+    assert rate.collections[-1].get_offsets().tolist() == [[1e-3, 0.5]]
+    for draw in (_curves, _history, _parameters):
+        draw([paused]).canvas.draw()  # none is finished yet

@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 from support import Run, one_error
 
+from hpo import open_study
+from hpo.keys import END, SPENT
+from hpo.results.list_acc import write_list_acc
+from hpo.study.cli import main
+
 LOCAL = ("--launcher", "local", "--no-gpu")
 
 
@@ -90,3 +95,48 @@ def test_images_without_a_mask_are_named(run: Run, trained: Path, discs: Path) -
     assert "1 of 5 images have no mask of the same name" in message
     assert "img 00.png" in message
     assert not (trained / "score").exists()
+
+
+def test_seconds_of_a_trial_that_went_on_are_those_of_the_list(run: Run, searched: Path) -> None:
+    """Optuna knows of its last attempt only."""
+    with open_study(searched) as opened:
+        copied = opened.study.trials[1]
+        copied.user_attrs |= {SPENT: {"total": 100.0}, END: {"seconds": {"total": 5000.0}}}
+        opened.study.add_trial(copied)
+        write_list_acc(opened.study, searched / "list_acc.json")
+    listed = json.loads((searched / "list_acc.json").read_text())[-1]
+    entry = json.loads(run("rml-study", "trials", "--json", cwd=searched).stdout)[-1]
+    assert entry["trial"] == listed["number"]
+    assert entry["seconds"] == listed["seconds"] == 5000.0
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        "",
+        "name,dice\n",
+        "name,dice\na.png,x\n",
+        "name,dice\na.png,nan\n",
+        "name,dice\na.png,0.5,more\n",
+        "name,dice,lesion_dice\na.png,0.5,0.5\n",
+        "\0",
+    ],
+)
+def test_worker_that_leaves_no_table_of_images_is_named_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    table: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def leave(options: object, targets: object) -> None:
+        Path("score").mkdir()
+        if table is not None:
+            Path("score/cases.csv").write_text(table)
+
+    monkeypatch.setattr("hpo.study.score.segment", leave)
+    assert main(["score", "--images", "i", "--targets", "t"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["error: score/cases.csv: the worker left no table of images"]

@@ -219,3 +219,19 @@ def test_the_package_is_imported_without_torch() -> None:
         "trainer.load_model; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"data": "x"}, "is no config of rmldnn"),
+        ({"data": {}, "metrics": [1]}, "metrics: expected an object"),
+        ([], "is no config of rmldnn"),
+    ],
+)
+def test_config_of_another_shape_is_refused_in_one_line(
+    tmp_path: Path, network: object, said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"neural_network": network}))
+    with pytest.raises(ConfigError, match=said):
+        load_model(tmp_path)
