@@ -63,7 +63,9 @@ def restore_inputs(spec: StudySpec, options: Options) -> None:
     Raises:
         UsageError, ConfigError, DataError, NetworkError: what they were made from has changed.
     """
-    plan = replace(make_plan(options), pruner=spec.pruner)  # the study's, which may be earlier
+    search = replace(options.search, like=None)  # what is tried first is in the study by now
+    plan = make_plan(replace(options, search=search))
+    plan = replace(plan, pruner=spec.pruner)  # the study's, which may be an earlier default
     if plan.identity() != spec.identity():
         raise UsageError(
             f"{spec.folders.study} was removed while the search ran, and networks, weights or "

@@ -109,15 +109,20 @@ def test_removed_run_folder_fails_no_trial(discs: Path, tmp_path: Path, engine: 
     assert all(entry["epochs"] == NUM_EPOCHS for entry in list_acc(tmp_path))
 
 
-def test_removed_run_folder_of_an_earlier_release_s_study(
+def test_run_folder_is_made_again_with_an_earlier_pruner_and_without_the_study_it_is_like(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
     worker = standin_settings(tmp_path, {"epoch_s": 0.4})
     arguments = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 6)
     first = run("rml-optimize", *arguments, "--num-trials", "1", "--pruner", "median")
     assert first.returncode == 0, first.stderr
-    process = start(tmp_path, *arguments, "--num-trials", "3", "--lease", "2")
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    shutil.copy(tmp_path / "rml_optimize.db", earlier)
+    like = ("--like", str(earlier))
+    process = start(tmp_path, *arguments, *like, "--num-trials", "3", "--lease", "2")
     wait_for(lambda: list(tmp_path.glob("runs/*/trial_00001/attempt_1/out_test.txt")), 120)
+    shutil.rmtree(earlier)
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
