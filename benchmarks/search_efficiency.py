@@ -49,7 +49,6 @@ from hpo.plan.spec import num_warmup_epochs
 from hpo.study.options import StudyOptions
 
 HERE = Path(__file__).parent
-SHARED_CURVES = HERE.parent / "shared" / "data" / "curves"
 SLOTS = (1, 4, 16)
 NEAR = 0.005  # of the best score
 TARGETS: Mapping[str, Callable[[float], float]] = {
@@ -287,8 +286,7 @@ def main() -> None:
             return
         if options.quick:
             options.trials, options.repetitions, options.slots = 8, 3, (1, 4)
-        own = sorted((HERE / "curves").glob("*.json"))
-        options.curves = options.curves or [*sorted(SHARED_CURVES.glob("*.json")), *own]
+        options.curves = options.curves or sorted((HERE / "curves").glob("*.json"))
         measure(options)
     except HpoError as error:
         parser.error(str(error))

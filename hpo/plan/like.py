@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from hpo.errors import StorageError, UsageError
 from hpo.plan.first_trials import best_like
 from hpo.plan.options import OutputOptions
@@ -13,7 +15,9 @@ from hpo.store.first_trials import FirstTrial
 from trainer.config.messages import hint
 
 
-def like_trials(text: str, output: OutputOptions, space: SearchSpace) -> list[FirstTrial]:
+def like_trials(
+    text: str, output: OutputOptions, space: SearchSpace, own_name: str
+) -> list[FirstTrial]:
     """Return the best configurations of the study that `--like` names.
 
     Args:
@@ -21,9 +25,10 @@ def like_trials(text: str, output: OutputOptions, space: SearchSpace) -> list[Fi
             PLACE#NAME, where PLACE may be a database's URL, too.
         output: this search's database.
         space: this search's.
+        own_name: of this search's study.
 
     Raises:
-        UsageError: there is no such study, or it has nothing to try here.
+        UsageError: there is no such study, it has nothing to try here, or it is this one.
         StorageError: its database does not answer.
     """
     import optuna
@@ -52,6 +57,11 @@ def like_trials(text: str, output: OutputOptions, space: SearchSpace) -> list[Fi
             raise UsageError(
                 f"--like {text}: no study {chosen!r} in {show_url(parsed)}; {hint(chosen, names)}"
             )
+        if chosen == own_name and _is_same(parsed, parse_url(_own_url(output))):
+            raise UsageError(
+                f"--like {text}: that is this search's own study, which knows its best already; "
+                "name another, or leave it out"
+            )
         study = optuna.load_study(study_name=chosen, storage=storage)
         return best_like(space, finished_trials(study), chosen)
     finally:
@@ -65,5 +75,18 @@ def _place(text: str, output: OutputOptions) -> tuple[str, str | None]:
         return place, name or None
     if (Path(place) / DATABASE_FILE).is_file():
         return default_url(Path(place).absolute()), name or None
+    return _own_url(output), text
+
+
+def _own_url(output: OutputOptions) -> str:
     own = choose_url(output.storage, output.storage_file, lambda _: None)
-    return own or default_url(output.output_dir), text
+    return own or default_url(output.output_dir)
+
+
+def _is_same(one: URL, other: URL) -> bool:
+    """Say whether two URLs are of one database, whoever opens it and how."""
+    if one.get_backend_name() != other.get_backend_name():
+        return False
+    if one.get_backend_name() == "sqlite":
+        return Path(str(one.database)).resolve() == Path(str(other.database)).resolve()
+    return (one.host, one.port, one.database) == (other.host, other.port, other.database)

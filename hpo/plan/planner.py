@@ -63,7 +63,10 @@ def restore_inputs(spec: StudySpec, options: Options) -> None:
     Raises:
         UsageError, ConfigError, DataError, NetworkError: what they were made from has changed.
     """
-    if make_plan(options).identity() != spec.identity():
+    search = replace(options.search, like=None)  # what is tried first is in the study by now
+    plan = make_plan(replace(options, search=search))
+    plan = replace(plan, pruner=spec.pruner)  # the study's, which may be an earlier default
+    if plan.identity() != spec.identity():
         raise UsageError(
             f"{spec.folders.study} was removed while the search ran, and networks, weights or "
             "data have changed since; bring them back, or give the search another --study-name"
@@ -134,7 +137,7 @@ class _Planner:
             )
         first = first_trials(file, search, space, base)
         if search.like is not None:
-            tried = like_trials(search.like, options.output, space)
+            tried = like_trials(search.like, options.output, space, name)
             num_tries = len(search.try_first or ())
             first = (*first[:num_tries], *tried, *first[num_tries:])
         check_fields(base, space)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from optuna.trial import TrialState
 
-from hpo.folders import WorkFolders
+from hpo.folders import ATTEMPT, WorkFolders
 from hpo.launchers import Launcher
 from hpo.plan.promotion import Standing, may_go_on, rungs, to_promote
 from hpo.plan.pruners import PROMOTION
@@ -18,6 +20,7 @@ from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord, PauseRecord
 from hpo.store.claim import Lease
 from hpo.store.pausing import KnownTrial
+from hpo.worker_files import remove
 from trainer import rundir
 from trainer.keypath import get_path
 
@@ -111,13 +114,24 @@ class Pausing:
             key = each.number, int(each.paused["attempt"])
             if each.number in needed or key in self._done:
                 continue
-            for attempt in self.folders.attempts(each.number):
-                shutil.rmtree(attempt / rundir.CHECKPOINTS, ignore_errors=True)
+            for folder in self.folders.attempts(each.number):
+                attempt = folder.name.removeprefix(ATTEMPT).partition(".")[0]
+                # a later one has been promoted meanwhile
+                if attempt.isdecimal() and int(attempt) <= key[1]:
+                    _drop(folder / rundir.CHECKPOINTS)
             self._done.add(key)
 
     def _is_ours(self, paused: PauseRecord) -> bool:
         is_here = paused.get("host") == socket.gethostname()
         return is_here and paused.get("runs") == str(self.folders.study)
+
+
+def _drop(checkpoints: Path) -> None:
+    """Remove a folder under another name: who moves it now gets all of it, or nothing."""
+    aside = checkpoints.with_name(f"{checkpoints.name}.{os.urandom(8).hex()}.old")
+    with contextlib.suppress(OSError):  # it is gone, or has gone on
+        checkpoints.rename(aside)
+        remove(aside)
 
 
 def _standing(known: KnownTrial, here: Collection[int] | None) -> Standing:

@@ -108,9 +108,8 @@ class Watch:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
                 continue
-            if end_deadline is None and self._is_done and not self._unreported:
-                end_deadline = time.monotonic() + END_GRACE_S
-            elif end_deadline is not None and time.monotonic() > end_deadline:
+            end_deadline = self._end_deadline(end_deadline)
+            if end_deadline is not None and time.monotonic() > end_deadline:
                 self.handle.stop()
                 text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
                 end: End = "paused" if self._is_at_rung() else "complete"
@@ -128,14 +127,27 @@ class Watch:
         """Whether the worker has nothing more to train: it is whole, or at its rung."""
         return (self.pause_after or self.num_epochs) in self._curve
 
+    def _end_deadline(self, before: float | None) -> float | None:
+        """Return when the worker is ended that has nothing more to train, None while it has."""
+        if not self._is_done:
+            return None  # also again, if it repeats epochs that an earlier attempt had logged
+        if before is None and not self._unreported:
+            return time.monotonic() + END_GRACE_S
+        return before
+
     def _ended(self, code: int) -> AttemptResult:
         if code == 0 and self._is_at_rung():
             return AttemptResult("paused", self._curve)
         return classify(code, self._curve, self.handle, on_gpu=self.on_gpu)
 
     def _is_at_rung(self) -> bool:
-        """Say whether the worker has come to where it pauses, and no further."""
-        return self.pause_after is not None and max(self._curve, default=0) == self.pause_after
+        """Say whether the worker has come to where it pauses, and not to its last epoch.
+
+        It may be past its rung, if a worker that cannot pause has begun the trial.
+        """
+        if self.pause_after is None:
+            return False
+        return self.pause_after <= max(self._curve, default=0) < self.num_epochs
 
     def _read(self) -> None:
         entries = self.log.read_new()

@@ -57,7 +57,7 @@ elif MOMENT == "paused":
 elif MOMENT == "promoting":
     pausing.promote = die_after(pausing.promote)
 elif MOMENT == "moved":
-    attempt._move_state = die_after(attempt._move_state)
+    attempt._State._move = die_after(attempt._State._move)
 elif MOMENT == "telling":
     pausing._tell_pruned = die_after(pausing._tell_pruned)
 elif MOMENT == "before told":

@@ -245,6 +245,17 @@ def test_best_of_another_study_is_tried_first(
     assert [entry["number"] for entry in list_acc(folder)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("like", ["{folder}", "{folder}#{name}", "{name}"])
+def test_likeness_to_itself_is_refused(discs: Path, run: Run, tmp_path: Path, like: str) -> None:
+    command = optimize(discs, "--worker", standin_settings(tmp_path, {}), "--jobs", 1, *SEARCH)
+    result = run("rml-optimize", *command, "--num-trials", 2)
+    assert result.returncode == 0, result.stdout + result.stderr
+    text = like.format(folder=tmp_path / "runs/..", name=discs.parent.name)
+    message = one_error(run("rml-optimize", *command, "--num-trials", 6, "--like", text))
+    assert "this search's own study" in message
+    assert len(list_acc(tmp_path)) == 2
+
+
 def test_likeness_that_cannot_be_read_is_named(discs: Path, run: Run, tmp_path: Path) -> None:
     worker = standin_settings(tmp_path, {})
     command = optimize(discs, "--worker", worker, "--jobs", 1, *SEARCH)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from support import (
     BIN,
     Run,
@@ -25,6 +26,9 @@ from support import (
 from hpo.folders import WorkFolders
 from hpo.keys import IDENTITY
 from hpo.run.attempt import prepare_attempt
+from hpo.run.pausing import Pausing
+from hpo.store.claim import Lease
+from hpo.store.pausing import KnownTrial
 from trainer import rundir
 
 DYING = Path(__file__).with_name("dying_driver.py")
@@ -196,6 +200,26 @@ def test_worker_that_cannot_pause_joins_a_study_whose_trials_are(
     )
 
 
+def test_trial_that_is_past_its_rung_is_paused_there(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    unable = search(
+        tmp_path, discs, "--num-trials", 4, epoch_s=0.3, capabilities=["checkpoints.resume"]
+    )
+    process = start(tmp_path, *unable)
+    log = "runs/*/trial_00000/attempt_1/out_test.txt"
+    wait_for(lambda: any(len(p.read_text().splitlines()) > 1 for p in tmp_path.glob(log)), 60)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    # The same command, with a newer worker.
+    result = run("rml-optimize", *search(tmp_path, discs, "--num-trials", 4))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "trial   0 paused" in result.stdout
+    found = facts(tmp_path)
+    assert len(found) == 4
+    assert all((state == "COMPLETE") == (len(curve) == 9) for state, curve in found)
+
+
 def test_study_of_an_earlier_release_keeps_its_pruner(
     discs: Path, run: Run, tmp_path: Path, standin: str
 ) -> None:
@@ -238,6 +262,26 @@ def test_paused_and_promoted_trial_equals_one_that_was_not(
     asha, none = [json.loads(model.read_text()) for model in models]
     if asha["trial"] == none["trial"]:
         assert asha["dice_dataset"] == none["dice_dataset"]
+
+
+def test_state_that_has_gone_on_meanwhile_is_not_dropped(tmp_path: Path) -> None:
+    folders = WorkFolders(output=tmp_path, study=tmp_path / "runs/s")
+    pausing = Pausing(folders=folders, num_epochs=9, is_able=True)
+    known = []
+    for number in range(4):
+        for attempt in (1, 2):
+            state = folders.attempt(number, attempt) / rundir.CHECKPOINTS / rundir.RESUME
+            state.parent.mkdir(parents=True)
+            state.touch()
+        lease = Lease(number, "token", attempt=1)
+        record = pausing.record(1, lease, 0.0, {"end": "pruned"})
+        values = (1 - number / 10,)
+        known.append(KnownTrial(number, number, TrialState.WAITING, None, values, record))
+    pausing.drop_states(known, 6)  # of six two may go on
+    kept = [f"trial_0000{number}/attempt_1" for number in (0, 1)]
+    promoted = [f"trial_0000{number}/attempt_2" for number in range(4)]
+    assert states_on_disk(tmp_path) == sorted(kept + promoted)
+    assert not [*tmp_path.glob("runs/s/trial_00002/attempt_1/*")]
 
 
 def test_state_of_a_paused_trial_is_moved_and_nothing_else_with_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from support import (
+    Run,
     clean_environment,
     list_acc,
     optimize,
@@ -73,6 +74,21 @@ def test_worker_that_freezes_at_its_end_is_ended(
     assert not workers_of(tmp_path)
 
 
+def test_worker_that_does_its_last_epoch_again_is_waited_for(discs: Path, tmp_path: Path) -> None:
+    settings = {"epoch_s": 1.8, "state_every": 2, "crash_at": {"0": [3]}}
+    worker = standin_settings(tmp_path, settings | {"capabilities": ["checkpoints.resume"]})
+    arguments = optimize(discs, "--num-trials", 1, "--worker", worker, "--pruner", "none")
+    impatient = IMPATIENT.replace("2.0", "1.0")
+    result = subprocess.run(
+        [sys.executable, "-c", impatient, *arguments], cwd=tmp_path, env=clean_environment(),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "once more" in result.stdout
+    # Its first attempt had logged all epochs, and its state was of the second.
+    assert [(entry["epochs"], entry["state"]) for entry in list_acc(tmp_path)] == [(3, "COMPLETE")]
+
+
 @pytest.mark.parametrize("engine", ["stand-in", "ours"])
 def test_removed_run_folder_fails_no_trial(discs: Path, tmp_path: Path, engine: str) -> None:
     worker = ["--worker", standin_settings(tmp_path, {"epoch_s": 0.4})]
@@ -91,3 +107,24 @@ def test_removed_run_folder_fails_no_trial(discs: Path, tmp_path: Path, engine: 
     assert "was removed" in output
     assert "used for this only" in output
     assert all(entry["epochs"] == NUM_EPOCHS for entry in list_acc(tmp_path))
+
+
+def test_run_folder_is_made_again_with_an_earlier_pruner_and_without_the_study_it_is_like(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {"epoch_s": 0.4})
+    arguments = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 6)
+    first = run("rml-optimize", *arguments, "--num-trials", "1", "--pruner", "median")
+    assert first.returncode == 0, first.stderr
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    shutil.copy(tmp_path / "rml_optimize.db", earlier)
+    like = ("--like", str(earlier))
+    process = start(tmp_path, *arguments, *like, "--num-trials", "3", "--lease", "2")
+    wait_for(lambda: list(tmp_path.glob("runs/*/trial_00001/attempt_1/out_test.txt")), 120)
+    shutil.rmtree(earlier)
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "was removed" in output
+    assert len(list_acc(tmp_path)) == 3
