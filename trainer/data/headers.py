@@ -79,6 +79,11 @@ class Header:
         return self.width * self.height * self.pixel_bytes
 
     @property
+    def is_deep_gray(self) -> bool:
+        """Whether it is a PNG of gray with 16 bits."""
+        return self.tiff is None and self.pixel_bytes == 2
+
+    @property
     def max_file_bytes(self) -> int:
         """Beyond that a file holds something else; no compression makes pixels twice as large."""
         return 2 * self.num_bytes + SPARE_BYTES
