@@ -1,5 +1,6 @@
 """Images of many pixels, or of one pixel a row, take the memory and time of their pixels."""
 
+import struct
 import time
 import tracemalloc
 from collections import Counter
@@ -8,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from trainer.data import bands
 from trainer.data.decoding import read_image, read_mask
+from trainer.data.headers import read_header
 from trainer.data.survey import count_values
+from trainer.errors import DataError
 
 SIDE = 2048
 
@@ -86,3 +89,30 @@ def test_bands_are_all_of_an_image(size, monkeypatch):
     monkeypatch.setattr(bands, "BAND_PIXELS", 10)
     image = np.arange(np.prod(size)).reshape(size)
     assert (np.concatenate(list(bands.bands(image))) == image).all()
+
+
+def gif(width, height, method):
+    """Return a GIF of one frame: its first bytes, and how it is to be disposed of."""
+    screen = struct.pack("<HH", 1, 1) + bytes((0x80, 0, 0)) + bytes(6)
+    control = b"\x21\xf9\x04" + bytes((method << 2, 0, 0, 0, 0))
+    frame = b"\x2c" + struct.pack("<HHHH", 0, 0, width, height) + b"\0"
+    return b"GIF89a" + screen + control + frame + b"\x02\x02\x44\x01\x00;"
+
+
+def test_header_makes_room_for_no_frame(tmp_path, monkeypatch):
+    made = []
+    fill = Image.core.fill
+    monkeypatch.setattr(Image.core, "fill", lambda *args: made.append(args) or fill("L", (1, 1)))
+    (tmp_path / "a.gif").write_bytes(gif(65535, 65535, method=2))
+    with pytest.raises(DataError, match="4,294,836,225 pixels; more than"):
+        read_header(tmp_path / "a.gif")
+    assert not made
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "bmp", "tif"])
+def test_palette_is_read_without_the_pixels(tmp_path, kind, monkeypatch):
+    path = tmp_path / f"a.{kind}"
+    palette_image(path, num_colours=7)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    found = read_header(path).palette
+    assert found[:7] == tuple((index, 2 * index, 9) for index in range(7))
