@@ -64,9 +64,10 @@ def copy_file(
                 ):
                     if stopping is not None and stopping.is_set():
                         raise EndingError(f"{source} is not copied: the search is ending")
-                    os.pwrite(copy.fileno(), chunk, start)
-                    start += len(chunk)
-                    num_copied += len(chunk)
+                    # of a disk that is nearly full, less than all; then the next one says so
+                    num_written = os.pwrite(copy.fileno(), chunk, start)
+                    start += num_written
+                    num_copied += num_written
             os.ftruncate(copy.fileno(), size)
         return num_copied
     finally:

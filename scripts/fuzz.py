@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 LIMIT_S = 5.0  # of a processor
 WALL_S = 120.0  # a machine may be busy
-MEMORY_BYTES = 2**31  # an image of the limit, and as much again to turn it
+MEMORY_BYTES = 2**31  # an image of the limit, for which OpenCV makes room twice
 SPARE_BYTES = 2 * 2**30  # of address space, beyond what is mapped before
 
 

@@ -22,6 +22,7 @@ from hpo.dataset.datafolder import DataFolder, Part, find_data
 from hpo.dataset.near_duplicates import thumbnail_of
 from hpo.errors import UsageError
 from studies.prepare.samples import shown
+from trainer.data.bands import is_gray
 from trainer.data.decoding import COLOURED
 from trainer.data.findings import see
 from trainer.data.headers import Header, read_header
@@ -141,14 +142,12 @@ def _read_both(part: str, pair: Pair, headers: tuple[Header, Header]) -> Checked
     image = read_image(pair.input, gray=False, header=headers[0])
     mask = read_checked_mask(pair, image.shape[:2], headers[1])
     full_scale = int(np.iinfo(image.dtype).max)
-    # Row by row: all at once would take half as much memory again as the image.
-    is_gray = all(bool((row == row[:, :1]).all()) for row in image)
     counts, _ = np.histogram(image, bins=NUM_BINS, range=(0, full_scale + 1))
     return CheckedPair(
         part=part,
         pair=pair,
         size=(image.shape[0], image.shape[1]),
-        kind=f"{image.dtype} {'gray' if is_gray else 'colour'}",
+        kind=f"{image.dtype} {'gray' if is_gray(image) else 'colour'}",
         histogram=counts / counts.sum(),
         levels=(int(image.min()), int(image.max())),
         full_scale=full_scale,

@@ -18,11 +18,13 @@ from hpo.dataset.near_duplicates import find_near_duplicates, thumbnail_of
 from hpo.errors import UsageError
 from hpo.folders import CONTENTS
 from studies.prepare.similarity import Thumbnail
+from trainer.data.bands import is_gray
 from trainer.data.findings import Findings, Seen, describe_depths, see
 from trainer.data.fingerprint import FORMAT
 from trainer.data.headers import read_header
 from trainer.data.images import Pair, list_samples, read_image
 from trainer.data.reading import read_checked_mask
+from trainer.data.room import ROOM
 from trainer.data.survey import MaskCoding, count_values, decide_coding
 from trainer.errors import DataError
 from trainer.rundir import write_atomic
@@ -197,12 +199,12 @@ def _read_all(
 def _read_pair(pair: Pair) -> tuple[bool, Counter[int], tuple[int, int], Thumbnail, Seen]:
     assert pair.target is not None
     headers = read_header(pair.input), read_header(pair.target)
-    image = read_image(pair.input, gray=False, header=headers[0])
-    height, width = image.shape[:2]
-    mask = read_checked_mask(pair, (height, width), headers[1])
-    is_gray = bool((image == image[:, :, :1]).all())
-    seen = see(pair, headers, image, mask)
-    return is_gray, count_values(mask), (height, width), thumbnail_of(image), seen
+    with ROOM.of(*headers):
+        image = read_image(pair.input, gray=False, header=headers[0])
+        height, width = image.shape[:2]
+        mask = read_checked_mask(pair, (height, width), headers[1])
+        seen = see(pair, headers, image, mask)
+        return is_gray(image), count_values(mask), (height, width), thumbnail_of(image), seen
 
 
 def _read_cache(cache: Path, fingerprint: str) -> _Found | None:

@@ -402,7 +402,7 @@ def test_rare_classes_are_one_line_and_what_it_says_is_taken(data: Path, capsys)
            "--dry-run", "--no-gpu"]  # fmt: skip
     assert "--loss dice" in advice
     assert search([*dry, "--loss", "dice"]) == 0
-    assert "--set loss.weight=[…]" in advice
+    assert "--set 'loss.weight=[…]'" in advice
     assert search([*dry, "--loss", "nll", "--set", "loss.weight=[1,5,9]"]) == 0
 
 

@@ -166,3 +166,17 @@ def test_size_is_bounded_in_depth_and_entries(
     total, is_all = tree_size(tmp_path / "small")
     assert total < 18
     assert not is_all
+
+
+def test_copy_goes_on_where_a_write_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is nearly full takes a part, and says so at the next write only."""
+    content = os.urandom(100_000)
+    (tmp_path / "a").write_bytes(content)
+    whole = os.pwrite
+    monkeypatch.setattr(
+        os, "pwrite", lambda fd, chunk, at: whole(fd, chunk[: max(1, len(chunk) // 2)], at)
+    )
+    assert copy_file(tmp_path / "a", tmp_path / "b") == len(content)
+    assert (tmp_path / "b").read_bytes() == content

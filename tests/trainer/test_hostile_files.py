@@ -163,6 +163,25 @@ def test_chunk_of_hdf5_that_unpacks_to_more_is_refused(tmp_path, monkeypatch):
         ArrayFiles().read(source)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("hdf5", "a.h5"), ("numpy", "a.npy"), ("numpy", "a.npz")]
+)
+def test_pipe_among_the_arrays_is_not_waited_for(kind, name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="not a regular file"):
+        list_sources(tmp_path, kind, "data.input_path")
+
+
+def test_chunk_of_a_data_set_that_grows_is_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset(
+            "x", data=np.ones((2, 64, 64)), maxshape=(None, 64, 64), chunks=(512, 64, 64),
+            compression="gzip",
+        )  # fmt: skip
+    (source,), _ = list_sources(tmp_path / "a.h5", "hdf5", "data.input_path")
+    assert ArrayFiles().read(source).sum() == 2 * 64 * 64
+
+
 # --- DICOM ------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from trainer.bounded import BoundError, read_bytes
+from trainer.bounded import BoundError, open_regular, read_bytes
 from trainer.data.hdf5filters import refuse_unknown_filters
 from trainer.data.hdf5links import Link, link_of, refuse_links
 from trainer.data.headers import MAX_PIXELS
@@ -212,6 +213,7 @@ def _list_hdf5(path: Path) -> tuple[list[Source], list[Link]]:
                 shape = item.shape if item.shape is not None else (0,)
                 sources.append(Source(path, item.name.lstrip("/"), shape, item.dtype))
 
+    os.close(open_regular(path, follow_links=True))  # HDF5 would wait for a pipe
     with h5py.File(path, "r") as file:
         seen.add(h5py.h5o.get_info(file.id).addr)
         visit(file, 0)

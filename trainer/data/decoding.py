@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from trainer.bounded import read_bytes
+from trainer.data.bands import BAND_PIXELS, bands, is_gray
 from trainer.data.headers import FORMATS, Header, broken, read_header
 from trainer.data.tiff import WHITE_IS_ZERO, decoder_of, pillow_reads
 from trainer.errors import DataError
@@ -53,8 +54,12 @@ def read_image(path: Path, *, gray: bool, header: Header | None = None) -> Array
         if header.palette:
             if image.max(initial=0) >= len(header.palette):
                 raise broken(path, "a colour that its palette has not")
-            image = np.asarray(header.palette, np.uint8)[image]
-        image = _with_channels(image, gray=gray)
+            image = _coloured(image, header.palette, gray=gray)
+        else:
+            image = _with_channels(image, gray=gray)
+    elif header.is_deep_gray and not gray:
+        image = _opencv(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, header)
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # OpenCV reads into two images of colours
     else:
         flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
         image = _opencv(path, flag | cv2.IMREAD_ANYDEPTH, header)
@@ -111,15 +116,13 @@ def _black_and_white(indices: Array, header: Header) -> Array:
     table = np.zeros(256, np.uint8)
     for index, colour in zip(used, colours, strict=True):
         table[index] = colour[0]
-    return np.asarray(table[indices])
+    return np.asarray(cv2.LUT(indices, table))  # NumPy would take eight bytes for each index
 
 
 def _one_channel(path: Path, mask: Array, header: Header) -> Array:
     has_alpha = mask.shape[2] in (2, 4)
     colours = mask[:, :, : 1 if mask.shape[2] == 2 else 3]
-    # Row by row: all at once would take as much memory again as the mask.
-    differ = any(bool((row != row[:, :1]).any()) for row in colours)
-    if differ or (mask.shape[2] == 2 and not header.has_alpha):
+    if not is_gray(colours) or (mask.shape[2] == 2 and not header.has_alpha):
         raise DataError(
             f"{path}: {COLOURED} ({mask.shape[2]} channels that differ); "
             "expected one value a pixel, the class"
@@ -142,6 +145,17 @@ def _decoder(header: Header) -> str:
     if header.is_gif:
         return "pillow"
     return "opencv" if header.tiff is None else decoder_of(header.tiff)
+
+
+def _coloured(indices: Array, palette: tuple[Colour, ...], *, gray: bool) -> Array:
+    """Return (H, W, 3) in BGR, or (H, W), of the indices of a palette."""
+    colours = _with_channels(np.asarray([palette], np.uint8), gray=gray)
+    table = np.zeros((256, *colours.shape[2:]), np.uint8)
+    table[: len(palette)] = colours[0]
+    image = np.empty((*indices.shape, *table.shape[1:]), np.uint8)
+    for band, found in zip(bands(image), bands(indices), strict=True):
+        band[...] = table[found]
+    return image
 
 
 def _with_channels(image: Array, *, gray: bool) -> Array:
@@ -167,7 +181,7 @@ def _pillow(path: Path, header: Header) -> Array:
         # From memory: a TIFF that Pillow maps is garbled where its tag turns it by 90 degrees.
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()  # turns it; before that its shape is another
-            pixels = np.asarray(image)
+            pixels = _pixels(image)
     except UnidentifiedImageError:
         raise broken(path, "Pillow cannot decode it") from None
     except MemoryError:
@@ -175,8 +189,21 @@ def _pillow(path: Path, header: Header) -> Array:
     except Exception as error:  # noqa: BLE001  (Pillow raises whatever the bytes lead it to)
         raise broken(path, " ".join(str(error).split())) from None
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        return pixels.astype(np.uint16)  # in our order of bytes
-    return pixels.astype(np.uint8)
+        return pixels.astype(np.uint16, copy=False)  # in our order of bytes
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _pixels(image: Image.Image) -> Array:
+    """Return what Pillow has decoded; of all at once it would make two copies on the way."""
+    num_rows = max(1, BAND_PIXELS // image.width)
+    pixels = np.asarray(image.crop((0, 0, image.width, min(num_rows, image.height))))
+    if num_rows >= image.height:
+        return pixels
+    found = np.empty((image.height, *pixels.shape[1:]), pixels.dtype)
+    for start in range(0, image.height, num_rows):
+        end = min(start + num_rows, image.height)
+        found[start:end] = np.asarray(image.crop((0, start, image.width, end)))
+    return found
 
 
 def _opencv(path: Path, flags: int, header: Header) -> Array:

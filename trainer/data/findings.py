@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trainer.data.bands import is_gray
 from trainer.data.decoding import BLACK, WHITE, Array, Colour, palette_colours
 from trainer.data.headers import Header
 from trainer.data.images import Pair
@@ -57,9 +58,7 @@ def see(
 def _hash_of(pixels_HWC: Array) -> bytes | None:
     """Return a hash of gray pixels; black slices have black masks, which are no copies of them."""
     plane = np.ascontiguousarray(pixels_HWC[:, :, 0])
-    # Row by row: all at once would take half as much memory again as the image.
-    is_coloured = any(bool((row != row[:, :1]).any()) for row in pixels_HWC)
-    if is_coloured or (plane == plane[0, 0]).all():
+    if not is_gray(pixels_HWC) or (plane == plane[0, 0]).all():
         return None
     return hashlib.blake2b(plane.data, key=f"{plane.shape} {plane.dtype}".encode()).digest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import stat
 import struct
 import warnings
@@ -28,8 +29,8 @@ MAX_PIXELS = _max_pixels()
 MAX_PIXEL_BYTES = 4 * MAX_PIXELS
 HEADER_BYTES = 2**22  # that Pillow looks through for a header
 SPARE_BYTES = 2**26  # of a file, for all that it holds beside its pixels
-# Pillow warns from a third of our limit on and refuses below it; we look at the size ourselves.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow warns beyond it, and refuses beyond twice as many: a GIF before it makes room for a frame.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 # What is read: Pillow's name of the format -> the suffixes of its files.
 SUFFIXES_OF = {
     "PNG": (".png",),
@@ -79,6 +80,11 @@ class Header:
         return self.width * self.height * self.pixel_bytes
 
     @property
+    def is_deep_gray(self) -> bool:
+        """Whether it is a PNG of gray with 16 bits."""
+        return self.tiff is None and self.pixel_bytes == 2
+
+    @property
     def max_file_bytes(self) -> int:
         """Beyond that a file holds something else; no compression makes pixels twice as large."""
         return 2 * self.num_bytes + SPARE_BYTES
@@ -103,11 +109,13 @@ def read_header(path: Path) -> Header:
     try:
         layout = read_layout(path)
         header = _of_tiff(path, layout) if layout is not None else _of_others(path)
+    except Image.DecompressionBombError as error:
+        raise _too_many(path, int(next(iter(re.findall(r"\d+", str(error))), 0))) from None
     except Exception:  # noqa: BLE001  (whatever the bytes lead to)
         raise broken(path, f"no {_NAMES}, whatever its name") from None
     num_pixels = header.width * header.height
     if num_pixels > MAX_PIXELS:
-        raise DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
+        raise _too_many(path, num_pixels)
     if header.num_bytes > MAX_PIXEL_BYTES:
         raise DataError(
             f"{path}: {num_pixels:,} pixels of {header.pixel_bytes} bytes; more than "
@@ -125,6 +133,10 @@ def read_header(path: Path) -> Header:
     if layout is not None:
         _refuse_unread(path, layout)
     return header
+
+
+def _too_many(path: Path, num_pixels: int) -> DataError:
+    return DataError(f"{path}: {num_pixels:,} pixels; more than {MAX_PIXELS:,} are refused")
 
 
 def _source(path: Path) -> Path | io.BytesIO:
@@ -182,7 +194,9 @@ def _of_tiff(path: Path, layout: TiffLayout) -> Header:
 
 
 def _palette(image: Image.Image) -> tuple[tuple[int, int, int], ...]:
-    values = image.getpalette("RGB") or []
+    blank = Image.new("P", (1, 1))  # asked for its palette, the image would decode its pixels
+    blank.palette = image.palette
+    values = blank.getpalette("RGB") or []
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=False))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Data
+from trainer.data.bands import bands
 from trainer.data.findings import Findings, Seen, describe_depths, see
 from trainer.data.geometry import read_through
 from trainer.data.headers import Header, read_header
@@ -119,7 +120,8 @@ class Reader:
                     num_expected = None
                 images.append(pair.name, image)
                 if part == "train" and image.dtype == np.uint16:
-                    histogram += np.bincount(image.ravel(), minlength=len(histogram))
+                    for band in bands(image):
+                        histogram += np.bincount(band.ravel(), minlength=len(histogram))
                 if mask is not None:
                     masks.append(pair.name, mask, any_depth=True)
                     counts.update(sample_counts)

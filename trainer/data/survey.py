@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.bands import bands
 from trainer.data.images import Array
 from trainer.errors import DataError
 from trainer.wording import counted
@@ -24,7 +25,9 @@ NUM_VALUES_SHOWN = 8
 def count_values(mask: Array) -> Counter[int]:
     """Count the pixels of each value in a mask."""
     if mask.dtype == np.uint8:
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = np.zeros(256, np.int64)
+        for band in bands(mask):  # of which NumPy makes numbers of eight bytes
+            counts += np.bincount(band.ravel(), minlength=256)
         return Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
     values, numbers = np.unique(mask, return_counts=True)
     return Counter(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
