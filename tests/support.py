@@ -152,12 +152,13 @@ def wait_for(condition: object, timeout_s: float = 30) -> None:
 
 
 def workers_of(folder: Path) -> list[int]:
-    """Return the processes whose current folder is below `folder/runs`."""
+    """Return the workers whose current folder is below `folder/runs`, not what watches them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if str((entry / "cwd").readlink()).startswith(str(folder / "runs")):
+                is_below = str((entry / "cwd").readlink()).startswith(str(folder / "runs"))
+                if is_below and b"reaper.py" not in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue

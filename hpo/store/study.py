@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import UsageError
 from hpo.keys import (
     DATABASE_ID,
-    END,
     IDENTITY,
     PAUSED,
     SPENT,
@@ -27,11 +26,13 @@ from hpo.keys import (
     TITLE,
     TOKEN,
 )
+from hpo.records import end_of
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
 from hpo.store.ranking import DIRECTION, UNSCORED, peak, peak_epoch, rank
 from hpo.store.sampling import SnapshotStorage
+from trainer.bounded import finite
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
 
@@ -199,11 +200,16 @@ def score(trial: FrozenTrial) -> float | None:
 
 def seconds_of(trial: FrozenTrial) -> float | None:
     """Return how long a trial was trained, over all attempts that were not cut off."""
-    spent = trial.user_attrs.get(SPENT, {}).get("total")
-    end = trial.user_attrs.get(END, {}).get("seconds", {}).get("total", spent)
+    spent = _total(trial.user_attrs.get(SPENT))
     if spent is not None:  # else there was one attempt, and Optuna knows
-        return float(end)
+        end = _total(end_of(trial.user_attrs).get("seconds"))
+        return spent if end is None else end
     return trial.duration.total_seconds() if trial.duration else None
+
+
+def _total(seconds: object) -> float | None:
+    """Return the seconds of all attempts; None of what is no record of ours."""
+    return finite(seconds.get("total"), 0) if isinstance(seconds, dict) else None
 
 
 def last_score(trial: FrozenTrial) -> float | None:

@@ -98,7 +98,8 @@ def test_study_gets_exactly_n_trials_whatever_dies(
     try:
         chaos.run(limit_s)
         storage = open_storage(server.url)
-        trials = optuna.load_study(study_name=None, storage=storage).get_trials()
+        study = optuna.load_study(study_name=None, storage=storage)
+        name, trials = study.study_name, study.get_trials()
         close_storage(storage)
         print(f"{chaos.kills.total()} blows:", dict(chaos.kills), f"N={chaos.num_trials}")  # noqa: T201
         pauses = pruner == "asha"
@@ -116,7 +117,7 @@ def test_study_gets_exactly_n_trials_whatever_dies(
             assert num_epochs == NUM_EPOCHS if is_whole else num_epochs in RUNGS
         best = max(finished, key=lambda trial: trial.value)
         assert best.state == TrialState.COMPLETE
-        assert list_acc(tmp_path) == [list_entry(trial) for trial in trials]
+        assert list_acc(tmp_path) == [{**list_entry(trial), "study": name} for trial in trials]
         wait_for(lambda: not chaos.workers() and not chaos.containers(), 10)
     finally:
         chaos.close()

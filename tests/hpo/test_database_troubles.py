@@ -130,9 +130,13 @@ def test_driver_of_many_slots_keeps_few_connections_and_closes_idle_ones(
     name = make_url(postgres_url).database
     counts: Counter[int] = Counter()
     process = start(tmp_path, postgres_url, arguments)
+    before = 0
     with admin.connect() as connection:
         while process.poll() is None:
-            counts[connection.scalar(query, {"name": name}) or 0] += bool(workers_of(tmp_path))
+            # the server still counts a connection that is closed for a moment: what two see counts
+            found = connection.scalar(query, {"name": name}) or 0
+            counts[min(before, found)] += bool(workers_of(tmp_path))
+            before = found
     admin.dispose()
     assert process.wait() == 0, process.communicate()[0]
     process.communicate()

@@ -18,7 +18,7 @@ from hpo import open_study, optimize
 from trainer import load_model
 result = optimize(data={data!r}, layers="unet:width=4,depth=2", num_trials=2, resize=(32, 32),
                   gpu=False, num_epochs=2, launcher="local", select_on="validation",
-                  set={{"data.batch_size": 4}}, study_name="s")
+                  set={{"data.batch_size": 4}}, study_name="s", pruner="none")
 """
 STUDY = """
 opened = open_study(".")

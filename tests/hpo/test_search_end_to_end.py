@@ -86,8 +86,11 @@ def test_checkpoints_of_trials_do_not_stay_on_the_disk(searched: tuple[Path, str
 def test_images_are_decoded_once_for_all_trials(searched: tuple[Path, str]) -> None:
     folder, _ = searched
     logs = [path.read_text() for path in (folder / "runs").glob("*/trial_*/*/worker.log")]
-    assert len(logs) == 3  # the better of the two was paused and went on
-    assert sum("Image cache: " in log for log in logs) == 3
+    assert len(logs) in (
+        3,
+        4,
+    )  # one of the two was paused and went on, or first one, then the other
+    assert sum("Image cache: " in log for log in logs) == len(logs)
     assert sum("decoded into" in log for log in logs) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -36,8 +37,9 @@ def as_a_user(tmp_path: Path) -> object:
         yield
         return
     os.chown(tmp_path, 65534, 65534)
-    for folder in (*tmp_path.parents,)[:2]:
-        folder.chmod(0o755)
+    for folder in tmp_path.parents:
+        if folder.stat().st_uid == 0 and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o55)
     os.setegid(65534)
     os.seteuid(65534)
     yield

@@ -53,7 +53,8 @@ def classes(_classes: Path, tmp_path: Path) -> Path:
 
 def recorded(folder: Path, run_dir: str, epoch: int | None) -> dict[str, float]:
     """Return class -> Dice as the worker has recorded it."""
-    lines = (folder / run_dir / "metrics.jsonl").read_text().splitlines()
+    path = max((folder / "runs/s").glob(f"{run_dir}/metrics.jsonl"))  # of the last attempt
+    lines = path.read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     entry = next(e for e in entries if epoch in (None, e["epoch"]))
     return {name: figures["dice"] for name, figures in entry["per_class"].items()}
@@ -62,8 +63,8 @@ def recorded(folder: Path, run_dir: str, epoch: int | None) -> dict[str, float]:
 def test_each_class_has_its_dice_wherever_the_score_is(run: Run, classes: Path) -> None:
     best = json.loads(run("rml-study", "best", "--study-name", "s", "--json", cwd=classes).stdout)
     number, epoch = best["trial"], best["epoch"]
-    searched = recorded(classes, f"runs/s/trial_{number:05d}/attempt_1", epoch)
-    tested = recorded(classes, f"runs/s/test_of_trial_{number:05d}", None)
+    searched = recorded(classes, f"trial_{number:05d}/attempt_*", epoch)
+    tested = recorded(classes, f"test_of_trial_{number:05d}", None)
     assert tuple(searched) == NAMES
     assert best["dice_per_class"] == searched
     assert best["test"]["dice_per_class"] == tested
