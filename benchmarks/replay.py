@@ -21,7 +21,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from recorded_curves import Recording
 
-from hpo.plan.promotion import Standing, goes_on, may_go_on, rungs, to_promote
+from hpo.plan.promotion import Standing, may_go_on, rungs, to_promote
 from hpo.plan.shared_ranges import SharedRanges
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -230,9 +230,7 @@ class Replay:
         if self.method.make_pruner and self.study.pruner.prune(self.study, trial):
             self._end(number, TrialState.PRUNED)
             return False
-        if epoch in self.rungs and not goes_on(
-            self._standings(), number, self.rungs, all_started=self._all_started
-        ):
+        if epoch in self.rungs:  # who goes on is decided when a slot is free, as in a search
             self.states[number] = "paused"
             known = self._standings()
             paused = {each.number for each in known if each.state == "paused"}

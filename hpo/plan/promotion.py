@@ -59,25 +59,6 @@ def rungs(num_epochs: int, eta: int = ETA, first: int = 1) -> tuple[int, ...]:
     return tuple(found)
 
 
-def goes_on(
-    standings: Iterable[Standing],
-    number: int,
-    rungs: Sequence[int],
-    eta: int = ETA,
-    *,
-    all_started: bool = False,
-) -> bool:
-    """Say whether a trial is among the best of the last rung that it has reached.
-
-    It always is before the first rung. `standings` are of all trials, it among them.
-    """
-    known = list(standings)
-    epoch = _rung(next(each for each in known if each.number == number), rungs)
-    return epoch is None or any(
-        each.number == number for each in _best(known, epoch, eta, all_started)
-    )
-
-
 def to_promote(
     standings: Iterable[Standing],
     rungs: Sequence[int],

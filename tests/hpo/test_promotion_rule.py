@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpo.plan.promotion import Standing, goes_on, may_go_on, rungs, to_promote
+from hpo.plan.promotion import Standing, may_go_on, rungs, to_promote
 
 of_random_searches = pytest.mark.parametrize("seed", range(25))
 
@@ -117,9 +117,6 @@ def test_none_goes_on_unless_compared_with_others_while_there_are_some_to_start(
     standings = [Standing(number, (0.5 + number,), "paused") for number in range(2)]
     assert to_promote(standings, (1, 3), 3) is None
     assert to_promote(standings, (1, 3), 3, all_started=True) == 1
-    assert not goes_on(standings, 1, (1, 3), 3)
-    assert goes_on(standings, 1, (1, 3), 3, all_started=True)
-    assert goes_on([Standing(0, (), "running")], 0, (1, 3), 3)
 
 
 def test_one_that_cannot_be_gone_on_with_here_keeps_its_place():
