@@ -34,8 +34,9 @@ from trainer.data.headers import read_header
 from trainer.data.images import read_image, read_mask
 from trainer.errors import DataError, TrainerError
 from trainer.networks import check_network, load_network, network_json, parse_network
+from trainer.networks.keras_weights import export_keras_h5
 from trainer.networks.module import build_module
-from trainer.networks.weights import export_keras_h5, load_weights
+from trainer.networks.weights import load_weights
 from trainer.optimizers.schedule import LearningRate
 from trainer.output.checkpoints import CheckpointKeeper, write_checkpoint
 from trainer.output.resume import StateKeeper, Training, read_state, restore
@@ -178,11 +179,8 @@ def _module() -> Any:
 
 
 def _write_network(path: Path, form: int) -> None:
-    spec = (SPEC, "resunet", "fcn8s:width=2", SPEC)[form % 4] if form % 4 != 1 else SPEC
-    with contextlib.suppress(TrainerError):
-        path.write_text(json.dumps(network_json(spec, (32, 32, 1), 1)))
-        return
-    path.write_text(json.dumps(network_json(SPEC, (32, 32, 1), 1)))
+    spec = (SPEC, "fcn8s:width=2")[form % 2]
+    path.write_text(json.dumps(network_json(spec, (32, 32, 1), 1)))
 
 
 def _read_network(path: Path) -> None:
@@ -326,7 +324,7 @@ READERS = {
     "npy": Reader("x.npy", lambda path, form: np.save(path, _GRAY), _read_arrays("numpy")),
     "npz": Reader("x.npz", _write_npz, _read_arrays("numpy"), 2, archived=True),
     "HDF5 arrays": Reader("x.h5", _write_hdf5, _read_arrays("hdf5"), 4),
-    "network JSON": Reader("x.json", _write_network, _read_network, 4),
+    "network JSON": Reader("x.json", _write_network, _read_network, 2),
     "weights .h5": Reader("x.h5", _write_h5, _read_weights),
     "weights .weights.h5": Reader("x.weights.h5", _write_h5, _read_weights),
     "model .keras": Reader("x.keras", _write_keras, _read_keras, 2, archived=True),

@@ -16,8 +16,9 @@ from trainer.cli import main
 from trainer.errors import WeightsError
 from trainer.networks import network_json, parse_network
 from trainer.networks.module import build_module
+from trainer.networks.torch_weights import stored_mask_resize
 from trainer.networks.torchscript import is_torchscript, read_torchscript
-from trainer.networks.weights import load_weights, stored_mask_resize
+from trainer.networks.weights import load_weights
 
 # how the archives of these tests are made, in want of libtorch
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -13,8 +13,9 @@ from keras_oracle import randomize, relative_error, to_first, to_last
 
 from trainer.errors import WeightsError
 from trainer.networks import load_network, network_json, parse_network
+from trainer.networks.keras_weights import export_keras_h5
 from trainer.networks.module import build_module
-from trainer.networks.weights import export_keras_h5, load_weights
+from trainer.networks.weights import load_weights
 
 SHAPE = (16, 16, 3)
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -18,8 +18,9 @@ from trainer.model import class_names, network_input_shape
 from trainer.networks import Graph, NetworkFacts, PluginNetwork, load_network
 from trainer.networks.blueprint import make_blueprint
 from trainer.networks.export import export_onnx
+from trainer.networks.keras_weights import export_keras_h5
 from trainer.networks.module import KerasModule
-from trainer.networks.weights import export_keras_h5, load_weights
+from trainer.networks.weights import load_weights
 from trainer.setup.fit import resolve_activation
 
 

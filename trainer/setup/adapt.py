@@ -22,7 +22,7 @@ from trainer.networks import (
     network_json,
     parse_any_network,
 )
-from trainer.networks.weights import EARLIER, stored_mask_resize, stored_rotate_direction
+from trainer.networks.torch_weights import EARLIER, stored_mask_resize, stored_rotate_direction
 from trainer.output.resume import stored_rules
 
 
