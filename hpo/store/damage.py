@@ -18,7 +18,7 @@ REMEDY = (
     "take a copy of before (while no search runs), or begin another with --storage; "
     "rml-study doctor looks at it again"
 )
-_SIGNS = ("malformed", "could not decode", "not a database", "corrupt", "disk i/o error")
+_SIGNS = ("malformed", "could not decode", "not a database", "corrupt")
 # What reads rows: an error there, of a file that opens, is what its rows hold.
 _READERS = ("sqlalchemy", "optuna/storages", "hpo/store", "hpo/study/queries")
 _opened: set[Path] = set()
