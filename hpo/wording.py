@@ -25,6 +25,14 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def describe_time(span_s: float, busy_s: float) -> str:
+    """Say how long a study took, pauses among it, and its trials one after the other."""
+    return (
+        f"{format_seconds(span_s)} from the first trial to the last, "
+        f"{format_seconds(busy_s)} of trials"
+    )
+
+
 def describe_values(chosen: Mapping[str, Any]) -> str:
     """Return sampled values briefly: `type=Adam learning_rate=0.00123 function=Dice`."""
     parts = []

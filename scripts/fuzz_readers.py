@@ -179,7 +179,7 @@ def _module() -> Any:
 
 
 def _write_network(path: Path, form: int) -> None:
-    spec = (SPEC, "fcn8s:width=2")[form % 2]
+    spec = (SPEC, "resunet", "fcn8s:fc=8")[form % 3]
     path.write_text(json.dumps(network_json(spec, (32, 32, 1), 1)))
 
 
@@ -324,7 +324,7 @@ READERS = {
     "npy": Reader("x.npy", lambda path, form: np.save(path, _GRAY), _read_arrays("numpy")),
     "npz": Reader("x.npz", _write_npz, _read_arrays("numpy"), 2, archived=True),
     "HDF5 arrays": Reader("x.h5", _write_hdf5, _read_arrays("hdf5"), 4),
-    "network JSON": Reader("x.json", _write_network, _read_network, 2),
+    "network JSON": Reader("x.json", _write_network, _read_network, 3),
     "weights .h5": Reader("x.h5", _write_h5, _read_weights),
     "weights .weights.h5": Reader("x.weights.h5", _write_h5, _read_weights),
     "model .keras": Reader("x.keras", _write_keras, _read_keras, 2, archived=True),

@@ -1,7 +1,7 @@
-"""Reads what comes from outside: files, JSON, numbers and names that nobody vouches for.
+"""Reads what comes from outside: files, JSON and numbers that nobody vouches for.
 
 Whatever a worker, an image or a stranger's file says passes through here: regular files only, so
-much and no more of them, numbers that are finite and in range, names that stay in their folder.
+much and no more of them, numbers that are finite and in range.
 No torch here: the driver imports this module.
 """
 
@@ -13,14 +13,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from trainer.errors import DataError
 
 MAX_DEPTH = 64  # of JSON: no file of ours goes beyond ten
 MAX_LINE_BYTES = 2**20
-MAX_NAME = 4096  # characters, as the kernel has it
 
 # A string without an end takes all the rest, or finding that out would take quadratic time.
 _NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
@@ -101,19 +100,6 @@ def split_lines(
         start = end + 1
 
 
-def read_lines(
-    path: Path | str, *, max_bytes: int, max_lines: int, max_line: int = MAX_LINE_BYTES
-) -> Iterator[str]:
-    """Yield the lines of the beginning of a regular file, as `split_lines` does.
-
-    Raises:
-        BoundError: it is no regular file.
-        OSError: it cannot be read.
-    """
-    content = read_bytes(path, max_bytes, cut=True)
-    yield from split_lines(content, max_lines=max_lines, max_line=max_line)
-
-
 def parse_json(text: str, *, max_depth: int = MAX_DEPTH, non_finite_as_none: bool = False) -> Any:
     """Return what a JSON text says; the caller has bounded its length.
 
@@ -173,24 +159,3 @@ def whole(value: object, low: int, high: int) -> int | None:
     """Return a whole number within both ends, else None; True is no number."""
     is_int = isinstance(value, int) and not isinstance(value, bool)
     return value if is_int and low <= value <= high else None  # type: ignore[operator,return-value]
-
-
-def contained(folder: Path, name: object) -> Path:
-    """Return `folder / name` if the name stays in the folder, whatever links are on its way.
-
-    Raises:
-        BoundError: it is no relative path, goes up, or leads elsewhere through a link.
-    """
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "\0" in name:
-        raise BoundError(f"{str(name)[:200]!r}: not a file's name")
-    parts = PurePosixPath(name).parts
-    path = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in parts or not parts:
-        raise BoundError(f"{name[:200]!r}: not a name in {folder}")
-    try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # too long, or links in a circle
-        is_inside = False
-    if not is_inside:
-        raise BoundError(f"{name[:200]!r}: leads out of {folder}")
-    return path

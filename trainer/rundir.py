@@ -45,6 +45,7 @@ PREDICTIONS = "output_1.h5"
 NUM_TEST_FIELDS = 4  # of a line in out_test.txt: epoch, seconds, loss, accuracy
 MAX_LOG_BYTES = 64 * 2**20
 MAX_LINES = 1_000_000
+MAX_EPOCHS = 10**6  # of a run that is believed to have so many
 LINES_PER_EPOCH = 4
 METRICS_PER_EPOCH = 2
 SPARE_LINES = 50

@@ -21,7 +21,7 @@ from hpo.results.models import is_model_of
 from hpo.run.final_test import TestScore
 from hpo.store.database import close_storage, open_storage
 from hpo.store.databaseurl import parse_url
-from hpo.store.study import best_epoch, best_trial, finished_trials, is_foreign, score
+from hpo.store.study import best_trial, finished_trials, is_foreign, score
 from hpo.study.common import choose_study, database_url
 from hpo.study.options import DatabaseOptions
 from trainer.extras import how_to_install
@@ -160,8 +160,8 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     values = (
         trial.number,
         trial.state.name.lower(),
-        score(trial),
-        best_epoch(trial),
+        entry["max_acc"],
+        entry["epoch_max_acc"],
         entry["last_acc"],
         entry["epochs"],
         entry["seconds"],

@@ -112,15 +112,14 @@ def optimize(
 
 
 def _result(study: OpenedStudy | None, name: str, output: Path) -> SearchResult:
-    best = None if study is None else best_trial(study.study)
-    found = best is not None and study is not None
+    best = best_trial(study.study) if study else None
     return SearchResult(
         best_trial=best.number if best else None,
         best_params=dict(best.params) if best else {},
         best_score=score(best) if best else None,
         best_epoch=best_epoch(best) if best else None,
-        test=study.test_score if found and study else None,
-        best_model=study.find_model() if found and study else None,
+        test=study.test_score if study and best else None,
+        best_model=study.find_model() if study and best else None,
         name=name,
         output=output,
         _study=study,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from hpo.dataset.intervals import MAX_CLASSES, classes_averaged, read_rows
 from hpo.folders import read_json
+from hpo.results.metrics import parse_dice
 from trainer import rundir
 from trainer.bounded import finite
 from trainer.data.images import read_image, read_mask
@@ -80,7 +81,9 @@ def read_image_scores(run_dir: Path, num_images: int) -> ImageScores | None:
         classes = classes_averaged(run_dir)
         rows, at_own_size = _rows(run_dir, classes, num_images)
         figure = f"dice{OWN_SIZE}" if at_own_size else "dice"
-        dice = tuple(tuple(_share(row[column(name, figure)]) for name in classes) for row in rows)
+        dice = tuple(
+            tuple(parse_dice(row[column(name, figure)]) for name in classes) for row in rows
+        )
         scores = entry["own_size"] if at_own_size else entry
         per_class = {
             name: {
@@ -115,13 +118,6 @@ def _rows(
         return read_rows(run_dir, own, num_images), True
     except KeyError:
         return read_rows(run_dir, at_network, num_images), False
-
-
-def _share(text: str) -> float:
-    value = finite(float(text), 0, 1)
-    if value is None:
-        raise ValueError(f"{text} is no Dice")
-    return value
 
 
 def write_index(

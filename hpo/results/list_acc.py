@@ -54,7 +54,7 @@ class TrialList:
             _keep_foreign(self._path, study.study_name, trials)
             self._is_ours = True
         for trial in trials:
-            if is_paused(trial) or trial.number not in self._final:
+            if trial.number not in self._final:
                 entry = json.dumps({**list_entry(trial), "study": study.study_name}, indent=2)
                 self._texts[trial.number] = textwrap.indent(entry, "  ")
                 self._final |= set() if is_paused(trial) else {trial.number}

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.dataset.intervals import MAX_CLASSES
 from trainer import rundir
 from trainer.bounded import finite
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
 OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
-MAX_CLASSES, MAX_NAME = 256, 100  # the file is written by a worker that nobody trusts
+MAX_NAME = 100  # of a class; a worker writes it, that nobody trusts
 FIGURES = ("dice_per_image", WITH, WITHOUT)
 
 
@@ -40,6 +41,18 @@ def read_classes(
         else None
         for name, figures in found.items()
     }
+
+
+def parse_dice(text: str) -> float:
+    """Return a Dice that a table gives as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = finite(float(text), 0, 1)
+    if value is None:
+        raise ValueError(f"{text} is no Dice")
+    return value
 
 
 def _entry(run_dir: Path, num_epochs: int, epoch: int | None) -> dict[str, Any]:

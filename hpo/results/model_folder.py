@@ -109,6 +109,24 @@ def make_model(
     _write_json(aside / TRIAL_FILE, model["entry"])
 
 
+def copy_model(
+    best_model: Path, run_dir: Path, stopping: threading.Event | None = None
+) -> dict[str, Any]:
+    """Make a run folder with copies of a model's files; return its `neural_network` object.
+
+    Raises:
+        EndingError: `stopping` was set meanwhile.
+        OSError: the disk is full, say.
+        DataError: a file is none that is copied.
+    """
+    run_dir.mkdir(parents=True)
+    for name in (MODEL_FILE, LAYERS_FILE):
+        # through a link the worker could write to the best model
+        copy_file(best_model.resolve() / name, run_dir / name, stopping=stopping)
+    config = json.loads((best_model / rundir.CONFIG).read_text(encoding="utf-8"))
+    return dict(config["neural_network"])
+
+
 def describe_model(
     folders: WorkFolders,
     study_id: str | None,

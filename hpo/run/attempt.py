@@ -22,7 +22,6 @@ from trainer.keypath import copy_config, get_path
 
 _LOGS = (rundir.TRAIN_LOG, rundir.METRICS, rundir.TEST_LOG)
 MAX_COPIES = 10  # of a state that its worker goes on replacing: then the trial starts anew
-MAX_EPOCHS = 10**6
 MAX_ENTRIES = 20_000  # of a folder of checkpoints
 MAX_STATE_BYTES = 64 * 2**30  # of all checkpoints of an attempt
 MAX_LOG_BYTES = 2**30  # of a train log, which has a line for each step
@@ -71,7 +70,7 @@ def prepare_attempt(
     run_dir.mkdir(parents=True)
     text = rundir.dump_config(config)
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
-    num_epochs = whole(get_path(config, "num_epochs"), 0, MAX_EPOCHS)
+    num_epochs = whole(get_path(config, "num_epochs"), 0, rundir.MAX_EPOCHS)
     log = rundir.TestLogReader(run_dir / rundir.TEST_LOG, num_epochs=num_epochs, is_score=True)
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):

@@ -6,13 +6,12 @@ where there was none. A few images are copied aside and segmented as `rmldnn --p
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hpo.dataset.datafolder import DataFolder, Part
 from hpo.dataset.survey import list_pairs
@@ -21,17 +20,16 @@ from hpo.folders import WorkFolders, locked, read_json, replace_folder
 from hpo.launchers import Launcher, Mount, Slot, WorkerJob
 from hpo.plan.space import without_extensions
 from hpo.report.cases import INDEX, ImageScores, read_image_scores, write_index
-from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE
+from hpo.results.model_folder import copy_model
 from hpo.results.models import new_folder
 from hpo.run.final_test import place_test
-from hpo.run.oneshot import run_config, run_worker
+from hpo.run.oneshot import TARGETS_OPTION, run_config, run_worker
 from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.data.images import Pair
 from trainer.keypath import get_path
 from trainer.wording import counted
 
-PREDICTS = "--targets"  # an option of --predict, by which a worker says that it has that
 SCORED, RUN, IMAGES, TARGETS, MASKS = "scored", "run", "images", "targets", "masks"
 
 
@@ -65,7 +63,7 @@ class CaseMaker:
             OSError: the disk is full, say.
             DataError: the images cannot be listed.
         """
-        if PREDICTS not in self.launcher.capabilities():
+        if TARGETS_OPTION not in self.launcher.capabilities():
             return "this worker segments no images (rmldnn --predict)"
         target = self.folders.cases(self.trial)
         self.folders.study.mkdir(parents=True, exist_ok=True)
@@ -107,13 +105,13 @@ class CaseMaker:
 
     def _scores(self, aside: Path) -> ImageScores | None:
         """Return the Dice of all images: of the final test, or of an evaluation made now."""
-        num_images = len(self._pairs())
+        num_images = len(self._pairs)
         if self.name == "test":
             tested = read_image_scores(self.folders.test(self.trial), num_images)
             if tested is not None:
                 return tested
         run_dir = aside / SCORED
-        network = self._copy_model(run_dir)
+        network = copy_model(self.folders.best_model, run_dir, self.stopping)
         place_test(network, self.launcher, self.mount, self.part)
         ended = run_config(
             self.launcher, self.slot, run_dir, network, self.stopping, sees_tests=True
@@ -124,15 +122,16 @@ class CaseMaker:
             raise HpoError(f"the images could not be scored:\n{ended.log_tail}")
         return read_image_scores(run_dir, num_images)
 
+    @cached_property
     def _pairs(self) -> dict[str, Pair]:
         pairs = list_pairs(self.data, self.part, f"{self.name} ")
         return {pair.name: pair for pair in pairs}
 
     def _segmented(self, aside: Path, scores: ImageScores) -> Iterator[Mapping[str, str]]:
         """Copy the images that are shown, have them segmented, and yield what is where."""
-        pairs = self._pairs()
+        pairs = self._pairs
         run_dir = aside / RUN
-        network = self._copy_model(run_dir)
+        network = copy_model(self.folders.best_model, run_dir, self.stopping)
         known = self.launcher.capabilities()
         text = rundir.dump_config(without_extensions(network, known=known))
         rundir.write_atomic(run_dir / rundir.CONFIG, text)
@@ -169,12 +168,3 @@ class CaseMaker:
                 "target": f"{TARGETS}/{target}",
                 "mask": f"{MASKS}/{mask}",
             }
-
-    def _copy_model(self, run_dir: Path) -> dict[str, Any]:
-        """Put copies of the model's files into a folder; return its `neural_network` object."""
-        run_dir.mkdir()
-        for name in (MODEL_FILE, LAYERS_FILE):
-            # through a link the worker could write to the best model
-            shutil.copyfile(self.folders.best_model / name, run_dir / name)
-        config = json.loads((self.folders.best_model / rundir.CONFIG).read_text(encoding="utf-8"))
-        return dict(config["neural_network"])

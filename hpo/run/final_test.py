@@ -31,11 +31,11 @@ from hpo.results.metrics import (
     read_classes,
     read_figures,
 )
-from hpo.results.model_folder import LAYERS_FILE, MODEL_FILE, TEST_FILE
+from hpo.results.model_folder import TEST_FILE, copy_model
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
-from hpo.worker_files import copy_file, remove
+from hpo.worker_files import remove
 from trainer import rundir
 from trainer.keypath import get_path, set_path
 
@@ -178,16 +178,11 @@ def tested_before(study: optuna.Study, number: int) -> list[int]:
 
 def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
     spec, launcher = test.spec, test.launcher
-    best, trial = spec.folders.best_model, winner.number
+    trial = winner.number
     run_dir = spec.folders.test(trial)
     if left := remove(run_dir, stopping=test.stopping):
         raise HpoError(f"the test images cannot be evaluated: {left}")
-    run_dir.mkdir(parents=True)
-    for name in (MODEL_FILE, LAYERS_FILE):
-        # a copy: through a link the worker could write to the best model
-        copy_file(best.resolve() / name, run_dir / name, stopping=test.stopping)
-    config: dict[str, Any] = json.loads((best / rundir.CONFIG).read_text(encoding="utf-8"))
-    network = config["neural_network"]
+    network = copy_model(spec.folders.best_model, run_dir, test.stopping)
     mount = next(mount for mount in spec.mounts if mount.name == "data")
     assert spec.data.test is not None
     place_test(network, launcher, mount, spec.data.test)

@@ -17,7 +17,7 @@ from trainer.bounded import whole
 from trainer.keypath import get_path
 
 POLL_INTERVAL_S = 0.1
-MAX_EPOCHS = 10**6
+TARGETS_OPTION = "--targets"  # of --predict: a worker that has it names it among its capabilities
 DEFAULT_EPOCHS = 1000  # where nothing is said: an engine may say any in a log of its own
 
 
@@ -48,7 +48,7 @@ def run_config(
     known = launcher.capabilities()
     text = rundir.dump_config(without_extensions(network, known=known))
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
-    num_epochs = whole(network.get("num_epochs"), 0, MAX_EPOCHS) or DEFAULT_EPOCHS
+    num_epochs = whole(network.get("num_epochs"), 0, rundir.MAX_EPOCHS) or DEFAULT_EPOCHS
     job = WorkerJob(run_dir=run_dir, slot=slot, sees_tests=sees_tests)
     keeps_state = get_path(network, "checkpoints.resume") is True
     return run_worker(

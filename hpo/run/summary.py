@@ -22,9 +22,9 @@ from hpo.run.progress import optuna_means
 from hpo.run.search import tally_of
 from hpo.run.settings import DEMO_BANNER, selection_text
 from hpo.store.databaseurl import DATABASE_FILE
-from hpo.store.durations import describe_time
+from hpo.store.durations import busy_s, span_s
 from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
-from hpo.wording import describe_values
+from hpo.wording import describe_time, describe_values
 from trainer.wording import counted
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -90,7 +90,8 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
             "  warning: chosen and reported on the same test images, so this score is "
             "optimistic; --select-on validation gives an honest one"
         )
-    say(f"time: {describe_time(study.get_trials(deepcopy=False))}")
+    trials = study.get_trials(deepcopy=False)
+    say(f"time: {describe_time(span_s(trials), busy_s(trials))}")
     say(f"all trials: {_short(spec.folders.list_acc)}")
     if ending.model_of is None:
         _name_report(ending, say)

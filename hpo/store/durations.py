@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from hpo.store.study import seconds_of
-from hpo.wording import format_seconds
 
 
 def span_s(trials: Sequence[FrozenTrial]) -> float:
@@ -20,11 +19,3 @@ def span_s(trials: Sequence[FrozenTrial]) -> float:
 def busy_s(trials: Sequence[FrozenTrial]) -> float:
     """Return the seconds that all trials were trained, one after the other."""
     return sum(seconds_of(trial) or 0.0 for trial in trials)
-
-
-def describe_time(trials: Sequence[FrozenTrial]) -> str:
-    """Return both in words."""
-    return (
-        f"{format_seconds(span_s(trials))} from the first trial to the last, "
-        f"{format_seconds(busy_s(trials))} of trials"
-    )

@@ -16,7 +16,7 @@ from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.keys import STUDY_ID
 from hpo.launchers import Mount, WorkerJob
-from hpo.run.oneshot import run_worker
+from hpo.run.oneshot import TARGETS_OPTION, run_worker
 from hpo.study.common import opened_study, say
 from hpo.study.options import Artifacts, StudyOptions
 from hpo.study.workers import WorkerOptions, open_workers
@@ -73,7 +73,7 @@ def segment(options: Segmenting, targets: Path | None) -> None:
         HpoError: no model here, or the worker failed.
     """
     images, out, output = options.images, options.out, options.study.output_dir
-    folders = {"--images": images, **({"--targets": targets} if targets else {})}
+    folders = {"--images": images, **({TARGETS_OPTION: targets} if targets else {})}
     if targets is None and images.is_file():
         del folders["--images"]
     for key, folder in folders.items():
@@ -101,7 +101,7 @@ def segment(options: Segmenting, targets: Path | None) -> None:
             warm=False,
         ) as workers:
             known = workers.launcher.capabilities()
-            if not known or (targets is not None and "--targets" not in known):
+            if not known or (targets is not None and TARGETS_OPTION not in known):
                 wanted = "--predict" if targets is None else "--predict with --targets"
                 raise UsageError(
                     f"{workers.launcher.describe()}: this worker has no {wanted}; take our own "

@@ -14,13 +14,13 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.errors import HpoError
+from hpo.results.metrics import parse_dice
 from hpo.study.common import say, show_table
 from hpo.study.options import Artifacts, StudyOptions
 from hpo.study.predict import segment
 from hpo.study.workers import WorkerOptions
 from hpo.worker_files import remove
 from trainer import rundir
-from trainer.bounded import finite
 from trainer.wording import counted
 
 TABLE = "cases.csv"  # the worker's, see trainer.commands.cases
@@ -74,16 +74,9 @@ def _classes(row: Mapping[str, str]) -> list[str]:
 def _shown(row: Mapping[str, str]) -> dict[str, object]:
     classes = _classes(row)
     of_classes = (
-        {name: _share(row[f"{name}_dice"]) for name in classes} if len(classes) > 1 else {}
+        {name: parse_dice(row[f"{name}_dice"]) for name in classes} if len(classes) > 1 else {}
     )
-    return {"Dice": _share(row["dice"]), **of_classes, "image": row["name"]}
-
-
-def _share(text: str) -> float:
-    value = finite(float(text), 0, 1)
-    if value is None:
-        raise ValueError(f"{text} is no Dice")
-    return value
+    return {"Dice": parse_dice(row["dice"]), **of_classes, "image": row["name"]}
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:
@@ -96,7 +89,7 @@ def _summary(rows: Sequence[Mapping[str, str]]) -> str:
         )
         pooled = 2 * both / (predicted + target) if predicted + target else 1.0
         parts.append(f"{name} {pooled:.4f}")
-    mean = math.fsum(_share(row["dice"]) for row in rows) / len(rows)
+    mean = math.fsum(parse_dice(row["dice"]) for row in rows) / len(rows)
     return (
         f"Dice of all pixels pooled: {', '.join(parts)}; mean over images {mean:.4f}, of "
         f"{counted(len(rows), 'image')}"

@@ -18,7 +18,7 @@ from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
-from hpo.wording import describe_values, format_seconds
+from hpo.wording import describe_time, describe_values, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -226,10 +226,7 @@ def _show(entry: dict[str, Any]) -> None:
     counted = ", ".join(f"{number} {state}" for state, number in entry["states"].items())
     say_prose(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
     if entry["total_seconds"] is not None:
-        say_prose(
-            f"  time: {format_seconds(entry['total_seconds'])} from the first trial to the last, "
-            f"{format_seconds(entry['trial_seconds'])} of trials"
-        )
+        say_prose(f"  time: {describe_time(entry['total_seconds'], entry['trial_seconds'])}")
     if entry["trials_per_hour"] is not None:
         left = entry["seconds_left"]
         text = f", about {format_seconds(left)} left" if left else ""

@@ -13,12 +13,11 @@ import pytest
 from trainer.bounded import (
     BoundError,
     check_depth,
-    contained,
     finite,
     open_regular,
     parse_json,
     read_bytes,
-    read_lines,
+    split_lines,
     whole,
 )
 
@@ -46,14 +45,13 @@ def test_no_more_bytes_than_the_limit_are_read(tmp_path: Path) -> None:
         read_bytes(path, 4)
 
 
-def test_lines_are_bounded_in_number_and_length(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"a\n\r\n" + b"x" * 9 + b"\nb\xff\nlast")
-    assert list(read_lines(path, max_bytes=99, max_lines=9, max_line=8)) == [
+def test_lines_are_bounded_in_number_and_length() -> None:
+    content = b"a\n\r\n" + b"x" * 9 + b"\nb\xff\nlast"
+    assert list(split_lines(content, max_lines=9, max_line=8)) == [
         "a", "\r", "", "b\ufffd", "last",
     ]  # fmt: skip
-    assert list(read_lines(path, max_bytes=99, max_lines=1)) == ["a"]
-    assert list(read_lines(path, max_bytes=3, max_lines=9)) == ["a", "\r"]
+    assert list(split_lines(content, max_lines=1)) == ["a"]
+    assert list(split_lines(content[:3], max_lines=9)) == ["a", "\r"]
 
 
 def test_json_is_bounded_in_depth_before_it_is_parsed() -> None:
@@ -92,15 +90,3 @@ def test_numbers_are_finite_and_in_range() -> None:
     assert whole(5, 0, 5) == 5
     for other in (6, -1, 5.0, True, "5", None, 10**21):
         assert whole(other, 0, 5) is None
-
-
-def test_names_stay_in_their_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (tmp_path / "secret").write_text("x")
-    (folder / "out").symlink_to(tmp_path)
-    assert contained(folder, "a.pt") == folder / "a.pt"
-    assert contained(folder, "sub/a.pt") == folder / "sub" / "a.pt"
-    for name in ("/etc/passwd", "../secret", "out/secret", "", ".", "a\0b", 5, None, "x" * 9999):
-        with pytest.raises(BoundError):
-            contained(folder, name)
