@@ -21,7 +21,7 @@ REMEDY = (
 _SIGNS = ("malformed", "could not decode", "not a database", "corrupt")
 # What reads rows: an error there, of a file that opens, is what its rows hold.
 _READERS = ("sqlalchemy", "optuna/storages", "hpo/store", "hpo/study/queries")
-_opened: set[Path] = set()
+_opened: dict[Path, None] = {}  # the last opened is last
 
 
 def refuse_damaged(url: URL) -> None:
@@ -37,12 +37,13 @@ def refuse_damaged(url: URL) -> None:
         raise StorageError(f"--storage: {path} is no regular file; name another")
     if not path.is_file():
         return
-    _opened.add(path)
-    if _diagnose not in DIAGNOSES:
-        DIAGNOSES.append(_diagnose)
     found = _check(path) if path.stat().st_size <= MAX_CHECKED_BYTES else ""
     if found:
         raise StorageError(f"{path}: the study's database is damaged ({found}); {REMEDY}")
+    _opened.pop(path, None)
+    _opened[path] = None
+    if _diagnose not in DIAGNOSES:
+        DIAGNOSES.append(_diagnose)
 
 
 def is_damage(error: BaseException) -> bool:
@@ -70,8 +71,10 @@ def _diagnose(error: BaseException) -> str | None:
     """Return the line on an error that a damaged file has led to, None of others."""
     if not _opened or isinstance(error, MemoryError):
         return None
-    path = sorted(_opened)[0]
-    found = _check(path)
+    path, found = next(
+        ((path, found) for path in reversed(_opened) if (found := _check(path))),
+        (next(reversed(_opened)), ""),
+    )
     if not found and not is_damage(error) and not _comes_of_rows(error.__traceback__):
         return None
     reason = found or " ".join(f"{type(error).__name__}: {error}".split())[:200]

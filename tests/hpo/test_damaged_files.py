@@ -56,7 +56,9 @@ def test_damaged_page_is_named_with_the_remedy_by_every_command(database, capfd)
         assert any("s.db" in line and "damaged" in line for line in lines), (name, lines)
 
 
-def test_rows_that_make_no_sense_end_in_one_line(database, capfd):
+def test_rows_that_make_no_sense_end_in_one_line(database, tmp_path, capfd):
+    whole = tmp_path / "another.db"  # opened before, and not what is named
+    close_storage(open_storage(f"sqlite:///{whole}"))
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE trials SET state = 'RUINED'")
     connection.close()
