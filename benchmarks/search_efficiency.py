@@ -13,7 +13,8 @@ range), and the sampler is told that one. "TPE" beside "random" shows what is le
 then.
 
 Cost is time times slots, in epochs. "until" columns are the mean cost until a trial has that
-score, of the best of the M, over random search's on all of them. A search that ends without it is
+score, of the best of the M, over random search's on all of them, and "0.005 of all" that cost over
+the whole cost of N trials that are all trained to their end. A search that ends without it is
 charged, on top of what it spent, with random search from the beginning; "lost" says how many do.
 Regret is how far the best score so far is below the best of the M, at a share of the cost of N
 whole trials.
@@ -65,7 +66,8 @@ class Row:
     """What came of one method on some slots: a figure for each repetition.
 
     Attributes:
-        costs: target -> cost until it, with what is charged if it was not reached.
+        costs: target -> cost until it, with what is charged if it was not reached, over the cost
+            of N whole trials.
         lost: whether it ended without a score within `NEAR` of the best.
         regrets: share of the full cost -> regret.
         spent: epochs trained over those of N whole trials.
@@ -164,9 +166,8 @@ def compare(
             for share, regrets in row.regrets.items():
                 regrets.append(best - trace.best_at(share * full_cost))
             for target, score_of in TARGETS.items():
-                row.costs[target].append(
-                    _charged(anew if is_random else trace, anew, score_of(best))
-                )
+                cost = _charged(anew if is_random else trace, anew, score_of(best))
+                row.costs[target].append(cost / full_cost)
     return found
 
 
@@ -199,6 +200,7 @@ def figures(found: Mapping[str, Row]) -> dict[str, dict[str, list[float]]]:
                 f"until {target}": interval(costs, base.costs[target])
                 for target, costs in row.costs.items()
             },
+            f"{NEAR} of all": interval(row.costs[f"within {NEAR}"]),
             "lost": interval(list(map(float, row.lost))),
             **{f"regret at {share:.0%}": interval(v) for share, v in row.regrets.items()},
             "spent": interval(row.spent),
