@@ -56,6 +56,9 @@ class RunRecord(TypedDict, total=False):
     lease_s: float
 
 
+OUT_OF_TIME = "out of time"  # the `end` of a trial that --trial-timeout has stopped
+
+
 class EndRecord(TypedDict, total=False):
     """The attribute END: how an attempt ended; small, because those of all trials are read."""
 

@@ -20,7 +20,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.keys import ATTEMPT
+from hpo.keys import ATTEMPT, END
+from hpo.records import OUT_OF_TIME
 from trainer.errors import ConfigError
 
 
@@ -60,17 +61,18 @@ class SnapshotStorage(_CachedStorage):
         """Read the trials once, and yield a copy of one that gets the parameters in its place.
 
         Others that have reached `first_rung` and have not ended look as if they were pruned at
-        their last epoch: those that wait would not be seen, and those that run be shunned.
+        their last epoch: those that wait would not be seen, and those that run be shunned. Those
+        that ran out of time look complete: TPE ranks what is pruned below all that is complete,
+        and would learn which values are quick, not which are good.
         Of each the sampler sees what `shown` makes of it.
         The sampler's own notes are dropped: they tell other drivers of parameters that are not
         stored yet, and here all of them will be stored at once.
         """
         with self.one_look(study_id):
             self._own.draft = copy.deepcopy(self.get_trial(trial_id))
-            if first_rung is not None:
-                others = self._own.trials or ()
-                self._own.trials = [_as_pruned(trial, first_rung) for trial in others]
-            self._own.trials = [shown(trial) for trial in self._own.trials or ()]
+            self._own.trials = [
+                shown(_as_seen(trial, first_rung)) for trial in self._own.trials or ()
+            ]
             try:
                 yield self._own.draft
             finally:
@@ -118,15 +120,25 @@ class SnapshotStorage(_CachedStorage):
         return self._own.draft is not None and self._own.draft._trial_id == trial_id
 
 
-def _as_pruned(trial: FrozenTrial, first_rung: int) -> FrozenTrial:
-    """Return a trial of ours that has reached the rung and not ended as if it were pruned."""
+def _as_seen(trial: FrozenTrial, first_rung: int | None) -> FrozenTrial:
+    """Return a trial as `SnapshotStorage.draft` shows it."""
+    if trial.state == TrialState.PRUNED and trial.values and _ran_out_of_time(trial):
+        seen = copy.copy(trial)
+        seen.state = TrialState.COMPLETE
+        return seen
     curve = trial.intermediate_values
     is_ours = ATTEMPT in trial.user_attrs
-    if trial.state.is_finished() or not is_ours or max(curve, default=0) < first_rung:
+    has_reached = first_rung is not None and max(curve, default=0) >= first_rung
+    if trial.state.is_finished() or not is_ours or not has_reached:
         return trial
     seen = copy.copy(trial)
     seen.state, seen.values = TrialState.PRUNED, [max(curve.values())]
     return seen
+
+
+def _ran_out_of_time(trial: FrozenTrial) -> bool:
+    end = trial.user_attrs.get(END)
+    return isinstance(end, dict) and end.get("end") == OUT_OF_TIME
 
 
 class _Look(threading.local):

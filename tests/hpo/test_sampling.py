@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from hpo.keys import PAUSED
+from hpo.keys import END, PAUSED
 from hpo.plan.pruners import make_pruner
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
@@ -170,6 +170,29 @@ def test_sampler_sees_unfinished_trials_at_a_rung_as_pruned(study: optuna.Study)
     # Nothing of it is in the database.
     now = [trial.state.name for trial in study.get_trials()[first : first + 4]]
     assert now == ["RUNNING", "WAITING", "RUNNING", "RUNNING"]
+    lease_manager.close()
+
+
+def test_sampler_compares_what_ran_out_of_time_by_its_score(study: optuna.Study) -> None:
+    lease_manager = office_of(study)
+    first = len(study.trials)
+    for end in ("out of time", "pruned"):
+        lease = lease_manager.claim(100, may_reap=False)
+        assert lease and lease_manager.report(lease, {1: 0.4})
+        assert lease_manager.finish(lease, TrialState.PRUNED, 0.4, {END: {"end": end}})
+    drawn = lease_manager.claim(100, may_reap=False)
+    assert drawn
+    seen: list[tuple[str, Any]] = []
+
+    def look(trial: optuna.Trial) -> dict[str, Any]:
+        ended = study.get_trials(deepcopy=False)[first : first + 2]
+        seen.extend((each.state.name, each.value) for each in ended)
+        return suggest(trial)
+
+    draw(study, drawn.trial_id, make_sampler, look)
+    assert seen == [("COMPLETE", 0.4), ("PRUNED", 0.4)]
+    now = [trial.state.name for trial in study.get_trials()[first : first + 2]]
+    assert now == ["PRUNED", "PRUNED"]  # nothing of it is in the database
     lease_manager.close()
 
 
