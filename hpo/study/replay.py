@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -62,12 +64,12 @@ def replay(options: ReplayOptions) -> None:
     config = recorded_config(provenance)
     mounts = recorded_mounts(provenance, folders, options.data)
     check_images(provenance, mounts[0].path, folders)
-    run_dir = folders.replay(trial) / time.strftime("%Y%m%d-%H%M%S")
+    replays = folders.replay(trial)
     with open_workers(options.workers, mounts, study=name, attributes=attributes) as workers:
         say(f"trial {trial} again: {workers.text}")
         slot = _with_threads(workers.slots[0], provenance)
         placed = placed_config(config, provenance, mounts, workers.launcher)
-        curve = _run(workers, slot, run_dir, placed)
+        curve = _run(workers, slot, replays, placed)
     _compare(found, curve, provenance, slot, options.tolerance)
 
 
@@ -82,12 +84,12 @@ def _with_threads(slot: Slot, provenance: RunRecord) -> Slot:
     return replace(slot, num_threads=threads, cores=cores)
 
 
-def _run(workers: Workers, slot: Slot, run_dir: Path, config: dict[str, Any]) -> dict[int, float]:
+def _run(workers: Workers, slot: Slot, replays: Path, config: dict[str, Any]) -> dict[int, float]:
     from hpo.plan.space import dropped_keys  # pydantic, which most commands do without
 
     if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
         say(f"warning: this worker does not know, so does not get, {', '.join(dropped)}")
-    run_dir.mkdir(parents=True)
+    run_dir = _new_folder(replays)
     ended = run_config(workers.launcher, slot, run_dir, config)
     assert ended is not None
     curve = {evaluation.epoch: evaluation.accuracy for evaluation in ended.evaluations}
@@ -95,6 +97,17 @@ def _run(workers: Workers, slot: Slot, run_dir: Path, config: dict[str, Any]) ->
         raise HpoError(f"the worker ended with exit code {ended.exit_code}:\n{ended.log_tail}")
     say(f"its folder: {run_dir}")
     return curve
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder that is named by the time; two may begin within a second."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
 
 
 def _compare(

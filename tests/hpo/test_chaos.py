@@ -74,9 +74,10 @@ def server() -> Iterator[Server]:
     ("seed", "num_each", "limit_s", "pruner"),
     # The limits only guard against a hang: how long it takes is the machine's business.
     [
-        (1, 3, 1200, "none"),
         (3, 3, 1200, "asha"),
+        pytest.param(1, 3, 1200, "none", marks=pytest.mark.slow),
         pytest.param(2, 20, 3600, "none", marks=pytest.mark.slow),
+        pytest.param(4, 20, 3600, "asha", marks=pytest.mark.slow),
     ],
 )
 def test_study_gets_exactly_n_trials_whatever_dies(

@@ -157,9 +157,12 @@ def test_size_is_bounded_in_depth_and_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_deep(tmp_path / "tree")
-    (tmp_path / "tree/file").write_bytes(b"12345")
-    (tmp_path / "tree/link").symlink_to("/etc/passwd")
-    assert tree_size(tmp_path / "tree") == (5, False)
+    try:
+        (tmp_path / "tree/file").write_bytes(b"12345")
+        (tmp_path / "tree/link").symlink_to("/etc/passwd")
+        assert tree_size(tmp_path / "tree") == (5, False)
+    finally:
+        remove(tmp_path / "tree")  # pytest's own removal, some runs later, cannot
     (tmp_path / "small/sub").mkdir(parents=True)
     for number in range(9):
         (tmp_path / f"small/sub/{number}").write_bytes(b"12")

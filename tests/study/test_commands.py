@@ -21,6 +21,7 @@ from databases import empty_database, trials_of
 from support import STANDIN, Run, list_acc, one_error, standin_settings
 
 from hpo.owner import driver_labels
+from hpo.study.replay import _new_folder
 from hpo.study.trial_report import sparkline
 
 
@@ -215,6 +216,14 @@ def test_replay_compares_the_curves(run: Run, tmp_path: Path, discs: Path) -> No
     other = standin_settings(tmp_path, {"curve": {"-1": [0.1, 0.2]}})
     result = run("rml-study", "replay", "--trial", 0, "--worker", other, "--no-gpu")
     assert "the curves differ by up to" in one_error(result, code=1)
+
+
+def test_replays_of_one_second_have_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    names = [_new_folder(tmp_path / "replays").name for _ in range(3)]
+    assert names == ["20260101-000000", "20260101-000000-2", "20260101-000000-3"]
 
 
 def test_replay_trains_to_the_same_numbers(run: Run, trained: Path) -> None:
