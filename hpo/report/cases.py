@@ -32,6 +32,7 @@ from trainer.metrics.bootstrap import column
 
 INDEX = "index.json"
 NUM_WORST, NUM_TYPICAL, NUM_BEST = 12, 6, 3
+BEST = "best"  # cases for Optuna's dashboard, not for the report
 OWN_SIZE = "_own_size"  # ends a column of per_image.csv, see docs/config.md
 SIZE_PX = 320  # the longer side of a picture
 JPEG_QUALITY = 80
@@ -71,7 +72,7 @@ class ImageScores:
         # 1 is nothing found where nothing is, and nothing to look at
         found = [index for index in rest if means[index] < 1]
         best = [index for index in found[-NUM_BEST:] if index not in typical]
-        groups = (("worst", worst), ("typical", typical), ("best", best))
+        groups = (("worst", worst), ("typical", typical), (BEST, best))
         return [(index, kind) for kind, indices in groups for index in indices]
 
 
@@ -190,6 +191,8 @@ def read_cases(folder: Path, trial: int, attempt: int) -> Cases | None:
     means = dict(zip(scores.names, scores.means(), strict=True))
     cases = []
     for case in entry["cases"]:
+        if case["kind"] == BEST:
+            continue
         try:
             cases.append(_read_case(folder, case, means[case["name"]], entry["data"]))
         except (OSError, KeyError, DataError):  # the worker wrote no mask, or somebody removed one

@@ -34,9 +34,10 @@ def code(value: object, max_chars: int = MAX_CHARS) -> str:
     return f"{ticks}{room}{text}{room}{ticks}"
 
 
-def code_block(lines: Iterable[str]) -> str:
-    """Return the last few lines as a block of code."""
-    text = "\n".join(_cut(printable(line), MAX_CHARS) for line in list(lines)[-MAX_LINES:])
+def code_block(lines: Iterable[str], width: int = MAX_CHARS) -> str:
+    """Return the last few lines as a block of code, folded at a width: a page gets as wide."""
+    shown = (_cut(printable(line), MAX_CHARS) for line in list(lines)[-MAX_LINES:])
+    text = "\n".join(line[i : i + width] for line in shown for i in range(0, len(line), width))
     ticks = "`" * max(3, _longest(text) + 1)
     return f"{ticks}\n{text}\n{ticks}"
 

@@ -18,6 +18,7 @@ from hpo.wording import describe_values, format_seconds
 from trainer import rundir
 
 MAX_FIELDS = 40  # of a space, in a study's note
+LOG_CHARS = 100  # of a line of the log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def trial_note(trial: NotedTrial, *, selected_on: str, num_epochs: int) -> str:
         lines.append(f"**Reason**: {code(message)}")
     if tail := end.get("log_tail"):
         lines.append(f"Its {code(rundir.WORKER_LOG)} ends:")
-        lines.append(code_block(tail.splitlines()))
+        lines.append(code_block(tail.splitlines(), LOG_CHARS))
     lines.append(f"All that is recorded: {code(f'rml-study show --trial {trial.number}')}")
     return "\n\n".join(lines)
 

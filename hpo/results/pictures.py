@@ -16,7 +16,7 @@ from optuna.artifacts import upload_artifact
 from optuna.storages import BaseStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, insert, select
 
 from hpo.results.artifacts import ModelStore
 
@@ -34,29 +34,19 @@ class _Collected:
         self.attributes[key] = value
 
 
-def attach_pictures(
-    engine: Engine, store: ModelStore, trial_id: int, pictures: Mapping[str, bytes]
-) -> None:
-    """Attach files to a trial, but those that it has one of the same name of.
+def store_pictures(
+    store: ModelStore, trial_id: int, pictures: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Store files of a trial, and return the attributes that tell of them.
 
     Args:
-        engine: one that locks from its first statement on.
         store: where the files go.
         trial_id: the database's id of the trial.
         pictures: file name -> PNG.
     """
-    of_trial = _Attribute.trial_id == trial_id
-    query = select(_Attribute.value_json).where(
-        of_trial, _Attribute.key.startswith(PREFIX, autoescape=True)
-    )
-    with engine.connect() as connection:
-        known = [json.loads(json.loads(text)) for text in connection.scalars(query)]
-    there = {meta["filename"] for meta in known if meta}
     collected = _Collected()
     with tempfile.TemporaryDirectory() as folder:
         for name, picture in pictures.items():
-            if name in there:
-                continue
             path = Path(folder) / name
             path.write_bytes(picture)
             upload_artifact(
@@ -65,13 +55,26 @@ def attach_pictures(
                 study_or_trial=_trial_of(trial_id),
                 storage=cast(BaseStorage, collected),
             )
+    return collected.attributes
+
+
+def picture_names(connection: Connection, trial_id: int) -> set[str]:
+    """Return the names of the files that a trial has."""
+    query = select(_Attribute.value_json).where(
+        _Attribute.trial_id == trial_id, _Attribute.key.startswith(PREFIX, autoescape=True)
+    )
+    known = [json.loads(json.loads(text)) for text in connection.scalars(query)]
+    return {meta["filename"] for meta in known if meta}  # None of one that was deleted
+
+
+def attach(connection: Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Write what `store_pictures` has returned, of new files."""
     rows = [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in collected.attributes.items()
+        for key, value in attributes.items()
     ]
     if rows:
-        with engine.begin() as connection:
-            connection.execute(insert(_Attribute), rows)
+        connection.execute(insert(_Attribute), rows)
 
 
 def _trial_of(trial_id: int) -> FrozenTrial:

@@ -6,10 +6,11 @@ what cannot be written is one warning.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from hpo.errors import HpoError
 from hpo.keys import ATTEMPT
 from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord, about, end_of, run_of
@@ -26,13 +28,15 @@ from hpo.report.curve_picture import curve_picture
 from hpo.report.markdown import code
 from hpo.report.notes import NotedTrial, study_note, trial_note
 from hpo.results.artifacts import ModelStore
-from hpo.results.pictures import attach_pictures
+from hpo.results.pictures import attach, picture_names, store_pictures
 from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
 from hpo.store.notes import write_note
 from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import best_trial, score
+
+Draw = Callable[[], Mapping[str, bytes]]  # returns file name -> PNG
 
 # The dashboard looks through the notes of all trials for each trial, every few seconds: 0.1 s more
 # for 200, 0.8 s for 1,000, 4 s for 2,000, 24 s for 5,000.
@@ -77,9 +81,7 @@ class DashboardPages:
         """Start; `warn` takes a line, the same one several times."""
         self._spec, self._study_id = spec, study_id
         self._open_store, self._warn = open_store, warn
-        self._url = rdb.engine.url
-        self._engine = locking_engine(rdb)
-        self._owns_engine = self._engine is not rdb.engine
+        self._reader, self._engine = rdb.engine, locking_engine(rdb)
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="pages", daemon=True)
         self._thread.start()
@@ -91,35 +93,31 @@ class DashboardPages:
             trial: the trial.
             num_trials: of the study; a large one's pages would be slow.
         """
-        if num_trials <= MAX_NOTED:
-            noted = NotedTrial(
-                number=trial.number,
-                params=trial.params,
-                end=trial.end,
-                run_dir=str(self._spec.folders.attempt(trial.number, trial.attempt)),
-                waits_after=max(trial.curve, default=0) if trial.is_paused else None,
-            )
-            self._tasks.put(partial(self._note, trial.trial_id, noted))
-        if num_trials <= MAX_PICTURED and trial.end.get("end") == "complete" and trial.curve:
-            self._tasks.put(partial(self._draw, trial.trial_id, trial.number, trial.curve))
+        noted = NotedTrial(
+            number=trial.number,
+            params=trial.params,
+            end=trial.end,
+            run_dir=str(self._spec.folders.attempt(trial.number, trial.attempt)),
+            waits_after=max(trial.curve, default=0) if trial.is_paused else None,
+        )
+        draw = None
+        if trial.end.get("end") == "complete" and trial.curve:
+            draw = partial(_curve, trial.number, trial.curve)
+        self._tasks.put(partial(self._show, trial.trial_id, noted, draw, num_trials))
 
     def best_told(self, best: FrozenTrial, tested: str | None, num_trials: int) -> None:
         """Add to the best trial its score on the test images, and pictures of its cases."""
         attributes = best.user_attrs
-        if tested is not None and num_trials <= MAX_NOTED:
-            noted = NotedTrial(
-                number=best.number,
-                params=best.params,
-                end=end_of(attributes),
-                run_dir=run_of(attributes).get("run_dir", ""),
-                tested=tested,
-            )
-            self._tasks.put(partial(self._note, best._trial_id, noted))
-        if num_trials <= MAX_PICTURED:
-            attempt = int(attributes.get(ATTEMPT, 1))
-            folder = self._spec.folders.cases(best.number)
-            find = partial(case_pictures, folder, best.number, attempt)
-            self._tasks.put(partial(self._attach, best._trial_id, find))
+        noted = NotedTrial(
+            number=best.number,
+            params=best.params,
+            end=end_of(attributes),
+            run_dir=run_of(attributes).get("run_dir", ""),
+            tested=tested,
+        )
+        attempt, folder = int(attributes.get(ATTEMPT, 1)), self._spec.folders.cases(best.number)
+        draw = partial(case_pictures, folder, best.number, attempt)
+        self._tasks.put(partial(self._show, best._trial_id, noted, draw, num_trials))
 
     def study_told(self, study: optuna.Study, tested: str | None = None) -> None:
         """Write the study's own note, with its best trial so far."""
@@ -131,40 +129,63 @@ class DashboardPages:
         note = study_note(
             self._spec, about(study.user_attrs), host=socket.gethostname(), best=found
         )
-        self._tasks.put(partial(self._write, None, note))
+        self._tasks.put(partial(self._show_study, note))
 
     def close(self, *, is_stopped: bool) -> None:
         """Wait a moment for what is left to write."""
         self._tasks.put(None)
         self._thread.join(IMPATIENCE_S if is_stopped else PATIENCE_S)
-        if not self._thread.is_alive() and self._owns_engine:
+        if not self._thread.is_alive() and self._engine is not self._reader:
             self._engine.dispose()
 
-    def _note(self, trial_id: int, trial: NotedTrial) -> None:
+    def _show(self, trial_id: int, noted: NotedTrial, draw: Draw | None, num_trials: int) -> None:
+        """Write a trial's note and pictures; one transaction, for each waits for the disk."""
         spec = self._spec
-        note = trial_note(trial, selected_on=selection_text(spec), num_epochs=spec.num_epochs)
-        self._write(trial_id, note)
+        files: Mapping[str, Any] = {}
+        if draw is not None and num_trials <= MAX_PICTURED:
+            with self._warning():
+                files = self._store_new(trial_id, draw())
+        with self._engine.begin() as connection:
+            attach(connection, trial_id, files)
+            if num_trials <= MAX_NOTED:
+                note = trial_note(
+                    noted, selected_on=selection_text(spec), num_epochs=spec.num_epochs
+                )
+                write_note(connection, self._study_id, trial_id, note)
 
-    def _write(self, trial_id: int | None, note: str) -> None:
-        write_note(self._engine, self._study_id, trial_id, note)
+    def _store_new(self, trial_id: int, pictures: Mapping[str, bytes]) -> Mapping[str, Any]:
+        with self._reader.connect() as connection:
+            known = picture_names(connection, trial_id)
+        new = {name: picture for name, picture in pictures.items() if name not in known}
+        return store_pictures(self._open_store(), trial_id, new) if new else {}
 
-    def _draw(self, trial_id: int, number: int, curve: Mapping[int, float]) -> None:
-        title = f"trial {number}: dice_dataset {peak(curve):.4f} at epoch {peak_epoch(curve)}"
-        self._attach(trial_id, lambda: {"curve.png": curve_picture(curve, title)})
-
-    def _attach(self, trial_id: int, draw: Callable[[], Mapping[str, bytes]]) -> None:
-        attach_pictures(self._engine, self._open_store(), trial_id, draw())
+    def _show_study(self, note: str) -> None:
+        with self._engine.begin() as connection:
+            write_note(connection, self._study_id, None, note)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            try:
+            with self._warning():
                 task()
-            except DATABASE_ERRORS as error:
-                self._say(describe_error(error, self._url))
-            except OSError as error:
-                self._say(f"{error.filename}: {error.strerror}")
-            except Exception as error:  # noqa: BLE001  # a search never fails for its pictures
-                self._say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Warn of whatever fails, and go on: a search never fails for its pictures."""
+        try:
+            yield
+        except DATABASE_ERRORS as error:
+            self._say(describe_error(error, self._reader.url))
+        except HpoError as error:
+            self._say(str(error))
+        except OSError as error:
+            self._say(f"{error.filename}: {error.strerror}")
+        except Exception as error:  # noqa: BLE001
+            self._say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
     def _say(self, why: str) -> None:
         self._warn(f"notes or pictures of the dashboard are not complete: {why}")
+
+
+def _curve(number: int, curve: Mapping[int, float]) -> dict[str, bytes]:
+    title = f"trial {number}: dice_dataset {peak(curve):.4f} at epoch {peak_epoch(curve)}"
+    return {"curve.png": curve_picture(curve, title)}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from optuna.storages._rdb import models
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 MAX_PART_CHARS = 2045  # optuna-dashboard's, for databases of old
 
@@ -22,11 +22,11 @@ _Attribute = models.StudySystemAttributeModel
 _SEAL = re.compile(r"\n\n\[//\]: # \(rml-optimize ([0-9a-f]{16})\b[^\n]*\)\n?\Z")
 
 
-def write_note(engine: Engine, study_id: int, trial_id: int | None, text: str) -> bool:
+def write_note(connection: Connection, study_id: int, trial_id: int | None, text: str) -> bool:
     """Write the note of a trial, or of the study, unless there is one that is not ours.
 
     Args:
-        engine: one that locks from its first statement on.
+        connection: in a transaction that locks from its first statement on.
         study_id: the study's.
         trial_id: the trial's, None for the study's own note.
         text: in Markdown.
@@ -40,21 +40,20 @@ def write_note(engine: Engine, study_id: int, trial_id: int | None, text: str) -
         part_prefix, autoescape=True
     )
     of_study = _Attribute.study_id == study_id
-    with engine.begin() as connection:
-        query = select(_Attribute.key, _Attribute.value_json).where(of_study, is_note)
-        rows = {key: json.loads(value) for key, value in connection.execute(query)}
-        version = int(rows.pop(version_key, 0))
-        known = "".join(str(rows.get(f"{part_prefix}{i}", "")) for i in range(len(rows)))
-        if known == body:
-            return True
-        if known.strip() and not _is_ours(known):
-            return False
-        if version:
-            connection.execute(delete(_Attribute).where(of_study, is_note))
-        parts = [body[i : i + MAX_PART_CHARS] for i in range(0, len(body), MAX_PART_CHARS)]
-        _insert(connection, study_id, [
-            (version_key, version + 1), *((f"{part_prefix}{i}", p) for i, p in enumerate(parts))
-        ])  # fmt: skip
+    query = select(_Attribute.key, _Attribute.value_json).where(of_study, is_note)
+    rows = {key: json.loads(value) for key, value in connection.execute(query)}
+    version = int(rows.pop(version_key, 0))
+    known = "".join(str(rows.get(f"{part_prefix}{i}", "")) for i in range(len(rows)))
+    if known == body:
+        return True
+    if known.strip() and not _is_ours(known):
+        return False
+    if version:
+        connection.execute(delete(_Attribute).where(of_study, is_note))
+    parts = [body[i : i + MAX_PART_CHARS] for i in range(0, len(body), MAX_PART_CHARS)]
+    _insert(connection, study_id, [
+        (version_key, version + 1), *((f"{part_prefix}{i}", p) for i, p in enumerate(parts))
+    ])  # fmt: skip
     return True
 
 

@@ -16,13 +16,12 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import func, select
 
-from hpo.keys import ATTEMPT, TITLE, TOKEN
+from hpo.keys import ATTEMPT, OURS, TITLE, TOKEN
 from hpo.results.pictures import PREFIX
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
 
-OURS = "rml:"
 _Trial, _Attribute = models.TrialModel, models.TrialSystemAttributeModel
 
 
