@@ -18,7 +18,7 @@ from hpo.wording import describe_values, format_seconds
 from trainer import rundir
 
 MAX_FIELDS = 40  # of a space, in a study's note
-LOG_CHARS = 100  # of a line of the log
+LOG_CHARS = 80  # of a line of the log, so that a page is as wide as its window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from urllib.request import urlopen
@@ -11,11 +12,13 @@ import cv2
 import numpy as np
 import optuna
 import pytest
+from databases import empty_database
 from markdown_it import MarkdownIt
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
+from optuna.storages import RDBStorage
 from optuna_dashboard import get_note, save_note
-from support import Run, standin_settings, wait_for
-from test_dashboard import ask, served
+from support import Run, require, standin_settings, wait_for
+from test_dashboard import CHROMIUM_FLAGS, ask, served
 
 from hpo.records import EndRecord
 from hpo.report.notes import NotedTrial, trial_note
@@ -224,3 +227,59 @@ def test_a_picture_that_comes_late_is_shown_without_a_new_start(searched: Path) 
             marks = ",".join("?" * len(rows[0]))
             database.executemany(f"INSERT INTO trial_system_attributes VALUES ({marks})", rows)
         wait_for(lambda: shown() == len(rows))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("mysql", marks=pytest.mark.mysql),
+    ],
+)
+def test_notes_and_pictures_are_in_a_shared_database(
+    run: Run, discs: Path, tmp_path: Path, kind: str
+) -> None:
+    said = "\n".join(f"{i} {'é' * 180}" for i in range(20))  # a note of several parts
+    worker = standin_settings(tmp_path, {"end": {"0": 7}, "say": said})
+    with empty_database(kind) as url:
+        search(
+            run, discs, tmp_path, "--worker", worker, "--num-trials", 1, "--max-retries", 0,
+            "--storage", url,
+        )  # fmt: skip
+        rdb = RDBStorage(url)
+        study = optuna.load_study(study_name="s", storage=rdb)
+        failed = note_of(study, 0)
+        assert "exit code 7" in failed
+        assert "19 éé" in failed
+        assert "rml-study show --trial 0" in failed
+        assert "**Best**: trial " in get_note(study)
+        assert list(pictures_of(study, 1, tmp_path / "to")) == ["curve.png"]
+        rdb.remove_session()
+        rdb.engine.dispose()
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_note_and_the_picture_and_no_link(
+    run: Run, discs: Path, tmp_path: Path
+) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        require("browser", "chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    worker = standin_settings(tmp_path, {"end": {"0": 7}, "say": EVIL})
+    search(run, discs, tmp_path, "--worker", worker, "--num-trials", 1, "--max-retries", 0)
+    with served(tmp_path, "--no-token") as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}dashboard/studies/1/trials?numbers=0")
+        page.get_by_text("the worker ended with exit code 7").wait_for(timeout=60_000)
+        assert "evil.example" in page.content()
+        assert page.locator("[href*=evil], [src*=evil]").count() == 0
+        # attributes in one line made the page as wide as they were long
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        page.goto(f"{address}dashboard/studies/1/trials?numbers=1")
+        page.locator("img[src*=artifacts]").wait_for(timeout=60_000)
+        width = "document.querySelector('img[src*=artifacts]').naturalWidth"
+        page.wait_for_function(f"{width} > 100", timeout=60_000)
+        browser.close()
