@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hpo.errors import HpoError, UsageError
+from hpo.folders import WorkFolders
 from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ def open_model_store(location: str) -> ModelStore:
     except Exception as error:  # no credentials, no region, …: each package has its own errors
         raise UsageError(f"--artifacts {location}: {_reason(error)}") from error
     return ModelStore(store, location, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+
+
+def pictures_in(artifacts: str | None, folders: WorkFolders) -> str:
+    """Return where pictures of trials are kept: beside the models, else in the output folder."""
+    return f"{artifacts.rstrip('/')}/pictures" if artifacts else str(folders.artifacts)
 
 
 def _bucket(scheme: str, name: str) -> Any:

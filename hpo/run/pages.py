@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import optuna
@@ -32,7 +32,7 @@ from hpo.results.pictures import attach, picture_names, store_pictures
 from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
-from hpo.store.notes import write_note
+from hpo.store.notes import is_there, write_note
 from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import best_trial, score
 
@@ -146,6 +146,8 @@ class DashboardPages:
             with self._warning():
                 files = self._store_new(trial_id, draw())
         with self._engine.begin() as connection:
+            if not is_there(connection, self._study_id):  # deleted, as the search says
+                return
             attach(connection, trial_id, files)
             if num_trials <= MAX_NOTED:
                 note = trial_note(
@@ -157,11 +159,16 @@ class DashboardPages:
         with self._reader.connect() as connection:
             known = picture_names(connection, trial_id)
         new = {name: picture for name, picture in pictures.items() if name not in known}
-        return store_pictures(self._open_store(), trial_id, new) if new else {}
+        return store_pictures(self._store, trial_id, new) if new else {}
+
+    @cached_property
+    def _store(self) -> ModelStore:
+        return self._open_store()
 
     def _show_study(self, note: str) -> None:
         with self._engine.begin() as connection:
-            write_note(connection, self._study_id, None, note)
+            if is_there(connection, self._study_id):
+                write_note(connection, self._study_id, None, note)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
@@ -178,7 +185,8 @@ class DashboardPages:
         except HpoError as error:
             self._say(str(error))
         except OSError as error:
-            self._say(f"{error.filename}: {error.strerror}")
+            where = f"{error.filename}: " if error.filename else ""
+            self._say(f"{where}{error.strerror or error}")
         except Exception as error:  # noqa: BLE001
             self._say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 

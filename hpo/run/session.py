@@ -16,7 +16,7 @@ from hpo.owner import HOST, SESSION, driver_labels
 from hpo.plan.options import Options
 from hpo.plan.planner import restore_inputs
 from hpo.plan.spec import StudySpec
-from hpo.results.artifacts import open_model_store
+from hpo.results.artifacts import open_model_store, pictures_in
 from hpo.results.best_model import Results
 from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
@@ -129,7 +129,7 @@ def _compose(
         spec,
         rdb,
         study._study_id,
-        open_store=lambda: model_store or open_model_store(str(spec.folders.artifacts)),
+        open_store=lambda: open_model_store(pictures_in(output.artifacts, spec.folders)),
         warn=reporter.warn_once,
     )
     retry.call(pages.study_told, study)
@@ -220,11 +220,11 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
     except OSError as error:  # the disk is full, the output folder was removed, …
         return None, HpoError(f"{error.filename}: {error.strerror}")
     finally:
-        session.pages.close(is_stopped=session.stopping.is_set())
         session.launcher.close()
         session.reservation.close()
         session.lease_manager.close()
         session.task_lease.close()
+        session.pages.close(is_stopped=session.stopping.is_set())
 
 
 def _show_best(session: _Session, tested: TestScore | None) -> None:

@@ -57,6 +57,12 @@ def write_note(connection: Connection, study_id: int, trial_id: int | None, text
     return True
 
 
+def is_there(connection: Connection, study_id: int) -> bool:
+    """Say whether a study is there: SQLite would take a note of one that is not."""
+    query = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
+    return connection.scalar(query) is not None
+
+
 def _keys(trial_id: int | None) -> tuple[str, str]:
     """Return the attribute of a note's version, and how those of its text begin."""
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"

@@ -116,12 +116,13 @@ def _open_store(options: DashboardOptions) -> ArtifactStore:
     from optuna.artifacts import FileSystemArtifactStore
 
     from hpo.folders import WorkFolders
-    from hpo.results.artifacts import open_model_store
+    from hpo.results.artifacts import open_model_store, pictures_in
 
-    if options.artifacts is not None:
-        return open_model_store(options.artifacts)
     folders = WorkFolders.of(options.study.output_dir, options.study.study_name or "")
-    return FileSystemArtifactStore(folders.artifacts)
+    location = pictures_in(options.artifacts, folders)
+    if options.artifacts is None:  # which need not be there, and a reader makes none
+        return FileSystemArtifactStore(location)
+    return open_model_store(location)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
