@@ -71,6 +71,11 @@ class WorkFolders:
         return self.output / "plots"
 
     @property
+    def artifacts(self) -> Path:
+        """Pictures of trials for Optuna's dashboard, by the ids that Optuna gives them."""
+        return self.output / "artifacts"
+
+    @property
     def inputs(self) -> Path:
         """Network files and weights, which every worker may read."""
         return self.study / "inputs"

@@ -6,6 +6,8 @@ also commands that never load Optuna read them.
 
 from __future__ import annotations
 
+OURS = "rml:"  # so begin those that nobody else has a use for
+
 # Attributes of a study.
 TITLE = "rml:title"
 STUDY_ID = "rml:id"  # tells a study from one of the same name in a database that was deleted

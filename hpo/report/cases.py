@@ -31,7 +31,8 @@ from trainer.errors import DataError
 from trainer.metrics.bootstrap import column
 
 INDEX = "index.json"
-NUM_WORST, NUM_TYPICAL = 12, 6
+NUM_WORST, NUM_TYPICAL, NUM_BEST = 12, 6, 3
+BEST = "best"  # cases for Optuna's dashboard, not for the report
 OWN_SIZE = "_own_size"  # ends a column of per_image.csv, see docs/config.md
 SIZE_PX = 320  # the longer side of a picture
 JPEG_QUALITY = 80
@@ -62,13 +63,17 @@ class ImageScores:
         return [math.fsum(row) / len(row) for row in self.dice]
 
     def chosen(self) -> list[tuple[int, str]]:
-        """Return which images are shown: the worst, then typical ones around the median."""
+        """Return which images are shown: the worst, typical ones around the median, the best."""
         means = self.means()
         ranked = sorted(range(len(means)), key=lambda index: (means[index], self.names[index]))
         worst, rest = ranked[:NUM_WORST], ranked[NUM_WORST:]
         middle = max(0, len(ranked) // 2 - NUM_TYPICAL // 2 - len(worst))
         typical = rest[min(middle, max(0, len(rest) - NUM_TYPICAL)) :][:NUM_TYPICAL]
-        return [(index, "worst") for index in worst] + [(index, "typical") for index in typical]
+        # 1 is nothing found where nothing is, and nothing to look at
+        found = [index for index in rest if means[index] < 1]
+        best = [index for index in found[-NUM_BEST:] if index not in typical]
+        groups = (("worst", worst), ("typical", typical), (BEST, best))
+        return [(index, kind) for kind, indices in groups for index in indices]
 
 
 def read_image_scores(run_dir: Path, num_images: int) -> ImageScores | None:
@@ -163,10 +168,16 @@ class Cases:
     shown: tuple[Case, ...]
 
 
+def read_index(folder: Path, trial: int, attempt: int) -> dict[str, Any] | None:
+    """Return what `write_index` has written of one trial's model; None of another or none."""
+    entry = read_json(folder / INDEX)
+    return entry if (entry.get("trial"), entry.get("attempt")) == (trial, attempt) else None
+
+
 def read_cases(folder: Path, trial: int, attempt: int) -> Cases | None:
     """Return the cases of one trial's model; None where there are none, or another attempt's."""
-    entry = read_json(folder / INDEX)
-    if (entry.get("trial"), entry.get("attempt")) != (trial, attempt):
+    entry = read_index(folder, trial, attempt)
+    if entry is None:
         return None
     stored = entry["scores"]
     scores = ImageScores(
@@ -180,6 +191,8 @@ def read_cases(folder: Path, trial: int, attempt: int) -> Cases | None:
     means = dict(zip(scores.names, scores.means(), strict=True))
     cases = []
     for case in entry["cases"]:
+        if case["kind"] == BEST:
+            continue
         try:
             cases.append(_read_case(folder, case, means[case["name"]], entry["data"]))
         except (OSError, KeyError, DataError):  # the worker wrote no mask, or somebody removed one
@@ -187,9 +200,16 @@ def read_cases(folder: Path, trial: int, attempt: int) -> Cases | None:
     return Cases(part=entry["part"], scores=scores, shown=tuple(cases))
 
 
-def _read_case(
-    folder: Path, case: Mapping[str, str], dice: float, data: Mapping[str, Any]
-) -> Case:
+def read_arrays(
+    folder: Path, case: Mapping[str, str], data: Mapping[str, Any]
+) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
+    """Return the image of a case, 8 bits (BGR), and the classes of its mask and prediction.
+
+    Args:
+        folder: of the cases.
+        case: one of the index.
+        data: what the index says of masks.
+    """
     image = shown(read_image(folder / case["image"], gray=False))
     truth, predicted = (read_mask(folder / case[key]) for key in ("target", "mask"))
     values, threshold = data.get("mask_values"), data.get("mask_threshold")
@@ -199,6 +219,13 @@ def _read_case(
     elif values:
         coding = MaskCoding("values", len(values), tuple(values), {})
         truth, predicted = coding.encode(truth), coding.encode(predicted)
+    return image, truth, predicted
+
+
+def _read_case(
+    folder: Path, case: Mapping[str, str], dice: float, data: Mapping[str, Any]
+) -> Case:
+    image, truth, predicted = read_arrays(folder, case, data)
     height, width = image.shape[:2]
     scale = min(1.0, SIZE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -8,9 +8,10 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hpo.errors import HpoError, UsageError
+from hpo.folders import WorkFolders
 from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ArtifactError(HpoError):
 
 
 class ModelStore:
-    """An artifact store, or the part of a bucket below a prefix."""
+    """An artifact store as Optuna has them, or the part of a bucket below a prefix."""
 
     def __init__(self, store: ArtifactStore, location: str, prefix: str = "") -> None:
         self.location = location
@@ -44,7 +45,7 @@ class ModelStore:
                     archive.add(folder / file, arcname=file, recursive=False)
             packed.seek(0)
             try:
-                self._store.write(self._prefix + name, packed)
+                self.write(name, packed)
             except Exception as error:  # each store has errors of its own
                 with contextlib.suppress(Exception):
                     self._store.remove(self._prefix + name)
@@ -62,7 +63,7 @@ class ModelStore:
 
         try:
             with (
-                self._store.open_reader(self._prefix + name) as packed,
+                self.open_reader(name) as packed,
                 tarfile.open(fileobj=packed, mode="r|") as archive,
             ):
                 missing = set(files)
@@ -88,10 +89,18 @@ class ModelStore:
             )
         return True
 
-    def remove(self, name: str) -> None:
-        """Remove an archive; one that is not there, or cannot be removed, is no error."""
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open a file; Optuna's ArtifactNotFound where there is none."""
+        return self._store.open_reader(self._prefix + artifact_id)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Store a file."""
+        self._store.write(self._prefix + artifact_id, content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove a file; one that is not there, or cannot be removed, is no error."""
         with contextlib.suppress(Exception):
-            self._store.remove(self._prefix + name)
+            self._store.remove(self._prefix + artifact_id)
 
 
 def open_model_store(location: str) -> ModelStore:
@@ -123,6 +132,11 @@ def open_model_store(location: str) -> ModelStore:
     except Exception as error:  # no credentials, no region, …: each package has its own errors
         raise UsageError(f"--artifacts {location}: {_reason(error)}") from error
     return ModelStore(store, location, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+
+
+def pictures_in(artifacts: str | None, folders: WorkFolders) -> str:
+    """Return where pictures of trials are kept: beside the models, else in the output folder."""
+    return f"{artifacts.rstrip('/')}/pictures" if artifacts else str(folders.artifacts)
 
 
 def _bucket(scheme: str, name: str) -> Any:

@@ -27,6 +27,7 @@ from hpo.run.failures import (
     launch_delay_s,
 )
 from hpo.run.outcome import Outcome
+from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
 from hpo.run.trial import TrialRunner
@@ -59,6 +60,7 @@ class Search:
     lease_manager: LeaseManager
     retry: DatabaseRetry
     results: Results
+    pages: DashboardPages
     reporter: Reporter
     tally: Tally
     num_failed_before: int
@@ -136,6 +138,7 @@ class Search:
             renewer=renewer,
             retry=self.retry,
             results=self.results,
+            pages=self.pages,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,

@@ -16,11 +16,12 @@ from hpo.owner import HOST, SESSION, driver_labels
 from hpo.plan.options import Options
 from hpo.plan.planner import restore_inputs
 from hpo.plan.spec import StudySpec
-from hpo.results.artifacts import open_model_store
+from hpo.results.artifacts import open_model_store, pictures_in
 from hpo.results.best_model import Results
 from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
+from hpo.run.pages import DashboardPages
 from hpo.run.progress import Tally, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.search import Search, tally_of
@@ -33,7 +34,7 @@ from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import choose_url, default_url
 from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
-from hpo.store.study import finished_trials, open_study
+from hpo.store.study import best_trial, finished_trials, open_study
 from hpo.store.task_lease import TaskLease
 from trainer.errors import TrainerError
 from trainer.wording import counted
@@ -68,6 +69,7 @@ class _Session:
     lease_manager: LeaseManager
     task_lease: TaskLease
     results: Results
+    pages: DashboardPages
     search: Search
     tally: Tally
 
@@ -120,6 +122,17 @@ def _compose(
     results = Results(spec, model_store, stopping=stopping, warn=warn)
     retry.call(results.bring_back, study)
     tally = tally_of(spec, retry.call(study.get_trials, deepcopy=False))
+    reporter = make_reporter(
+        console, num_slots=len(reservation.slots), num_epochs=spec.num_epochs, tally=tally
+    )
+    pages = DashboardPages(
+        spec,
+        rdb,
+        study._study_id,
+        open_store=lambda: open_model_store(pictures_in(output.artifacts, spec.folders)),
+        warn=reporter.warn_once,
+    )
+    retry.call(pages.study_told, study)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -134,9 +147,8 @@ def _compose(
         lease_manager=lease_manager,
         retry=retry,
         results=results,
-        reporter=make_reporter(
-            console, num_slots=len(reservation.slots), num_epochs=spec.num_epochs, tally=tally
-        ),
+        pages=pages,
+        reporter=reporter,
         tally=tally,
         num_failed_before=retry.call(count_failed, study),
         stopping=stopping,
@@ -155,6 +167,7 @@ def _compose(
         lease_manager=lease_manager,
         task_lease=task_lease,
         results=results,
+        pages=pages,
         search=search,
         tally=tally,
     )
@@ -198,6 +211,7 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
             stopping=session.stopping,
             warn=session.warn,
         )
+        retry.call(_show_best, session, tested)
         return tested, None
     except EndingError:  # it was stopped
         return None, None
@@ -210,6 +224,15 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
         session.reservation.close()
         session.lease_manager.close()
         session.task_lease.close()
+        session.pages.close(is_stopped=session.stopping.is_set())
+
+
+def _show_best(session: _Session, tested: TestScore | None) -> None:
+    """Have the dashboard show the best trial's score on the test images, and its cases."""
+    text = None if tested is None else str(tested)
+    session.pages.study_told(session.study, text)
+    if (best := best_trial(session.study)) is not None:
+        session.pages.best_told(best, text, session.spec.num_trials)
 
 
 def _complete_list(session: _Session) -> None:

@@ -15,6 +15,7 @@ from hpo.results.best_model import Results
 from hpo.results.metrics import read_classes
 from hpo.results.provenance import Stopwatch, describe_end
 from hpo.run.outcome import LOST, STATES, AttemptResult, Outcome, memory_advice
+from hpo.run.pages import DashboardPages, ToldTrial
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
 from hpo.store.claim import Lease
@@ -41,6 +42,7 @@ class Teller:
     lease_manager: LeaseManager
     retry: DatabaseRetry
     results: Results
+    pages: DashboardPages
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None
@@ -62,8 +64,9 @@ class Teller:
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
             value = attempt_result.score if state in COUNTED else None
-            attributes = {END: self._end(job, lease, attempt_result)}
-            if self.lease_manager.finish(lease, state, value, attributes):
+            end = self._end(job, lease, attempt_result)
+            if self.lease_manager.finish(lease, state, value, {END: end}):
+                self._show(job, lease, attempt_result, end)
                 self._record(job)
             else:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)
@@ -103,7 +106,31 @@ class Teller:
             PAUSED: self.pausing.record(max(curve), lease, job.clock.total, end),
             SPENT: end["seconds"],
         }
-        return self.lease_manager.pause(lease, curve, attributes)
+        is_ours = self.lease_manager.pause(lease, curve, attributes)
+        if is_ours:
+            self._show(job, lease, attempt_result, end, is_paused=True)
+        return is_ours
+
+    def _show(
+        self,
+        job: Job,
+        lease: Lease,
+        attempt_result: AttemptResult,
+        end: EndRecord,
+        *,
+        is_paused: bool = False,
+    ) -> None:
+        """Have the dashboard show what came of the trial."""
+        told = ToldTrial(
+            trial_id=lease.trial_id,
+            number=job.number,
+            attempt=lease.attempt,
+            params=job.chosen,
+            end=end,
+            curve=attempt_result.curve,
+            is_paused=is_paused,
+        )
+        self.pages.trial_told(told, self.spec.num_trials)
 
     def _record_pause(self, job: Job) -> None:
         """Remove states that are not needed any more, and write the list."""

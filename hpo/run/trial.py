@@ -33,6 +33,7 @@ from hpo.run.outcome import (
     Outcome,
     failed_by,
 )
+from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
 from hpo.run.tell import Job, Teller
@@ -61,6 +62,7 @@ class TrialRunner:
     renewer: Renewer
     retry: DatabaseRetry
     results: Results
+    pages: DashboardPages
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None = None
@@ -112,6 +114,7 @@ class TrialRunner:
             lease_manager=self.lease_manager,
             retry=self.retry,
             results=self.results,
+            pages=self.pages,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,

@@ -18,10 +18,11 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import UsageError
 from hpo.study.common import choose_study, database_url, say
-from hpo.study.options import StudyOptions
+from hpo.study.options import Artifacts, StudyOptions
 from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
     from optuna.storages import RDBStorage
 
 # The pages have no login, and buttons that delete: nobody else may reach them unasked, and on a
@@ -58,6 +59,7 @@ class DashboardOptions:
         bool,
         typer.Option("--token/--no-token", help="Ask for the token that is in the address"),
     ] = True
+    artifacts: Artifacts = None
     study: StudyOptions
 
 
@@ -75,13 +77,15 @@ def dashboard(options: DashboardOptions) -> None:
         ) from None
     from hpo.store.database import close_storage, open_storage
     from hpo.study.dashboard_access import AccessGate
+    from hpo.study.dashboard_storage import PagesArtifacts, PagesStorage
 
     host, port = options.host, _free_port(options.host, options.port)
     token = secrets.token_urlsafe(16) if options.needs_token else None
     rdb = open_storage(database_url(options.study))
     try:
         page = _page_of(rdb, options.study.study_name)
-        app = optuna_dashboard.wsgi(rdb)
+        store = PagesArtifacts(_open_store(options))
+        app = optuna_dashboard.wsgi(PagesStorage(rdb), artifact_store=store)
         with make_server(
             host,
             port,
@@ -105,6 +109,20 @@ def _page_of(rdb: RDBStorage, name: str | None) -> str:
         return ""
     chosen = choose_study(name, [study.study_name for study in rdb.get_all_studies()])
     return f"dashboard/studies/{rdb.get_study_id_from_name(chosen)}"
+
+
+def _open_store(options: DashboardOptions) -> ArtifactStore:
+    """Return where a search has put the pictures of its trials."""
+    from optuna.artifacts import FileSystemArtifactStore
+
+    from hpo.folders import WorkFolders
+    from hpo.results.artifacts import open_model_store, pictures_in
+
+    folders = WorkFolders.of(options.study.output_dir, options.study.study_name or "")
+    location = pictures_in(options.artifacts, folders)
+    if options.artifacts is None:  # which need not be there, and a reader makes none
+        return FileSystemArtifactStore(location)
+    return open_model_store(location)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from hpo.folders import WorkFolders
 from hpo.keys import END, PAUSED, SPENT
 from hpo.report.cases import (
+    NUM_BEST,
     NUM_TYPICAL,
     NUM_WORST,
     ImageScores,
@@ -132,6 +133,8 @@ def test_worst_and_typical_images_are_chosen_by_their_dice() -> None:
     typical = [float(dice[i]) for i, kind in chosen if kind == "typical"]
     assert worst == [round(0.01 * k, 2) for k in range(NUM_WORST)]
     assert typical == pytest.approx([0.47, 0.48, 0.49, 0.5, 0.51, 0.52])
+    best = [float(dice[i]) for i, kind in chosen if kind == "best"]
+    assert best == pytest.approx([0.97, 0.98, 0.99])  # at 1 there is nothing to be seen
 
 
 @pytest.mark.parametrize("number", [1, 5, 13, 20])
@@ -141,7 +144,8 @@ def test_few_images_are_shown_once_each(number: int) -> None:
         dice=((0.5,),) * number, per_class={},
     )  # fmt: skip
     indices = [index for index, _ in scores.chosen()]
-    assert len(indices) == len(set(indices)) == min(number, NUM_WORST + NUM_TYPICAL)
+    num_shown = NUM_WORST + NUM_TYPICAL + NUM_BEST
+    assert len(indices) == len(set(indices)) == min(number, num_shown)
 
 
 def test_outline_encloses_the_pixels_of_the_class() -> None:

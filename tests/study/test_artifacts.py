@@ -54,7 +54,7 @@ def test_nodes_with_folders_of_their_own_end_with_the_same_best_model(
         assert json.loads((second / "trial.json").read_text())["trial"] == 1
         assert (second / "best_model_file.pt").read_text() == "1 2"
         # only the best is kept
-        assert [path.name for path in model_store.iterdir()] == [stored[1]["artifact"]]
+        assert [path.name for path in model_store.glob("*.tar")] == [stored[1]["artifact"]]
         assert [model is not None for model in stored] == [True, True, False, False]
 
 
@@ -98,8 +98,11 @@ def test_best_model_goes_through_a_bucket(discs: Path, run: Run, tmp_path: Path,
         "--num-trials", 2, "--artifacts", model_store, "--select-on", "validation", cwd=here,
     )  # fmt: skip
     assert search.returncode == 0, search.stdout + search.stderr
-    (stored,) = s3.list_objects_v2(Bucket="models")["Contents"]  # the best only
-    assert stored["Key"].startswith("our team/")
+    stored = [each["Key"] for each in s3.list_objects_v2(Bucket="models")["Contents"]]
+    assert all(key.startswith("our team/") for key in stored)
+    pictures = [key for key in stored if key.startswith("our team/pictures/")]
+    assert len(stored) == 1 + len(pictures)  # of the models the best only
+    assert pictures
     here.rename(tmp_path / "elsewhere")
     export = run("rml-study", "export", *study, "--artifacts", model_store, cwd=there)
     assert export.returncode == 0, export.stdout + export.stderr
