@@ -152,6 +152,9 @@ class TrialRunner:
         try:
             config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
             folder = self._folder(job, lease, config, resume=True)
+            if folder.evaluated:  # more than its driver had time to report, it may be
+                self.retry.call(self.lease_manager.report, lease, folder.evaluated)
+                attempt_result = cut_off({**curve, **folder.evaluated})
             if attempt_result.epoch in folder.evaluated:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError:  # an earlier release sampled it
