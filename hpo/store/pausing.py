@@ -146,7 +146,7 @@ def promote_or_start(
     waiting = [each for each in known if each.paused is not None]
     if terms.promotion is not None:
         number, ends = _choose(known, terms, terms.here, all_started=all_started), False
-        if number is None and all_started and waiting and not _is_any_open(known):
+        if number is None and all_started and waiting and not _is_any_open(known, terms):
             number = _choose(known, terms, None, all_started=True)
             if number is None and terms.time is not None:
                 number, ends = _best_if_paused(known), True
@@ -268,9 +268,15 @@ def _by_epoch(curve: Mapping[int, float]) -> tuple[float, ...]:
     return tuple(values)
 
 
-def _is_any_open(known: Sequence[KnownTrial]) -> bool:
-    """Say whether a trial runs, or waits to."""
-    return any(not each.state.is_finished() and each.paused is None for each in known)
+def _is_any_open(known: Sequence[KnownTrial], terms: Terms) -> bool:
+    """Say whether a trial runs, or waits to; once the time is over, none in the queue does."""
+    is_over = terms.time is not None and terms.time.seconds <= 0
+    return any(
+        not each.state.is_finished()
+        and each.paused is None
+        and not (is_over and each.started is None)
+        for each in known
+    )
 
 
 def _is_silent(connection: Connection, study_id: int, expired: dt.datetime) -> bool:
