@@ -110,8 +110,10 @@ class AttemptResult:
         return peak_epoch(self.curve)
 
 
-def cut_off(curve: Mapping[int, float]) -> AttemptResult:
-    """Return the end of a trial that the study's time has ended."""
+def cut_off(curve: Mapping[int, float], num_epochs: int) -> AttemptResult:
+    """Return the end of a trial that the study's time has ended, unless it is whole."""
+    if num_epochs in curve:
+        return AttemptResult("complete", curve)
     if curve:
         return AttemptResult("out of time", curve, OVER)
     return AttemptResult("cut off", message=f"{OVER}, and no epoch was evaluated")

@@ -148,13 +148,13 @@ class TrialRunner:
 
     def _end(self, job: Job, lease: Lease, curve: Mapping[int, float]) -> Outcome:
         """End a trial with what it has reached, and its model if that is here; nothing runs."""
-        attempt_result = cut_off(curve)
+        attempt_result = cut_off(curve, self.spec.num_epochs)
         try:
             config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
             folder = self._folder(job, lease, config, resume=True)
             if folder.evaluated:  # more than its driver had time to report, it may be
                 self.retry.call(self.lease_manager.report, lease, folder.evaluated)
-                attempt_result = cut_off({**curve, **folder.evaluated})
+                attempt_result = cut_off({**curve, **folder.evaluated}, self.spec.num_epochs)
             if attempt_result.epoch in folder.evaluated:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError:  # an earlier release sampled it

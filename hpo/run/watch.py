@@ -194,12 +194,10 @@ class Watch:
             return False
 
     def _stopped(self, why: Why) -> AttemptResult:
-        if why != "out of time" and self._is_whole:  # by the time it was stopped
-            return AttemptResult("complete", self._curve)
-        if why == "pruned":
-            return AttemptResult("pruned", self._curve)
         if why == "cut off":
-            return cut_off(self._curve)
+            return cut_off(self._curve, self.num_epochs)
+        if why == "pruned":  # it may have come to its last epoch before it was stopped
+            return AttemptResult("complete" if self._is_whole else "pruned", self._curve)
         if self._curve:
             return AttemptResult("out of time", self._curve, "stopped by --trial-timeout")
         return AttemptResult("failed", message="no epoch was evaluated within --trial-timeout")

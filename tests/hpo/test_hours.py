@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hpo.keys import BUDGET, END
 from trainer import rundir
 
 ABLE = {"capabilities": ["checkpoints.resume", "checkpoints.pause_after", "--serve"]}
+DYING = Path(__file__).with_name("dying_driver.py")
 LATE_S = 30  # a test's machine may be busy
 TOLD = {"COMPLETE", "PRUNED"}
 
@@ -56,10 +58,16 @@ def budget_of(folder: Path) -> dict[str, Any]:
     return budget
 
 
-def check_told(folder: Path, states: set[str] = TOLD) -> list[optuna.trial.FrozenTrial]:
-    """Check that all trials are told, and that the best one's model is there."""
+def check_told(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """Check that all trials are told, and that the best one's model is there.
+
+    On a busy machine the time may be over before a trial's first epoch: then it has failed.
+    """
     trials = study_of(folder).get_trials()
-    assert {trial.state.name for trial in trials} <= states
+    for trial in trials:
+        is_failed = trial.state.name == "FAIL"
+        assert is_failed or trial.state.name in TOLD
+        assert not is_failed or trial.user_attrs[END]["end"] == "cut off"
     entries = list_acc(folder)
     assert len(entries) == sum(trial.state.name in TOLD for trial in trials)
     best = max(entries, key=lambda entry: entry["max_acc"])  # type: ignore[arg-type, return-value]
@@ -145,9 +153,24 @@ def test_search_that_is_taken_up_after_its_time_keeps_the_best_model(
     wait_until_over(tmp_path)
     ran = {*tmp_path.glob("runs/*/trial_*/attempt_*/worker.log")}
     output = run_here(tmp_path, arguments)
-    check_told(tmp_path, TOLD | {"FAIL"})
+    check_told(tmp_path)
     assert {*tmp_path.glob("runs/*/trial_*/attempt_*/worker.log")} == ran  # nothing was trained
     assert "are over" in output
+
+
+def test_trial_that_was_whole_when_its_driver_died_is_complete(
+    discs: Path, tmp_path: Path
+) -> None:
+    arguments = search(tmp_path, discs, "--hours", 0.002, "--lease", 1)
+    killed = subprocess.run(
+        [sys.executable, DYING, "before told", tmp_path / "moment", *arguments],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    wait_until_over(tmp_path)
+    run_here(tmp_path, arguments)
+    whole = [trial for trial in check_told(tmp_path) if len(trial.intermediate_values) == 9]
+    assert [trial.state.name for trial in whole] == ["COMPLETE"]
 
 
 def test_killed_driver_s_successor_keeps_the_first_deadline(discs: Path, tmp_path: Path) -> None:
@@ -162,7 +185,7 @@ def test_killed_driver_s_successor_keeps_the_first_deadline(discs: Path, tmp_pat
     assert after["began"] == before["began"]
     assert after["hours"] == 0.0025
     assert time.time() < after["began"] + 9 + LATE_S
-    check_told(tmp_path, TOLD | {"FAIL"})
+    check_told(tmp_path)
 
 
 def test_two_drivers_share_the_time(discs: Path, tmp_path: Path) -> None:
