@@ -233,3 +233,45 @@ def test_hours_that_are_none_are_refused(
 ) -> None:
     result = run("rml-optimize", *search(tmp_path, discs, "--hours", hours))
     assert "--hours: expected a number above 0" in one_error(result)
+
+
+def test_dry_run_says_what_disk_it_takes_and_what_is_known_of_the_time(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    arguments = search(tmp_path, discs, "--dry-run", "--layers", "unet:width=16,depth=3")
+    plain = run("rml-optimize", *arguments, "--num-trials", 12)
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+    # One runs, four of twelve wait: each with its state, 3 times the weights, and its best model.
+    shown = " ".join(plain.stdout.replace("|", " ").split())
+    assert "disk about 5 MB: 1 MB for each trial that runs or is paused" in shown
+    assert "time no limit" in shown
+    timed = run("rml-optimize", *arguments, "--hours", "8")
+    shown = " ".join(timed.stdout.replace("|", " ").split())
+    assert "disk 1 MB for each trial" in shown
+    assert "time 8 h since the study's first start; how many trials fit is estimated" in shown
+    assert not (tmp_path / "rml_optimize.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "trials"),
+    [
+        ("hours = 2", (), "as many as fit into the time"),
+        ("hours = 2\nnum_trials = 7", (), "7 in the study"),
+        ("num_trials = 7", ("--hours", "3"), "as many as fit into the time"),
+        ("num_trials = 7", ("--hours", "3", "--num-trials", "9"), "9 in the study"),
+    ],
+)
+def test_study_file_has_hours_too(
+    discs: Path, run: Run, tmp_path: Path, lines: str, options: tuple[str, ...], trials: str
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "study.toml").write_text(
+        f'title = "own"\n{lines}\nlayers = "unet:width=4,depth=2"\nresize = [32, 32]\n'
+        '[[search]]\nkey = "loss.function"\nvalues = ["BCE", "Dice"]\n'
+    )
+    arguments = ("--study", folder, "--data", discs, "--no-gpu", "--dry-run", *options)
+    result = run("rml-optimize", *map(str, arguments))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert trials in result.stdout
+    assert ("no limit" in result.stdout) == ("hours" not in lines and not options)
