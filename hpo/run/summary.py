@@ -114,7 +114,7 @@ def _say_time(
     if budget.is_done and len(finished) < total:
         more = math.ceil(budget.spent_s / HOUR_S + budget.hours)
         say(
-            f"the {budget.hours:g} h are over ({began}); "
+            f"nothing more fits into the {budget.hours:g} h of --hours ({began}); "
             f"going on needs more, such as --hours {more}"
         )
     else:

@@ -56,11 +56,12 @@ class SharedBudget:
 
         A database that does not answer has no more to give.
         """
-        if self.now is None or self.now.left_s > 0:
+        known = self.now
+        if known is None or known.left_s > 0:
             return False
         with contextlib.suppress(*DATABASE_ERRORS):
-            self.read()
-        return self.now is not None and self.now.left_s <= 0
+            known = self.read()
+        return known is not None and known.left_s <= 0
 
 
 def settle(

@@ -98,7 +98,7 @@ def test_search_ends_by_its_hours_and_goes_on_with_more(
     assert "as many as fit into the time" in output
     assert "of 0.002 h left, ends about " in output
     assert "1000000" not in output
-    assert "the 0.002 h are over" in output
+    assert "nothing more fits into the 0.002 h" in output
     assert not states_on_disk(tmp_path)
     status = run("rml-study", "status", "--json")
     assert status.returncode == 0
@@ -155,7 +155,7 @@ def test_search_that_is_taken_up_after_its_time_keeps_the_best_model(
     output = run_here(tmp_path, arguments)
     check_told(tmp_path)
     assert {*tmp_path.glob("runs/*/trial_*/attempt_*/worker.log")} == ran  # nothing was trained
-    assert "are over" in output
+    assert "nothing more fits" in output
 
 
 def test_trial_that_was_whole_when_its_driver_died_is_complete(
@@ -223,7 +223,7 @@ def test_search_that_pauses_no_trials_starts_none_that_cannot_end(
 def test_num_trials_is_the_most_where_both_are_given(discs: Path, tmp_path: Path) -> None:
     output = run_here(tmp_path, search(tmp_path, discs, "--hours", 5, "--num-trials", 2))
     assert len(check_told(tmp_path)) == 2
-    assert "are over" not in output
+    assert "nothing more fits" not in output
     assert "it may take 5 h" in output
 
 
