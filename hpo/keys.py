@@ -15,6 +15,7 @@ DATABASE_ID = "rml:database"  # the same in all studies of a database
 SQLITE_HOST = "rml:sqlite_host"  # the one host that may use a SQLite file
 IDENTITY = "rml:identity"  # what its drivers must agree on
 NUM_TRIALS = "rml:num_trials"  # the total that they have agreed on
+BUDGET = "rml:budget"  # the hours that it may take, and since when; see hpo.store.budget
 ABOUT = "rml:about"  # what its report says of the data and of how trials are compared
 TESTED = "rml:test:{}"  # the test score of that trial's model
 TEST_TASK = "rml:testing"  # the lease on the final test

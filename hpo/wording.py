@@ -25,6 +25,15 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def format_size(size_bytes: float) -> str:
+    """Return `512 B`, `41 kB`, `830 MB` or `1.2 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"
+
+
 def describe_time(span_s: float, busy_s: float) -> str:
     """Say how long a study took, pauses among it, and its trials one after the other."""
     return (

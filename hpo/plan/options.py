@@ -54,6 +54,11 @@ class SearchOptions:
         int | None,
         option("--num-trials", "-nt", min=1, help="Trials in the study, all told (default: 50)"),
     ] = None
+    hours: Annotated[
+        float | None,
+        option("--hours", metavar="H", help="Wall time of the study since its first start, "
+               "pauses included: as many trials as fit, or --num-trials (default: no limit)"),
+    ] = None  # fmt: skip
     num_epochs: Annotated[
         int | None, option("--num-epochs", "-ne", min=1, help="Epochs of each trial (default: 50)")
     ] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from hpo.plan.selection import select_images
 from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.plan.weights import find_weights
+from hpo.store.budget import OPEN_ENDED
 from trainer.keypath import get_path
 from trainer.wording import counted
 
@@ -164,7 +166,8 @@ class _Planner:
             weights=weights,
             facts=facts,
             space=space,
-            num_trials=options.search.num_trials or file.num_trials,
+            num_trials=self._num_trials(),
+            hours=self._hours(),
             num_epochs=base["num_epochs"],
             select_on=select_on,
             validation_fraction=selection.fraction,
@@ -200,6 +203,20 @@ class _Planner:
         if spec.pruner not in PRUNERS:
             make_pruner(spec)
         return spec
+
+    def _hours(self) -> float | None:
+        hours = self.options.search.hours
+        if hours is not None and not 0 < hours < math.inf:
+            raise UsageError(f"--hours: expected a number above 0, received {hours:g}")
+        return self.file.hours if hours is None else hours
+
+    def _num_trials(self) -> int:
+        """Return how many trials; where time is the limit, a default is none."""
+        search, file = self.options.search, self.file
+        if search.num_trials is not None:
+            return search.num_trials
+        is_named = search.hours is None and "num_trials" in file.model_fields_set
+        return file.num_trials if is_named or self._hours() is None else OPEN_ENDED
 
     def _refuse_options_without_effect(self) -> None:
         data = self.options.data

@@ -70,6 +70,7 @@ def to_promote(
     *,
     all_started: bool = False,
     num_epochs: int | None = None,
+    is_timed: bool = False,
 ) -> int | None:
     """Return the paused trial to go on with: the best of the highest rung that has one.
 
@@ -79,6 +80,7 @@ def to_promote(
         eta: one of so many goes on.
         all_started: no further trial will be started.
         num_epochs: of a whole trial; None to stop when no trial is among the best 1/eta.
+        is_timed: the time that is left decides how much is spent.
     """
     known = list(standings)
     for epoch in sorted(rungs, reverse=True):
@@ -87,10 +89,13 @@ def to_promote(
                 return each.number
     if not all_started or num_epochs is None:
         return None
-    return _most_promising(known, (*rungs, num_epochs))
+    limit = None if is_timed else share_of(len(known))
+    return _most_promising(known, (*rungs, num_epochs), limit)
 
 
-def _most_promising(known: Sequence[Standing], stages: Sequence[int]) -> int | None:
+def _most_promising(
+    known: Sequence[Standing], stages: Sequence[int], limit: float | None
+) -> int | None:
     """Return the paused trial whose curve is to end highest; None if enough was spent."""
     spent = sum(
         # one that runs will come to its next rung
@@ -100,7 +105,7 @@ def _most_promising(known: Sequence[Standing], stages: Sequence[int]) -> int | N
         for each in known
     )
     paused = [each for each in known if each.state == "paused" and each.can_resume]
-    if not paused or spent >= _share(len(known)) * len(known) * stages[-1]:
+    if not paused or (limit is not None and spent >= limit * len(known) * stages[-1]):
         return None
     ahead: dict[int, float] = {stages[-1]: 0.0}  # stage -> what is gained from there to the end
     for start, end in reversed(list(pairwise(stages))):
@@ -120,7 +125,7 @@ def _most_promising(known: Sequence[Standing], stages: Sequence[int]) -> int | N
     return best.number
 
 
-def _share(num_trials: int) -> float:
+def share_of(num_trials: int) -> float:
     """Return how much of the cost of training all is spent at most, quotas aside."""
     return min(SPENT_SHORT, max(SPENT, NUM_SURE / num_trials))
 

@@ -18,6 +18,7 @@ from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
 from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
+from hpo.store.budget import OPEN_ENDED
 from hpo.store.first_trials import FirstTrial
 from hpo.store.study import WantedStudy
 from trainer.keypath import get_path, set_path
@@ -42,6 +43,8 @@ class StudySpec:
         shares_ranges: TPE is shown one position in the place of conditional ranges of one field.
         first: configurations that are tried before others are sampled.
         published: the result to beat, and how it was reached.
+        num_trials: all told; OPEN_ENDED for as many as fit into its hours.
+        hours: wall time that this driver asks for; the study may have more.
         names_pruner: the user has chosen the pruner.
         is_synthetic: the data are generated, not images of anything.
         warnings: what the user should know before the first trial.
@@ -73,6 +76,7 @@ class StudySpec:
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    hours: float | None = None
     names_pruner: bool = True
     warnings: tuple[str, ...] = ()
     trivial: Mapping[str, tuple[TrivialScore, ...]] = field(default_factory=dict)
@@ -81,6 +85,11 @@ class StudySpec:
     def num_warmup_epochs(self) -> int:
         """Epochs that no pruner touches: a learning curve says little before."""
         return num_warmup_epochs(self.num_epochs)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether it has as many trials as fit into its hours."""
+        return self.num_trials >= OPEN_ENDED
 
     @property
     def scored_at(self) -> str:

@@ -116,6 +116,7 @@ class StudyFile(Section):
         config: fixed fields of the `neural_network` object by dotted path.
         search: the dimensions; see `DimensionFile`.
         first: values of searched fields, by dotted path, that are tried before others are sampled.
+        hours: as the option; without num_trials as many trials as fit.
         share_ranges: as the option.
         small: what `--small` puts in the place of these, for a machine without a GPU.
     """
@@ -129,6 +130,7 @@ class StudyFile(Section):
     layers: str | None = None
     transfer_learning: str | None = None
     num_trials: PositiveInt = 50
+    hours: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     num_epochs: PositiveInt = 50
     select_on: Literal["test", "validation"] = "validation"
     validation_fraction: Fraction = 0.2

@@ -10,6 +10,7 @@ from rich.console import Console
 from hpo.dataset.survey import NOT_SURVEYED
 from hpo.launchers.slots import reserve_slots
 from hpo.plan.options import Options
+from hpo.plan.pruners import PROMOTION
 from hpo.plan.samplers import make_sampler
 from hpo.plan.spec import StudySpec
 from hpo.results.artifacts import open_model_store
@@ -19,10 +20,38 @@ from hpo.run.stored_pruner import with_stored_pruner
 from hpo.store.agreement import peek
 from hpo.store.databaseurl import choose_url, default_url
 from hpo.store.study import check_study
+from hpo.wording import format_size
+
+WEIGHT_BYTES = 4
+STATE_WEIGHTS = 4  # of a trial: the weights, two moments of each (Adam), and the best epoch's
 
 
 def _ignore(text: str) -> None:
     """Take a warning that the search itself will give."""
+
+
+def _disk_text(spec: StudySpec, num_slots: int) -> str:
+    """Say what checkpoints take at most; logs and pictures are small beside them."""
+    weights = WEIGHT_BYTES * (spec.facts.num_trainable + spec.facts.num_non_trainable)
+    each, num_kept, which = STATE_WEIGHTS * weights, num_slots, "runs"
+    if spec.pruner == PROMOTION:  # see docs/pruning.md
+        num_kept += -(-spec.num_trials // 3)
+        which += " or is paused and may go on, about a third of all"
+    text = f"{format_size(each)} for each trial that {which}"
+    text += f"; {format_size(weights)} for the best model"
+    if spec.is_open_ended:
+        return text
+    return f"about {format_size(min(num_kept, spec.num_trials) * each + weights)}: {text}"
+
+
+def _time_text(spec: StudySpec) -> str:
+    """Say what is known of the time before anything was trained."""
+    if spec.hours is None:
+        return "no limit (--hours sets one); estimated from the first trials on"
+    return (
+        f"{spec.hours:g} h since the study's first start; how many trials fit is estimated from "
+        "the first ones' epochs, and not known before"
+    )
 
 
 def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
@@ -50,6 +79,8 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         )
         rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
         rows.append(("limits of each", launcher.limits()))
+        rows.append(("disk", _disk_text(spec, len(reservation.slots))))
+        rows.append(("time", _time_text(spec)))
         show_settings(spec, rows, console)
         trial = optuna.create_study(sampler=make_sampler(spec, 0)).ask()
         config = spec.worker_config(launcher, spec.space.suggest(trial))

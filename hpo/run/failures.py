@@ -17,6 +17,7 @@ from hpo.run.outcome import AttemptResult, End, Outcome
 from trainer.wording import counted
 
 FAILED: tuple[End, ...] = ("failed", "refused")
+BLAMELESS: tuple[End, ...] = ("unfit", "cut off")
 NUM_SAME_FAILURES = 3  # in a row: the next would fail alike
 MIN_MAX_FAILED = 5
 MORE_DEATHS = 3  # drivers die for reasons of their own more often than workers crash
@@ -96,10 +97,11 @@ class FailureCount:
 def count_failed(study: optuna.Study) -> int:
     """Return how many trials of a study failed, on any node.
 
-    Not those whose enqueued values are outside the space: they say nothing against the search.
+    Not those that say nothing against the search: their enqueued values are outside the space, or
+    the study's time was over.
     """
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return sum(end_of(trial.user_attrs).get("end") != "unfit" for trial in failed)
+    return sum(end_of(trial.user_attrs).get("end") not in BLAMELESS for trial in failed)
 
 
 def launch_delay_s(num_refused: int) -> float | None:

@@ -25,6 +25,7 @@ End = Literal[
     "diverged",
     "out of memory",
     "out of time",
+    "cut off",
     "failed",
     "refused",
     "unfit",
@@ -39,6 +40,7 @@ STATES: dict[End, TrialState] = {
     "diverged": TrialState.PRUNED,
     "out of memory": TrialState.PRUNED,
     "out of time": TrialState.PRUNED,  # with a score; without one it has failed
+    "cut off": TrialState.FAIL,  # by the study's time, before its first epoch: nobody's fault
     "failed": TrialState.FAIL,
     "refused": TrialState.FAIL,  # the worker said that config or data cannot work
     "unfit": TrialState.FAIL,  # somebody enqueued values that are not in the space
@@ -48,6 +50,7 @@ HOST_MEMORY = (
     "the kernel killed the worker for want of the machine's memory, not the GPU's; run fewer at a "
     "time (--jobs), or give each container more (--docker-memory)"
 )
+OVER = "the study's time (--hours) is over"
 LOST = "another driver has taken the trial over"
 _NUMBERS = re.compile(r"[-+.\w]*\d[-+.\w]*")  # of the trial, or values that it has
 
@@ -105,6 +108,15 @@ class AttemptResult:
     def epoch(self) -> int | None:
         """The epoch of the score, the first of equals."""
         return peak_epoch(self.curve)
+
+
+def cut_off(curve: Mapping[int, float], num_epochs: int) -> AttemptResult:
+    """Return the end of a trial that the study's time has ended, unless it is whole."""
+    if num_epochs in curve:
+        return AttemptResult("complete", curve)
+    if curve:
+        return AttemptResult("out of time", curve, OVER)
+    return AttemptResult("cut off", message=f"{OVER}, and no epoch was evaluated")
 
 
 def classify(

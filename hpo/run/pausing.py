@@ -76,12 +76,20 @@ class Pausing:
         return next((rung for rung in self.rungs if rung > epoch), self.num_epochs)
 
     def choose(
-        self, known: Sequence[KnownTrial], here: Collection[int] | None, *, all_started: bool
+        self,
+        known: Sequence[KnownTrial],
+        here: Collection[int] | None,
+        *,
+        all_started: bool,
+        is_timed: bool = False,
     ) -> int | None:
         """Return the number of the paused trial to go on with, None if there is none."""
-        standings = [_standing(each, here) for each in known]
         return to_promote(
-            standings, self.rungs, all_started=all_started, num_epochs=self.num_epochs
+            [standing_of(each, here) for each in known],
+            self.rungs,
+            all_started=all_started,
+            num_epochs=self.num_epochs,
+            is_timed=is_timed,
         )
 
     def can_read(self, number: int, paused: PauseRecord) -> bool:
@@ -106,7 +114,7 @@ class Pausing:
 
     def drop_states(self, known: Sequence[KnownTrial], num_trials: int) -> None:
         """Remove what was written here for paused trials, but the state of one that may go on."""
-        standings = [_standing(each, None) for each in known]
+        standings = [standing_of(each) for each in known]
         needed = may_go_on(standings, self.rungs, num_trials)
         for each in known:
             if each.paused is None or not self._is_ours(each.paused):
@@ -134,7 +142,8 @@ def _drop(checkpoints: Path) -> None:
         remove(aside)
 
 
-def _standing(known: KnownTrial, here: Collection[int] | None) -> Standing:
+def standing_of(known: KnownTrial, here: Collection[int] | None = None) -> Standing:
+    """Return how far a trial is; `here` are those that may be gone on with, None any."""
     state = "paused" if known.paused is not None else _STATES[known.state]
     can_resume = here is None or known.number in here
     return Standing(known.number, known.values, state, can_resume)

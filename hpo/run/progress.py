@@ -12,11 +12,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from hpo.console import tell
+from hpo.store.budget import OPEN_ENDED
 from hpo.store.ranking import rank
 from hpo.wording import describe_values, format_seconds
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
+    from hpo.store.budget import Budget
+    from hpo.store.shared_budget import SharedBudget
 
 UNFINISHED = ("given back", "lost")  # and are not paused
 WIDE = 100  # columns of a terminal that has room for long bars
@@ -66,6 +70,7 @@ class Tally:
         num_finished: int,
         best: tuple[float, int] | None,
         paused: Collection[int] = (),
+        budget: SharedBudget | None = None,
     ) -> None:
         self.num_trials = num_trials
         self.num_finished = num_finished
@@ -73,11 +78,12 @@ class Tally:
         self._started = time.monotonic()
         self._finished_here = 0
         self._paused = set(paused)  # those that were when this driver began, and its own
+        self._budget = budget
 
-    def settle(self, num_trials: int, num_finished: int) -> None:
+    def settle(self, num_trials: int, num_finished: int, *, is_done: bool) -> None:
         """Take what the database says: other drivers end trials, and ask for more."""
         self.num_trials = num_trials
-        if num_finished >= num_trials:
+        if is_done:
             self.num_finished = num_finished
             self._paused.clear()
 
@@ -93,6 +99,26 @@ class Tally:
             return
         if self.best is None or rank(outcome.score, outcome.number) > rank(*self.best):
             self.best = (outcome.score, outcome.number)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether there are as many trials as fit into the study's time."""
+        return self.num_trials >= OPEN_ENDED
+
+    @property
+    def num_expected(self) -> int:
+        """The trials that are asked for, or those that are known where time is the limit."""
+        if not self.is_open_ended:
+            return self.num_trials
+        return self.num_finished + len(self._paused)
+
+    @property
+    def shares(self) -> tuple[float, float | None]:
+        """How much of the whole is done: trials, or seconds where time is the limit."""
+        budget = None if self._budget is None else self._budget.now
+        if budget is None or not self.is_open_ended:
+            return self.num_finished, self.num_trials
+        return budget.total_s - max(0.0, budget.left_s), budget.total_s
 
     @property
     def has_worked(self) -> bool:
@@ -113,13 +139,33 @@ class Tally:
     def describe(self) -> str:
         """Return `12/50 trials, best 0.8412 (trial 7), about 3 min left`."""
         text = f"{self.num_finished}/{self.num_trials} trials"
+        if self.is_open_ended:
+            text = counted(self.num_finished, "trial")
         if self._paused:
             text += f", {len(self._paused)} paused"
         if self.best is not None:
             text += f", best {self.best[0]:.4f} (trial {self.best[1]})"
-        if self.seconds_left:
+        budget = None if self._budget is None else self._budget.now
+        if budget is not None:
+            text += f", {describe_left(budget, self.seconds_left)}"
+        elif self.seconds_left:
             text += f", about {format_seconds(self.seconds_left)} left"
         return text
+
+
+def describe_left(budget: Budget, seconds: float | None = None) -> str:
+    """Return `3 h 12 min of 8 h left, ends about Fri 17:04`.
+
+    Args:
+        budget: of the study.
+        seconds: what its trials are expected to take; None if nobody knows.
+    """
+    if budget.left_s <= 0:
+        return f"the {budget.hours:g} h are over"
+    end_s = budget.left_s if seconds is None else min(budget.left_s, seconds)
+    clock = time.strftime("%a %H:%M", time.localtime(time.time() + end_s))
+    left = format_seconds(budget.left_s)
+    return f"{left} of {budget.hours:g} h left, ends about {clock}"
 
 
 def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
@@ -211,9 +257,9 @@ class LiveReporter(PlainReporter):
             TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=False)),
             console=console,
         )
-        self._search = self._progress.add_task(
-            "search", total=tally.num_trials, completed=tally.num_finished, note=tally.describe()
-        )
+        self._tally = tally
+        self._search = self._progress.add_task("search")
+        self._show()
         self._slots: list[TaskID] = [
             self._progress.add_task(f"slot {index}", total=num_epochs, note="", visible=False)
             for index in range(num_slots)
@@ -240,6 +286,7 @@ class LiveReporter(PlainReporter):
             completed=epoch,
             note=f"epoch {epoch}/{self._num_epochs}, Dice {best:.4f}",
         )
+        self._show()
 
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Print the result with the trial's values above the bars."""
@@ -248,12 +295,13 @@ class LiveReporter(PlainReporter):
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)
-        self._progress.update(
-            self._search,
-            total=tally.num_trials,
-            completed=tally.num_finished,
-            note=tally.describe(),
-        )
+        self._show()
+
+    def _show(self) -> None:
+        """Say where the search stands: with time for a limit, that moves on by itself."""
+        done, total = self._tally.shares
+        note = self._tally.describe()
+        self._progress.update(self._search, total=total, completed=done, note=note)
 
     def close(self) -> None:
         """Remove the bars."""

@@ -30,11 +30,13 @@ from hpo.run.outcome import Outcome
 from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
+from hpo.run.time_plan import TimePlanning
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
+from hpo.store.shared_budget import SharedBudget
 from hpo.store.study import COUNTED, best_of, is_paused, score
 from trainer.wording import counted
 
@@ -216,6 +218,10 @@ class Search:
         """When trials are paused; None if they never are."""
         return Pausing.of(self.spec, self.launcher)
 
+    @cached_property
+    def _time_planning(self) -> TimePlanning:
+        return TimePlanning.of(self.spec.num_epochs, self.pausing)
+
     @property
     def _pauses(self) -> bool:
         return self.pausing is not None and self.pausing.is_able
@@ -233,13 +239,16 @@ class Search:
                 may_reap=renewer.is_steady,
                 held=renewer.tokens,
                 promotion=self.pausing,
+                planning=self._time_planning,
             )
 
         def is_done() -> bool:
             num_trials = self.lease_manager.num_trials(self.spec.num_trials)
             num_finished = self.lease_manager.num_finished()
-            self.tally.settle(num_trials, num_finished)
-            return num_finished >= num_trials
+            budget = self.lease_manager.budget.read()
+            is_done = num_finished >= num_trials or (budget is not None and budget.is_done)
+            self.tally.settle(num_trials, num_finished, is_done=is_done)
+            return is_done
 
         return Claims(
             # Each try asks anew what may be taken over: after an outage nothing may be.
@@ -261,11 +270,13 @@ class Search:
             num_failed = 0
             if outcome.end in FAILED:
                 num_failed = self.retry.call(count_failed, study)
-            max_failed = self.policy.failures_of(self.tally.num_trials)
+            max_failed = self.policy.failures_of(self.tally.num_expected)
             self._failures.add(outcome, num_failed - self.num_failed_before, max_failed)
 
 
-def tally_of(spec: StudySpec, trials: Sequence[FrozenTrial]) -> Tally:
+def tally_of(
+    spec: StudySpec, trials: Sequence[FrozenTrial], budget: SharedBudget | None = None
+) -> Tally:
     """Return where a study stands that has these trials, in whatever states."""
     finished = [trial for trial in trials if trial.state in COUNTED]
     best = best_of(finished)
@@ -275,4 +286,5 @@ def tally_of(spec: StudySpec, trials: Sequence[FrozenTrial]) -> Tally:
         len(finished),
         None if best is None or value is None else (value, best.number),
         [trial.number for trial in trials if is_paused(trial)],
+        budget,
     )

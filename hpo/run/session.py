@@ -22,7 +22,7 @@ from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.pages import DashboardPages
-from hpo.run.progress import Tally, make_reporter
+from hpo.run.progress import Tally, describe_left, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
@@ -106,6 +106,7 @@ def _compose(
         identity=spec.identity(),
         retry=retry,
     )
+    retry.call(lease_manager.budget.ask, spec.hours)
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
     spec = replace(spec, num_trials=total)
@@ -116,12 +117,15 @@ def _compose(
         )
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
+    if (budget := lease_manager.budget.now) is not None:
+        rows.append(("time", describe_left(budget)))
     show_settings(spec, rows, console)
     task_lease = TaskLease(rdb, study._study_id, TEST_TASK, owner=owner, lease_s=output.lease_s)
     model_store = open_model_store(output.artifacts) if output.artifacts else None
     results = Results(spec, model_store, stopping=stopping, warn=warn)
     retry.call(results.bring_back, study)
-    tally = tally_of(spec, retry.call(study.get_trials, deepcopy=False))
+    trials = retry.call(study.get_trials, deepcopy=False)
+    tally = tally_of(spec, trials, lease_manager.budget)
     reporter = make_reporter(
         console, num_slots=len(reservation.slots), num_epochs=spec.num_epochs, tally=tally
     )
@@ -258,7 +262,8 @@ def _report(
         if not session.stopping.is_set():  # else there may be seconds left
             report = report_at_end(study, session.spec.folders.output, session.warn)
         model_of = None if stored is None else stored.number
-        ending = Ending(tested, model_of, was_stopped, report)
+        budget = session.lease_manager.budget.now
+        ending = Ending(tested, model_of, was_stopped, report, budget)
         retry.call(show_summary, known, study, ending, session.console)
     except (HpoError, KeyError):  # the database is away, or the study deleted
         if failure is None:

@@ -34,7 +34,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         *describe_trivial({part: figures_of(scores) for part, scores in spec.trivial.items()}),
         ("network", _network_text(spec)),
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
-        ("trials", f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"),
+        ("trials", _trials_text(spec)),
         ("trials are compared on", selection_text(spec)),
         ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
         ("sampler, pruner", f"{_sampler_text(spec)}, {_pruner_text(spec)}"),
@@ -44,6 +44,12 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         rows.append(("published result", spec.published))
     rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
     return rows
+
+
+def _trials_text(spec: StudySpec) -> str:
+    if spec.is_open_ended:
+        return f"as many as fit into the time, {spec.num_epochs} epochs each"
+    return f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"
 
 
 def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:

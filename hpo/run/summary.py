@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from hpo.console import tell
@@ -21,10 +23,11 @@ from hpo.run.final_test import TestScore, tested_before
 from hpo.run.progress import optuna_means
 from hpo.run.search import tally_of
 from hpo.run.settings import DEMO_BANNER, selection_text
+from hpo.store.budget import HOUR_S, Budget
 from hpo.store.databaseurl import DATABASE_FILE
 from hpo.store.durations import busy_s, span_s
 from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
-from hpo.wording import describe_time, describe_values
+from hpo.wording import describe_time, describe_values, format_seconds
 from trainer.wording import counted
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -34,13 +37,15 @@ MIN_TRIALS_FOR_QUARTILES = 8
 class Ending:
     """How a session ended: the final test's score, whose model is stored, whether on request.
 
-    `report` is where the page is, None where none was written.
+    `report` is where the page is, None where none was written; `budget` the study's time, if that
+    is limited.
     """
 
     tested: TestScore | None
     model_of: int | None
     was_stopped: bool
     report: Path | None
+    budget: Budget | None = None
 
 
 def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:
@@ -56,6 +61,8 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     if ending.was_stopped:
         tally = tally_of(spec, study.get_trials(deepcopy=False))
         say(f"stopped: {tally.describe()}; the same command goes on from here")
+    elif ending.budget is not None:
+        _say_time(ending.budget, finished, spec.num_trials, say)
     best = best_of(finished)
     value = None if best is None else score(best)
     if best is None or value is None:
@@ -97,6 +104,23 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         _name_report(ending, say)
         return
     _say_next(spec, study, ending, console)
+
+
+def _say_time(
+    budget: Budget, finished: Sequence[FrozenTrial], total: int, say: Callable[[str], None]
+) -> None:
+    """Say how the study's time was used, and what going on needs."""
+    began = f"the study's first start was {format_seconds(budget.spent_s)} ago"
+    if budget.is_done and len(finished) < total:
+        more = math.ceil(budget.spent_s / HOUR_S + budget.hours)
+        say(
+            f"nothing more fits into the {budget.hours:g} h of --hours ({began}); "
+            f"going on needs more, such as --hours {more}"
+        )
+    else:
+        say(f"{began}, it may take {budget.hours:g} h")
+    if finished and all(trial.state != TrialState.COMPLETE for trial in finished):
+        say("no trial could be trained to its end in that time; this is the best so far")
 
 
 def _say_next(spec: StudySpec, study: optuna.Study, ending: Ending, console: Console) -> None:

@@ -136,7 +136,9 @@ class Teller:
         """Remove states that are not needed any more, and write the list."""
         assert self.pausing is not None
         known = self.lease_manager.known_trials()
-        self.pausing.drop_states(known, self.spec.num_trials)
+        # Where nobody knows how many will come: those that are here are half of them, say.
+        expected = 2 * len(known) if self.spec.is_open_ended else self.spec.num_trials
+        self.pausing.drop_states(known, expected)
         try:
             self.retry.call(self.results.refresh_list_acc, self.study)
         except OSError as error:

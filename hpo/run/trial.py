@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from hpo.run.outcome import (
     AttemptResult,
     End,
     Outcome,
+    cut_off,
     failed_by,
 )
 from hpo.run.pages import DashboardPages
@@ -95,6 +97,8 @@ class TrialRunner:
             job = Job(trial.number, chosen, clock)
             if not self.lease_manager.set_params(lease, trial):
                 return self._teller.finish(job, lease, AttemptResult("lost", message=LOST))
+            if lease.ends:
+                return self._end(job, lease, trial.intermediate_values)
             self.reporter.trial_started(
                 trial.number, self.slot.index, chosen, goes_on=lease.was_paused
             )
@@ -145,6 +149,38 @@ class TrialRunner:
             self.reporter.attempt_ended(job.number, lease.attempt, attempt_result)
             lease = again
 
+    def _end(self, job: Job, lease: Lease, curve: Mapping[int, float]) -> Outcome:
+        """End a trial with what it has reached, and its model if that is here; nothing runs."""
+        attempt_result = cut_off(curve, self.spec.num_epochs)
+        try:
+            config = make_trial_config(self.spec, self.launcher, job.number, job.chosen)
+            folder = self._folder(job, lease, config, resume=True)
+            if folder.evaluated:  # more than its driver had time to report, it may be
+                self.retry.call(self.lease_manager.report, lease, folder.evaluated)
+                attempt_result = cut_off({**curve, **folder.evaluated}, self.spec.num_epochs)
+            if attempt_result.epoch in folder.evaluated:
+                self._offer(job, lease, attempt_result, folder.run_dir, config)
+        except ConfigError:  # an earlier release sampled it
+            pass
+        except OSError as error:
+            if is_full_error(error):
+                raise DiskFullError(self.spec.folders.study) from None
+            self.reporter.warn_once(f"trial {job.number}: {error.filename}: {error.strerror}")
+        return self._teller.finish(job, lease, attempt_result)
+
+    def _folder(
+        self, job: Job, lease: Lease, config: TrialConfig, *, resume: bool
+    ) -> AttemptFolder:
+        return prepare_attempt(
+            self.spec.folders,
+            job.number,
+            lease.attempt,
+            config.written,
+            resume=resume,
+            stopping=self.stopping,
+            moves=lease.was_paused,
+        )
+
     def _attempt(self, job: Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.
 
@@ -161,15 +197,7 @@ class TrialRunner:
             config = make_trial_config(
                 self.spec, self.launcher, job.number, job.chosen, pause_after=pause_after
             )
-            folder = prepare_attempt(
-                self.spec.folders,
-                job.number,
-                lease.attempt,
-                config.written,
-                resume=resume,
-                stopping=self.stopping,
-                moves=lease.was_paused,
-            )
+            folder = self._folder(job, lease, config, resume=resume)
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
             run = {PROVENANCE: self._provenance(lease, config, folder.run_dir)}
@@ -179,7 +207,7 @@ class TrialRunner:
                 job, lease, folder, keeps_state=config.keeps_state, pause_after=pause_after
             )
             if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
-                self.retry.call(self._offer, job, lease, attempt_result, folder.run_dir, config)
+                self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
             return failed_by(error), was_resumed
         except (OSError, LauncherError) as error:
@@ -270,7 +298,8 @@ class TrialRunner:
             # False: somebody else has the trial, and with it the right to the best model.
             return self.lease_manager.annotate(lease, {MODEL: model})
 
-        warning = self.results.offer(
+        warning = self.retry.call(
+            self.results.offer,
             Candidate(
                 number=job.number,
                 attempt=lease.attempt,

@@ -14,7 +14,7 @@ import optuna
 from hpo.launchers import Handle
 from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
 from hpo.plan.pruners import pruner_errors_named
-from hpo.run.outcome import LOST, AttemptResult, End, classify
+from hpo.run.outcome import LOST, AttemptResult, End, classify, cut_off
 from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
 from hpo.store.lease import LeaseManager
@@ -26,6 +26,8 @@ from trainer import rundir
 POLL_INTERVAL_S = 0.05
 MIN_POLL_INTERVAL_S = 0.002
 DATABASE_INTERVAL_S = 1.0  # between two tries to reach a database that is away
+
+Why = Literal["pruned", "out of time", "cut off"]
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Watch:
 
     def _follow(self) -> AttemptResult:
         self._curve.update(self.inherited)
-        why: Literal["pruned", "out of time"] | None = None  # of our stopping the worker
+        why: Why | None = None  # of our stopping the worker
         began = time.monotonic()
         end_deadline: float | None = None  # of a worker that hangs after its last epoch
         while True:
@@ -104,6 +106,8 @@ class Watch:
             is_late = self.deadline is not None and time.monotonic() > self.deadline
             if is_late and code is None:
                 why = why or "out of time"
+            if why is None and code is None and self.lease_manager.budget.is_over():
+                why = "cut off"
             if why is not None and code is None:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
@@ -189,7 +193,9 @@ class Watch:
             self.retry.failed(error)
             return False
 
-    def _stopped(self, why: Literal["pruned", "out of time"]) -> AttemptResult:
+    def _stopped(self, why: Why) -> AttemptResult:
+        if why == "cut off":
+            return cut_off(self._curve, self.num_epochs)
         if why == "pruned":  # it may have come to its last epoch before it was stopped
             return AttemptResult("complete" if self._is_whole else "pruned", self._curve)
         if self._curve:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
-from hpo.keys import FIRST, IDENTITY, NUM_TRIALS, PAUSED
+from hpo.keys import BUDGET, FIRST, IDENTITY, NUM_TRIALS, PAUSED
 from hpo.store.connections import engine_settings
 from hpo.store.damage import refuse_damaged
 from hpo.store.database import locking_engine
@@ -157,7 +157,7 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
     Returns whether it is.
 
     Trials that were given back become failed ones, as they were sampled from the old space; the
-    old total is deleted. Drivers of the old search notice at their next claim.
+    old total and budget are deleted. Drivers of the old search notice at their next claim.
     """
     engine = locking_engine(storage)
     trial, attribute = models.TrialModel, models.StudyUserAttributeModel
@@ -183,7 +183,7 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
             )
             session.execute(
                 delete(attribute)
-                .where(attribute.study_id == study_id, attribute.key == NUM_TRIALS)
+                .where(attribute.study_id == study_id, attribute.key.in_((NUM_TRIALS, BUDGET)))
                 .execution_options(synchronize_session=False)
             )
             tried = models.TrialUserAttributeModel  # to be tried again, in the new space
@@ -202,11 +202,11 @@ def _trials_of(study_id: int) -> Any:
 
 
 def read_agreed(connection: Connection, study_id: int) -> dict[str, Any]:
-    """Return what the drivers of a study have agreed on: IDENTITY and NUM_TRIALS, if there."""
+    """Return what drivers have agreed on: IDENTITY, NUM_TRIALS and BUDGET, if there."""
     attribute = models.StudyUserAttributeModel
     rows = connection.execute(
         select(attribute.key, attribute.value_json).where(
-            attribute.study_id == study_id, attribute.key.in_((IDENTITY, NUM_TRIALS))
+            attribute.study_id == study_id, attribute.key.in_((IDENTITY, NUM_TRIALS, BUDGET))
         )
     )
     return {key: json.loads(value) for key, value in rows}

@@ -35,6 +35,8 @@ def find_free(
     study_id: int,
     is_dead: ColumnElement[bool],
     spared: Collection[str] | None,
+    *,
+    begun_only: bool = False,
 ) -> tuple[int, TrialState, dt.datetime | None] | None:
     """Return the first trial that may be taken: its id, state and heartbeat.
 
@@ -42,9 +44,11 @@ def find_free(
     a trial that is paused waits for `hpo.store.pausing`.
 
     What runs is only taken if a driver of ours has it that fell silent, under none of the spared
-    tokens; with None it is never taken.
+    tokens; with None it is never taken. With `begun_only` what was enqueued stays in the queue.
     """
     is_free = (_Trial.state == TrialState.WAITING) & _Paused.key.is_(None)
+    if begun_only:
+        is_free &= _Attempt.key.is_not(None)
     if spared is not None:
         tokens = [json.dumps(token) for token in spared]
         is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
@@ -86,6 +90,21 @@ def count_finished(connection: Connection, study_id: int) -> int:
     """Return how many trials count towards the total."""
     query = select(func.count()).where(_Trial.study_id == study_id, _Trial.state.in_(_FINISHED))
     return connection.scalar(query) or 0
+
+
+def is_any_open(connection: Connection, study_id: int) -> bool:
+    """Say whether one of our trials runs, or was begun and waits."""
+    query = (
+        select(_Trial.trial_id)
+        .outerjoin(_Attribute, _has_token())
+        .outerjoin(_Attempt, (_Attempt.trial_id == _Trial.trial_id) & (_Attempt.key == ATTEMPT))
+        .where(
+            _Trial.study_id == study_id,
+            ((_Trial.state == TrialState.RUNNING) & _Attribute.key.is_not(None))
+            | ((_Trial.state == TrialState.WAITING) & _Attempt.key.is_not(None)),
+        )
+    )
+    return connection.scalar(query.limit(1)) is not None
 
 
 def _has_token() -> ColumnElement[bool]:

@@ -30,6 +30,7 @@ class Lease:
         num_deaths: how many drivers fell silent with it, since it last got an epoch further.
         until: the epoch after which it pauses next; 0 for the first rung.
         was_paused: it is promoted, so that its last worker has ended and left its state.
+        ends: no time is left for it: it ends with what it has reached.
         spent: seconds of the attempts before, see `hpo.results.provenance.Stopwatch`.
     """
 
@@ -40,6 +41,7 @@ class Lease:
     num_deaths: int = 0
     until: int = 0
     was_paused: bool = False
+    ends: bool = False
     spent: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -64,6 +66,8 @@ def take_over(
     token: str,
     is_late: ColumnElement[bool],
     spared: Collection[str] | None,
+    *,
+    begun_only: bool = False,
 ) -> Lease | None:
     """Take a trial that waits, or whose owner fell silent with it; None if there is none.
 
@@ -73,8 +77,9 @@ def take_over(
         token: whose the trial is from then on.
         is_late: says of a heartbeat that the lease is over.
         spared: tokens of owners that are spared, however late they are; None spares everybody.
+        begun_only: leave what was enqueued, and nobody has begun, in the queue.
     """
-    found = find_free(connection, study_id, is_late, spared)
+    found = find_free(connection, study_id, is_late, spared, begun_only=begun_only)
     if found is None:
         return None
     trial_id, state, heartbeat = found

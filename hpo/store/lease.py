@@ -35,17 +35,21 @@ from sqlalchemy import Connection, func, select, update
 from hpo.keys import ATTEMPT, CRASHES, NUM_TRIALS, PAUSED, TOKEN
 from hpo.store import clock
 from hpo.store.agreement import agree_on_total, check_identity, read_agreed
-from hpo.store.available import count_finished, is_dead
+from hpo.store.available import count_finished, is_any_open, is_dead
 from hpo.store.claim import Lease, take_over
 from hpo.store.connections import close_idle
 from hpo.store.database import DatabaseRetry, locking_engine
 from hpo.store.pausing import (
     KnownTrial,
+    Planning,
     Promotion,
+    Terms,
+    TimeLeft,
     promote_or_start,
     read_known,
     read_paused,
 )
+from hpo.store.shared_budget import SharedBudget, settle
 from hpo.store.trial_rows import TrialRows
 
 P = ParamSpec("P")
@@ -83,6 +87,7 @@ class LeaseManager:
         self._retry = retry
         self.total = 0  # what the drivers had agreed on at the last claim
         self._engine = locking_engine(storage)
+        self.budget = SharedBudget(self._engine, study_id)
         self._owns_engine = self._engine is not storage.engine
 
     def claim(
@@ -92,6 +97,7 @@ class LeaseManager:
         may_reap: bool = True,
         held: Collection[str] = (),
         promotion: Promotion | None = None,
+        planning: Planning | None = None,
     ) -> Lease | None:
         """Take over a trial without an owner, else go on with a paused one, else start a new one.
 
@@ -99,12 +105,15 @@ class LeaseManager:
         study has asked for. Trials that a plain Optuna script runs are its own: they are never
         taken over, nor waited for.
 
+        Once the study's budget of time is over, what is taken over is handed out to be ended.
+
         Args:
             num_trials: N of this driver.
             may_reap: whether trials of silent drivers may be taken, or only what waits.
             held: the tokens of this driver's own leases, which it never takes from itself,
                 however late they are.
             promotion: the rule by which paused trials go on, where trials are paused.
+            planning: the rule by which the time is used, where the study has a budget.
 
         Raises:
             UsageError: the study has become another search than ours.
@@ -118,16 +127,31 @@ class LeaseManager:
             is_prompt = clock.seconds() - began < self.lease_s / 4
             agreed = read_agreed(connection, self._study_id)
             self.total = self._total(agreed, num_trials)
+            time, limit = None, self.budget.look(connection, agreed)
+            if limit is not None and planning is not None:
+                time = TimeLeft(planning, limit.left_s)
+            is_over = time is not None and time.seconds <= 0
             spared = held if may_reap and is_prompt else None
             is_late = is_dead(now, self.lease_s)
-            taken = take_over(connection, self._study_id, token, is_late, spared)
-            if taken is not None:
-                return taken
-            agree_on_total(connection, self._study_id, agreed, num_trials)
-            expired = now - dt.timedelta(seconds=self.lease_s)
-            return promote_or_start(
-                connection, self._study_id, token, self.total, promotion, here, expired
+            lease = take_over(
+                connection, self._study_id, token, is_late, spared, begun_only=is_over
             )
+            if lease is not None:
+                lease = replace(lease, ends=is_over)
+            else:
+                agree_on_total(connection, self._study_id, agreed, num_trials)
+                terms = Terms(
+                    total=self.total,
+                    promotion=promotion,
+                    here=here,
+                    expired=now - dt.timedelta(seconds=self.lease_s),
+                    time=time,
+                )
+                lease = promote_or_start(connection, self._study_id, token, terms)
+            if time is not None:
+                is_done = lease is None and not is_any_open(connection, self._study_id)
+                settle(connection, self._study_id, agreed, is_done=is_done)
+            return lease
 
     def num_trials(self, num_trials: int) -> int:
         """Return the total that the drivers of this study have agreed on, at least this one's.

@@ -19,6 +19,7 @@ from hpo.launchers.premounted import PREFIX
 from hpo.owner import driver_labels, own_filter
 from hpo.study.common import database_url, open_reader, reading, say
 from hpo.study.options import StudyOptions
+from hpo.wording import format_size
 from hpo.worker_files import remove, tree_size
 from trainer import rundir
 from trainer.log import printable
@@ -73,10 +74,10 @@ def clean(options: CleanOptions) -> None:
     for leftover in found:
         where = str(leftover.path.relative_to(folder)) if leftover.path else leftover.what
         text = f"{leftover.what}: {where}" if leftover.path else where
-        size = f"{'over ' * leftover.is_more}{_size_text(leftover.size_bytes)}"
+        size = f"{'over ' * leftover.is_more}{format_size(leftover.size_bytes)}"
         say(f"{size:>9}  {printable(text)}")
     total = sum(leftover.size_bytes for leftover in found)
-    say(f"{_size_text(total):>9}  in all, in {folder}")
+    say(f"{format_size(total):>9}  in all, in {folder}")
     if not options.yes and not typer.confirm("remove all of these?"):
         raise typer.Exit(1)
     left = [line for leftover in found if (line := _remove(leftover)) is not None]
@@ -163,12 +164,3 @@ def _remove(leftover: Leftover) -> str | None:
         return None
     assert leftover.path is not None
     return remove(leftover.path, limit_s=REMOVE_LIMIT_S)
-
-
-def _size_text(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

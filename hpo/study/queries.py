@@ -29,8 +29,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from hpo.keys import PAUSED, TOKEN
+from hpo.keys import BUDGET, PAUSED, TOKEN
 from hpo.records import RunRecord
+from hpo.store import clock
+from hpo.store.budget import Budget
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _METADATA = MetaData()
@@ -278,6 +280,14 @@ class StudyReader:
         (value,) = self._rows(select(func.now()))[0]
         assert isinstance(value, dt.datetime)
         return value.replace(tzinfo=None)
+
+    def budget(self) -> Budget | None:
+        """Return how much of the study's time is over, None where that has no limit."""
+        record = self.attribute(BUDGET)
+        if record is None:
+            return None
+        with self._engine.connect() as connection:
+            return Budget.of(record, clock.database_seconds(connection))
 
     def _is_counted(self, states: Sequence[str] = COUNTED) -> ColumnElement[bool]:
         return (_TRIALS.c.study_id == self._study_id) & _STATE.in_(states)

@@ -14,6 +14,7 @@ from hpo.command_line import as_options
 from hpo.console import console
 from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.run.progress import optuna_means
+from hpo.store.budget import OPEN_ENDED
 from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
@@ -61,7 +62,10 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     """Return where a study stands, ready for JSON."""
     states = reader.states()
     num_finished = states.get("COMPLETE", 0) + states.get("PRUNED", 0)
+    budget = reader.budget()
     total = reader.attribute(NUM_TRIALS)
+    if total and total >= OPEN_ENDED:
+        total = None
     running = reader.running(PROVENANCE)
     ends = reader.notes(END)
     foreign = reader.foreign()
@@ -69,7 +73,10 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
-    is_done = num_finished >= total if total else not running and not num_open
+    if budget is not None:
+        is_done = budget.is_done or bool(total and num_finished >= total)
+    else:
+        is_done = num_finished >= total if total else not running and not num_open
     left = max(0, total - num_finished) if total else None
     return {
         "study": name,
@@ -78,6 +85,13 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         "num_trials": total,
         "num_finished": num_finished,
         "states": {state.lower(): number for state, number in sorted(states.items())},
+        "budget": None
+        if budget is None
+        else {
+            "hours": budget.hours,
+            "spent_seconds": round(budget.total_s - budget.left_s, 1),
+            "left_seconds": round(max(0.0, budget.left_s), 1),
+        },
         "total_seconds": _span_s(reader.span()),
         "trial_seconds": round(
             sum(end.value.get("seconds", {}).get("total", 0) for end in ends), 1
@@ -219,12 +233,22 @@ def _watch(name: str, reader: StudyReader, interval_s: float) -> dict[str, Any]:
         return entry
 
 
+def _describe_budget(hours: float, spent_seconds: float, left_seconds: float) -> str:
+    spent = f"{format_seconds(spent_seconds)} since the first start"
+    if not left_seconds:
+        return f"{hours:g} h, all of it over ({spent})"
+    end = time.strftime("%a %H:%M", time.localtime(time.time() + left_seconds))
+    return f"{spent}, {format_seconds(left_seconds)} of {hours:g} h left, until {end}"
+
+
 def _show(entry: dict[str, Any]) -> None:
     title = f" ({entry['title']})" if entry["title"] else ""
     say_prose(f"study {entry['study']}{title}: {entry['status']}")
     total = f" of {entry['num_trials']}" if entry["num_trials"] else ""
     counted = ", ".join(f"{number} {state}" for state, number in entry["states"].items())
     say_prose(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
+    if entry["budget"] is not None:
+        say_prose(f"  budget: {_describe_budget(**entry['budget'])}")
     if entry["total_seconds"] is not None:
         say_prose(f"  time: {describe_time(entry['total_seconds'], entry['trial_seconds'])}")
     if entry["trials_per_hour"] is not None:

@@ -16,6 +16,7 @@ from test_lease import HOUR_AGO, expire
 
 from hpo.folders import WorkFolders
 from hpo.keys import ATTEMPT, END, PAUSED, SPENT
+from hpo.plan import promotion
 from hpo.run.pausing import Pausing
 from hpo.store.agreement import peek, start_over
 from hpo.store.claim import Lease
@@ -117,6 +118,13 @@ def test_promoted_trial_goes_on_in_its_row_to_the_next_rung(
     assert new(office) is not None
 
 
+@pytest.fixture
+def as_in_a_long_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three trials stand for many: no more than half is spent."""
+    monkeypatch.setattr(promotion, "SPENT_SHORT", promotion.SPENT)
+
+
+@pytest.mark.usefixtures("as_in_a_long_search")
 def test_paused_trials_are_told_as_pruned_when_nothing_runs_or_may_go_on(
     study: optuna.Study, office: LeaseManager
 ) -> None:
@@ -149,6 +157,7 @@ def test_paused_trials_are_told_as_pruned_when_nothing_runs_or_may_go_on(
         assert trial.duration.total_seconds() == pytest.approx(3.0)
 
 
+@pytest.mark.usefixtures("as_in_a_long_search")
 def test_more_trials_later_are_compared_with_those_that_were_told(
     study: optuna.Study, office: LeaseManager
 ) -> None:
