@@ -47,6 +47,15 @@ class Result:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
+        return [entry for entry in self._metrics_lines if "used" not in entry]
+
+    @property
+    def used(self) -> list[dict[str, Any]]:
+        """What the run says of the settings that it used; once."""
+        return [entry["used"] for entry in self._metrics_lines if "used" in entry]
+
+    @property
+    def _metrics_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.files["metrics.jsonl"].splitlines()]
 
     def succeeded(self) -> Result:

@@ -17,6 +17,7 @@ from trainer.rundir import (
     NETWORK_GRAPH,
     OUTFILE,
     PER_IMAGE,
+    USED,
     log_files,
     named_after,
     write_atomic,
@@ -39,7 +40,8 @@ def _epoch(line: str) -> float:
     """Return the epoch of a line of any of the three files; infinity of what is no such line."""
     try:
         if line.startswith("{"):
-            return int(json.loads(line)["epoch"])
+            entry = json.loads(line)
+            return 0 if USED in entry else int(entry["epoch"])
         numbers = line.split()
         # Only the train log has five numbers, and the time comes first in it.
         return int(numbers[1] if len(numbers) == 5 else numbers[0])
@@ -156,6 +158,17 @@ class OutputFiles:
             metrics = create(named_after(outfile, METRICS))
             train_log = create(Path(train)) if trains else None
             yield cls(named_after(outfile, PER_IMAGE), train_log, create(Path(test)), metrics)
+
+    def add_used(self, settings: Mapping[str, Any]) -> None:
+        """Write which settings a training really uses, before its first epoch, once.
+
+        A run that goes on from another one has its line, and writes one if they differ.
+        """
+        if self.metrics is None:
+            return
+        line = json.dumps({USED: dict(settings)}) + "\n"
+        if line not in Path(self.metrics.name).read_text(encoding="utf-8", errors="replace"):
+            self.metrics.write(line)
 
     def add_steps(self, steps: Sequence[Step]) -> None:
         """Append training steps to the train log."""

@@ -13,9 +13,10 @@ import torch
 
 from trainer.compute.memory import BatchFitter
 from trainer.config import NeuralNetwork
-from trainer.errors import DivergedError
+from trainer.errors import ConfigError, DivergedError
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictions import Destination
+from trainer.figures import figure_of
 from trainer.log import Log
 from trainer.metrics.records import Evaluation, Step
 from trainer.output.checkpoints import weights_content
@@ -85,10 +86,15 @@ class EpochLoop:
                 self._advance_learning_rate()
                 if self.is_first:
                     time_s = time.monotonic() - self.started
-                    checkpoint = self._checkpoint(epoch, evaluation)  # the state names it
+                    record_of_epoch = EvaluationRecord.of(epoch, time_s, evaluation, extra)
+                    try:
+                        checkpoint = self._checkpoint(epoch, evaluation)  # the state names it
+                    except ConfigError:  # the metrics say what there is instead
+                        writer.put(EpochOutput(record=record_of_epoch))
+                        raise
                     output = EpochOutput(
                         checkpoint=checkpoint,
-                        record=EvaluationRecord.of(epoch, time_s, evaluation, extra),
+                        record=record_of_epoch,
                         state=states.content(epoch),
                         is_state_due=pace.is_due(writer.state_cost_s),
                     )
@@ -118,10 +124,17 @@ class EpochLoop:
         self, epoch: int, evaluation: Evaluation | None
     ) -> tuple[Path, dict[str, Any]] | None:
         scores = evaluation.scores if evaluation else None
-        # As the test log writes it: a driver must not want an epoch that a difference in a later
-        # digit has replaced.
-        accuracy = round(scores.accuracy, 9) if scores else None
-        path = self.training.keeper.after_epoch(epoch, accuracy)
+        best_by = self.config.checkpoints.best_by
+        if scores is None:
+            value = None
+        elif best_by is None:
+            # As the test log writes it: a driver must not want an epoch that a difference in a
+            # later digit has replaced.
+            value = round(scores.accuracy, 9)
+        else:
+            entry = {"epoch": epoch, **scores.as_json()}
+            value = figure_of(entry, best_by, "checkpoints.best_by")
+        path = self.training.keeper.after_epoch(epoch, value)
         if path is None:
             return None
         content = weights_content(
