@@ -19,9 +19,8 @@ AVERAGES = (
     "pixel_accuracy",
 )
 LOWER_IS_BETTER = ("loss", "train_loss", "mse", "mae", "hd95", "hd95_px")
-_NO_FIGURES = (*LOWER_IS_BETTER, "epoch", "time_s", "learning_rate", "samples_at_once")
-_NO_FIGURES += ("num_images",)
-
+_NO_FIGURES = {*LOWER_IS_BETTER, "epoch", "time_s", "learning_rate", "samples_at_once"}
+_NO_FIGURES |= {"num_images"}
 SLACK = 1e-6  # of a share that is rounded to few digits
 MAX_FIGURE = 1e12  # a worker writes them, that nobody trusts
 MAX_CLASSES = 1000

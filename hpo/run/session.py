@@ -23,6 +23,7 @@ from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.progress import Tally, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
+from hpo.run.same_curves import SameCurves
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
@@ -119,7 +120,8 @@ def _compose(
     model_store = open_model_store(output.artifacts) if output.artifacts else None
     results = Results(spec, model_store, stopping=stopping, warn=warn)
     retry.call(results.bring_back, study)
-    tally = tally_of(spec, retry.call(study.get_trials, deepcopy=False))
+    trials = retry.call(study.get_trials, deepcopy=False)
+    tally = tally_of(spec, trials)
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -135,11 +137,16 @@ def _compose(
         retry=retry,
         results=results,
         reporter=make_reporter(
-            console, num_slots=len(reservation.slots), num_epochs=spec.num_epochs, tally=tally
+            console,
+            num_slots=len(reservation.slots),
+            num_epochs=spec.num_epochs,
+            tally=tally,
+            score_name=spec.objective.short_name,
         ),
         tally=tally,
         num_failed_before=retry.call(count_failed, study),
         stopping=stopping,
+        same_curves=SameCurves.of(trials),
         restore=lambda: restore_inputs(spec, options),
     )
     return _Session(

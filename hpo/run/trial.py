@@ -90,7 +90,7 @@ class TrialRunner:
                 job = Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
                 return self._teller.finish(job, lease, AttemptResult(end, message=str(error)))
-            job = Job(trial.number, chosen, clock)
+            job = Job(trial.number, chosen, clock, trial.params)
             if not self.lease_manager.set_params(lease, trial):
                 return self._teller.finish(job, lease, AttemptResult("lost", message=LOST))
             self.reporter.trial_started(
@@ -167,6 +167,7 @@ class TrialRunner:
                 stopping=self.stopping,
                 moves=lease.was_paused,
             )
+            folder = folder.read_by(self.spec.objective, config.asked)
             was_resumed = folder.resumed is not None
             # Recorded now, else nobody knows where the trial ran if this driver dies.
             run = {PROVENANCE: self._provenance(lease, config, folder.run_dir)}

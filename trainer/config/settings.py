@@ -30,9 +30,7 @@ def settings_of(config: NeuralNetwork) -> dict[str, Any]:
     return {join_path(keys): value for keys, value in _leaves(tree, ())}
 
 
-def _leaves(
-    node: Any, keys: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _leaves(node: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Yield what is no object; lists of objects are taken apart, others are values."""
     if isinstance(node, dict):
         for key, value in node.items():
