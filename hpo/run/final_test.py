@@ -91,7 +91,7 @@ class TestScore:
         if self.interval is not None or self.num_drawn is not None:
             found = Interval(self.interval, self.num_drawn or 0, self.drawn or "images")
             text += f" ({'95 % interval ' if self.interval else ''}{found})"
-        if self.dice_per_image is not None:
+        if self.dice_per_image is not None and self.objective != "dice_per_image":
             text += f", dice_per_image {self.dice_per_image:.4f}"
         if (averages := describe_averages(numbers(asdict(self)))) is not None:
             text += f" (averaged: {averages})"

@@ -153,3 +153,22 @@ def test_our_worker_refuses_a_figure_that_it_does_not_measure(
     assert "did you mean" in message or "Known: " in message
     assert "dice_dataset.foreground" in message
     assert "Traceback" not in message
+
+
+def test_metric_of_ones_own_chooses_the_best_model(
+    discs: Path, run: Run, tmp_path: Path, documented_plugins: Path
+) -> None:
+    result = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 2, "--objective", "digits_dice", "--jobs", 1),
+        "--select-on", "validation", PYTHONPATH=str(documented_plugins),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    model = json.loads((tmp_path / "best_model/trial.json").read_text())
+    tested = json.loads((tmp_path / "best_model/test.json").read_text())
+    assert model["objective"] == tested["objective"] == "digits_dice"
+    best = max(trial.value or 0.0 for trial in load(tmp_path).trials)
+    assert model["score"] == pytest.approx(best)
+    # on these images, of which none is empty, it is the mean over images, which we compute too
+    assert tested["score"] == pytest.approx(tested["dice_per_image"])
+    assert f"digits_dice {tested['score']:.4f}, dice_dataset " in result.stdout
