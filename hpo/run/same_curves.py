@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.wording import describe_values
 
-MIN_VALUES = 2  # that a curve must have: the scores of all or nothing are many a trial's
+MIN_VALUES = 2  # other than 0 that a curve must have, to be no accident
 MAX_NAMED = 4  # fields in a message
 
 
@@ -60,15 +60,16 @@ class SameCurves:
     ) -> _Seen | None:
         """Remember a curve; return another trial that has the same one with other values."""
         values = tuple(curve[epoch] for epoch in sorted(curve))
-        if len(values) < MIN_VALUES:
+        beginning = _telling(values)
+        if beginning is None:
             return None
-        alike = self._seen[values[:MIN_VALUES]]
+        alike = self._seen[beginning]
         found = next(
             (
                 each
                 for each in alike.values()
                 if each.number != number
-                and _is_same(each.values, values)
+                and all(a == b for a, b in zip(each.values, values, strict=False))
                 and _differing(each.params, params)
             ),
             None,
@@ -84,10 +85,18 @@ class _Seen:
     values: tuple[float, ...]
 
 
-def _is_same(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    """Say whether two curves are the same as far as both go, and say something."""
-    common = min(len(first), len(second))
-    return first[:common] == second[:common] and len({*first[:common]} - {0.0}) >= MIN_VALUES
+def _telling(values: tuple[float, ...]) -> tuple[float, ...] | None:
+    """Return the beginning of a curve up to where chance no longer makes it another's, if any.
+
+    Zeros are of networks that see nothing yet, and one score again and again is of those that see
+    one class everywhere.
+    """
+    seen: set[float] = set()
+    for index, value in enumerate(values):
+        seen |= {value} - {0.0}
+        if len(seen) >= MIN_VALUES:
+            return values[: index + 1]
+    return None
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -172,3 +172,41 @@ def test_metric_of_ones_own_chooses_the_best_model(
     # on these images, of which none is empty, it is the mean over images, which we compute too
     assert tested["score"] == pytest.approx(tested["dice_per_image"])
     assert f"digits_dice {tested['score']:.4f}, dice_dataset " in result.stdout
+
+
+def test_paused_trials_go_on_by_the_objective(discs: Path, run: Run, tmp_path: Path) -> None:
+    values = [[0.1, 0.2, 0.3], [0.5, 0.6, 0.7], [0.2, 0.3, 0.4], [0.15, 0.2, 0.2]]
+    settings = {
+        "metrics": {str(number): entries(*each) for number, each in enumerate(values)},
+        "curve": {str(number): [1 - each[0]] * 3 for number, each in enumerate(values)},
+        # an engine that keeps the best epoch by the accuracy, and can do it by nothing else
+        "capabilities": [
+            "checkpoints.keep", "checkpoints.resume", "checkpoints.pause_after",
+        ],
+    }  # fmt: skip
+    result = search(
+        run, discs, tmp_path, settings, "--objective", "dice_per_image", "--num-trials", 4
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    trials = load(tmp_path).trials
+    assert trials[1].state.name == "COMPLETE"
+    assert trials[1].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    order = [line for line in result.stdout.splitlines() if " goes on" in line]
+    assert "trial   1 goes on" in order[0]
+    (config,) = (tmp_path / "runs").glob("*/trial_00001/attempt_1/config.json")
+    assert json.loads(config.read_text())["neural_network"]["checkpoints"]["keep"] == "all"
+
+
+def test_objective_of_a_study_file(discs: Path, run: Run, tmp_path: Path) -> None:
+    text = (
+        'title = "of one class"\nobjective = "{}"\nselect_on = "test"\n'
+        '[[search]]\nkey = "optimizer.learning_rate"\nrange = [0.001, 0.01]\n'
+    )
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine/study.toml"
+    file.write_text(text.format("dice_dataset.foreground"))
+    arguments = optimize(discs, "--study", "mine", "--dry-run", "--set", "loss.function=Dice")
+    result = run("rml-optimize", *arguments)
+    assert "dice_dataset.foreground at the network's size 32x32" in result.stdout, result.stderr
+    file.write_text(text.format("loss"))
+    assert "nothing is minimized" in one_error(run("rml-optimize", *arguments))
