@@ -238,7 +238,7 @@ def read_metrics(run_dir: Path, num_epochs: int | None = None) -> list[dict[str,
     """Return the entries of a run's `metrics.jsonl`, none where there is no such file.
 
     No more are read than a run of `num_epochs` writes. Numbers that are not finite are None. The
-    entry of what was used (USED) is none of an evaluation, and has no epoch.
+    entry of what was used (USED) is no evaluation: its epoch is 0.
     """
     max_lines, max_bytes = _metrics_bounds(num_epochs)
     content = read_untrusted(run_dir / METRICS, max_bytes)

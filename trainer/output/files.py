@@ -40,8 +40,7 @@ def _epoch(line: str) -> float:
     """Return the epoch of a line of any of the three files; infinity of what is no such line."""
     try:
         if line.startswith("{"):
-            entry = json.loads(line)
-            return 0 if USED in entry else int(entry["epoch"])
+            return int(json.loads(line)["epoch"])
         numbers = line.split()
         # Only the train log has five numbers, and the time comes first in it.
         return int(numbers[1] if len(numbers) == 5 else numbers[0])
@@ -166,7 +165,7 @@ class OutputFiles:
         """
         if self.metrics is None:
             return
-        line = json.dumps({USED: dict(settings)}) + "\n"
+        line = json.dumps({"epoch": 0, USED: dict(settings)}) + "\n"
         if line not in Path(self.metrics.name).read_text(encoding="utf-8", errors="replace"):
             self.metrics.write(line)
 
