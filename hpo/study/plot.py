@@ -15,7 +15,7 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders
-from hpo.objective import objective_of
+from hpo.objective import DEFAULT, objective_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 from trainer.wording import counted
@@ -77,7 +77,7 @@ def plot(options: PlotOptions) -> None:
             say(f"wrote {folder / file}")
 
 
-def _history(trials: list[FrozenTrial], name: str) -> Any:
+def _history(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -96,7 +96,7 @@ def _history(trials: list[FrozenTrial], name: str) -> Any:
     return figure
 
 
-def _parameters(trials: list[FrozenTrial], score_name: str) -> Any:
+def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator
@@ -202,7 +202,7 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
     return places
 
 
-def _curves(trials: list[FrozenTrial], name: str) -> Any:
+def _curves(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
