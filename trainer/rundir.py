@@ -34,7 +34,7 @@ OUTFILE = "out.txt"
 TRAIN_LOG = "out_train.txt"
 TEST_LOG = "out_test.txt"
 METRICS = "metrics.jsonl"
-USED = "used"  # its entry that says which values a run has really used
+USED = "used"  # of its first entry: the settings that the run trains with
 PER_IMAGE = "per_image.csv"
 NETWORK_GRAPH = "network.dot"
 CHECKPOINTS = "temp_model"
@@ -237,8 +237,7 @@ def _parse_metrics(lines: Iterable[str]) -> list[dict[str, Any]]:
 def read_metrics(run_dir: Path, num_epochs: int | None = None) -> list[dict[str, Any]]:
     """Return the entries of a run's `metrics.jsonl`, none where there is no such file.
 
-    No more are read than a run of `num_epochs` writes. Numbers that are not finite are None. The
-    entry of what was used (USED) is no evaluation: its epoch is 0.
+    No more are read than a run of `num_epochs` writes. Numbers that are not finite are None.
     """
     max_lines, max_bytes = _metrics_bounds(num_epochs)
     content = read_untrusted(run_dir / METRICS, max_bytes)

@@ -25,7 +25,7 @@ class ScoreLog:
 
     The test log says which epochs were evaluated, and the default objective. Another one is in the
     metrics, whose line of an epoch our worker writes before that of the test log. The settings
-    stand there before the first epoch.
+    stand in that of the first epoch, or before.
 
     Attributes:
         was_replaced: the run goes on from an earlier epoch than its log said, see `read_new`.
@@ -108,7 +108,7 @@ class ScoreLog:
             if rundir.USED in entry:
                 self.problem = self.problem or other_setting(self._asked, entry[rundir.USED])
                 self._awaits_settings = False
-            elif (epoch := whole(entry.get("epoch"), 0, self._max_epoch)) is not None:
+            if (epoch := whole(entry.get("epoch"), 0, self._max_epoch)) is not None:
                 if self._objective.is_default:
                     continue
                 try:

@@ -90,7 +90,7 @@ def attempt(folder: Path, config: dict[str, Any]) -> int:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [entry for entry in entries if "used" not in entry]
+    return [{**entry, "used": None} for entry in entries]
 
 
 def score_lines(folder: Path) -> np.ndarray:

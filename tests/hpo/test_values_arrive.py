@@ -106,19 +106,20 @@ def test_our_worker_says_once_what_it_uses(discs: Path, run: Run, tmp_path: Path
     result = run("rml-optimize", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (tmp_path / "runs").glob("*/trial_00000/attempt_1")
-    first, *rest = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    entries = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
     asked = json.loads((folder / "config.json").read_text())["neural_network"]
-    used = first["used"]
+    used = entries[0]["used"]
     assert used["optimizer.type"] == "RMSprop"
     assert used["optimizer.momentum"] == asked["optimizer"]["momentum"]
     assert used["optimizer.learning_rate"] == asked["optimizer"]["learning_rate"]
     assert used["optimizer.alpha"] == 0.99
     assert (used["loss.function"], used["data.batch_size"]) == ("Dice", 6)
     assert used["data.transforms[0].resize"] == [32, 32]
-    assert all("used" not in entry for entry in rest)
+    assert [entry["epoch"] for entry in entries] == list(range(1, len(entries) + 1))
+    assert all("used" not in entry for entry in entries[1:])
     assert asked["checkpoints"]["best_by"] == "dice_per_image"
     assert "Values used: " in (folder / "worker.log").read_text()
     model = json.loads((tmp_path / "best_model/trial.json").read_text())
-    best = max(rest, key=lambda entry: entry["dice_per_image"])
+    best = max(entries, key=lambda entry: entry["dice_per_image"])
     assert (model["score"], model["epoch"]) == (best["dice_per_image"], best["epoch"])
     assert model["dice_dataset"] == best["dice_dataset"]

@@ -199,9 +199,7 @@ def test_metrics_are_json_without_nan(worker: Worker) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    used, entry = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-    assert list(used) == ["epoch", "used"]
-    assert entry["epoch"] == 1
+    assert json.loads(text, parse_constant=refuse)["epoch"] == 1
 
 
 def test_hd95_is_written_where_it_is_asked_for_and_can_be_recomputed(

@@ -47,7 +47,9 @@ class Result:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        return [entry for entry in self._metrics_lines if "used" not in entry]
+        """The evaluations, without what the first says of the settings."""
+        lines = self._metrics_lines
+        return [{key: entry[key] for key in entry if key != "used"} for entry in lines]
 
     @property
     def used(self) -> list[dict[str, Any]]:

@@ -199,7 +199,6 @@ class _Run:
         batches = self._batches(self.data.train, config.data.batch_size)
         used = self._used(optimizer, batches)
         log_used(self.log, used)
-        files.add_used(used)
         learning_rate = LearningRate(
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
@@ -247,6 +246,7 @@ class _Run:
             destination=self._destination(),
             device=self.device,
             is_first=self.world.is_first,
+            used=used,
             started=self.started,
         ).run(files, num_done)
 

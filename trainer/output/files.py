@@ -17,7 +17,6 @@ from trainer.rundir import (
     NETWORK_GRAPH,
     OUTFILE,
     PER_IMAGE,
-    USED,
     log_files,
     named_after,
     write_atomic,
@@ -157,17 +156,6 @@ class OutputFiles:
             metrics = create(named_after(outfile, METRICS))
             train_log = create(Path(train)) if trains else None
             yield cls(named_after(outfile, PER_IMAGE), train_log, create(Path(test)), metrics)
-
-    def add_used(self, settings: Mapping[str, Any]) -> None:
-        """Write which settings a training really uses, before its first epoch, once.
-
-        A run that goes on from another one has its line, and writes one if they differ.
-        """
-        if self.metrics is None:
-            return
-        line = json.dumps({"epoch": 0, USED: dict(settings)}) + "\n"
-        if line not in Path(self.metrics.name).read_text(encoding="utf-8", errors="replace"):
-            self.metrics.write(line)
 
     def add_steps(self, steps: Sequence[Step]) -> None:
         """Append training steps to the train log."""

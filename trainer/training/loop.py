@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trainer.output.files import EvaluationRecord, OutputFiles
 from trainer.output.log_lines import log_evaluation
 from trainer.output.resume import Pace, StateKeeper, Training, state_path
 from trainer.output.writer import EpochOutput, Writer
+from trainer.rundir import USED
 from trainer.training.epoch import Trainer
 
 
@@ -35,6 +36,7 @@ class EpochLoop:
         make_trainer: makes the trainer, given what its steps are told to.
         destination: where the last evaluation's predictions go.
         is_first: whether this process is the one that writes.
+        used: the settings that this run trains with, which the first epoch's metrics say.
         started: `time.monotonic()` at the run's start.
     """
 
@@ -47,6 +49,7 @@ class EpochLoop:
     destination: Destination | None
     device: torch.device
     is_first: bool
+    used: Mapping[str, Any]
     started: float
 
     def run(self, files: OutputFiles, num_done: int) -> None:
@@ -77,12 +80,14 @@ class EpochLoop:
                 train_loss = trainer.run_epoch(epoch)
                 self.log.rule()
                 evaluation = self._evaluate(epoch)
-                extra = {
+                extra: dict[str, Any] = {
                     "train_loss": train_loss,
                     "learning_rate": self.training.learning_rate.value,
                 }
                 if self.fitter.piece is not None:
                     extra["samples_at_once"] = self.fitter.piece
+                if epoch == 1:  # a run that goes on has it from the one before
+                    extra[USED] = self.used
                 self._advance_learning_rate()
                 if self.is_first:
                     time_s = time.monotonic() - self.started
