@@ -63,7 +63,9 @@ class EndRecord(TypedDict, total=False):
     """The attribute END: how an attempt ended; small, because those of all trials are read."""
 
     end: str
-    dice_dataset: float | None  # the score
+    dice_dataset: float | None  # the score, where trials are compared by it; see `noted_score`
+    score: float | None  # likewise, where they are compared by another objective
+    objective: str
     epoch: int | None
     dice_per_class: dict[str, float | None]  # of that epoch; of networks with several
     host: str
@@ -93,7 +95,9 @@ class ModelEntry(TypedDict, total=False):
     attempt: int
     epoch: int
     selected_on: str
-    dice_dataset: float
+    objective: str  # with the score: where it is not `dice_dataset`
+    score: float
+    dice_dataset: float | None
     dice_per_image: float | None
     dice_per_class: dict[str, float | None]  # of networks with several
     params: dict[str, Any]
@@ -130,6 +134,17 @@ def run_of(attributes: Mapping[str, Any]) -> RunRecord:
 def end_of(attributes: Mapping[str, Any]) -> EndRecord:
     """Return how a trial ended."""
     return cast("EndRecord", _record(attributes, END))
+
+
+def notes_score(end: Mapping[str, Any]) -> bool:
+    """Say whether a trial's end notes which score it has, or that it has none."""
+    return "score" in end or "dice_dataset" in end
+
+
+def noted_score(end: Mapping[str, Any]) -> float | None:
+    """Return the score that a trial's end notes, None where it has none, or notes none."""
+    value = end.get("score", end.get("dice_dataset"))
+    return value if isinstance(value, float | int) else None
 
 
 def paused_of(attributes: Mapping[str, Any]) -> PauseRecord:

@@ -11,9 +11,10 @@ it announces: with "checkpoints.resume" it keeps a state and goes on from it, wi
 `state_every` epochs between two states; `drift` what an accuracy gains with each attempt;
 `last_words` {trial number: accuracy} of one more epoch, which replaces the checkpoint of the best
 before, when it is told to stop; `checkpoints` whether to write any; `ignore_sigterm`; `say` a line
-for the log; `environment` whether to print it; `freezes` trials that stop for good after their
-last epoch; `strict` refuses keys outside the contract; `write` {file name: text} before the first
-epoch, text "FIFO" makes a named pipe.
+for the log; `metrics` {trial number, or "all": entries by epoch, for metrics.jsonl}; `used` {trial
+number, or "all": settings that it says it uses}; `environment` whether to print it; `freezes`
+trials that stop for good after their last epoch; `strict` refuses keys outside the contract;
+`write` {file name: text} before the first epoch, text "FIFO" makes a named pipe.
 """
 
 import json
@@ -41,6 +42,16 @@ def write_line(epoch: int, accuracy: float) -> None:
         file.write(f"{epoch} {epoch * 0.5} 0.1 {accuracy:.9f}\n")
 
 
+def add_json(entry: dict) -> None:
+    with Path("metrics.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def of_trial(settings: dict, name: str, number: int) -> list | dict | None:
+    of_trials = settings.get(name, {})
+    return of_trials.get(str(number), of_trials.get("all"))
+
+
 def train(settings: dict, network: dict, number: int, attempt: int) -> int:
     folder = Path(network.get("checkpoints", {}).get("save", "temp_model/"))
     folder.mkdir(exist_ok=True)
@@ -51,6 +62,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
         print(f"resuming after epoch {done}", flush=True)
         lines = Path("out_test.txt").read_text().splitlines(keepends=True)
         replace(Path("out_test.txt"), "".join(lines[:done]))
+    if (used := of_trial(settings, "used", number)) is not None:
+        add_json({"used": used})
     crashes = settings.get("crash_at", {}).get(str(number), [])
     last = settings.get("epochs", network.get("num_epochs", 1))
     pause = network.get("checkpoints", {}).get("pause_after")
@@ -68,6 +81,8 @@ def train(settings: dict, network: dict, number: int, attempt: int) -> int:
         accuracy *= settings.get("scale", 1)
         if settings.get("checkpoints", True):
             (folder / f"model_checkpoint_{epoch}.pt").write_text(f"{number} {epoch}")
+        if (metrics := of_trial(settings, "metrics", number)) is not None:
+            add_json({"epoch": epoch, **metrics[epoch - 1]})
         write_line(epoch, accuracy + settings.get("drift", 0) * attempt)
         if resumes and (epoch % settings.get("state_every", 1) == 0 or epoch == pause):
             replace(state, str(epoch))

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ OUTFILE = "out.txt"
 TRAIN_LOG = "out_train.txt"
 TEST_LOG = "out_test.txt"
 METRICS = "metrics.jsonl"
+USED = "used"  # of its first entry: the settings that the run trains with
 PER_IMAGE = "per_image.csv"
 NETWORK_GRAPH = "network.dot"
 CHECKPOINTS = "temp_model"
@@ -108,39 +109,25 @@ def parse_test_line(line: str) -> Evaluation | None:
     return Evaluation(int(epoch), accuracy, loss)
 
 
-class TestLogReader:
-    """Follows a growing `out_test.txt`, one call after the other.
+class _Followed:
+    """Follows a growing file of lines, one call after the other.
 
     Lines are consumed only when they end in a newline, so a half-written one is never read.
     The folder belongs to a worker that we don't trust: only a regular file is opened, without
     following links or blocking on a FIFO, and no more of it is read than a run's log can have.
     """
 
-    __test__ = False  # not a test class, whatever pytest thinks of the name
-
-    def __init__(
-        self, path: Path, *, num_epochs: int | None = None, is_score: bool = False
-    ) -> None:
-        """Read from the beginning.
-
-        Args:
-            path: the log.
-            num_epochs: of the run, which bounds lines and bytes; None where nobody knows.
-            is_score: an accuracy is a Dice: what is not from 0 to 1 counts nothing.
-        """
+    def __init__(self, path: Path, *, max_lines: int, max_bytes: int, max_line: int) -> None:
         self._path = path
-        self._num_epochs = num_epochs
-        self._is_score = is_score
-        self._max_lines = _max_lines(num_epochs, LINES_PER_EPOCH)
-        self._max_bytes = min(MAX_LOG_BYTES, SPARE_BYTES + self._max_lines * MEAN_LINE_BYTES)
+        self._max_lines, self._max_bytes, self._max_line = max_lines, max_bytes, max_line
         self._offset = self._num_lines = self._num_replaced = 0
         self._file: tuple[int, int] | None = None
         self.was_replaced = False
 
-    def read_new(self) -> list[Evaluation]:
-        """Return the evaluations written since the last call.
+    def read_lines(self) -> list[str]:
+        """Return the lines written since the last call.
 
-        A run that goes on from an earlier one replaces the log, without the lines of the epoch
+        A run that goes on from an earlier one replaces the file, without the lines of the epoch
         that was cut off: then `was_replaced` is True, and everything is read again.
         """
         self.was_replaced = False
@@ -151,15 +138,12 @@ class TestLogReader:
         is_at_limit = self._offset + len(chunk) >= self._max_bytes
         # at the limit for good: a line without an end must not be read again and again
         self._offset = self._max_bytes if is_at_limit else self._offset + len(complete)
-        evaluations = []
-        for line in split_lines(
-            complete, max_lines=self._max_lines - self._num_lines, max_line=MAX_TEST_LINE_BYTES
-        ):
-            self._num_lines += 1
-            entry = parse_test_line(line)
-            if entry is not None and self._is_taken(entry):
-                evaluations.append(entry)
-        return evaluations
+        lines = split_lines(
+            complete, max_lines=self._max_lines - self._num_lines, max_line=self._max_line
+        )
+        found = list(lines)
+        self._num_lines += len(found)
+        return found
 
     def _read_chunk(self) -> bytes:
         try:
@@ -175,12 +159,56 @@ class TestLogReader:
                 self._offset = self._num_lines = 0
                 self._num_replaced += 1
             file.seek(self._offset)
-            return file.read(max(0, self._max_bytes - self._offset))
+            # Python makes room for all that is asked for, before it looks how much there is.
+            there = max(0, status.st_size - self._offset)
+            return file.read(min(there, max(0, self._max_bytes - self._offset)))
+
+
+class TestLogReader(_Followed):
+    """Follows a growing `out_test.txt`."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    def __init__(
+        self, path: Path, *, num_epochs: int | None = None, is_score: bool = False
+    ) -> None:
+        """Read from the beginning.
+
+        Args:
+            path: the log.
+            num_epochs: of the run, which bounds lines and bytes; None where nobody knows.
+            is_score: an accuracy is a Dice: what is not from 0 to 1 counts nothing.
+        """
+        max_lines = _max_lines(num_epochs, LINES_PER_EPOCH)
+        max_bytes = min(MAX_LOG_BYTES, SPARE_BYTES + max_lines * MEAN_LINE_BYTES)
+        super().__init__(
+            path, max_lines=max_lines, max_bytes=max_bytes, max_line=MAX_TEST_LINE_BYTES
+        )
+        self._num_epochs = num_epochs
+        self._is_score = is_score
+
+    def read_new(self) -> list[Evaluation]:
+        """Return the evaluations written since the last call; see `read_lines`."""
+        entries = map(parse_test_line, self.read_lines())
+        return [entry for entry in entries if entry is not None and self._is_taken(entry)]
 
     def _is_taken(self, entry: Evaluation) -> bool:
         if self._num_epochs is not None and entry.epoch > self._num_epochs:
             return False
         return not self._is_score or finite(entry.accuracy, 0, 1 + SCORE_SLACK) is not None
+
+
+class MetricsReader(_Followed):
+    """Follows a growing `metrics.jsonl`."""
+
+    def __init__(self, path: Path, *, num_epochs: int | None = None) -> None:
+        """Read from the beginning; `num_epochs` of the run bounds lines and bytes."""
+        max_lines, max_bytes = _metrics_bounds(num_epochs)
+        super().__init__(path, max_lines=max_lines, max_bytes=max_bytes, max_line=MAX_LINE_BYTES)
+
+    def read_new(self) -> list[dict[str, Any]]:
+        """Return the entries written since the last call; see `read_lines`."""
+        return _parse_metrics(self.read_lines())
 
 
 def _max_lines(num_epochs: int | None, per_epoch: int) -> int:
@@ -190,21 +218,30 @@ def _max_lines(num_epochs: int | None, per_epoch: int) -> int:
     return min(MAX_LINES, SPARE_LINES + per_epoch * (num_epochs + 1))
 
 
-def read_metrics(run_dir: Path, num_epochs: int | None = None) -> list[dict[str, Any]]:
-    """Return the entries of a run's `metrics.jsonl`, none where there is no such file.
-
-    No more are read than a run of `num_epochs` writes. Numbers that are not finite are None.
-    """
-    entries = []
+def _metrics_bounds(num_epochs: int | None) -> tuple[int, int]:
+    """Return how many lines, and bytes, a run's `metrics.jsonl` may have."""
     max_lines = _max_lines(num_epochs, METRICS_PER_EPOCH)
-    max_bytes = min(MAX_LOG_BYTES, MAX_LINE_BYTES + max_lines * MEAN_METRICS_BYTES)
-    content = read_untrusted(run_dir / METRICS, max_bytes)
-    for line in split_lines(content, max_lines=max_lines):
+    return max_lines, min(MAX_LOG_BYTES, MAX_LINE_BYTES + max_lines * MEAN_METRICS_BYTES)
+
+
+def _parse_metrics(lines: Iterable[str]) -> list[dict[str, Any]]:
+    entries = []
+    for line in lines:
         with contextlib.suppress(BoundError):
             entry = parse_json(line, non_finite_as_none=True)
             if isinstance(entry, dict):
                 entries.append(entry)
     return entries
+
+
+def read_metrics(run_dir: Path, num_epochs: int | None = None) -> list[dict[str, Any]]:
+    """Return the entries of a run's `metrics.jsonl`, none where there is no such file.
+
+    No more are read than a run of `num_epochs` writes. Numbers that are not finite are None.
+    """
+    max_lines, max_bytes = _metrics_bounds(num_epochs)
+    content = read_untrusted(run_dir / METRICS, max_bytes)
+    return _parse_metrics(split_lines(content, max_lines=max_lines))
 
 
 def read_untrusted(path: Path, max_bytes: int = MAX_LOG_BYTES) -> bytes:

@@ -22,6 +22,7 @@ OWNED = {
     "relative_to": "paths are its own",
     "written_at": "paths are its own",
     "checkpoints.save": "the best checkpoint goes to best_model/",
+    "checkpoints.best_by": "use --objective",
     "checkpoints.load": "use --transfer-learning",
     "checkpoints.pause_after": "use --pruner asha",
     "data.input_path": "use --data",

@@ -19,7 +19,7 @@ from hpo.plan.pruners import PRUNERS
 from hpo.plan.samplers import SAMPLERS
 from trainer.config import LOSSES, OPTIMIZERS
 from trainer.networks.builtin import BUILTIN_NETWORKS
-from trainer.plugins import LOSSES_GROUP, NETWORKS_GROUP
+from trainer.plugins import LOSSES_GROUP, METRICS_GROUP, NETWORKS_GROUP
 
 # Option -> the group of plug-ins that it takes, too; the help names those that are installed.
 PLUGIN_GROUPS = {
@@ -27,6 +27,7 @@ PLUGIN_GROUPS = {
     "pruner": PRUNERS_GROUP,
     "loss": LOSSES_GROUP,
     "layers": NETWORKS_GROUP,
+    "objective": METRICS_GROUP,
 }
 
 
@@ -121,6 +122,12 @@ class SearchOptions:
         str | None,
         option("--pruner", metavar=f"<{'|'.join(PRUNERS)}>", help="How poor trials are stopped "
                "early; asha: paused, and the best go on (default)"),
+    ] = None  # fmt: skip
+    objective: Annotated[
+        str | None,
+        option("--objective", metavar="KEY", help="What trials are compared by: dice_dataset, "
+               "dice_per_image, one class's dice_dataset.CLASS, or a metric of yours (default: "
+               "dice_dataset)"),
     ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 

@@ -16,6 +16,7 @@ from hpo.dataset.survey import DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders, other_spelling
+from hpo.objective import parse_objective
 from hpo.plan.base_config import base_config, search_space
 from hpo.plan.choices import check_name, refuse_unsearchable
 from hpo.plan.first_trials import first_trials
@@ -27,6 +28,7 @@ from hpo.plan.inputs import (
     refuse_other_data,
 )
 from hpo.plan.like import like_trials
+from hpo.plan.objectives import measure
 from hpo.plan.options import DataOptions, Options, SearchOptions
 from hpo.plan.pruners import DEFAULT_PRUNER, PRUNERS, known_pruners, make_pruner
 from hpo.plan.samplers import SAMPLERS, known_samplers, make_sampler
@@ -36,6 +38,7 @@ from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
 from hpo.plan.weights import find_weights
 from hpo.store.budget import OPEN_ENDED
+from trainer.figures import DICE_DATASET
 from trainer.keypath import get_path
 from trainer.wording import counted
 
@@ -110,7 +113,10 @@ class _Planner:
         check_name(search.pruner or file.pruner or DEFAULT_PRUNER, known_pruners(), "--pruner")
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
+        named = file.objective if search.objective is None else search.objective
+        objective = parse_objective(DICE_DATASET if named is None else named)
         base = base_config(file, options.search, options.data)
+        measure(objective, base)
         space = search_space(file, options.search, options.data, base)
         refuse_unsearchable(space)
         refuse_other_data(base, space)
@@ -170,6 +176,7 @@ class _Planner:
             hours=self._hours(),
             num_epochs=base["num_epochs"],
             select_on=select_on,
+            objective=objective,
             validation_fraction=selection.fraction,
             group_by=selection.group_by,
             grouping=selection.grouping,

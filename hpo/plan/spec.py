@@ -13,6 +13,7 @@ from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
 from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
+from hpo.objective import OBJECTIVE, Objective
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
@@ -21,6 +22,7 @@ from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
 from hpo.store.budget import OPEN_ENDED
 from hpo.store.first_trials import FirstTrial
 from hpo.store.study import WantedStudy
+from trainer.figures import DICE_DATASET, DICE_PER_IMAGE
 from trainer.keypath import get_path, set_path
 from trainer.networks import NetworkFacts
 
@@ -39,6 +41,7 @@ class StudySpec:
         trained: the folder that trials read: training images, and those they are compared on.
         grouping: which images are of one patient.
         facts: the network of the base config.
+        objective: what trials are compared by.
         validation_fraction: of the training images, None where none are split off.
         shares_ranges: TPE is shown one position in the place of conditional ranges of one field.
         first: configurations that are tried before others are sampled.
@@ -66,6 +69,7 @@ class StudySpec:
     num_trials: int
     num_epochs: int
     select_on: Literal["test", "validation"]
+    objective: Objective
     validation_fraction: float | None
     group_by: str | None
     grouping: Grouping
@@ -107,6 +111,13 @@ class StudySpec:
         if get_path(self.base, "metrics.include_background", True) is True:
             return "averaged over all classes, the background among them"
         return "averaged over the classes without the background"
+
+    @property
+    def compared_by(self) -> str:
+        """Say by which figure trials are compared, and of what."""
+        text = f"{self.objective} at {self.scored_at}"
+        has_average = self.objective.key in (DICE_DATASET, DICE_PER_IMAGE)
+        return f"{text}, {self.averaged}" if has_average else text
 
     def trivial_on(self, part: str) -> tuple[TrivialScore, ...]:
         """Return what one answer for every pixel scores on "test" or "validation"."""
@@ -180,7 +191,12 @@ class StudySpec:
 
     def wanted(self) -> WantedStudy:
         """Return the study that this search is, for the database."""
-        return WantedStudy(name=self.name, title=self.title, identity=self.identity())
+        return WantedStudy(
+            name=self.name,
+            title=self.title,
+            identity=self.identity(),
+            objective=self.objective,
+        )
 
     @property
     def _selection(self) -> str:
@@ -213,6 +229,7 @@ class StudySpec:
             "epochs": str(self.num_epochs),
             "select on": self._selection,
             "pruner": self.pruner,
+            **({} if self.objective.is_default else {OBJECTIVE: self.objective.key}),
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }
 

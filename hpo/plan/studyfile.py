@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 import studies
 from hpo.dataset.survey import NOT_SURVEYED, DataSurvey
 from hpo.errors import UsageError
+from hpo.objective import parse_objective
 from hpo.plan.pruners import PRUNERS, known_pruners
 from hpo.plan.space import Categorical, Dimension, SearchSpace, checked_range, pack
 from trainer.bounded import BoundError, read_bytes
@@ -103,6 +104,15 @@ def _known_pruner(value: Any) -> Any:
     return value
 
 
+def _known_objective(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            parse_objective(value)
+        except UsageError as error:
+            raise PydanticCustomError("objective", "{why}", {"why": str(error)}) from None
+    return value
+
+
 class StudyFile(Section):
     """What a study is: network, budget, objective, fixed config fields and search space.
 
@@ -115,6 +125,7 @@ class StudyFile(Section):
         transfer_learning: weights to start from, as the option, or a file beside the study.
         config: fixed fields of the `neural_network` object by dotted path.
         search: the dimensions; see `DimensionFile`.
+        objective: what trials are compared by, as the option.
         first: values of searched fields, by dotted path, that are tried before others are sampled.
         hours: as the option; without num_trials as many trials as fit.
         share_ranges: as the option.
@@ -137,6 +148,7 @@ class StudyFile(Section):
     group_by: str | None = None
     resize: tuple[PositiveInt, PositiveInt] = (256, 256)
     transforms: tuple[dict[str, Any], ...] = ()
+    objective: Annotated[str | None, BeforeValidator(_known_objective)] = None
     pruner: Annotated[str | None, BeforeValidator(_known_pruner)] = None
     config: dict[str, Any] = Field(default_factory=dict)
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.keys import STUDY_ID
+from hpo.objective import objective_of
 from hpo.results.list_acc import list_entry
 from hpo.results.models import is_model_of
 from hpo.run.final_test import TestScore
@@ -50,7 +52,7 @@ class OpenedStudy:
 
     @property
     def best_trial(self) -> FrozenTrial:
-        """The best finished trial by `dice_dataset`, pruned ones among them.
+        """The best finished trial by what the study compares them by, pruned ones among them.
 
         Optuna's `study.best_trial` looks at complete trials only.
 
@@ -64,10 +66,15 @@ class OpenedStudy:
 
     @property
     def best_score(self) -> float:
-        """The best trial's `dice_dataset`, on the part that trials are compared on."""
+        """The best trial's `objective`, on the part that trials are compared on."""
         value = score(self.best_trial)
         assert value is not None  # `best_trial` has one
         return value
+
+    @property
+    def objective(self) -> str:
+        """What trials are compared by: `dice_dataset`, unless the search said otherwise."""
+        return objective_of(self.study.user_attrs).key
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -110,8 +117,11 @@ class OpenedStudy:
             import pandas
         except ImportError:
             raise UsageError(f"pandas is not installed; try {how_to_install('pandas')}") from None
-        rows = [_row(trial) for trial in finished_trials(self.study) if not is_foreign(trial)]
-        return pandas.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+        columns = _columns(self.objective)
+        rows = [
+            _row(trial, columns) for trial in finished_trials(self.study) if not is_foreign(trial)
+        ]
+        return pandas.DataFrame(rows, columns=None if rows else columns)
 
     def report(self, path: str | PathLike[str] | None = None) -> Path:
         """Write the study as one HTML page, and return where it is.
@@ -149,13 +159,14 @@ class OpenedStudy:
         return f"<study {self.name!r} in {self.output}>"
 
 
-_COLUMNS = (
-    "number", "state", "dice_dataset", "epoch", "last_dice_dataset", "epochs", "seconds", "host",
-    "seed",
-)  # fmt: skip
+def _columns(objective: str) -> list[str]:
+    return [
+        "number", "state", objective, "epoch", f"last_{objective}", "epochs", "seconds", "host",
+        "seed",
+    ]  # fmt: skip
 
 
-def _row(trial: FrozenTrial) -> dict[str, Any]:
+def _row(trial: FrozenTrial, columns: Sequence[str]) -> dict[str, Any]:
     entry = list_entry(trial)
     values = (
         trial.number,
@@ -169,7 +180,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         entry["seed"],
     )
     params = {f"params_{name}": value for name, value in trial.params.items()}
-    return dict(zip(_COLUMNS, values, strict=True)) | params
+    return dict(zip(columns, values, strict=True)) | params
 
 
 def open_study(

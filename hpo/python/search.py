@@ -29,7 +29,8 @@ class SearchResult:
     Attributes:
         best_trial: number of the best trial, None where none has a score.
         best_params: its sampled values, by their names in the study.
-        best_score: its `dice_dataset`, on the part that trials are compared on.
+        best_score: its `dice_dataset`, or what `objective` named, on the part that trials are
+            compared on.
         best_epoch: where it was reached.
         test: the model's score on the test images, where they were not selected on.
         best_model: its folder, for `trainer.load_model`; None where there is no model here.

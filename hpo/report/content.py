@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo.folders import WorkFolders
 from hpo.keys import IDENTITY
+from hpo.objective import Objective, objective_of
 from hpo.records import AboutRecord
 from hpo.report.cases import Cases
 from hpo.report.facts import StudyFacts
@@ -34,6 +35,11 @@ class Report:
     def selected_on_test(self) -> bool:
         """Whether the test images chose the winner."""
         return self.about.get("select_on", self.identity.get("select on")) == "test"
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are compared by."""
+        return objective_of(self.attributes)
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from hpo.report.markdown import code, code_block, prose
 from hpo.results.metrics import describe_classes
 from hpo.wording import describe_values, format_seconds
 from trainer import rundir
+from trainer.figures import DICE_DATASET
 
 MAX_FIELDS = 40  # of a space, in a study's note
 LOG_CHARS = 80  # of a line of the log, so that a page is as wide as its window
@@ -99,7 +100,7 @@ def study_note(spec: StudySpec, about: AboutRecord, *, host: str, best: str | No
         f"**Best**: {best}" if best else "",
         "**Searched**\n\n" + "\n".join(shown),
         f"**Data**: {data}",
-        f"**Compared by** dice_dataset, {prose(str(about.get('averaged')))}, of the best of "
+        f"**Compared by** {_compared_by(spec, about)}, of the best of "
         f"{spec.num_epochs} epochs, on {prose(str(about.get('selected_on')))}.",
         f"**Best model**: in {code(model, 1000)} on host {code(host)}. "
         "Masks of your images, its score on them, and the report of the study:",
@@ -116,13 +117,24 @@ def study_note(spec: StudySpec, about: AboutRecord, *, host: str, best: str | No
 
 
 def _result(end: EndRecord, selected_on: str, num_epochs: int) -> str:
-    score = end.get("dice_dataset")
+    score = end.get("score", end.get("dice_dataset"))
     if score is None:
         return "**No score**"
+    name = score_name(end.get("objective", DICE_DATASET))
     return (
-        f"**dice_dataset {score:.4f}** at epoch {end.get('epoch')} of {num_epochs}, "
+        f"**{name} {score:.4f}** at epoch {end.get('epoch')} of {num_epochs}, "
         f"on {prose(selected_on)}"
     )
+
+
+def _compared_by(spec: StudySpec, about: AboutRecord) -> str:
+    name = score_name(spec.objective.key)
+    return f"{name}, {prose(str(about.get('averaged')))}" if spec.objective.is_default else name
+
+
+def score_name(objective: str) -> str:
+    """Return the name of a score; that of the user's own metric may be anything."""
+    return objective if objective == DICE_DATASET else code(objective)
 
 
 def _field(key: str) -> str:

@@ -83,7 +83,8 @@ def render(report: Report) -> str:
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
     written = dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    data = {**report.facts.data, "images": _image_data(report.cases)}
+    names = {"score_name": report.objective.short_name}
+    data = {**report.facts.data, **names, "images": _image_data(report.cases)}
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -128,7 +128,7 @@ function drawParallel() {
     line.style.stroke = `color-mix(in oklab, var(--high) ${share}%, var(--low))`;
     line.setAttribute("opacity", opacity);
   });
-  const labels = use.map((i) => shortNames[i]).concat(["Dice"]);
+  const labels = use.map((i) => shortNames[i]).concat([D.score_name]);
   labels.forEach((label, k) => {
     svg("path", { class: "mark", d: `M${xs(k)} ${f.top}V${f.bottom}` }, f.root);
     const anchor = k === 0 ? "start" : k === columns ? "end" : "middle";

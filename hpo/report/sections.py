@@ -20,7 +20,7 @@ MAX_NUMBERS = 12
 
 
 def _winner(report: Report) -> str:
-    facts, best = report.facts, report.facts.best
+    facts, best, objective = report.facts, report.facts.best, report.objective
     if best is None:
         return "<p class=big-note>No trial is finished and has a score yet.</p>"
     test, value = facts.test, score(best) or 0.0
@@ -39,9 +39,9 @@ def _winner(report: Report) -> str:
         bar = _interval_bar(head, interval) if interval else ""
     else:
         head, note, bar = value, "", ""
-        label = f"Dice on {chosen_on}"
+        label = f"{objective.short_name} on {chosen_on}"
     how = (
-        f"Trial {best.number} had the highest dice_dataset of the {facts.num_finished} trials"
+        f"Trial {best.number} had the highest {objective} of the {facts.num_finished} trials"
         f" that finished: {value:.4f} at its best epoch, {best_epoch(best)} of {of_epochs}, on "
         f"{chosen_on}."
     )
@@ -58,7 +58,7 @@ def _winner(report: Report) -> str:
     else:
         how += " The test images scored this model only."
     figures = [
-        ("dice_dataset", f"{head:.4f}"),
+        *_scores(report, value),
         ("dice_per_image", _number(test.get("dice_per_image"))),
         ("dice_dataset at the images' own size", _number(test.get("dice_dataset_own_size"))),
         ("dice_per_image at their own size", _number(test.get("dice_per_image_own_size"))),
@@ -78,6 +78,15 @@ def _winner(report: Report) -> str:
         f'<p class="how">{esc(how)}</p>'
         + (f'<p class="warn">{esc(warning)}</p>' if warning else "")
     )
+
+
+def _scores(report: Report, value: float) -> list[tuple[str, str]]:
+    """Return what chose the trial, and `dice_dataset`, on the images of the page's head."""
+    objective, test = report.objective, report.facts.test
+    if objective.is_default:
+        return [(objective.key, f"{test.get('dice_dataset', value):.4f}")]
+    own = _number(test.get("score")) if test else f"{value:.4f}"
+    return [(objective.key, own), ("dice_dataset", _number(test.get("dice_dataset")))]
 
 
 def _interval_bar(value: float, interval: list[float]) -> str:
@@ -123,9 +132,11 @@ def _distribution(report: Report) -> str:
 def _curves(report: Report) -> str:
     if not report.facts.data["drawn"]:
         return ""
+    name = esc(report.objective.short_name)
     return (
-        f"{_sampled(report)}<div class='two'><figure><figcaption>Dice by epoch</figcaption>"
-        '<div id="curves-plot" class="plot"></div></figure><figure><figcaption>Best Dice by trial'
+        f"{_sampled(report)}<div class='two'><figure><figcaption>{name} by epoch</figcaption>"
+        '<div id="curves-plot" class="plot"></div></figure><figure><figcaption>'
+        f"Best {name} by trial"
         '</figcaption><div id="history-plot" class="plot"></div></figure></div>'
     )
 

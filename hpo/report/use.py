@@ -68,8 +68,10 @@ def paper_table(report: Report) -> tuple[str, str]:
     assert best is not None
     part = "test" if report.selected_on_test else "validation"
     row = {"trial": str(best.number), "values": describe_values(best.params)}
-    row[f"dice_dataset, {part}"] = f"{score(best):.4f}"
+    row[f"{report.objective}, {part}"] = f"{score(best):.4f}"
     if "dice_dataset" in test:
+        if test.get("score") is not None and report.objective.key not in test:
+            row[f"{report.objective}, test"] = f"{test['score']:.4f}"
         row["dice_dataset, test"] = f"{test['dice_dataset']:.4f}"
         interval = test.get("interval")
         row["95 % interval"] = "{:.4f} .. {:.4f}".format(*interval) if interval else ABSENT

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpo.objective import DEFAULT, Objective, objective_of
 from hpo.records import run_of
 from hpo.store.study import (
     COUNTED,
@@ -53,9 +54,11 @@ class TrialList:
         if not self._is_ours:
             _keep_foreign(self._path, study.study_name, trials)
             self._is_ours = True
+        objective = objective_of(study.user_attrs)
         for trial in trials:
             if trial.number not in self._final:
-                entry = json.dumps({**list_entry(trial), "study": study.study_name}, indent=2)
+                found = list_entry(trial, objective)
+                entry = json.dumps({**found, "study": study.study_name}, indent=2)
                 self._texts[trial.number] = textwrap.indent(entry, "  ")
                 self._final |= set() if is_paused(trial) else {trial.number}
         entries = ",\n".join(self._texts[trial.number] for trial in trials)
@@ -90,8 +93,11 @@ def write_list_acc(study: optuna.Study, path: Path) -> None:
     TrialList(path).write(study)
 
 
-def list_entry(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial as the tutorial's list has it, with more after the tutorial's five keys."""
+def list_entry(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[str, Any]:
+    """Return a trial as the tutorial's list has it, with more after the tutorial's five keys.
+
+    `max_acc` is the score, whatever it is: `objective` says.
+    """
     provenance = run_of(trial.user_attrs)
     config = provenance.get("config", {})
     return {
@@ -108,4 +114,5 @@ def list_entry(trial: FrozenTrial) -> dict[str, Any]:
         "params": trial.params,
         "seed": config.get("seed"),
         "host": provenance.get("host"),
+        "objective": objective.key,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.dataset.intervals import MAX_CLASSES
+from hpo.objective import DEFAULT, Objective
 from trainer import rundir
-from trainer.bounded import finite
+from trainer.bounded import finite, whole
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
 OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
@@ -21,7 +22,38 @@ def read_figures(run_dir: Path, num_epochs: int, epoch: int | None = None) -> di
 
     `num_epochs` is that of the run, 0 of one that only evaluates.
     """
-    return numbers(_entry(run_dir, num_epochs, epoch))
+    entry = _entry(run_dir, num_epochs, epoch)
+    dice = DEFAULT.read_or_none(entry)
+    return numbers(entry) | ({} if dice is None else {DEFAULT.key: dice})
+
+
+def read_scores(run_dir: Path, num_epochs: int, objective: Objective) -> dict[int, float]:
+    """Return the score of each epoch that a run's metrics have."""
+    found = {}
+    for entry in rundir.read_metrics(run_dir, num_epochs):
+        epoch = whole(entry.get("epoch"), 0, max(1, num_epochs))
+        value = objective.read_or_none(entry)
+        if epoch is not None and value is not None:
+            found[epoch] = value
+    return found
+
+
+def curve_of(
+    run_dir: Path,
+    config: Mapping[str, Any],
+    evaluations: Iterable[rundir.Evaluation],
+    objective: Objective,
+) -> dict[int, float]:
+    """Return score by epoch of a run that has ended, whose test log has those evaluations."""
+    if objective.is_default:
+        return {entry.epoch: entry.accuracy for entry in evaluations}
+    return read_scores(run_dir, int(config["num_epochs"]), objective)
+
+
+def read_score(run_dir: Path, objective: Objective) -> float | None:
+    """Return the score of a run that only evaluates, None where its metrics have none."""
+    scores = read_scores(run_dir, 0, objective)
+    return scores[max(scores)] if scores else None
 
 
 def read_classes(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hpo.folders import TRIAL_FILE, WorkFolders, is_regular_file, read_json
+from hpo.objective import Objective
 from hpo.records import ModelEntry, ModelRecord
 from hpo.results.provenance import MAX_BYTES
 from hpo.worker_files import MAX_MODEL_BYTES, copy_file
@@ -58,13 +59,19 @@ def trial_entry(candidate: Candidate, spec: StudySpec, study_id: str | None) -> 
         "attempt": candidate.attempt,
         "epoch": candidate.epoch,
         "selected_on": spec.select_on,
-        "dice_dataset": candidate.score,
-        "dice_per_image": None,
-        **candidate.figures,
+        **_score(candidate, spec.objective),
         **({"dice_per_class": dict(candidate.classes)} if candidate.classes else {}),
         "params": dict(candidate.params),
     }
     return cast("ModelEntry", entry)
+
+
+def _score(candidate: Candidate, objective: Objective) -> dict[str, Any]:
+    """Return the score, named, with the other figures of its epoch."""
+    figures = {"dice_dataset": None, "dice_per_image": None, **candidate.figures}
+    if objective.is_default:  # as the test log has it
+        return {**figures, "dice_dataset": candidate.score}
+    return {"objective": objective.key, "score": candidate.score, **figures}
 
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpo.folders import WorkFolders
+from hpo.objective import Objective
+from hpo.run.score_log import ScoreLog
 from hpo.worker_files import copy_file, remove
 from trainer import rundir
 from trainer.bounded import parse_json, whole
@@ -33,15 +35,23 @@ class AttemptFolder:
     """Where a worker runs.
 
     Attributes:
-        log: its test log, read as far as the earlier attempt has written it.
+        log: its scores, read as far as the earlier attempt has written it.
+        num_epochs: of the run, as far as its config says.
         resumed: the attempt that it resumes, None if it starts anew.
         evaluated: score by epoch of that attempt.
     """
 
     run_dir: Path
-    log: rundir.TestLogReader
+    log: ScoreLog
+    num_epochs: int | None
     resumed: int | None = None
     evaluated: Mapping[int, float] = field(default_factory=dict)
+
+    def read_by(self, objective: Objective, asked: Mapping[str, Any]) -> AttemptFolder:
+        """Return it read by that objective, and with what the worker's settings should be."""
+        log = ScoreLog(self.run_dir, self.num_epochs, objective, asked)
+        evaluated = {} if self.resumed is None else _read(log)
+        return replace(self, log=log, evaluated=evaluated)
 
 
 def prepare_attempt(
@@ -71,14 +81,17 @@ def prepare_attempt(
     text = rundir.dump_config(config)
     rundir.write_atomic(run_dir / rundir.CONFIG, text)
     num_epochs = whole(get_path(config, "num_epochs"), 0, rundir.MAX_EPOCHS)
-    log = rundir.TestLogReader(run_dir / rundir.TEST_LOG, num_epochs=num_epochs, is_score=True)
+    log = ScoreLog(run_dir, num_epochs)
     if resume and get_path(config, "checkpoints.resume"):
         for earlier in range(attempt - 1, 0, -1):
             state = _State(folders.attempt(number, earlier), run_dir, num_epochs, stopping)
             if state.carry_over(config, moves=moves):
-                evaluated = {entry.epoch: entry.accuracy for entry in log.read_new()}
-                return AttemptFolder(run_dir, log, earlier, evaluated)
-    return AttemptFolder(run_dir, log)
+                return AttemptFolder(run_dir, log, num_epochs, earlier, _read(log))
+    return AttemptFolder(run_dir, log, num_epochs)
+
+
+def _read(log: ScoreLog) -> dict[int, float]:
+    return {entry.epoch: entry.accuracy for entry in log.read_new()}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hpo.errors import HpoError
 from hpo.folders import LockHeldError, locked
 from hpo.keys import ATTEMPT, TESTED
 from hpo.launchers import Launcher, Mount, Slot
+from hpo.objective import Objective
 from hpo.plan.spec import StudySpec
 from hpo.results.best_model import Results
 from hpo.results.metrics import (
@@ -30,6 +31,7 @@ from hpo.results.metrics import (
     numbers,
     read_classes,
     read_figures,
+    read_score,
 )
 from hpo.results.model_folder import TEST_FILE, copy_model
 from hpo.run.oneshot import run_config
@@ -66,6 +68,8 @@ class TestScore:
     dice_per_image_own_size: float | None = None
     attempt: int | None = None
     dice_per_class: dict[str, float | None] | None = None
+    objective: str | None = None  # what chose the trial, where it was not `dice_dataset`
+    score: float | None = None  # by it; None where the worker has written none
 
     @classmethod
     def recorded(cls, study: optuna.Study, trial: int) -> TestScore | None:
@@ -80,17 +84,20 @@ class TestScore:
         rundir.write_atomic(model / TEST_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     def __str__(self) -> str:
-        text = f"dice_dataset {self.dice_dataset:.4f}"
+        text = ""
+        if self.objective is not None:
+            text = f"{self.objective} {'–' if self.score is None else f'{self.score:.4f}'}, "
+        text += f"dice_dataset {self.dice_dataset:.4f}"
         if self.interval is not None or self.num_drawn is not None:
             found = Interval(self.interval, self.num_drawn or 0, self.drawn or "images")
             text += f" ({'95 % interval ' if self.interval else ''}{found})"
-        if self.dice_per_image is not None:
+        if self.dice_per_image is not None and self.objective != "dice_per_image":
             text += f", dice_per_image {self.dice_per_image:.4f}"
         if (averages := describe_averages(numbers(asdict(self)))) is not None:
             text += f" (averaged: {averages})"
         if self.dice_dataset_own_size is not None:
             own = f"dice_dataset {self.dice_dataset_own_size:.4f}"
-            shown = "the same dice_dataset" if text.startswith(own) else own
+            shown = "the same dice_dataset" if own in text else own
             text += f", {shown} at the images' own size"
         if (classes := describe_classes(self.dice_per_class)) is not None:
             text += f" (each class: {classes})"
@@ -201,7 +208,15 @@ def _evaluate(test: FinalTest, winner: FrozenTrial) -> TestScore | None:
         num_images=spec.survey.num_test,
         grouping=spec.grouping,
     )
-    return replace(score, attempt=winner.user_attrs.get(ATTEMPT))
+    score = replace(score, attempt=winner.user_attrs.get(ATTEMPT))
+    return with_objective(score, run_dir, spec.objective)
+
+
+def with_objective(score: TestScore, run_dir: Path, objective: Objective) -> TestScore:
+    """Add the figure that trials are compared by, where the score does not have it."""
+    if objective.is_default:
+        return score
+    return replace(score, objective=objective.key, score=read_score(run_dir, objective))
 
 
 def place_test(network: dict[str, Any], launcher: Launcher, data: Mount, test: Part) -> None:

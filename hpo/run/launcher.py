@@ -10,6 +10,7 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.launchers import Launcher, choose_launcher
+from hpo.plan.objectives import refuse_unknown_objective
 from hpo.plan.options import Options
 from hpo.plan.pruners import PROMOTION
 from hpo.plan.scoring_keys import dropped, refuse_worker_of_other_sizes, warn_of_dropped_scoring
@@ -95,6 +96,7 @@ def check_known(
             is of a plug-in that the worker does not have.
     """
     refuse_worker_of_other_sizes(spec, launcher)
+    refuse_unknown_objective(spec, launcher)
     known = launcher.capabilities()
     for name, network in spec.networks.items():
         plugin = network.plugin

@@ -62,12 +62,15 @@ class Outcome:
     number: int
     end: End
     score: float | None = None
+    score_name: str = "Dice"
     epoch: int | None = None
     num_epochs: int = 0
     seconds: float = 0.0
     message: str = ""
     log_tail: str = ""
     cause: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    curve: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def counts(self) -> bool:

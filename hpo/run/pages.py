@@ -26,7 +26,7 @@ from hpo.records import EndRecord, about, end_of, run_of
 from hpo.report.case_pictures import case_pictures
 from hpo.report.curve_picture import curve_picture
 from hpo.report.markdown import code
-from hpo.report.notes import NotedTrial, study_note, trial_note
+from hpo.report.notes import NotedTrial, score_name, study_note, trial_note
 from hpo.results.artifacts import ModelStore
 from hpo.results.pictures import attach, picture_names, store_pictures
 from hpo.run.settings import selection_text
@@ -42,6 +42,7 @@ Draw = Callable[[], Mapping[str, bytes]]  # returns file name -> PNG
 # for 200, 0.8 s for 1,000, 4 s for 2,000, 24 s for 5,000.
 MAX_NOTED = 1000
 MAX_PICTURED = 200  # 20 kB each
+MAX_NAME = 30  # characters of a score's name, in a picture
 PATIENCE_S, IMPATIENCE_S = 20.0, 2.0  # at the end; where it was stopped there may be seconds left
 
 
@@ -102,7 +103,7 @@ class DashboardPages:
         )
         draw = None
         if trial.end.get("end") == "complete" and trial.curve:
-            draw = partial(_curve, trial.number, trial.curve)
+            draw = partial(_curve, trial.number, trial.curve, self._spec.objective.key)
         self._tasks.put(partial(self._show, trial.trial_id, noted, draw, num_trials))
 
     def best_told(self, best: FrozenTrial, tested: str | None, num_trials: int) -> None:
@@ -124,7 +125,9 @@ class DashboardPages:
         best = best_trial(study)
         found = None
         if best is not None:
-            found = f"trial {best.number}, dice_dataset {score(best):.4f}"
+            found = (
+                f"trial {best.number}, {score_name(self._spec.objective.key)} {score(best):.4f}"
+            )
             found += "" if tested is None else f"; {code(tested)}"
         note = study_note(
             self._spec, about(study.user_attrs), host=socket.gethostname(), best=found
@@ -194,6 +197,7 @@ class DashboardPages:
         self._warn(f"notes or pictures of the dashboard are not complete: {why}")
 
 
-def _curve(number: int, curve: Mapping[int, float]) -> dict[str, bytes]:
-    title = f"trial {number}: dice_dataset {peak(curve):.4f} at epoch {peak_epoch(curve)}"
+def _curve(number: int, curve: Mapping[int, float], objective: str) -> dict[str, bytes]:
+    name = objective.encode("ascii", "replace").decode()[:MAX_NAME]
+    title = f"trial {number}: {name} {peak(curve):.4f} at epoch {peak_epoch(curve)}"
     return {"curve.png": curve_picture(curve, title)}

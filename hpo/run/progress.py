@@ -181,7 +181,8 @@ def describe_outcome(outcome: Outcome) -> str:
     if outcome.end in UNFINISHED:  # its score is none of the study's
         text += f" after {outcome.num_epochs} epoch{'s' * (outcome.num_epochs != 1)}"
     elif outcome.score is not None:
-        text += f" Dice {outcome.score:.4f} (epoch {outcome.epoch} of {outcome.num_epochs})"
+        text += f" {outcome.score_name} {outcome.score:.4f}"
+        text += f" (epoch {outcome.epoch} of {outcome.num_epochs})"
     text += f" in {format_seconds(outcome.seconds)}"
     return f"{text}: {outcome.message}" if outcome.message else text
 
@@ -192,8 +193,9 @@ class PlainReporter:
     A slot that has been silent for two minutes says which epoch it has reached.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, score_name: str = "Dice") -> None:
         self._console = console
+        self._score_name = score_name
         self._lock = threading.Lock()
         self._warned: set[str] = set()
         self._last_line: dict[int, float] = {}  # of each slot
@@ -211,7 +213,7 @@ class PlainReporter:
         now = time.monotonic()
         if now - self._last_line.get(slot, now) >= SILENCE_S:
             self._last_line[slot] = now
-            self._line(f"trial {number:3d} epoch {epoch}, Dice {best:.4f} so far")
+            self._line(f"trial {number:3d} epoch {epoch}, {self._score_name} {best:.4f} so far")
 
     def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:
         """Print why."""
@@ -247,8 +249,16 @@ class PlainReporter:
 class LiveReporter(PlainReporter):
     """The same lines, and below them a bar for the search and one for each running trial."""
 
-    def __init__(self, console: Console, *, num_slots: int, num_epochs: int, tally: Tally) -> None:
-        super().__init__(console)
+    def __init__(
+        self,
+        console: Console,
+        *,
+        num_slots: int,
+        num_epochs: int,
+        tally: Tally,
+        score_name: str = "Dice",
+    ) -> None:
+        super().__init__(console, score_name)
         self._num_epochs = num_epochs
         self._values: dict[int, str] = {}  # of each running trial
         self._progress = Progress(
@@ -284,7 +294,7 @@ class LiveReporter(PlainReporter):
         self._progress.update(
             self._slots[slot],
             completed=epoch,
-            note=f"epoch {epoch}/{self._num_epochs}, Dice {best:.4f}",
+            note=f"epoch {epoch}/{self._num_epochs}, {self._score_name} {best:.4f}",
         )
         self._show()
 
@@ -309,9 +319,15 @@ class LiveReporter(PlainReporter):
 
 
 def make_reporter(
-    console: Console, *, num_slots: int, num_epochs: int, tally: Tally
+    console: Console, *, num_slots: int, num_epochs: int, tally: Tally, score_name: str = "Dice"
 ) -> PlainReporter:
     """Return the live display on a terminal, plain lines elsewhere."""
     if console.is_terminal:
-        return LiveReporter(console, num_slots=num_slots, num_epochs=num_epochs, tally=tally)
-    return PlainReporter(console)
+        return LiveReporter(
+            console,
+            num_slots=num_slots,
+            num_epochs=num_epochs,
+            tally=tally,
+            score_name=score_name,
+        )
+    return PlainReporter(console, score_name)

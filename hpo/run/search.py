@@ -30,6 +30,7 @@ from hpo.run.outcome import Outcome
 from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
+from hpo.run.same_curves import SameCurves
 from hpo.run.time_plan import TimePlanning
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
@@ -50,6 +51,7 @@ class Search:
     Attributes:
         num_failed_before: trials of the study that had failed when this driver started.
         stopping: set from outside (a signal) to stop the workers and give the trials back.
+        same_curves: the curves of the study's trials when this driver started.
         restore: writes the study's inputs again (networks, weights, split) if they were removed.
     """
 
@@ -68,6 +70,7 @@ class Search:
     num_failed_before: int
     stopping: threading.Event
     restore: Callable[[], None]
+    same_curves: SameCurves
     _failures: FailureCount = field(default_factory=FailureCount)
     _lost: dict[int, str] = field(default_factory=dict)  # slots that are used no more, and why
     _has_launched: threading.Event = field(default_factory=threading.Event)
@@ -261,11 +264,16 @@ class Search:
         with self._failures.lock:
             self.tally.add(outcome)
             self.reporter.trial_ended(slot.index, outcome, self.tally)
+            if outcome.counts or outcome.end == "paused":
+                warning = self.same_curves.add(outcome.number, outcome.params, outcome.curve)
+                if warning is not None:
+                    self.reporter.warn_once(warning)
             if outcome.end == "refused" and not self.tally.has_worked:
                 # Nothing has worked yet, so it is what all trials share that cannot work.
                 raise UsageError(
                     f"trial {outcome.number}: {outcome.message}, and nothing has worked so far; "
-                    f"the search stops here:\n{outcome.log_tail}"
+                    "the search stops here"
+                    + (f":\n{outcome.log_tail}" if outcome.log_tail else "")
                 )
             num_failed = 0
             if outcome.end in FAILED:

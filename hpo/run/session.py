@@ -24,6 +24,7 @@ from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.pages import DashboardPages
 from hpo.run.progress import Tally, describe_left, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
+from hpo.run.same_curves import SameCurves
 from hpo.run.search import Search, tally_of
 from hpo.run.settings import settings_rows, show_settings
 from hpo.run.stopping import StopRequest
@@ -127,7 +128,11 @@ def _compose(
     trials = retry.call(study.get_trials, deepcopy=False)
     tally = tally_of(spec, trials, lease_manager.budget)
     reporter = make_reporter(
-        console, num_slots=len(reservation.slots), num_epochs=spec.num_epochs, tally=tally
+        console,
+        num_slots=len(reservation.slots),
+        num_epochs=spec.num_epochs,
+        tally=tally,
+        score_name=spec.objective.short_name,
     )
     pages = DashboardPages(
         spec,
@@ -156,6 +161,7 @@ def _compose(
         tally=tally,
         num_failed_before=retry.call(count_failed, study),
         stopping=stopping,
+        same_curves=SameCurves.of(trials),
         restore=lambda: restore_inputs(spec, options),
     )
     return _Session(

@@ -36,7 +36,7 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         ("weights to start from", spec.weights.given if spec.weights else "none, random"),
         ("trials", _trials_text(spec)),
         ("trials are compared on", selection_text(spec)),
-        ("by", f"dice_dataset at {spec.scored_at}, {spec.averaged}"),
+        ("by", spec.compared_by),
         ("sampler, pruner", f"{_sampler_text(spec)}, {_pruner_text(spec)}"),
         *(("tried first", describe_values(each.values)) for each in spec.first),
     ]

@@ -78,7 +78,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
-    say(f"  dice_dataset {value:.4f} on {selection_text(spec)}")
+    say(f"  {spec.objective} {value:.4f} on {selection_text(spec)}")
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
@@ -172,7 +172,8 @@ def _explain_score(
         say(f"  averaged over the classes: {averages}; dice_dataset is {spec.averaged}")
     if classes := describe_classes(model.get("dice_per_class")):
         say(f"  dice_dataset of each class: {classes}")
-    _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
+    if spec.objective.is_default:
+        _compare_with_trivial(value, spec.trivial_on(spec.select_on), say)
 
 
 def _compare_with_trivial(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -26,11 +27,12 @@ from hpo.store.study import COUNTED, finished_trials
 
 @dataclass(frozen=True)
 class Job:
-    """A trial with its values."""
+    """A trial with its values: of config fields, and as the study names them."""
 
     number: int
     chosen: dict[str, Any]
     clock: Stopwatch
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,11 @@ class Teller:
             number=job.number,
             end=attempt_result.end,
             score=attempt_result.score,
+            score_name=self.spec.objective.short_name,
             epoch=attempt_result.epoch,
             num_epochs=len(attempt_result.curve),
+            params=job.params,
+            curve=attempt_result.curve,
             seconds=job.clock.total,
             message=attempt_result.message,
             log_tail=attempt_result.log_tail,
@@ -92,6 +97,9 @@ class Teller:
             attempt=lease.attempt,
             seconds=job.clock.seconds(),
         )
+        if not self.spec.objective.is_default:
+            end["score"] = end.pop("dice_dataset")
+            end["objective"] = self.spec.objective.key
         run_dir = self.spec.folders.attempt(job.number, lease.attempt)
         if classes := read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch):
             end["dice_per_class"] = classes

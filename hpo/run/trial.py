@@ -94,7 +94,7 @@ class TrialRunner:
                 job = Job(error.number, {}, clock)
                 end: End = "unfit" if error.is_enqueued else "failed"
                 return self._teller.finish(job, lease, AttemptResult(end, message=str(error)))
-            job = Job(trial.number, chosen, clock)
+            job = Job(trial.number, chosen, clock, trial.params)
             if not self.lease_manager.set_params(lease, trial):
                 return self._teller.finish(job, lease, AttemptResult("lost", message=LOST))
             if lease.ends:
@@ -171,7 +171,7 @@ class TrialRunner:
     def _folder(
         self, job: Job, lease: Lease, config: TrialConfig, *, resume: bool
     ) -> AttemptFolder:
-        return prepare_attempt(
+        folder = prepare_attempt(
             self.spec.folders,
             job.number,
             lease.attempt,
@@ -180,6 +180,7 @@ class TrialRunner:
             stopping=self.stopping,
             moves=lease.was_paused,
         )
+        return folder.read_by(self.spec.objective, config.asked)
 
     def _attempt(self, job: Job, lease: Lease, *, resume: bool) -> tuple[AttemptResult, bool]:
         """Run the worker once; return what became of it, and whether it went on from a state.

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.launchers import Launcher
+from hpo.plan.objectives import keep_best
 from hpo.plan.samplers import derived_seed
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
-from trainer.config import parse_config
+from trainer.config import parse_config, settings_of
 from trainer.keypath import get_path, set_path
 
 PAUSE_KEY = "checkpoints.pause_after"
@@ -28,12 +29,14 @@ class TrialConfig:
         on_host: for the best model: all keys, `layers` by its name, and the images that trials are
             compared on by their paths on this host.
         network_file: the network's file in the inputs folder.
+        asked: the settings that the worker was told, which it should use, by dotted path.
     """
 
     written: Mapping[str, Any]
     recorded: Mapping[str, Any]
     on_host: Mapping[str, Any]
     network_file: str
+    asked: Mapping[str, Any]
 
     @property
     def keeps_state(self) -> bool:
@@ -61,7 +64,8 @@ def make_trial_config(
     config["seed"] = derived_seed(spec.seed, number, "training")
     if get_path(config, "checkpoints.resume"):  # nobody resumes a trial that is done
         set_path(config, "checkpoints.resume_when_done", False)
-    parse_config({"neural_network": config}, f"trial {number}")
+    keep_best(config, spec.objective, launcher)
+    parsed = parse_config({"neural_network": config}, f"trial {number}")
     thinned = {"log_interval_s": SECONDS_BETWEEN_LINES} | config
     written = without_extensions(thinned, known=launcher.capabilities())
     recorded = dict(written)
@@ -78,4 +82,9 @@ def make_trial_config(
         recorded={**recorded, "layers": name},
         on_host=on_host,
         network_file=spec.networks[name].file,
+        asked={
+            key: value
+            for key, value in settings_of(parsed).items()
+            if get_path(written, key) is not None
+        },
     )

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import optuna
@@ -14,13 +14,14 @@ import optuna
 from hpo.launchers import Handle
 from hpo.launchers.stop_times import END_GRACE_S, KEEP_STATE_GRACE_S
 from hpo.plan.pruners import pruner_errors_named
-from hpo.run.outcome import LOST, AttemptResult, End, classify, cut_off
+from hpo.run.outcome import LOST, AttemptResult, End, classify, cut_off, failed_by
+from hpo.run.score_log import ScoreLog
 from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
-from trainer import rundir
+from trainer.errors import ConfigError
 
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
@@ -35,7 +36,7 @@ class Watch:
     """One worker that is followed.
 
     Attributes:
-        log: the worker's test log, read as far as an earlier attempt has written it.
+        log: the worker's scores, read as far as an earlier attempt has written it.
         inherited: what it says so far. The worker may go on from before that, and then it
             replaces the log; no decision rests on this.
         keeps_state: whether the worker can write a state, from which another attempt resumes.
@@ -49,7 +50,7 @@ class Watch:
     study: optuna.Study
     lease: Lease
     handle: Handle
-    log: rundir.TestLogReader
+    log: ScoreLog
     inherited: Mapping[int, float]
     num_epochs: int
     lease_manager: LeaseManager
@@ -90,7 +91,9 @@ class Watch:
         end_deadline: float | None = None  # of a worker that hangs after its last epoch
         while True:
             code = self.handle.poll()  # before reading: what was written before the end is read
-            self._read()
+            if text := self._read(has_ended=code is not None):
+                end: End = "refused" if self.log.refusal else "failed"
+                return replace(failed_by(ConfigError(text)), end=end, curve=self._curve)
             was_pending = bool(self._unreported)
             is_ours = self._report()
             if not is_ours or self.renewer.is_lost(self.lease):
@@ -103,11 +106,8 @@ class Watch:
                 # a trial that has had its last epoch is complete: there is nothing to save
                 if was_pending and not self._is_whole and self._should_prune():
                     why = "pruned"
-            is_late = self.deadline is not None and time.monotonic() > self.deadline
-            if is_late and code is None:
-                why = why or "out of time"
-            if why is None and code is None and self.lease_manager.budget.is_over():
-                why = "cut off"
+            if code is None:
+                why = why or self._over()
             if why is not None and code is None:
                 self.handle.stop()
                 # What it has written meanwhile counts: its best checkpoint is that of these lines.
@@ -116,11 +116,17 @@ class Watch:
             if end_deadline is not None and time.monotonic() > end_deadline:
                 self.handle.stop()
                 text = f"the worker did not end within {END_GRACE_S:.0f} s of its last epoch"
-                end: End = "paused" if self._is_at_rung() else "complete"
+                end = "paused" if self._is_at_rung() else "complete"
                 return AttemptResult(end, self._curve, text)
             age_s = time.monotonic() - began
             if self.stopping.wait(min(max(age_s / 10, MIN_POLL_INTERVAL_S), POLL_INTERVAL_S)):
                 return AttemptResult("given back", self._curve)
+
+    def _over(self) -> Why | None:
+        """Return which time is over, the trial's or the study's; None if there is some left."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return "out of time"
+        return "cut off" if self.lease_manager.budget.is_over() else None
 
     @property
     def _is_whole(self) -> bool:
@@ -153,8 +159,11 @@ class Watch:
             return False
         return self.pause_after <= max(self._curve, default=0) < self.num_epochs
 
-    def _read(self) -> None:
+    def _read(self, *, has_ended: bool) -> str:
+        """Take what is new; return why the worker does something else than it was asked for."""
         entries = self.log.read_new()
+        if has_ended:
+            self.log.end()
         if self.log.was_replaced:  # the worker goes on from an earlier epoch than its log said
             self._curve.clear()
             self._unreported.clear()
@@ -165,6 +174,7 @@ class Watch:
             if is_epoch and entry.epoch not in self._curve and math.isfinite(entry.accuracy):
                 self._curve[entry.epoch] = self._unreported[entry.epoch] = entry.accuracy
                 self.tell_epoch(entry.epoch, max(self._curve.values()))
+        return self.log.refusal or self.log.problem
 
     def _report(self) -> bool:
         """Report what is new, if the database answers; say whether the trial is still ours."""

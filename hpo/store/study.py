@@ -26,6 +26,7 @@ from hpo.keys import (
     TITLE,
     TOKEN,
 )
+from hpo.objective import DEFAULT, OBJECTIVE, Objective
 from hpo.records import end_of
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
@@ -34,6 +35,7 @@ from hpo.store.ranking import DIRECTION, UNSCORED, peak, peak_epoch, rank
 from hpo.store.sampling import SnapshotStorage
 from trainer.bounded import finite
 
+_ABSENT = {OBJECTIVE: DEFAULT.key}  # what it means that an identity lacks a name
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what happens
@@ -48,6 +50,7 @@ class WantedStudy:
     name: str
     title: str
     identity: Mapping[str, str]
+    objective: Objective = DEFAULT
 
 
 def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) -> optuna.Study:
@@ -87,6 +90,8 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     assert agreed is not None  # else refused
     if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
+    if study.metric_names != [wanted.objective.name]:  # of an earlier release
+        study.set_metric_names([wanted.objective.name])
     return study
 
 
@@ -152,7 +157,8 @@ def refuse_other_study(
         )
     keys = sorted(k for k in {*stored, *identity} if stored.get(k) != identity.get(k))
     lines = "\n".join(
-        f"  {key}: {stored.get(key, '(absent)')}  ->  {identity.get(key, '(absent)')}"
+        f"  {key}: {stored.get(key, _ABSENT.get(key, '(absent)'))}  ->  "
+        f"{identity.get(key, _ABSENT.get(key, '(absent)'))}"
         for key in keys
     )
     raise UsageError(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from hpo.command_line import as_options
 from hpo.errors import UsageError
+from hpo.objective import objective_of
 from hpo.study.common import opened_study, show_json
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.trial_report import describe_trial, show_trial
@@ -31,14 +32,15 @@ def best(options: BestOptions) -> None:
             raise UsageError(
                 f"study {study.study_name!r} has no finished trial of rml-optimize yet"
             )
-        entry = describe_trial(trial)
+        objective = objective_of(study.user_attrs)
+        entry = describe_trial(trial, objective)
         if tested := TestScore.recorded(study, trial.number):
             entry["test"] = asdict(tested)
         other = best_of_optuna(study)
         if other is not None and other.number != trial.number:
             entry["best_of_optuna"] = {
                 "trial": other.number,
-                "dice_dataset": other.value,
+                objective.key: other.value,
                 "is_foreign": is_foreign(other),
             }
         if options.as_json:

@@ -24,6 +24,7 @@ from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Slot
+from hpo.objective import objective_of
 from hpo.records import run_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
@@ -88,7 +89,8 @@ def confirm(options: ConfirmOptions) -> None:
 
     grouping = Grouping(tested.root, runs[0].provenance["data"].get("group_by"))
     finished = [run for run in runs if run.result()]
-    table = write_tables(output, study.name, study.trials, finished, grouping)
+    objective = objective_of(study.attributes)
+    table = write_tables(output, study.name, study.trials, finished, grouping, objective)
     say()
     say(table)
     say(f"wrote {output / 'confirm.md'} and {output / 'confirm.tex'}")
@@ -134,7 +136,14 @@ def _train(
         warn=say,
     ) as workers:
         say(f"{counted(len(todo), 'training')}: {workers.text}")
-        training_data = TrainingData(workers.launcher, (images, inputs), tests, tested, survey)
+        training_data = TrainingData(
+            workers.launcher,
+            (images, inputs),
+            tests,
+            tested,
+            survey,
+            objective_of(study.attributes),
+        )
         return list(_run_all(todo, training_data, workers.slots, done=done, total=len(runs)))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpo.command_line import as_options
+from hpo.keys import IDENTITY
+from hpo.objective import objective_in
 from hpo.study.common import choose_study, database_url, reading, say, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import StudyReader, study_names
@@ -30,13 +32,14 @@ def list_studies(options: ListOptions) -> None:
         for name, study_id in names.items():
             reader = StudyReader(engine, study_id)
             states, best = reader.states(), reader.best()
+            objective = objective_in(reader.attribute(IDENTITY))
             rows.append(
                 {
                     "study": name,
                     "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
                     "running": states.get("RUNNING", 0),
                     "failed": states.get("FAIL", 0),
-                    "best dice_dataset": best.score if best else None,
+                    f"best {objective}": best.score if best else None,
                 }
             )
     if options.as_json:

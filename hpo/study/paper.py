@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from hpo.dataset.intervals import Grouping, interval_of_runs
+from hpo.objective import DEFAULT, Objective
 from hpo.records import run_of
 from hpo.results.metrics import WITH, WITHOUT
 from hpo.store.study import score
@@ -30,15 +31,17 @@ def write_tables(
     trials: Sequence[FrozenTrial],
     runs: Sequence[Run],
     grouping: Grouping,
+    objective: Objective = DEFAULT,
 ) -> str:
     """Write confirm.md and confirm.tex from finished runs; return the Markdown table."""
     by_trial = {t.number: [run for run in runs if run.trial.number == t.number] for t in trials}
-    rows = [_row(trial, by_trial[trial.number], grouping) for trial in trials]
+    rows = [_row(trial, by_trial[trial.number], grouping, objective) for trial in trials]
     results = [run.result() or {} for run in runs]
     num_images = next((entry["num_images"] for entry in results), 0)
     chosen = "the best configuration"
     if len(trials) > 1:
         chosen = f"the {len(trials)} best configurations, each"
+    of_what = "" if objective.is_default else f" ({objective})"
     notes = [
         f"Study {study}: {chosen} trained anew; scores on "
         f"{counted(num_images, 'test image')} that chose nothing.",
@@ -47,7 +50,7 @@ def write_tables(
         f"Interval: 95 % percentile bootstrap over {_drawn(grouping)} of the mean over seeds; it "
         "does not hold what varies between trainings.",
         "dice_dataset pools the pixels of all images, dice_per_image averages over images. "
-        "selected: the search's score, the best of its trials, so optimistic.",
+        f"selected: the search's score{of_what}, the best of its trials, so optimistic.",
         *(
             [
                 "dice_dataset is averaged over classes, of which the background is "
@@ -78,7 +81,9 @@ def _drawn(grouping: Grouping) -> str:
     return "images, and too narrow where several are of one patient,"
 
 
-def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[str, str]:
+def _row(
+    trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping, objective: Objective
+) -> dict[str, str]:
     results = [run.result() or {} for run in runs]
     num_images = max((entry.get("num_images", 0) for entry in results), default=0)
     folders = [run.test_dir for run in runs]
@@ -88,6 +93,7 @@ def _row(trial: FrozenTrial, runs: Sequence[Run], grouping: Grouping) -> dict[st
         "values": describe_values(trial.params),
         "selected": f"{score(trial):.4f}",
         "seeds": str(len(results)),
+        **({} if objective.is_default else {objective.key: spread(results, "score")}),
         "dice_dataset": spread(results, "dice_dataset"),
         "95 % interval": str(interval) if interval else ABSENT,
         "dice_per_image": spread(results, "dice_per_image"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders
+from hpo.objective import DEFAULT, objective_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 from trainer.wording import counted
@@ -61,11 +63,12 @@ def plot(options: PlotOptions) -> None:
         folders = WorkFolders.of(options.study.output_dir, study.study_name)
         folder = (options.to or folders.plots).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        name = objective_of(study.user_attrs).key
         drawings: dict[str, Callable[[list[FrozenTrial]], Any]] = {
-            "history.png": _history,
-            "parameters.png": _parameters,
+            "history.png": partial(_history, name=name),
+            "parameters.png": partial(_parameters, score_name=name),
             "importance.png": _importance,
-            "curves.png": _curves,
+            "curves.png": partial(_curves, name=name),
         }
         for file, draw in drawings.items():
             figure = draw(trials)
@@ -74,7 +77,7 @@ def plot(options: PlotOptions) -> None:
             say(f"wrote {folder / file}")
 
 
-def _history(trials: list[FrozenTrial]) -> Any:
+def _history(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -87,13 +90,13 @@ def _history(trials: list[FrozenTrial]) -> Any:
     line = list(accumulate(_scores(finished), max))
     if finished:
         axes.step([t.number for t in finished], line, where="post", c="black", label="best")
-    axes.set(xlabel="trial", ylabel="dice_dataset")
+    axes.set(xlabel="trial", ylabel=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
     return figure
 
 
-def _parameters(trials: list[FrozenTrial]) -> Any:
+def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator
@@ -130,7 +133,7 @@ def _parameters(trials: list[FrozenTrial]) -> Any:
             axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.set_xlabel(name)
     for row in grid:
-        row[0].set_ylabel("dice_dataset")
+        row[0].set_ylabel(score_name)
     marks = [Line2D([], [], c=COLOURS[s], marker="o", ls="", label=s) for s in _by_state(trials)]
     if best is not None:
         marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
@@ -199,7 +202,7 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
     return places
 
 
-def _curves(trials: list[FrozenTrial]) -> Any:
+def _curves(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -224,7 +227,7 @@ def _curves(trials: list[FrozenTrial]) -> Any:
             ms=3,
             label=f"best: trial {trial.number}" if is_best else None,
         )
-    axes.set(xlabel="epoch", ylabel="dice_dataset")
+    axes.set(xlabel="epoch", ylabel=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for state in _by_state(others):
         axes.plot([], [], c=COLOURS[state], label=state)

@@ -16,7 +16,9 @@ from hpo.command_line import as_options
 from hpo.errors import HpoError, UsageError
 from hpo.folders import WorkFolders
 from hpo.launchers import Slot
+from hpo.objective import Objective, objective_of
 from hpo.records import RunRecord, run_of
+from hpo.results.metrics import curve_of
 from hpo.run.oneshot import run_config
 from hpo.study.common import find_trial, opened_study, say, show_table
 from hpo.study.options import StudyOptions, TrialNumber
@@ -69,7 +71,8 @@ def replay(options: ReplayOptions) -> None:
         say(f"trial {trial} again: {workers.text}")
         slot = _with_threads(workers.slots[0], provenance)
         placed = placed_config(config, provenance, mounts, workers.launcher)
-        curve = _run(workers, slot, replays, placed)
+        objective = objective_of(attributes)
+        curve = _run(workers, slot, replays, placed, objective)
     _compare(found, curve, provenance, slot, options.tolerance)
 
 
@@ -84,7 +87,9 @@ def _with_threads(slot: Slot, provenance: RunRecord) -> Slot:
     return replace(slot, num_threads=threads, cores=cores)
 
 
-def _run(workers: Workers, slot: Slot, replays: Path, config: dict[str, Any]) -> dict[int, float]:
+def _run(
+    workers: Workers, slot: Slot, replays: Path, config: dict[str, Any], objective: Objective
+) -> dict[int, float]:
     from hpo.plan.space import dropped_keys  # pydantic, which most commands do without
 
     if dropped := dropped_keys(config, known=workers.launcher.capabilities()):
@@ -92,7 +97,7 @@ def _run(workers: Workers, slot: Slot, replays: Path, config: dict[str, Any]) ->
     run_dir = _new_folder(replays)
     ended = run_config(workers.launcher, slot, run_dir, config)
     assert ended is not None
-    curve = {evaluation.epoch: evaluation.accuracy for evaluation in ended.evaluations}
+    curve = curve_of(run_dir, config, ended.evaluations, objective)
     if not curve:
         raise HpoError(f"the worker ended with exit code {ended.exit_code}:\n{ended.log_tail}")
     say(f"its folder: {run_dir}")

@@ -13,9 +13,11 @@ from hpo.dataset.intervals import Grouping
 from hpo.errors import HpoError
 from hpo.folders import read_json
 from hpo.launchers import Launcher, Mount, Slot
+from hpo.objective import Objective
 from hpo.records import RunRecord, run_of
+from hpo.results.metrics import curve_of
 from hpo.run.oneshot import run_config
-from hpo.store.ranking import rank
+from hpo.store.ranking import peak_epoch
 from hpo.study.recorded import placed_config, recorded_config
 from hpo.worker_files import copy_file, remove
 from trainer import rundir
@@ -68,6 +70,7 @@ class TrainingData:
     tests: Mount
     tested: DataFolder
     survey: DataSurvey
+    objective: Objective
 
     def grouping(self, run: Run) -> Grouping:
         """Return which of the test images are of one patient, as the study knew them."""
@@ -81,13 +84,16 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
         HpoError: the worker failed, or what it left cannot be removed.
         DataError: it left no checkpoint.
     """
+    from hpo.plan.objectives import keep_best
     from hpo.plan.samplers import derived_seed
-    from hpo.run.final_test import read_test_score
+    from hpo.run.final_test import read_test_score, with_objective
 
     launcher = data.launcher
     config = placed_config(recorded_config(run.provenance), run.provenance, data.mounts, launcher)
     config["seed"] = derived_seed(int(config.get("seed") or 0), run.seed, "confirm")
     set_path(config, "checkpoints.keep", "best")
+    config["checkpoints"].pop("best_by", None)
+    keep_best(config, data.objective, launcher)
     if get_path(config, "checkpoints.resume_when_done") is not None:
         # Stopped after the training, before the test's end: the next call goes on from there.
         set_path(config, "checkpoints.resume_when_done", True)
@@ -99,11 +105,14 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
         return None
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
-    best = max(trained.evaluations, key=lambda entry: rank(entry.accuracy, entry.epoch))
+    curve = curve_of(train_dir, config, trained.evaluations, data.objective)
+    best_epoch = peak_epoch(curve)
+    if best_epoch is None:
+        raise HpoError(f"the training's metrics have no {data.objective}")
     _empty(run.test_dir, stopping)
     run.test_dir.mkdir(parents=True)
     checkpoints = train_dir / rundir.CHECKPOINTS
-    best_file = checkpoints / rundir.checkpoint_file(best.epoch)
+    best_file = checkpoints / rundir.checkpoint_file(best_epoch)
     copy_file(best_file, run.test_dir / MODEL, stopping=stopping)
     network = _test_config(config, data)
     tested = run_config(launcher, slot, run.test_dir, network, stopping, sees_tests=True)
@@ -120,11 +129,11 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     )
     result = {
         "of": run.identity(),
-        **asdict(score),
+        **asdict(with_objective(score, run.test_dir, data.objective)),
         "seed": run.seed,
         "training_seed": config["seed"],
-        "epoch": best.epoch,
-        "validation": best.accuracy,
+        "epoch": best_epoch,
+        "validation": curve[best_epoch],
     }
     rundir.write_atomic(run.folder / RESULT, json.dumps(result, indent=2) + "\n")
     # As with trials: 130 MB each would fill the disk.

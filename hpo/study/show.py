@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpo.command_line import as_options
+from hpo.objective import objective_of
 from hpo.study.common import find_trial, opened_study, show_json
 from hpo.study.options import AsJson, StudyOptions, TrialNumber
 from hpo.study.trial_report import describe_trial, show_trial
@@ -23,7 +24,8 @@ class ShowOptions:
 def show(options: ShowOptions) -> None:
     """Show all that is known of one trial."""
     with opened_study(options.study) as study:
-        entry = describe_trial(find_trial(study, options.trial))
+        found = find_trial(study, options.trial)
+        entry = describe_trial(found, objective_of(study.user_attrs))
         if options.as_json:
             show_json(entry)
         else:

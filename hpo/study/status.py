@@ -12,7 +12,9 @@ import typer
 
 from hpo.command_line import as_options
 from hpo.console import console
-from hpo.keys import END, NUM_TRIALS, PROVENANCE, TITLE
+from hpo.keys import END, IDENTITY, NUM_TRIALS, PROVENANCE, TITLE
+from hpo.objective import Objective, objective_in
+from hpo.records import noted_score, notes_score
 from hpo.run.progress import optuna_means
 from hpo.store.budget import OPEN_ENDED
 from hpo.store.ranking import rank
@@ -67,6 +69,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     if total and total >= OPEN_ENDED:
         total = None
     running = reader.running(PROVENANCE)
+    objective = objective_in(reader.attribute(IDENTITY))
     ends = reader.notes(END)
     foreign = reader.foreign()
     best = _best(ends, num_finished - len(foreign)) or reader.best()
@@ -101,16 +104,19 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         "seconds_left": round(left / rate)
         if rate and left and is_alive and not states.get("PAUSED")
         else None,
+        "objective": objective.key,
         "best": {
             "trial": best.number,
-            "dice_dataset": best.score,
+            objective.key: best.score,
             "epoch": best.epoch,
             "params": reader.params(best.trial_id),
         }
         if best
         else None,
-        "best_of_optuna": _best_of_optuna(ends, states.get("COMPLETE", 0), foreign, reader),
-        "running": [_describe_running(trial) for trial in running],
+        "best_of_optuna": _best_of_optuna(
+            ends, states.get("COMPLETE", 0), foreign, reader, objective
+        ),
+        "running": [_describe_running(trial, objective) for trial in running],
         "hosts": _hosts(ends, running),
         "failures": _failures(ends),
     }
@@ -122,13 +128,13 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
     Among the values of 10,000 trials the database would look for it longer than all else takes.
     """
     counted = [end for end in ends if end.state in COUNTED]
-    if len(counted) < num_finished or any("dice_dataset" not in end.value for end in counted):
+    if len(counted) < num_finished or not all(notes_score(end.value) for end in counted):
         return None
-    scored = [end for end in counted if end.value["dice_dataset"] is not None]
-    if not scored:
+    scored = [(noted_score(end.value), end) for end in counted]
+    value, best = max(scored, key=lambda each: rank(each[0], each[1].number), default=(None, None))
+    if value is None or best is None:
         return None
-    best = max(scored, key=lambda end: rank(end.value["dice_dataset"], end.number))
-    return Best(best.trial_id, best.number, best.value["dice_dataset"], best.value["epoch"])
+    return Best(best.trial_id, best.number, value, best.value["epoch"])
 
 
 def _span_s(span: tuple[dt.datetime, dt.datetime] | None) -> float | None:
@@ -136,7 +142,11 @@ def _span_s(span: tuple[dt.datetime, dt.datetime] | None) -> float | None:
 
 
 def _best_of_optuna(
-    ends: list[Note], num_complete: int, foreign: list[Foreign], reader: StudyReader
+    ends: list[Note],
+    num_complete: int,
+    foreign: list[Foreign],
+    reader: StudyReader,
+    objective: Objective,
 ) -> dict[str, Any] | None:
     """Return the best of the complete trials, be they ours or not."""
     whole = [each for each in foreign if each.state == "COMPLETE"]
@@ -149,7 +159,7 @@ def _best_of_optuna(
         return None
     value, number = max(found, key=lambda entry: rank(*entry))
     is_foreign = any(each.number == number for each in foreign)
-    return {"trial": number, "dice_dataset": value, "is_foreign": is_foreign}
+    return {"trial": number, objective.key: value, "is_foreign": is_foreign}
 
 
 def _rate(
@@ -169,13 +179,13 @@ def _rate(
     return len(completions) / seconds if seconds > 0 else None
 
 
-def _describe_running(trial: Running) -> dict[str, Any]:
+def _describe_running(trial: Running, objective: Objective) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "host": trial.provenance.get("host"),
         "attempt": trial.provenance.get("attempt"),
         "epoch": trial.epoch,
-        "dice_dataset": trial.best,
+        objective.key: trial.best,
         "silent_s": None if trial.silent_s is None else round(max(0.0, trial.silent_s), 1),
     }
 
@@ -255,15 +265,15 @@ def _show(entry: dict[str, Any]) -> None:
         left = entry["seconds_left"]
         text = f", about {format_seconds(left)} left" if left else ""
         say_prose(f"  rate: {entry['trials_per_hour']:g} trials per hour{text}")
-    best = entry["best"]
+    best, key = entry["best"], entry["objective"]
     if best is not None:
         say_prose(
-            f"  best: trial {best['trial']}, dice_dataset {best['dice_dataset']:.4f} "
+            f"  best: trial {best['trial']}, {key} {best[key]:.4f} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
     other = entry["best_of_optuna"]
     if other is not None and (best is None or other["trial"] != best["trial"]):
-        means = optuna_means(other["trial"], other["dice_dataset"], is_foreign=other["is_foreign"])
+        means = optuna_means(other["trial"], other[key], is_foreign=other["is_foreign"])
         say_prose(f"  Optuna's best: {means}")
     for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
         if rows:

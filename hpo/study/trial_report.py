@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.console import console
 from hpo.keys import ATTEMPT, REQUEUED_FROM
+from hpo.objective import DEFAULT, Objective
 from hpo.records import end_of, run_of
 from hpo.results.metrics import describe_classes
 from hpo.run.progress import optuna_means
@@ -25,7 +26,7 @@ LOG_LINES = 15
 MIN_CHARS = 24  # of a value, however narrow the screen is
 
 
-def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
+def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
     from hpo.store.study import (
         best_epoch,
@@ -42,11 +43,12 @@ def describe_trial(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": recorded_state(trial).lower(),
-        "dice_dataset": score(trial),
+        **({} if objective.is_default else {"objective": objective.key}),
+        objective.key: score(trial),
         "foreign_value": trial.value if is_foreign(trial) else None,
         "epoch": best_epoch(trial),
         "dice_per_class": end.get("dice_per_class"),
-        "last_dice_dataset": last_score(trial),
+        f"last_{objective}": last_score(trial),
         "epochs": max(values, default=0),
         "started": _time(trial.datetime_start),
         "seconds": None if seconds is None else round(seconds, 1),
@@ -89,7 +91,7 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
     from tabulate import tabulate
 
     rows: list[tuple[str, object]] = [
-        (key, _text(key, value))
+        (key, _text(key, value, entry.get("objective", DEFAULT.key)))
         for key, value in entry.items()
         if value is not None and key not in ("params", "curve", "config", "log_tail")
     ]
@@ -108,7 +110,7 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
         _show_log(entry)
 
 
-def _text(key: str, value: Any) -> str:
+def _text(key: str, value: Any, objective: str) -> str:
     if key == "gpus":
         return ", ".join(f"{gpu.get('name')} ({gpu.get('uuid')})" for gpu in value) or "none"
     if key == "cpu":
@@ -124,10 +126,10 @@ def _text(key: str, value: Any) -> str:
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
     if key == "best_of_optuna":
-        return optuna_means(value["trial"], value["dice_dataset"], is_foreign=value["is_foreign"])
+        return optuna_means(value["trial"], value[objective], is_foreign=value["is_foreign"])
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items() if part)
-    return f"{value:.4f}" if key.endswith("dice_dataset") else str(value)
+    return f"{value:.4f}" if key in (objective, f"last_{objective}") else str(value)
 
 
 def _show_log(entry: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import typer
 from hpo.command_line import as_options
 from hpo.console import console
 from hpo.errors import UsageError
+from hpo.objective import Objective, objective_of
 from hpo.records import end_of, run_of
 from hpo.study.common import opened_study, say, say_prose, show_json
 from hpo.study.options import AsJson, StudyOptions
@@ -20,8 +21,6 @@ from hpo.wording import ABSENT, format_seconds
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-FIXED = ("trial", "state", "dice_dataset", "epoch", "epochs", "seconds", "host")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +47,20 @@ def trials(options: TrialsOptions) -> None:
         raise UsageError("--csv and --json exclude each other; give one")
     with opened_study(options.study) as study:
         found = study.get_trials(deepcopy=False)
+        objective = objective_of(study.user_attrs)
     if options.top is not None:
         found = [trial for trial in found if score(trial) is not None]
         found = sorted(found, key=trial_rank, reverse=True)[: options.top]
-    rows = [_row(trial) for trial in found]
+    rows = [_row(trial, objective) for trial in found]
     if options.as_json:
         show_json(rows)
     elif options.as_csv:
-        _write_csv(rows)
+        _write_csv(rows, objective)
     else:
-        _show(rows)
+        _show(rows, objective)
 
 
-def _row(trial: FrozenTrial) -> dict[str, Any]:
+def _row(trial: FrozenTrial, objective: Objective) -> dict[str, Any]:
     from hpo.store.states import state_name
     from hpo.store.study import best_epoch, score, seconds_of
 
@@ -69,7 +69,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": state_name(trial),
-        "dice_dataset": score(trial),
+        objective.key: score(trial),
         "epoch": best_epoch(trial),
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": None if seconds is None else round(seconds, 1),
@@ -78,27 +78,29 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(rows: Sequence[Mapping[str, Any]], objective: Objective) -> None:
+    fixed = ("trial", "state", objective.key, "epoch", "epochs", "seconds", "host")
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*FIXED, *names])
+    writer.writerow([*fixed, *names])
     for row in rows:
-        writer.writerow([*(row[key] for key in FIXED), *(row["params"].get(n) for n in names)])
+        writer.writerow([*(row[key] for key in fixed), *(row["params"].get(n) for n in names)])
 
 
-def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+def _show(rows: Sequence[Mapping[str, Any]], objective: Objective) -> None:
     """Print one line for each; where they do not fit the screen, the values go below it."""
     from tabulate import tabulate
 
     if not rows:
         say("no trials yet")
         return
+    name = objective.short_name
     hosts = {row["host"] for row in rows if row["host"]}
     shown = [
         {
             "trial": row["trial"],
             "state": row["state"],
-            "Dice": ABSENT if row["dice_dataset"] is None else f"{row['dice_dataset']:.4f}",
+            name: ABSENT if row[objective.key] is None else f"{row[objective.key]:.4f}",
             "epoch": ABSENT if row["epoch"] is None else f"{row['epoch']} of {row['epochs']}",
             "time": ABSENT if row["seconds"] is None else format_seconds(row["seconds"]),
             **({"host": row["host"] or ABSENT} if len(hosts) > 1 else {}),
@@ -106,7 +108,7 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows
     ]
     values = [short_values(row["params"]) for row in rows]
-    align = ["right" if key in ("trial", "Dice") else "left" for key in shown[0]]
+    align = ["right" if key in ("trial", name) else "left" for key in shown[0]]
     text = tabulate(shown, headers="keys", disable_numparse=True, colalign=align)
     head, rule, *lines = text.splitlines()
     room = console.width - len(rule) - 2

@@ -40,14 +40,17 @@ from hpo.folders import WorkFolders  # noqa: E402
 from hpo.launchers.log import read_tail, shortened  # noqa: E402
 from hpo.launchers.probe import parse_capabilities  # noqa: E402
 from hpo.launchers.warm import WarmWorker  # noqa: E402
-from hpo.results.metrics import read_figures  # noqa: E402
+from hpo.objective import Objective  # noqa: E402
+from hpo.results.metrics import read_figures, read_scores  # noqa: E402
 from hpo.results.model_folder import checkpoint_identity, refused_checkpoint  # noqa: E402
 from hpo.results.models import remove_checkpoints  # noqa: E402
 from hpo.run.attempt import prepare_attempt  # noqa: E402
 from hpo.run.final_test import read_test_score  # noqa: E402
+from hpo.run.score_log import ScoreLog  # noqa: E402
 from hpo.worker_files import copy_file, remove, tree_size  # noqa: E402
 from trainer import rundir  # noqa: E402
 from trainer.errors import TrainerError  # noqa: E402
+from trainer.figures import MAX_FIGURE  # noqa: E402
 
 LIMIT_S = 5.0  # of computing: a machine that others load makes no failure
 HANG_S = 30.0
@@ -145,6 +148,12 @@ class _Case:
         names = ("epoch", "dice_per_image", "dice_with_background", "own_size", "exit_code",
                  "capabilities", "classes_averaged")  # fmt: skip
         entry = {name: self.value() for name in self.rng.sample(names, self.rng.randint(0, 7))}
+        if self.rng.random() < 0.3:
+            entry["plugins"] = f'{{"own": {self.value()}}}'
+        if self.rng.random() < 0.3:
+            entry["used"] = (
+                f'{{"optimizer.momentum": {self.value()}, "loss.function": {self.value()}}}'
+            )
         if self.rng.random() < 0.5:
             entry["classes_averaged"] = self.rng.choice(['["a"]', '["a","a"]', '["a","b"]'])
         if self.rng.random() < 0.3:
@@ -274,6 +283,17 @@ class _Case:
             for entry in (*entries, *log.read_new()):
                 assert 0 <= entry.epoch <= NUM_EPOCHS
                 assert 0 <= entry.accuracy <= 1 + rundir.SCORE_SLACK
+        for objective in (Objective(), Objective("dice_per_image"), Objective("own")):
+            with self.call("score log"):
+                asked = {"optimizer.momentum": 0.9, "loss.function": "BCE"}
+                score_log = ScoreLog(run_dir, NUM_EPOCHS, objective, asked)
+                for entry in (*score_log.read_new(), *score_log.read_new()):
+                    assert 0 <= entry.epoch <= NUM_EPOCHS
+                    assert abs(entry.accuracy) <= MAX_FIGURE
+                score_log.end()
+                assert len(score_log.problem) + len(score_log.refusal) < 3000
+                assert (score_log.problem + score_log.refusal).isprintable()
+                read_scores(run_dir, NUM_EPOCHS, objective)
         with self.call("figures"):
             json.dumps(read_figures(run_dir, NUM_EPOCHS, 1), allow_nan=False)
         with self.call("test score"):

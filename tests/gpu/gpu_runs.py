@@ -75,7 +75,7 @@ def _inside(folder: Path) -> Iterator[None]:
 def run(
     folder: Path, device: torch.device | str, data: dict[str, object], **changes: object
 ) -> list[dict[str, Any]]:
-    """Carry a config out in the folder, in this process; return its metrics.jsonl."""
+    """Carry a config out in the folder, in this process; return its evaluations' metrics."""
     kind = device if isinstance(device, str) else device.type
     code = attempt(folder, config_of(data, device=kind, **changes))
     assert code == 0
@@ -89,7 +89,8 @@ def attempt(folder: Path, config: dict[str, Any]) -> int:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{**entry, "used": None} for entry in entries]
 
 
 def score_lines(folder: Path) -> np.ndarray:

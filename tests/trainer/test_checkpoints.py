@@ -110,3 +110,50 @@ def test_checkpoint_of_any_kind_of_data_says_by_which_rules_it_was_scored() -> N
     """Without the key it is taken for one of earlier rules, which averaged other classes."""
     content = weights_content(torch.nn.Linear(1, 1), epoch=1)
     assert content[MASK_RESIZE] == "exact"
+
+
+@pytest.mark.parametrize("key", ["dice_per_image", "dice_dataset.foreground"])
+def test_best_epoch_is_the_best_by_the_figure_that_is_named(worker: Worker, key: str) -> None:
+    checkpoints = {"save": "temp_model", "keep": "best", "best_by": key}
+    result = worker(num_epochs=6, checkpoints=checkpoints).succeeded()
+    values = [
+        entry["dice_per_image"] if "." not in key else entry["per_class"]["foreground"]["dice"]
+        for entry in result.metrics
+    ]
+    assert saved(result.folder / "temp_model") == [values.index(max(values)) + 1]
+
+
+def test_figure_that_is_not_there_is_named_with_those_that_are(worker: Worker) -> None:
+    checkpoints = {"save": "temp_model", "keep": "best", "best_by": "dice_dataset.lesion"}
+    result = worker(num_epochs=2, checkpoints=checkpoints)
+    message = result.error()
+    assert "checkpoints.best_by: the evaluation has no 'dice_dataset.lesion'; it has " in message
+    assert "dice_dataset.foreground" in message
+    assert [entry["epoch"] for entry in result.metrics] == [1], "whoever reads on sees it too"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"keep": "all", "best_by": "dice_per_image"}, 'best_by needs keep: "best"'),
+        ({"keep": "best", "best_by": "loss"}, "loss is the better the lower"),
+    ],
+)
+def test_best_by_that_cannot_work_is_refused(worker: Worker, settings, expected) -> None:
+    message = worker(checkpoints={"save": "temp_model", **settings}).error()
+    assert expected in message
+
+
+def test_what_is_used_is_written_once_also_by_a_run_that_goes_on(worker: Worker) -> None:
+    settings = {"type": "SGD", "learning_rate": 0.02, "momentum": 0.5}
+    settings["lr_scheduler"] = {"type": "Exponential", "gamma": 0.5}
+    checkpoints = {"save": "temp_model", "resume": True}
+    paused = {**checkpoints, "pause_after": 1}
+    first = worker(num_epochs=2, checkpoints=paused, optimizer=settings).succeeded()
+    (used,) = first.used
+    assert (used["optimizer.type"], used["optimizer.learning_rate"]) == ("SGD", 0.02)
+    assert (used["optimizer.momentum"], used["optimizer.lr_scheduler.gamma"]) == (0.5, 0.5)
+    assert "data.input_path" not in used
+    again = worker(num_epochs=2, checkpoints=checkpoints, optimizer=settings).succeeded()
+    assert again.used == [used]
+    assert [entry["epoch"] for entry in again.metrics] == [1, 2]

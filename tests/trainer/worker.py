@@ -47,6 +47,17 @@ class Result:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
+        """The evaluations, without what the first says of the settings."""
+        lines = self._metrics_lines
+        return [{key: entry[key] for key in entry if key != "used"} for entry in lines]
+
+    @property
+    def used(self) -> list[dict[str, Any]]:
+        """What the run says of the settings that it used; once."""
+        return [entry["used"] for entry in self._metrics_lines if "used" in entry]
+
+    @property
+    def _metrics_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.files["metrics.jsonl"].splitlines()]
 
     def succeeded(self) -> Result:

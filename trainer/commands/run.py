@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trainer.compute.device import choose_precision, compute_stream
 from trainer.compute.memory import BatchFitter, nothing_to_free
 from trainer.compute.parallel import ALONE, World
-from trainer.config import Hessian, NeuralNetwork
+from trainer.config import Hessian, NeuralNetwork, settings_of
 from trainer.data.dataset import Resolve, load_data
 from trainer.data.imageset import ImageSet, LoadedData
 from trainer.data.intensity import IntensityRange
@@ -33,7 +34,7 @@ from trainer.networks.blueprint import make_blueprint
 from trainer.networks.network_module import NetworkModule
 from trainer.networks.spec import Activation
 from trainer.networks.weights import load_weights
-from trainer.optimizers import build_optimizer, needs_closure
+from trainer.optimizers import build_optimizer, needs_closure, settings_in_use
 from trainer.optimizers.schedule import LearningRate
 from trainer.output.checkpoints import CheckpointKeeper
 from trainer.output.files import EvaluationRecord, OutputFiles, write_network_graph
@@ -45,6 +46,7 @@ from trainer.output.log_lines import (
     log_network,
     log_train_batches,
     log_training,
+    log_used,
 )
 from trainer.output.resume import Training, read_state, restore
 from trainer.output.state import State
@@ -194,6 +196,9 @@ class _Run:
         optimizer = build_optimizer(
             config.optimizer, self.network.parameters(), capturable=capturable
         )
+        batches = self._batches(self.data.train, config.data.batch_size)
+        used = self._used(optimizer, batches)
+        log_used(self.log, used)
         learning_rate = LearningRate(
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
         )
@@ -212,7 +217,7 @@ class _Run:
         fitter = self._fitter(optimizer)
         step = TrainingStep(
             network=self.network,
-            batches=self._batches(self.data.train, config.data.batch_size),
+            batches=batches,
             loss=build_loss(config.loss, self.activation, self.facts.output_shape[-1]),
             optimizer=optimizer,
             precision=self.precision,
@@ -241,8 +246,16 @@ class _Run:
             destination=self._destination(),
             device=self.device,
             is_first=self.world.is_first,
+            used=used,
             started=self.started,
         ).run(files, num_done)
+
+    def _used(self, optimizer: torch.optim.Optimizer, batches: Batches) -> dict[str, Any]:
+        """Return the settings that this run trains with: its objects' own, where they have any."""
+        settings = settings_of(self.config)
+        own = settings_in_use(optimizer, self.config.optimizer)
+        settings |= {f"optimizer.{key}": value for key, value in own.items()}
+        return settings | {"data.batch_size": batches.batch_size}
 
     def _fitter(self, optimizer: torch.optim.Optimizer) -> BatchFitter:
         def reserve() -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ Every key of the contract is known here; one that this version does not carry ou
 name, never ignored. No torch here: the driver validates each trial's config with this package.
 
 base.py (what a section is) -> optimizers.py, loss.py, data.py (one section each) -> network.py
-(the whole object) -> load.py (from a file).
+(the whole object) -> load.py (from a file), settings.py (as a flat list).
 """
 
 from trainer.config.base import (
@@ -51,6 +51,7 @@ from trainer.config.optimizers import (
     StepScheduler,
     WarmupScheduler,
 )
+from trainer.config.settings import settings_of
 from trainer.config.slicers import Slicer
 
 __all__ = [
@@ -94,4 +95,5 @@ __all__ = [
     "known_losses",
     "load_config",
     "parse_config",
+    "settings_of",
 ]

@@ -12,6 +12,7 @@ from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.messages import unknown_key_error, unknown_name_error
 from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
+from trainer.figures import LOWER_IS_BETTER
 from trainer.plugins import METRICS_GROUP, plugin_names
 
 
@@ -23,6 +24,8 @@ class Checkpoints(Section):
     interval: PositiveInt = 1
     # Ours. "best": only the checkpoint of the best evaluation so far stays on the disk.
     keep: Literal["all", "best"] = "all"
+    # Ours. Which figure of metrics.jsonl makes an epoch the best; None: the accuracy.
+    best_by: str | None = None
     # Ours. Go on where a killed run with the same `save` stopped.
     resume: bool = False
     # Ours. Keep the last state of a run that is done, so that it can be given more epochs.
@@ -38,6 +41,14 @@ class Checkpoints(Section):
             raise PydanticCustomError("resume", "resume needs save, the folder of its state")
         if self.pause_after is not None and not self.resume:
             raise PydanticCustomError("pause", "pause_after needs resume, to go on from its state")
+        if self.best_by is not None and self.keep != "best":
+            raise PydanticCustomError("best_by", 'best_by needs keep: "best"')
+        if self.best_by in LOWER_IS_BETTER:
+            raise PydanticCustomError(
+                "best_by",
+                "{key} is the better the lower; expected a figure that is the better the higher",
+                {"key": self.best_by},
+            )
         return self
 
 
@@ -151,6 +162,7 @@ EXTENSIONS = (
     "metrics",
     "metrics.at_size",
     "checkpoints.keep",
+    "checkpoints.best_by",
     "checkpoints.resume",
     "checkpoints.resume_when_done",
     "checkpoints.pause_after",

@@ -144,6 +144,23 @@ def _build(
             )
 
 
+# What torch and our config call the same.
+_NAMES = {"lr": "learning_rate", "max_iter": "max_iterations", "max_eval": "max_func_eval"}
+_NAMES |= {"tolerance_grad": "absolute_tolerance", "tolerance_change": "relative_tolerance"}
+_TYPES = {"LBFGS": "Hessian"}
+
+
+def settings_in_use(optimizer: torch.optim.Optimizer, config: cfg.Optimizer) -> dict[str, Any]:
+    """Return the settings of `config` as the optimizer has them, which was built of it."""
+    (group,) = optimizer.param_groups
+    found = {_NAMES.get(key, key): value for key, value in group.items() if key != "params"}
+    if "betas" in found:
+        found["beta1"], found["beta2"] = found.pop("betas")
+    name = type(optimizer).__name__
+    in_use = {key: value for key, value in found.items() if key in type(config).model_fields}
+    return {"type": _TYPES.get(name, name), **in_use}
+
+
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether `step` must be given a function that computes loss and gradients anew.
 

@@ -79,7 +79,8 @@ class CheckpointKeeper:
     """Decides after each epoch whether its weights are kept.
 
     Attributes:
-        best: the best accuracy so far, where only the best checkpoint is kept.
+        best: the best accuracy so far, or the best of the figure that `best_by` names, where only
+            the best checkpoint is kept.
         kept: the file of that one.
         replaced: files that a killed run would have removed next.
     """

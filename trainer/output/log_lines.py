@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -189,6 +189,12 @@ def log_training(log: Log, config: NeuralNetwork) -> None:
     if loss.function == "Focal":
         shown["Gamma"] = loss.gamma
     log.section("Loss", shown)
+
+
+def log_used(log: Log, settings: Mapping[str, Any]) -> None:
+    """Write the settings that the training really uses, in one line."""
+    values = (f"{key}={json.dumps(value)}" for key, value in settings.items())
+    log(f"Values used: {', '.join(values)}")
 
 
 def log_train_batches(

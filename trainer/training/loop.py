@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 
 from trainer.compute.memory import BatchFitter
 from trainer.config import NeuralNetwork
-from trainer.errors import DivergedError
+from trainer.errors import ConfigError, DivergedError
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictions import Destination
+from trainer.figures import figure_of
 from trainer.log import Log
 from trainer.metrics.records import Evaluation, Step
 from trainer.output.checkpoints import weights_content
@@ -23,6 +24,7 @@ from trainer.output.files import EvaluationRecord, OutputFiles
 from trainer.output.log_lines import log_evaluation
 from trainer.output.resume import Pace, StateKeeper, Training, state_path
 from trainer.output.writer import EpochOutput, Writer
+from trainer.rundir import USED
 from trainer.training.epoch import Trainer
 
 
@@ -34,6 +36,7 @@ class EpochLoop:
         make_trainer: makes the trainer, given what its steps are told to.
         destination: where the last evaluation's predictions go.
         is_first: whether this process is the one that writes.
+        used: the settings that this run trains with, which the first epoch's metrics say.
         started: `time.monotonic()` at the run's start.
     """
 
@@ -46,6 +49,7 @@ class EpochLoop:
     destination: Destination | None
     device: torch.device
     is_first: bool
+    used: Mapping[str, Any]
     started: float
 
     def run(self, files: OutputFiles, num_done: int) -> None:
@@ -76,19 +80,26 @@ class EpochLoop:
                 train_loss = trainer.run_epoch(epoch)
                 self.log.rule()
                 evaluation = self._evaluate(epoch)
-                extra = {
+                extra: dict[str, Any] = {
                     "train_loss": train_loss,
                     "learning_rate": self.training.learning_rate.value,
                 }
                 if self.fitter.piece is not None:
                     extra["samples_at_once"] = self.fitter.piece
+                if epoch == 1:  # a run that goes on has it from the one before
+                    extra[USED] = self.used
                 self._advance_learning_rate()
                 if self.is_first:
                     time_s = time.monotonic() - self.started
-                    checkpoint = self._checkpoint(epoch, evaluation)  # the state names it
+                    record_of_epoch = EvaluationRecord.of(epoch, time_s, evaluation, extra)
+                    try:
+                        checkpoint = self._checkpoint(epoch, evaluation)  # the state names it
+                    except ConfigError:  # the metrics say what there is instead
+                        writer.put(EpochOutput(record=record_of_epoch))
+                        raise
                     output = EpochOutput(
                         checkpoint=checkpoint,
-                        record=EvaluationRecord.of(epoch, time_s, evaluation, extra),
+                        record=record_of_epoch,
                         state=states.content(epoch),
                         is_state_due=pace.is_due(writer.state_cost_s),
                     )
@@ -118,10 +129,17 @@ class EpochLoop:
         self, epoch: int, evaluation: Evaluation | None
     ) -> tuple[Path, dict[str, Any]] | None:
         scores = evaluation.scores if evaluation else None
-        # As the test log writes it: a driver must not want an epoch that a difference in a later
-        # digit has replaced.
-        accuracy = round(scores.accuracy, 9) if scores else None
-        path = self.training.keeper.after_epoch(epoch, accuracy)
+        best_by = self.config.checkpoints.best_by
+        if scores is None:
+            value = None
+        elif best_by is None:
+            # As the test log writes it: a driver must not want an epoch that a difference in a
+            # later digit has replaced.
+            value = round(scores.accuracy, 9)
+        else:
+            entry = {"epoch": epoch, **scores.as_json()}
+            value = figure_of(entry, best_by, "checkpoints.best_by")
+        path = self.training.keeper.after_epoch(epoch, value)
         if path is None:
             return None
         content = weights_content(

@@ -1,0 +1,212 @@
+"""`--objective`: trials are compared by another figure than the accuracy of the test log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from support import Run, list_acc, one_error, optimize, standin_settings
+
+RISING = [0.1, 0.2, 0.3]
+
+
+def entries(*values: float | None, key: str = "dice_per_image") -> list[dict[str, object]]:
+    """Return lines of metrics in which another trial is the best than by `dice_dataset`."""
+    return [{"dice_dataset": 0.9, key: value} for value in values]
+
+
+def of_class(*values: float) -> list[dict[str, object]]:
+    return [{"per_class": {"lesion": {"dice": value}}} for value in values]
+
+
+METRICS: dict[str, dict[str, object]] = {
+    "dice_per_image": {"0": entries(0.3, 0.5, 0.4), "1": entries(0.2, 0.6, 0.1)},
+    "dice_dataset.lesion": {"0": of_class(0.3, 0.5, 0.4), "1": of_class(0.2, 0.6, 0.1)},
+    "boundary": {
+        "0": [{"plugins": {"boundary": value}} for value in (-3.0, -0.5, -1.0)],
+        "1": [{"plugins": {"boundary": value}} for value in (-2.0, 0.6, -4.0)],
+    },
+}
+
+
+def search(
+    run: Run, discs: Path, folder: Path, settings: dict[str, object], *more: object
+) -> object:
+    worker = standin_settings(folder, settings)
+    return run(
+        "rml-optimize", *optimize(discs, "--num-trials", 2, "--worker", worker, "--jobs", 1, *more)
+    )
+
+
+def load(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/rml_optimize.db")
+
+
+@pytest.mark.parametrize("key", METRICS)
+def test_score_is_the_figure_that_was_asked_for_wherever_it_is_said(
+    discs: Path, run: Run, tmp_path: Path, key: str
+) -> None:
+    # by the accuracy, trial 0 were the best
+    settings = {
+        "metrics": METRICS[key],
+        "curve": {"0": [0.7, 0.8, 0.9], "1": RISING},
+    }
+    result = search(run, discs, tmp_path, settings, "--objective", key)
+    assert result.returncode == 0, result.stdout + result.stderr
+    study = load(tmp_path)
+    best = study.trials[1]
+    assert best.intermediate_values[2] == best.value == 0.6
+    assert study.best_trial.number == 1
+    assert f"{key} 0.6000 (epoch 2 of 3)" in result.stdout
+    assert f"  {key} 0.6000 on the test images" in result.stdout
+    assert "Dice 0." not in result.stdout
+    entry = list_acc(tmp_path)[1]
+    assert (entry["max_acc"], entry["epoch_max_acc"], entry["objective"]) == (0.6, 2, key)
+    model = json.loads((tmp_path / "best_model/trial.json").read_text())
+    assert (model["trial"], model["epoch"]) == (1, 2)
+    assert (model["objective"], model["score"]) == (key, 0.6)
+    weights = (tmp_path / "best_model/best_model_file.pt").read_text()
+    assert weights == "1 2", "the checkpoint of the epoch that is the best by the objective"
+    status = json.loads(run("rml-study", "status", "--json").stdout)
+    assert (status["objective"], status["best"][key]) == (key, 0.6)
+    for command in (("status",), ("best",), ("trials",), ("show", "--trial", "1"), ("list",)):
+        shown = run("rml-study", *command).stdout
+        assert key in shown, command
+        assert "0.6000" in shown, command
+    page = (tmp_path / "report.html").read_text()
+    assert f"had the highest {key} of" in page
+    assert f'"score_name": "{key}"' in page or f'"score_name":"{key}"' in page
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (None, "Dice (data set)"),
+        ("dice_per_image", "Dice (per image)"),
+        ("dice_dataset.lesion", "Dice of lesion (data set)"),
+    ],
+)
+def test_optuna_calls_the_values_by_name(
+    discs: Path, run: Run, tmp_path: Path, key: str | None, name: str
+) -> None:
+    metrics = {"all": METRICS.get(key or "", {}).get("0", entries(0.1, 0.2, 0.3))}
+    more = ("--objective", key) if key else ()
+    assert search(run, discs, tmp_path, {"metrics": metrics}, *more).returncode == 0
+    assert load(tmp_path).metric_names == [name]
+
+
+def test_study_goes_on_with_its_objective_only(discs: Path, run: Run, tmp_path: Path) -> None:
+    settings = {"metrics": {"all": entries(0.3, 0.5, 0.4)}}
+    assert search(run, discs, tmp_path, settings).returncode == 0
+    other = search(run, discs, tmp_path, settings, "--objective", "dice_per_image")
+    assert "objective: dice_dataset  ->  dice_per_image" in one_error(other)
+    # a study of an earlier release, which has noted none, has the default
+    same = search(run, discs, tmp_path, settings, "--objective", "dice_dataset")
+    assert same.returncode == 0, same.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"metrics": {"all": entries(0.1, 0.2, 0.3)}},
+            "the evaluation has no 'sharpness'; it has dice_dataset, dice_per_image",
+        ),
+        ({}, "nothing of epoch 1 to metrics.jsonl, and out_test.txt has the accuracy only"),
+        (
+            {"metrics": {"all": entries(None, 0.2, 0.3, key="sharpness")}},
+            "sharpness is undefined (null) in the evaluation after epoch 1",
+        ),
+        (
+            {"metrics": {"all": entries(1e300, 0.2, 0.3, key="sharpness")}},
+            "expected a finite number, received 1e+300",
+        ),
+    ],
+)
+def test_worker_without_the_figure_ends_the_search_in_one_line(
+    discs: Path, run: Run, tmp_path: Path, settings: dict[str, object], expected: str
+) -> None:
+    result = search(run, discs, tmp_path, settings, "--objective", "sharpness")
+    message = one_error(result)
+    assert expected in message
+    assert "sharpness" in message
+    assert len(message.splitlines()) == 1
+    assert len(load(tmp_path).trials) == 1, "the others would fail alike"
+
+
+@pytest.mark.parametrize("key", ["loss", "boundary:minimize", "-loss", "", "epoch", "a\x1bb"])
+def test_objective_that_cannot_be_maximized_is_refused(
+    discs: Path, run: Run, tmp_path: Path, key: str
+) -> None:
+    result = search(run, discs, tmp_path, {}, f"--objective={key}")
+    assert "--objective" in one_error(result)
+    assert not (tmp_path / "rml_optimize.db").exists()
+
+
+def test_our_worker_refuses_a_figure_that_it_does_not_measure(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    arguments = optimize(discs, "--num-trials", 1, "--objective", "dice_dataset.lesion")
+    message = one_error(run("rml-optimize", *arguments))
+    assert "did you mean" in message or "Known: " in message
+    assert "dice_dataset.foreground" in message
+    assert "Traceback" not in message
+
+
+def test_metric_of_ones_own_chooses_the_best_model(
+    discs: Path, run: Run, tmp_path: Path, documented_plugins: Path
+) -> None:
+    result = run(
+        "rml-optimize",
+        *optimize(discs, "--num-trials", 2, "--objective", "digits_dice", "--jobs", 1),
+        "--select-on", "validation", PYTHONPATH=str(documented_plugins),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    model = json.loads((tmp_path / "best_model/trial.json").read_text())
+    tested = json.loads((tmp_path / "best_model/test.json").read_text())
+    assert model["objective"] == tested["objective"] == "digits_dice"
+    best = max(trial.value or 0.0 for trial in load(tmp_path).trials)
+    assert model["score"] == pytest.approx(best)
+    # on these images, of which none is empty, it is the mean over images, which we compute too
+    assert tested["score"] == pytest.approx(tested["dice_per_image"])
+    assert f"digits_dice {tested['score']:.4f}, dice_dataset " in result.stdout
+
+
+def test_paused_trials_go_on_by_the_objective(discs: Path, run: Run, tmp_path: Path) -> None:
+    values = [[0.1, 0.2, 0.3], [0.5, 0.6, 0.7], [0.2, 0.3, 0.4], [0.15, 0.2, 0.2]]
+    settings = {
+        "metrics": {str(number): entries(*each) for number, each in enumerate(values)},
+        "curve": {str(number): [1 - each[0]] * 3 for number, each in enumerate(values)},
+        # an engine that keeps the best epoch by the accuracy, and can do it by nothing else
+        "capabilities": [
+            "checkpoints.keep", "checkpoints.resume", "checkpoints.pause_after",
+        ],
+    }  # fmt: skip
+    result = search(
+        run, discs, tmp_path, settings, "--objective", "dice_per_image", "--num-trials", 4
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    trials = load(tmp_path).trials
+    assert trials[1].state.name == "COMPLETE"
+    assert trials[1].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    order = [line for line in result.stdout.splitlines() if " goes on" in line]
+    assert "trial   1 goes on" in order[0]
+    (config,) = (tmp_path / "runs").glob("*/trial_00001/attempt_1/config.json")
+    assert json.loads(config.read_text())["neural_network"]["checkpoints"]["keep"] == "all"
+
+
+def test_objective_of_a_study_file(discs: Path, run: Run, tmp_path: Path) -> None:
+    text = (
+        'title = "of one class"\nobjective = "{}"\nselect_on = "test"\n'
+        '[[search]]\nkey = "optimizer.learning_rate"\nrange = [0.001, 0.01]\n'
+    )
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine/study.toml"
+    file.write_text(text.format("dice_dataset.foreground"))
+    arguments = optimize(discs, "--study", "mine", "--dry-run", "--set", "loss.function=Dice")
+    result = run("rml-optimize", *arguments)
+    assert "dice_dataset.foreground at the network's size 32x32" in result.stdout, result.stderr
+    file.write_text(text.format("loss"))
+    assert "nothing is minimized" in one_error(run("rml-optimize", *arguments))
