@@ -91,7 +91,9 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
     if study.metric_names != [wanted.objective.name]:  # of an earlier release
-        study.set_metric_names([wanted.objective.name])
+        with warnings.catch_warnings():  # a caller of ours in Python may have filters of its own
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([wanted.objective.name])
     return study
 
 
