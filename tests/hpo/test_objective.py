@@ -161,7 +161,7 @@ def test_metric_of_ones_own_chooses_the_best_model(
     result = run(
         "rml-optimize",
         *optimize(discs, "--num-trials", 2, "--objective", "digits_dice", "--jobs", 1),
-        "--select-on", "validation", PYTHONPATH=str(documented_plugins),
+        "--launcher", "local", "--select-on", "validation", PYTHONPATH=str(documented_plugins),
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     model = json.loads((tmp_path / "best_model/trial.json").read_text())
