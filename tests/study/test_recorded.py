@@ -13,6 +13,7 @@ from hpo.keys import PROVENANCE
 from hpo.launchers import Mount, Slot
 from hpo.launchers.base import LaunchSettings
 from hpo.launchers.local import LocalLauncher
+from hpo.objective import DEFAULT
 from hpo.study import retrain
 from hpo.study.recorded import placed_config
 from trainer.keypath import get_path
@@ -76,7 +77,7 @@ def test_training_that_is_done_is_not_done_again_if_its_test_is_interrupted(
     )
     provenance = provenance_of(checkpoints={"resume": True, **recorded})
     run = retrain.Run(SimpleNamespace(user_attrs={PROVENANCE: provenance}), 1, tmp_path / "run")
-    place = SimpleNamespace(launcher=launcher, mounts=mounts)
+    place = SimpleNamespace(launcher=launcher, mounts=mounts, objective=DEFAULT)
     assert retrain.retrain(run, place, Slot(index=0), Event()) is None
     kept = dict.fromkeys(recorded, True)
     assert configs[0]["checkpoints"] == {"resume": True, "keep": "best", **kept}
