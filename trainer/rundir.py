@@ -285,12 +285,18 @@ def hold(descriptor: int) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write aside and rename, so that a reader never sees half a file."""
+    """Write aside and rename, so that a reader never sees half a file.
+
+    Raises:
+        OSError: it cannot be written; `filename` says which.
+    """
     temporary = aside_name(path)
     try:
         with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a disk that is full
+            error.filename = str(path)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -134,9 +135,17 @@ def bring_networks(
         inputs.mkdir(parents=True, exist_ok=True)
         plugin = parsed if isinstance(parsed, PluginNetwork) else None
         choices[name] = NetworkChoice(f"layers_{hash_text(text)}.json", settings, plugin)
-        write_atomic(inputs / choices[name].file, text)
+        _write_new(inputs / choices[name].file, text)
     check_channels(facts)
     return choices, next(iter(facts.values()))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that does not have that text yet: a search goes on where the disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    write_atomic(path, text)
 
 
 def hash_text(text: str) -> str:
