@@ -105,14 +105,14 @@ def _fetch_best(
         if best is None:
             return "no trial has a score yet"
         study_id = study.user_attrs.get(STUDY_ID)
-        if is_model_of(target, best, study_id):
-            return None
         place = target
         if target.is_symlink():  # to a larger disk, say: replace what it leads to
             place = target.resolve()
+        for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
+            shutil.rmtree(half, ignore_errors=True)
+        if is_model_of(target, best, study_id):
+            return None
         try:
-            for half in place.parent.glob(f".{place.name}.*.tmp"):  # of a driver that was killed
-                shutil.rmtree(half, ignore_errors=True)
             with new_folder(place.parent, place.name) as aside:
                 if not _bring(best, study_id, aside, model_store, here, stopping):
                     return _who_has(best, model_store)

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 action=$1 dir=$2
-server=$(type -P mariadbd mysqld /usr/sbin/mariadbd | head -1)
+server=$(type -P mariadbd mysqld /usr/sbin/mariadbd | sed -n 1p)  # head would end before `type`, with pipefail
 owner=()
 [ "$(id -u)" != 0 ] || owner=(--user=mysql)
 
