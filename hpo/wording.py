@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,21 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def describe_left(hours: float, left_s: float, expected_s: float | None = None) -> str:
+    """Return `3 h 12 min of 8 h left, ends about Fri 17:04`.
+
+    Args:
+        hours: all that a study has.
+        left_s: seconds of them that are left.
+        expected_s: what its trials are expected to take; None if nobody knows.
+    """
+    if left_s <= 0:
+        return f"the {hours:g} h are over"
+    end_s = left_s if expected_s is None else min(left_s, expected_s)
+    clock = time.strftime("%a %H:%M", time.localtime(time.time() + end_s))
+    return f"{format_seconds(left_s)} of {hours:g} h left, ends about {clock}"
 
 
 def format_size(size_bytes: float) -> str:

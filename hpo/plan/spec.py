@@ -19,7 +19,7 @@ from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
 from hpo.records import DataRecord
 from hpo.scoring_rules import SCORING_KEY, SCORING_RULES
-from hpo.store.budget import OPEN_ENDED
+from hpo.store.budget import is_open_ended
 from hpo.store.first_trials import FirstTrial
 from hpo.store.study import WantedStudy
 from trainer.figures import DICE_DATASET, DICE_PER_IMAGE
@@ -46,7 +46,7 @@ class StudySpec:
         shares_ranges: TPE is shown one position in the place of conditional ranges of one field.
         first: configurations that are tried before others are sampled.
         published: the result to beat, and how it was reached.
-        num_trials: all told; OPEN_ENDED for as many as fit into its hours.
+        num_trials: all told; `OPEN_ENDED` for as many as fit into its hours.
         hours: wall time that this driver asks for; the study may have more.
         names_pruner: the user has chosen the pruner.
         is_synthetic: the data are generated, not images of anything.
@@ -93,7 +93,7 @@ class StudySpec:
     @property
     def is_open_ended(self) -> bool:
         """Whether it has as many trials as fit into its hours."""
-        return self.num_trials >= OPEN_ENDED
+        return is_open_ended(self.num_trials)
 
     @property
     def scored_at(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.plan.spec import StudySpec
-from hpo.records import AboutRecord, EndRecord
+from hpo.records import AboutRecord, EndRecord, noted_score
 from hpo.report.markdown import code, code_block, prose
 from hpo.results.metrics import describe_classes
 from hpo.wording import describe_values, format_seconds
@@ -117,7 +117,7 @@ def study_note(spec: StudySpec, about: AboutRecord, *, host: str, best: str | No
 
 
 def _result(end: EndRecord, selected_on: str, num_epochs: int) -> str:
-    score = end.get("score", end.get("dice_dataset"))
+    score = noted_score(end)
     if score is None:
         return "**No score**"
     name = score_name(end.get("objective", DICE_DATASET))

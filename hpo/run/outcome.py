@@ -62,7 +62,6 @@ class Outcome:
     number: int
     end: End
     score: float | None = None
-    score_name: str = "Dice"
     epoch: int | None = None
     num_epochs: int = 0
     seconds: float = 0.0

@@ -12,14 +12,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from hpo.console import tell
-from hpo.store.budget import OPEN_ENDED
+from hpo.store.budget import is_open_ended
 from hpo.store.ranking import rank
-from hpo.wording import describe_values, format_seconds
+from hpo.wording import describe_left, describe_values, format_seconds
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
-    from hpo.store.budget import Budget
     from hpo.store.shared_budget import SharedBudget
 
 UNFINISHED = ("given back", "lost")  # and are not paused
@@ -103,7 +102,7 @@ class Tally:
     @property
     def is_open_ended(self) -> bool:
         """Whether there are as many trials as fit into the study's time."""
-        return self.num_trials >= OPEN_ENDED
+        return is_open_ended(self.num_trials)
 
     @property
     def num_expected(self) -> int:
@@ -147,25 +146,10 @@ class Tally:
             text += f", best {self.best[0]:.4f} (trial {self.best[1]})"
         budget = None if self._budget is None else self._budget.now
         if budget is not None:
-            text += f", {describe_left(budget, self.seconds_left)}"
+            text += f", {describe_left(budget.hours, budget.left_s, self.seconds_left)}"
         elif self.seconds_left:
             text += f", about {format_seconds(self.seconds_left)} left"
         return text
-
-
-def describe_left(budget: Budget, seconds: float | None = None) -> str:
-    """Return `3 h 12 min of 8 h left, ends about Fri 17:04`.
-
-    Args:
-        budget: of the study.
-        seconds: what its trials are expected to take; None if nobody knows.
-    """
-    if budget.left_s <= 0:
-        return f"the {budget.hours:g} h are over"
-    end_s = budget.left_s if seconds is None else min(budget.left_s, seconds)
-    clock = time.strftime("%a %H:%M", time.localtime(time.time() + end_s))
-    left = format_seconds(budget.left_s)
-    return f"{left} of {budget.hours:g} h left, ends about {clock}"
 
 
 def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
@@ -175,13 +159,13 @@ def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
     return f"trial {number} with {value:.4f}, of complete trials only"
 
 
-def describe_outcome(outcome: Outcome) -> str:
+def describe_outcome(outcome: Outcome, score_name: str) -> str:
     """Return one line on a finished trial."""
     text = f"trial {outcome.number:3d} {outcome.end:<9}"
     if outcome.end in UNFINISHED:  # its score is none of the study's
         text += f" after {outcome.num_epochs} epoch{'s' * (outcome.num_epochs != 1)}"
     elif outcome.score is not None:
-        text += f" {outcome.score_name} {outcome.score:.4f}"
+        text += f" {score_name} {outcome.score:.4f}"
         text += f" (epoch {outcome.epoch} of {outcome.num_epochs})"
     text += f" in {format_seconds(outcome.seconds)}"
     return f"{text}: {outcome.message}" if outcome.message else text
@@ -223,7 +207,7 @@ class PlainReporter:
 
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Print the result and where the search stands."""
-        self._line(f"{describe_outcome(outcome)} | {tally.describe()}")
+        self._line(f"{describe_outcome(outcome, self._score_name)} | {tally.describe()}")
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
 
@@ -301,7 +285,9 @@ class LiveReporter(PlainReporter):
     def trial_ended(self, slot: int, outcome: Outcome, tally: Tally) -> None:
         """Print the result with the trial's values above the bars."""
         values = self._values.pop(outcome.number, "")
-        self._line(describe_outcome(outcome) + (f" | {values}" if values else ""))
+        self._line(
+            describe_outcome(outcome, self._score_name) + (f" | {values}" if values else "")
+        )
         for line in outcome.log_tail.splitlines():
             self._line(f"    | {line}")
         self._progress.update(self._slots[slot], visible=False)

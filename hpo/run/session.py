@@ -22,7 +22,7 @@ from hpo.run.failures import FailurePolicy, count_failed
 from hpo.run.final_test import FinalTest, TestScore
 from hpo.run.launcher import check_known, pick_launcher
 from hpo.run.pages import DashboardPages
-from hpo.run.progress import Tally, describe_left, make_reporter
+from hpo.run.progress import Tally, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.same_curves import SameCurves
 from hpo.run.search import Search, tally_of
@@ -37,6 +37,7 @@ from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
 from hpo.store.study import best_trial, finished_trials, open_study
 from hpo.store.task_lease import TaskLease
+from hpo.wording import describe_left
 from trainer.errors import TrainerError
 from trainer.wording import counted
 
@@ -119,7 +120,7 @@ def _compose(
     rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
     rows.append(("limits of each", launcher.limits()))
     if (budget := lease_manager.budget.now) is not None:
-        rows.append(("time", describe_left(budget)))
+        rows.append(("time", describe_left(budget.hours, budget.left_s)))
     show_settings(spec, rows, console)
     task_lease = TaskLease(rdb, study._study_id, TEST_TASK, owner=owner, lease_s=output.lease_s)
     model_store = open_model_store(output.artifacts) if output.artifacts else None

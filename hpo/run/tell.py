@@ -76,7 +76,6 @@ class Teller:
             number=job.number,
             end=attempt_result.end,
             score=attempt_result.score,
-            score_name=self.spec.objective.short_name,
             epoch=attempt_result.epoch,
             num_epochs=len(attempt_result.curve),
             params=job.params,

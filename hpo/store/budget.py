@@ -17,6 +17,11 @@ OPEN_ENDED = 10**6  # the N of a study that has as many trials as fit into its h
 HOUR_S = 3600
 
 
+def is_open_ended(num_trials: int) -> bool:
+    """Say whether a study has as many trials as fit into its hours."""
+    return num_trials >= OPEN_ENDED
+
+
 @dataclass(frozen=True)
 class Budget:
     """A study's budget, as one look at the database found it.

@@ -16,12 +16,12 @@ from hpo.keys import END, IDENTITY, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.objective import Objective, objective_in
 from hpo.records import noted_score, notes_score
 from hpo.run.progress import optuna_means
-from hpo.store.budget import OPEN_ENDED
+from hpo.store.budget import is_open_ended
 from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
-from hpo.wording import describe_time, describe_values, format_seconds
+from hpo.wording import describe_left, describe_time, describe_values, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -66,7 +66,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     num_finished = states.get("COMPLETE", 0) + states.get("PRUNED", 0)
     budget = reader.budget()
     total = reader.attribute(NUM_TRIALS)
-    if total and total >= OPEN_ENDED:
+    if total and is_open_ended(total):
         total = None
     running = reader.running(PROVENANCE)
     objective = objective_in(reader.attribute(IDENTITY))
@@ -243,22 +243,15 @@ def _watch(name: str, reader: StudyReader, interval_s: float) -> dict[str, Any]:
         return entry
 
 
-def _describe_budget(hours: float, spent_seconds: float, left_seconds: float) -> str:
-    spent = f"{format_seconds(spent_seconds)} since the first start"
-    if not left_seconds:
-        return f"{hours:g} h, all of it over ({spent})"
-    end = time.strftime("%a %H:%M", time.localtime(time.time() + left_seconds))
-    return f"{spent}, {format_seconds(left_seconds)} of {hours:g} h left, until {end}"
-
-
 def _show(entry: dict[str, Any]) -> None:
     title = f" ({entry['title']})" if entry["title"] else ""
     say_prose(f"study {entry['study']}{title}: {entry['status']}")
     total = f" of {entry['num_trials']}" if entry["num_trials"] else ""
     counted = ", ".join(f"{number} {state}" for state, number in entry["states"].items())
     say_prose(f"  trials: {entry['num_finished']}{total} finished ({counted or 'none yet'})")
-    if entry["budget"] is not None:
-        say_prose(f"  budget: {_describe_budget(**entry['budget'])}")
+    if (budget := entry["budget"]) is not None:
+        spent = f"{format_seconds(budget['spent_seconds'])} since the first start"
+        say_prose(f"  budget: {describe_left(budget['hours'], budget['left_seconds'])} ({spent})")
     if entry["total_seconds"] is not None:
         say_prose(f"  time: {describe_time(entry['total_seconds'], entry['trial_seconds'])}")
     if entry["trials_per_hour"] is not None:

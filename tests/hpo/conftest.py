@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from databases import empty_database
+from optuna.storages import RDBStorage, get_storage
+
+from hpo.store.database import close_storage, open_storage
+from hpo.store.lease import LeaseManager
 
 
 @pytest.fixture(
@@ -23,6 +28,24 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with empty_database(request.param) as url:
             yield url
+
+
+@pytest.fixture
+def study(url: str) -> Iterator[optuna.Study]:
+    """An empty study in a database of each kind."""
+    storage = open_storage(url)
+    yield optuna.create_study(study_name="s", storage=get_storage(storage), direction="maximize")
+    close_storage(storage)
+
+
+@pytest.fixture
+def office(study: optuna.Study) -> Iterator[LeaseManager]:
+    """What hands out the trials of that study."""
+    storage = study._storage._backend  # type: ignore[attr-defined]
+    assert isinstance(storage, RDBStorage)
+    lease_manager = LeaseManager(storage, study._study_id, lease_s=30)
+    yield lease_manager
+    lease_manager.close()
 
 
 @pytest.fixture

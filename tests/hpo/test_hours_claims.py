@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import pytest
-from optuna.storages import get_storage
 from optuna.trial import TrialState
 from sqlalchemy import text
-from test_lease import HOUR_AGO, expire, office_of
+from test_lease import HOUR_AGO, expire
 from test_pausing_claims import number_of, pause, rule, states
 
 from hpo.keys import BUDGET, END
 from hpo.store.claim import Lease
-from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
 from hpo.store.pausing import KnownTrial
 
@@ -33,20 +30,6 @@ class Plan:
 
     def may_go_on(self, known: Sequence[KnownTrial], left_s: float) -> set[int]:
         return set(self.fitting) if left_s > 0 else set()
-
-
-@pytest.fixture
-def study(url: str) -> Iterator[optuna.Study]:
-    storage = open_storage(url)
-    yield optuna.create_study(study_name="s", storage=get_storage(storage), direction="maximize")
-    close_storage(storage)
-
-
-@pytest.fixture
-def office(study: optuna.Study) -> Iterator[LeaseManager]:
-    lease_manager = office_of(study)
-    yield lease_manager
-    lease_manager.close()
 
 
 def claim(office: LeaseManager, plan: Plan, num_trials: int = 99) -> Lease | None:
@@ -85,12 +68,17 @@ def test_most_hours_that_were_asked_for_hold_from_the_first_start_on(
         assert study.user_attrs[BUDGET]["began"] == began
 
 
-def test_only_what_fits_goes_on_and_else_a_trial_is_started(
-    study: optuna.Study, office: LeaseManager
-) -> None:
+def pause_three(office: LeaseManager) -> None:
+    """Give the study an hour, and three paused trials, of which the second is the best."""
     office.budget.ask(1.0)
     for lease, value in zip([new(office) for _ in range(3)], (0.1, 0.3, 0.2), strict=True):
         assert pause(office, lease, value)
+
+
+def test_only_what_fits_goes_on_and_else_a_trial_is_started(
+    study: optuna.Study, office: LeaseManager
+) -> None:
+    pause_three(office)
     assert number_of(study, claim(office, Plan(fitting=()))) == 3
     assert number_of(study, claim(office, Plan(starts=False, fitting=(0,)))) == 0
     assert claim(office, Plan(starts=False, fitting=())) is None  # two run
@@ -100,9 +88,7 @@ def test_only_what_fits_goes_on_and_else_a_trial_is_started(
 def test_best_trial_that_is_paused_at_the_end_is_handed_out_to_be_ended(
     study: optuna.Study, office: LeaseManager
 ) -> None:
-    office.budget.ask(1.0)
-    for lease, value in zip([new(office) for _ in range(3)], (0.1, 0.3, 0.2), strict=True):
-        assert pause(office, lease, value)
+    pause_three(office)
     study.enqueue_trial({"x": 1})  # stays in the queue
     let_time_pass(study, office)
     lease = claim(office, Plan())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import text
 from support import wait_for
@@ -30,13 +29,6 @@ HOUR_AGO = {
     "postgresql": "now() - interval '1 hour'",
     "mysql": "now() - interval 1 hour",
 }
-
-
-@pytest.fixture
-def study(url: str) -> Iterator[optuna.Study]:
-    storage = open_storage(url)
-    yield optuna.create_study(study_name="s", storage=get_storage(storage), direction="maximize")
-    close_storage(storage)
 
 
 def office_of(study: optuna.Study, lease_s: float = 30) -> LeaseManager:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import RDBStorage, get_storage
 from optuna.trial import TrialState
 from sqlalchemy import text
 from test_lease import HOUR_AGO, expire
@@ -25,22 +23,6 @@ from hpo.store.lease import LeaseManager
 from hpo.store.study import is_paused, score, seconds_of
 
 SECONDS = {"total": 7.0, "first_epoch": 4.0, "further_epochs": 0.0}
-
-
-@pytest.fixture
-def study(url: str) -> Iterator[optuna.Study]:
-    storage = open_storage(url)
-    yield optuna.create_study(study_name="s", storage=get_storage(storage), direction="maximize")
-    close_storage(storage)
-
-
-@pytest.fixture
-def office(study: optuna.Study) -> Iterator[LeaseManager]:
-    storage = study._storage._backend  # type: ignore[attr-defined]
-    assert isinstance(storage, RDBStorage)
-    lease_manager = LeaseManager(storage, study._study_id, lease_s=30)
-    yield lease_manager
-    lease_manager.close()
 
 
 def rule(folder: Path = Path("here"), *, num_epochs: int = 9, is_able: bool = True) -> Pausing:
