@@ -66,12 +66,11 @@ def augment(
         inputs_NCHW = _flip(inputs_NCHW, chosen, axis - 2)
         targets = None if targets is None else _flip(targets, chosen, axis - 2)
     if drawn.warps is not None:
-        inputs_NCHW = _warp(inputs_NCHW, drawn.warps, "bilinear")
+        inputs_NCHW = _warp_inputs(inputs_NCHW, drawn.warps, steps)
         if targets is not None and targets.is_floating_point():
             targets = _warp(targets, drawn.warps, "bilinear")
         elif targets is not None:
-            # Class ids are exact in float32. What comes from beyond the border is 0: black, and
-            # background.
+            # Class ids are exact in float32. What comes from beyond the border is 0, background.
             moved = _warp(targets.unsqueeze(1).float(), drawn.warps, "nearest")
             targets = moved.squeeze(1).to(targets.dtype)
     if drawn.tones is not None:
@@ -105,6 +104,17 @@ def channels_last(rank: int) -> torch.memory_format:
 def _flip(values: Tensor, chosen: Tensor, axis: int) -> Tensor:
     shape = (-1,) + (1,) * (values.ndim - 1)
     return torch.where(chosen.view(shape), values.flip(axis), values)
+
+
+def _warp_inputs(inputs_NCHW: Tensor, theta: Tensor, steps: Steps) -> Tensor:
+    """Warp with black from beyond the border; with random_affine in it, with each image's mean.
+
+    That is the chest X-ray course's way: it warps images of mean 0.
+    """
+    if not any(name == "random_affine" for name, _ in steps.warps):
+        return _warp(inputs_NCHW, theta, "bilinear")
+    mean = inputs_NCHW.mean((2, 3), keepdim=True)
+    return _warp(inputs_NCHW - mean, theta, "bilinear") + mean
 
 
 def _warp(values_NCHW: Tensor, theta: Tensor, mode: str) -> Tensor:
