@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from trainer.direction import Direction
 from trainer.errors import ConfigError
 
 LOSSES_GROUP = "rml_optimize.losses"
@@ -46,6 +47,23 @@ def load_plugin(group: str, name: str) -> Callable[..., Any]:
             f"plug-in {describe_plugin(group, name)} is no function but {type(plugin).__name__}"
         )
     return plugin  # type: ignore[no-any-return]  # callable by the line above
+
+
+def direction_of(name: str) -> Direction:
+    """Return which values of a plug-in metric are the better ones: the higher if it does not say.
+
+    Raises:
+        ConfigError: it cannot be loaded, or says something else.
+    """
+    said = getattr(load_plugin(METRICS_GROUP, name), "direction", Direction.MAXIMIZE)
+    try:
+        return Direction(said)
+    except ValueError:
+        known = " or ".join(repr(each.value) for each in Direction)
+        raise ConfigError(
+            f"plug-in {describe_plugin(METRICS_GROUP, name)}: direction: expected {known}, "
+            f"received {said!r:.60}"
+        ) from None
 
 
 def describe_plugin(group: str, name: str) -> str:

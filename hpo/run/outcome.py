@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
 from hpo.launchers.log import shortened
-from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import get_path
@@ -100,16 +99,6 @@ class AttemptResult:
     def cause(self) -> str:
         """What is the same in two failures that count as alike."""
         return self.why or self.message
-
-    @property
-    def score(self) -> float | None:
-        """The best epoch's score, None before the first."""
-        return peak(self.curve)
-
-    @property
-    def epoch(self) -> int | None:
-        """The epoch of the score, the first of equals."""
-        return peak_epoch(self.curve)
 
 
 def cut_off(curve: Mapping[int, float], num_epochs: int) -> AttemptResult:

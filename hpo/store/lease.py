@@ -39,6 +39,7 @@ from hpo.store.available import count_finished, is_any_open, is_dead
 from hpo.store.claim import Lease, take_over
 from hpo.store.connections import close_idle
 from hpo.store.database import DatabaseRetry, locking_engine
+from hpo.store.directions import direction_in
 from hpo.store.pausing import (
     KnownTrial,
     Planning,
@@ -86,6 +87,7 @@ class LeaseManager:
         self._identity = identity
         self._retry = retry
         self.total = 0  # what the drivers had agreed on at the last claim
+        self._direction = direction_in(storage, study_id)
         self._engine = locking_engine(storage)
         self.budget = SharedBudget(self._engine, study_id)
         self._owns_engine = self._engine is not storage.engine
@@ -145,6 +147,7 @@ class LeaseManager:
                     promotion=promotion,
                     here=here,
                     expired=now - dt.timedelta(seconds=self.lease_s),
+                    direction=self._direction,
                     time=time,
                 )
                 lease = promote_or_start(connection, self._study_id, token, terms)
@@ -254,7 +257,7 @@ class LeaseManager:
 
         def read() -> list[KnownTrial]:
             with self._engine.begin() as connection:
-                return read_known(connection, self._study_id)
+                return read_known(connection, self._study_id, self._direction)
 
         return self._wait(read)
 
