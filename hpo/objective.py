@@ -107,8 +107,8 @@ def parse_objective(text: str) -> Objective:
     key, _, asked = text.strip().partition(":")
     if key in LOWER_IS_BETTER and key not in plugin_names(METRICS_GROUP):
         raise UsageError(
-            f"--objective {key}: is no figure that trials are compared by; a metric of your own "
-            "may be, and be minimized (docs/plugins.md)"
+            f"--objective {key}: trials are not compared by it; a metric of your own may be "
+            "minimized (docs/plugins.md)"
         )
     if asked not in ("", *Direction):
         raise UsageError(

@@ -136,8 +136,20 @@ def test_worker_without_the_figure_ends_the_search_in_one_line(
     assert len(load(tmp_path).trials) == 1, "the others would fail alike"
 
 
-@pytest.mark.parametrize("key", ["loss", "boundary:minimize", "-loss", "", "epoch", "a\x1bb"])
-def test_objective_that_cannot_be_maximized_is_refused(
+@pytest.mark.parametrize(
+    "key",
+    [
+        "loss",
+        "loss:minimize",
+        "boundary:min",
+        "dice_per_image:minimize",
+        "-loss",
+        "",
+        "epoch",
+        "a\x1bb",
+    ],
+)
+def test_objective_that_trials_cannot_be_compared_by_is_refused(
     discs: Path, run: Run, tmp_path: Path, key: str
 ) -> None:
     result = search(run, discs, tmp_path, {}, f"--objective={key}")
@@ -209,4 +221,4 @@ def test_objective_of_a_study_file(discs: Path, run: Run, tmp_path: Path) -> Non
     result = run("rml-optimize", *arguments)
     assert "dice_dataset.foreground at the network's size 32x32" in result.stdout, result.stderr
     file.write_text(text.format("loss"))
-    assert "nothing is minimized" in one_error(run("rml-optimize", *arguments))
+    assert "trials are not compared by it" in one_error(run("rml-optimize", *arguments))
