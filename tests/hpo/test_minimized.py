@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 from plugin_package import write_broken
 from support import Run, list_acc, one_error, optimize, standin_settings
 
-ABLE = ["checkpoints.resume", "checkpoints.pause_after", "checkpoints.keep"]
-NUM_TRIALS, NUM_EPOCHS = 9, 9
+ABLE = ["checkpoints.resume", "checkpoints.pause_after", "checkpoints.keep", "--serve"]
+NUM_TRIALS, NUM_EPOCHS = 7, 9
 
 
 def entries(*values: float, key: str = "distance") -> list[dict[str, object]]:
@@ -113,12 +112,9 @@ def test_lowest_is_the_best_wherever_it_is_said(discs: Path, run: Run, tmp_path:
     page = (tmp_path / "report.html").read_text()
     assert "Trial 1 had the lowest distance of the 3 trials" in page
     assert run("rml-study", "plot").returncode == 0
-    database = sqlite3.connect(tmp_path / "rml_optimize.db")
-    ((note,),) = database.execute(
-        "select value_json from study_system_attributes where key = 'dashboard:note:1' or "
-        "key like 'dashboard%note%' and key not like '%trial%' limit 1"
-    ).fetchall() or ((None,),)
-    assert note is None or "the lower the better" in note
+    notes = study._storage.get_study_system_attrs(study._study_id)
+    assert "`distance`, the lower the better" in "".join(map(str, notes.values()))
+    assert "**Best**: trial 1, `distance` 0.6000" in "".join(map(str, notes.values()))
 
 
 def test_list_never_offers_the_worst_trial_as_the_greatest(
@@ -224,7 +220,7 @@ def test_worker_that_goes_the_other_way_fails_its_trial(
     }
     worker = standin_settings(tmp_path, settings)
     common = ("--num-trials", 1, "--worker", worker, "--objective", "distance:minimize")
-    result = run("rml-optimize", *optimize(discs, *common, "--max-failed", 1))
+    result = run("rml-optimize", *optimize(discs, *common, "--max-failed", 1, "--jobs", 1))
     assert result.returncode != 0
     said = '"minimize" was asked for, and the worker used "maximize"'
     assert f"checkpoints.best_direction: {said}" in result.stdout + result.stderr

@@ -23,12 +23,13 @@ from hpo.run.time_plan import TimePlanning
 from hpo.store.claim import Lease
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
+from hpo.store.pausing import KnownTrial
 from hpo.store.sampling import SnapshotStorage, draw, should_prune
 from hpo.store.study import best_trial
 from trainer.direction import Direction
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-NUM_TRIALS, NUM_EPOCHS = 14, 9
+NUM_TRIALS, NUM_EPOCHS = 12, 9
 
 
 class Half:
@@ -61,12 +62,20 @@ class Half:
         return next(t.number for t in self.study.trials if t._trial_id == lease.trial_id)
 
     def sample(self, lease: Lease) -> dict[str, Any]:
+        seen: list[tuple[TrialState, float | None]] = []
+
+        def look(trial: optuna.Trial) -> dict[str, Any]:
+            for each in self.study.get_trials(deepcopy=False):
+                value = None if each.value is None else self.sign * each.value
+                seen.append((each.state, value))
+            return suggest(trial)
+
         trial, chosen = draw(
-            self.study, lease.trial_id, lambda number: make_sampler(self.spec, number), suggest,
+            self.study, lease.trial_id, lambda number: make_sampler(self.spec, number), look,
             first_rung=1,
         )  # fmt: skip
         assert self.office.set_params(lease, trial)
-        return chosen
+        return chosen | {"seen": seen}
 
     def go_on(self, lease: Lease, curve: dict[int, float], until: int, *, ends: bool) -> None:
         """Train up to an epoch, and pause there, or end; `ends` for one that has no more time."""
@@ -139,14 +148,19 @@ def test_whole_search_decides_the_same(
         )  # fmt: skip
         if first.attempt == 1:
             assert halves[0].sample(first) == halves[1].sample(second)
-            # an engine may leave out epochs, even the first
-            epochs = [e for e in range(1, NUM_EPOCHS + 1) if e % 4 == 1 or chance.random() > 0.2]
+            # an engine may leave out epochs; where it does not pause, even the first
+            passes = chance.random() < 0.2
+            epochs = [
+                epoch
+                for epoch in range(2 if passes else 1, NUM_EPOCHS + 1)
+                if epoch in (1, 3, NUM_EPOCHS) or chance.random() > 0.3
+            ]
             curves[number] = {epoch: chance.uniform(-1, 1) for epoch in epochs}
         until = halves[0].pausing.end_of(first) or NUM_EPOCHS
-        reached = max(epoch for epoch in curves[number] if epoch <= until)
+        until = until if 1 in curves[number] else NUM_EPOCHS
         ends = first.ends or chance.random() < 0.1
         for half, lease in zip(halves, (first, second), strict=True):
-            half.go_on(lease, curves[number], until if until == NUM_EPOCHS else reached, ends=ends)
+            half.go_on(lease, curves[number], until, ends=ends)
         if hours is not None and step == 20:
             for half in halves:  # the time is over
                 budget = half.study.user_attrs[BUDGET]
@@ -161,6 +175,20 @@ def test_whole_search_decides_the_same(
     assert best[0] is not None
     assert best[1] is not None
     assert best[0].number == best[1].number
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_what_time_is_left_is_for_the_best(direction: Direction) -> None:
+    record: Any = {"epoch": 1}
+    known = [
+        KnownTrial(
+            number, number, TrialState.WAITING, None, (direction.rising(value),), record,
+            {"total": 100.0, "first_epoch": 100.0},
+        )
+        for number, value in enumerate((0.1, 0.3, 0.2))
+    ]  # fmt: skip
+    planning = TimePlanning((1, 3), NUM_EPOCHS, direction)
+    assert planning.may_go_on(known, 1.0) == {1}
 
 
 @pytest.mark.parametrize("name", ["median", "hyperband"])

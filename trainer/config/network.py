@@ -12,7 +12,6 @@ from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.messages import unknown_key_error, unknown_name_error
 from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
-from trainer.direction import Direction
 from trainer.figures import DICE_DATASET, LOWER_IS_BETTER, is_share
 from trainer.plugins import METRICS_GROUP, plugin_names
 
@@ -28,7 +27,9 @@ class Checkpoints(Section):
     # Ours. Which figure of metrics.jsonl makes an epoch the best; None: the accuracy.
     best_by: str | None = None
     # Ours. Whether its highest or its lowest is the best; None: what a metric of yours says.
-    best_direction: Direction | None = None
+    best_direction: Annotated[
+        Literal["maximize", "minimize"] | None, named("maximize", "minimize")
+    ] = None
     # Ours. Go on where a killed run with the same `save` stopped.
     resume: bool = False
     # Ours. Keep the last state of a run that is done, so that it can be given more epochs.
@@ -55,7 +56,7 @@ class Checkpoints(Section):
         if self.best_direction is not None and self.best_by is None:
             raise PydanticCustomError("best_by", "best_direction needs best_by")
         key = self.best_by or DICE_DATASET
-        if self.best_direction is Direction.MINIMIZE and is_share(key):
+        if self.best_direction == "minimize" and is_share(key):
             raise PydanticCustomError(
                 "best_by",
                 "{key} is the better the higher, so best_direction cannot be minimize",

@@ -22,7 +22,7 @@ def best_direction(checkpoints: Checkpoints, plugins: Sequence[str]) -> Directio
     """
     name, asked = checkpoints.best_by, checkpoints.best_direction
     if name is None or name not in plugins:
-        return asked or Direction.MAXIMIZE
+        return Direction(asked or Direction.MAXIMIZE)
     found = direction_of(name)
     if asked is not None and asked != found:
         raise ConfigError(
