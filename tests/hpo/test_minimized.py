@@ -12,6 +12,8 @@ import pytest
 from plugin_package import write_broken
 from support import Run, list_acc, one_error, optimize, standin_settings
 
+from hpo import open_study
+
 ABLE = ["checkpoints.resume", "checkpoints.pause_after", "checkpoints.keep", "--serve"]
 NUM_TRIALS, NUM_EPOCHS = 7, 9
 
@@ -112,6 +114,9 @@ def test_lowest_is_the_best_wherever_it_is_said(discs: Path, run: Run, tmp_path:
     page = (tmp_path / "report.html").read_text()
     assert "Trial 1 had the lowest distance of the 3 trials" in page
     assert run("rml-study", "plot").returncode == 0
+    with open_study(tmp_path) as opened:
+        assert (opened.best_trial.number, opened.best_score) == (1, 0.6)
+        assert opened.objective == "distance"
     notes = study._storage.get_study_system_attrs(study._study_id)
     assert "`distance`, the lower the better" in "".join(map(str, notes.values()))
     assert "**Best**: trial 1, `distance` 0.6000" in "".join(map(str, notes.values()))
