@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import UsageError
@@ -18,7 +18,7 @@ from trainer.figures import (
     is_share,
     of_class,
 )
-from trainer.plugins import METRICS_GROUP, direction_of, plugin_names
+from trainer.plugins import METRICS_GROUP, direction_of, plugin_names, worst_of
 
 OBJECTIVE = "objective"  # in a study's identity; absent where it is the default
 DIRECTION = "direction"  # likewise; absent where the objective is maximized
@@ -39,10 +39,12 @@ class Objective:
         key: `dice_dataset`, `dice_per_image`, `dice_dataset.CLASS`, or what else the worker's
             metrics have, such as the user's own metrics by their names.
         direction: which of two scores is the better one.
+        worst: what it counts as after an epoch where it is undefined, None to refuse that.
     """
 
     key: str = DICE_DATASET
     direction: Direction = Direction.MAXIMIZE
+    worst: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.key
@@ -76,17 +78,17 @@ class Objective:
         return found | ({DIRECTION: self.direction} if self.direction.is_lower_better else {})
 
     def read(self, entry: Mapping[str, Any]) -> float:
-        """Return the score in a line of `metrics.jsonl`.
+        """Return the score in a line of `metrics.jsonl`: `worst` where it is undefined.
 
         Raises:
             ConfigError: it is not there, which says what is, or no number.
         """
-        return figure_of(entry, self.key, "--objective")
+        return figure_of(entry, self.key, "--objective", self.worst)
 
     def read_or_none(self, entry: Mapping[str, Any]) -> float | None:
-        """Return the score in a line of `metrics.jsonl`, None where it has none."""
+        """Return the score in a line of `metrics.jsonl`, None where it is undefined or absent."""
         try:
-            return self.read(entry)
+            return figure_of(entry, self.key, "--objective")
         except ConfigError:
             return None
 
@@ -131,7 +133,10 @@ def _directed(key: str, asked: Direction | None) -> Objective:
     if known is not None and asked not in (None, known):
         remedy = "" if is_share(key) else f", unless its `direction` is {asked.value!r}"
         raise UsageError(f"--objective {key}:{asked}: {key} is to {known}{remedy}")
-    return Objective(key, known or asked or Direction.MAXIMIZE)
+    worst = 0.0 if is_share(key) else None
+    if key in plugin_names(METRICS_GROUP):
+        worst = worst_of(key)
+    return Objective(key, known or asked or Direction.MAXIMIZE, worst)
 
 
 def objective_of(attributes: Mapping[str, Any]) -> Objective:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from trainer.bounded import finite
 from trainer.direction import Direction
 from trainer.errors import ConfigError
 
@@ -64,6 +65,21 @@ def direction_of(name: str) -> Direction:
             f"plug-in {describe_plugin(METRICS_GROUP, name)}: direction: expected {known}, "
             f"received {said!r:.60}"
         ) from None
+
+
+def worst_of(name: str) -> float | None:
+    """Return what a plug-in metric counts as where it is undefined; None if it does not say.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its `worst` is no finite number.
+    """
+    said = getattr(load_plugin(METRICS_GROUP, name), "worst", None)
+    if said is not None and finite(said) is None:
+        raise ConfigError(
+            f"plug-in {describe_plugin(METRICS_GROUP, name)}: worst: expected a finite number, "
+            f"received {said!r:.60}"
+        )
+    return None if said is None else float(said)
 
 
 def describe_plugin(group: str, name: str) -> str:

@@ -85,6 +85,7 @@ class AttemptResult:
         is_crash: another attempt may work.
         exit_code: of a crash.
         why: the message without the numbers of this trial, where it has any; see `cause`.
+        may_be_state: a worker that went on from a state may work without it.
     """
 
     end: End
@@ -94,6 +95,7 @@ class AttemptResult:
     is_crash: bool = False
     exit_code: int | None = None
     why: str = ""
+    may_be_state: bool = False
 
     @property
     def cause(self) -> str:
@@ -125,7 +127,8 @@ def classify(
             "failed", curve, "the worker ended without a line in out_test.txt", tail
         )
     if code == UserError.exit_code:
-        return AttemptResult("refused", curve, "the worker refused its config or data", tail)
+        message = "the worker refused its config or data"
+        return AttemptResult("refused", curve, message, tail, may_be_state=True)
     if code == DivergedError.exit_code:
         return AttemptResult("diverged", curve, "the loss became NaN or infinite")
     if handle.oom_killed and on_gpu:

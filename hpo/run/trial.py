@@ -136,7 +136,7 @@ class TrialRunner:
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that cannot resume from the state may work without it.
-            is_bad_state = attempt_result.end == "refused" and was_resumed
+            is_bad_state = attempt_result.may_be_state and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
                 return self._teller.finish(job, lease, attempt_result)

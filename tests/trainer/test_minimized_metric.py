@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ missed = own_metrics:missed
 found = own_metrics:found
 endless = own_metrics:endless
 rises = own_metrics:rises
+late = own_metrics:late
+nonsense = own_metrics:nonsense
 """
 CODE = """
 import itertools
@@ -23,7 +26,11 @@ def missed(predicted, target): return float((predicted != target).mean())
 def found(predicted, target): return -missed(predicted, target)
 def endless(predicted, target): return float("inf") if next(calls) % 5 == 0 else 1.0
 def rises(predicted, target): return float("inf") if next(calls) % 5 == 0 else 1.0
-missed.direction = endless.direction = "minimize"
+def late(predicted, target): return float("nan") if next(calls) < 10 else 7.0
+def nonsense(predicted, target): return 1.0
+missed.direction = endless.direction = late.direction = "minimize"
+endless.worst = late.worst = 1000
+nonsense.worst = "poor"
 """
 SETTINGS = {"num_epochs": 6, "checkpoints__save": "temp_model", "checkpoints__keep": "best"}
 
@@ -32,6 +39,7 @@ SETTINGS = {"num_epochs": 6, "checkpoints__save": "temp_model", "checkpoints__ke
 def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_broken(tmp_path / "site", "own_metrics", METRICS, CODE)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "own_metrics", raising=False)  # it counts its calls
 
 
 def saved(folder: Path) -> list[int]:
@@ -82,10 +90,26 @@ def test_direction_that_a_figure_has_not_is_refused(worker, name, asked, expecte
 
 def test_distance_that_is_infinite_for_an_image_is_no_figure_to_win_by(worker) -> None:
     """Left out, the image that a model fails at would make it the better model."""
-    message = worker(
-        **SETTINGS, metrics__plugins=["endless"], checkpoints__best_by="endless"
-    ).error()
-    assert "checkpoints.best_by: endless is undefined (null) in the evaluation" in message
+    result = worker(**SETTINGS, metrics__plugins=["endless"], checkpoints__best_by="endless")
+    assert {entry["plugins"]["endless"] for entry in result.succeeded().metrics} == {None}
     measured, empty = PluginMetrics(["rises"]), np.zeros((10, 2, 2), np.int64)
     measured.update(empty, empty)  # infinitely good, as a PSNR may be: left out as ever
     assert measured.means() == {"rises": 1.0}
+
+
+def test_epoch_without_the_figure_counts_as_its_worst(worker) -> None:
+    result = worker(**SETTINGS, metrics__plugins=["late"], checkpoints__best_by="late").succeeded()
+    values = [entry["plugins"]["late"] for entry in result.metrics]
+    assert values[0] is None
+    assert saved(result.folder / "temp_model") == [values.index(7.0) + 1]
+
+
+def test_figure_that_does_not_say_its_worst_must_be_there(worker, tmp_path: Path) -> None:
+    measured = {"metrics__plugins": ["late"], "checkpoints__best_by": "late"}
+    site = tmp_path / "site/own_metrics.py"
+    site.write_text(site.read_text().replace("endless.worst = late.worst", "endless.worst"))
+    message = worker(**SETTINGS, **measured).error()
+    assert "checkpoints.best_by: late is undefined (null) in the evaluation" in message
+    assert "the metric's `worst`" in message
+    wrong = worker(**SETTINGS, metrics__plugins=["nonsense"], checkpoints__best_by="nonsense")
+    assert "worst: expected a finite number, received 'poor'" in wrong.error()

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from trainer.config.network import Checkpoints
 from trainer.direction import Direction
 from trainer.errors import ConfigError
-from trainer.plugins import METRICS_GROUP, describe, describe_plugin, direction_of, load_plugin
+from trainer.figures import is_share
+from trainer.plugins import (
+    METRICS_GROUP,
+    describe,
+    describe_plugin,
+    direction_of,
+    load_plugin,
+    worst_of,
+)
 
 
 def best_direction(checkpoints: Checkpoints, plugins: Sequence[str]) -> Direction:
@@ -31,6 +39,18 @@ def best_direction(checkpoints: Checkpoints, plugins: Sequence[str]) -> Directio
             "install the same version of it wherever it is used"
         )
     return found
+
+
+def worst_figure(checkpoints: Checkpoints, plugins: Sequence[str]) -> float | None:
+    """Return what the figure that makes an epoch the best one counts as where it is undefined.
+
+    Raises:
+        ConfigError: the plug-in metric says nonsense.
+    """
+    name = checkpoints.best_by
+    if name is None or name not in plugins:
+        return 0.0 if name is not None and is_share(name) else None
+    return worst_of(name)
 
 
 class PluginMetrics:
