@@ -14,7 +14,7 @@ _Direction = models.StudyDirectionModel
 
 
 def direction_in(storage: BaseStorage, study_id: int) -> Direction:
-    """Return the direction of a study; it never changes, and Optuna's cache keeps it."""
+    """Return the direction of a study, which Optuna's cache keeps: it changes with no trial."""
     (first, *_) = storage.get_study_directions(study_id)
     return _named(first)
 
@@ -32,6 +32,11 @@ def read_direction(connection: Connection, study_id: int) -> Direction:
         )
     )
     return _named(found)
+
+
+def as_optuna(direction: Direction) -> StudyDirection:
+    """Return what Optuna calls a direction."""
+    return StudyDirection[direction.name]
 
 
 def _named(direction: StudyDirection | None) -> Direction:

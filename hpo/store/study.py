@@ -74,9 +74,9 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
         )
     )
     names = optuna.get_all_study_names(storage)
-    # Before it is agreed on: of two drivers that start at once the other may have made it.
-    if (stored := direction_of(study)) != wanted.objective.direction:
-        raise _other_direction(wanted, stored, names)
+    stored = direction_of(study)
+    if stored != wanted.objective.direction and IDENTITY not in study.user_attrs:
+        raise _other_direction(wanted, stored, names)  # another driver makes it at this moment
     identity = dict(wanted.identity)
     attributes = {
         TITLE: wanted.title,
@@ -96,6 +96,8 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
         may_start_over=lambda: start_over(rdb, study._study_id, identity),
     )
     assert agreed is not None  # else refused
+    if stored != wanted.objective.direction:  # it has been started over
+        study = optuna.load_study(study_name=wanted.name, storage=SnapshotStorage(rdb))
     if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
     if study.metric_names != [wanted.objective.name]:  # of an earlier release
@@ -155,11 +157,11 @@ def refuse_other_study(
             "or add --move-here if nothing runs there any more"
         )
     stored = agreed.get(IDENTITY, identity)
-    if (direction := objective_in(stored).direction) != wanted.objective.direction:
-        raise _other_direction(wanted, direction, taken)
     # Where nothing came of another search, nothing is mixed.
     if stored == identity or may_start_over():
         return
+    if (direction := objective_in(stored).direction) != wanted.objective.direction:
+        raise _other_direction(wanted, direction, taken)
     rules = stored.get(SCORING_KEY, EARLIER)
     if rules != identity[SCORING_KEY]:
         raise UsageError(

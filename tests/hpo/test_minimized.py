@@ -79,7 +79,12 @@ def test_search_with_pauses_decides_as_that_of_the_negative(
     assert found[0]["score"] == lowest
 
 
-DISTANCES = {"0": entries(3.0, 1.5, 2.0), "1": entries(2.0, 0.6, 4.0), "2": entries(9.0, 8.0, 7.0)}
+DISTANCES = {
+    "0": entries(3.0, 1.5, 2.0),
+    "1": entries(2.0, 0.6, 4.0),
+    "2": entries(9.0, 8.0, 7.0),
+    "all": entries(2.0, 0.6, 4.0),
+}
 
 
 def search(run: Run, discs: Path, folder: Path, *more: object, objective: str) -> Any:
@@ -145,16 +150,32 @@ def test_study_keeps_its_direction(discs: Path, run: Run, tmp_path: Path) -> Non
     assert load(tmp_path).best_value == 0.6
 
 
-def test_study_that_came_to_nothing_keeps_its_direction_too(
+def test_study_that_came_to_nothing_may_still_go_the_other_way(
     discs: Path, run: Run, tmp_path: Path
 ) -> None:
-    """Optuna's own record of it cannot be changed; another objective of that direction may."""
+    """The first try was without the package of the metric, say."""
     worker = standin_settings(tmp_path, {"end": {"all": 2}})
-    for objective in ("distance", "distance:minimize"):
-        common = ("--num-trials", 3, "--worker", worker, "--objective", objective)
-        message = one_error(run("rml-optimize", *optimize(discs, *common)))
-    assert "is to maximize its score, and this search is to minimize distance" in message
-    assert search(run, discs, tmp_path, objective="dice_dataset").returncode == 0
+    common = ("--num-trials", 3, "--worker", worker, "--objective", "distance")
+    one_error(run("rml-optimize", *optimize(discs, *common)))
+    assert load(tmp_path).direction.name == "MAXIMIZE"
+    result = search(run, discs, tmp_path, "--num-trials", 4, objective="distance:minimize")
+    assert result.returncode == 0, result.stderr
+    study = load(tmp_path)
+    assert study.direction.name == "MINIMIZE"
+    assert study.best_value == 0.6
+    assert "best 0.6000" in result.stdout
+
+
+def test_empty_study_of_another_program_is_no_study_of_the_other_direction(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path}/rml_optimize.db"
+    optuna.create_study(study_name="theirs", storage=storage, direction="minimize")
+    message = one_error(
+        search(run, discs, tmp_path, "--study-name", "theirs", objective="dice_per_image")
+    )
+    assert "study 'theirs' is to minimize its score, and this search is to maximize" in message
+    assert "--study-name theirs-2" in message
 
 
 def test_most_like_another_study_is_its_lowest(discs: Path, run: Run, tmp_path: Path) -> None:

@@ -13,19 +13,22 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.folders import WorkFolders
-from hpo.keys import BUDGET, END, PAUSED
+from hpo.keys import BUDGET, END, PAUSED, PROVENANCE
 from hpo.objective import Objective
 from hpo.plan.pruners import make_pruner
 from hpo.plan.samplers import make_sampler
 from hpo.records import OUT_OF_TIME
 from hpo.run.pausing import Pausing
 from hpo.run.time_plan import TimePlanning
+from hpo.store.agreement import start_over
 from hpo.store.claim import Lease
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
 from hpo.store.pausing import KnownTrial
 from hpo.store.sampling import SnapshotStorage, draw, should_prune
 from hpo.store.study import best_trial
+from hpo.study.queries import StudyReader
+from hpo.study.status import read_status
 from trainer.direction import Direction
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -175,6 +178,35 @@ def test_whole_search_decides_the_same(
     assert best[0] is not None
     assert best[1] is not None
     assert best[0].number == best[1].number
+
+
+def test_every_database_says_which_way_a_study_goes(url: str) -> None:
+    rdb = open_storage(url)
+    study = optuna.create_study(study_name="s", storage=SnapshotStorage(rdb), direction="minimize")
+    office = LeaseManager(rdb, study._study_id, lease_s=60)
+    for curve in ({1: 3.0, 2: 1.5}, {1: 0.6, 2: 4.0}):
+        lease = office.claim(9)
+        assert lease is not None
+        assert office.report(lease, curve)
+        assert office.finish(lease, TrialState.COMPLETE, min(curve.values()))
+    lease = office.claim(9)
+    assert lease is not None
+    assert office.report(lease, {1: 2.0, 2: 7.0})
+    reader = StudyReader(rdb.engine, study._study_id)
+    found = reader.best()
+    assert found is not None
+    assert (found.number, found.score, found.epoch) == (1, 0.6, 1)
+    assert [each.best for each in reader.running(PROVENANCE)] == [2.0]
+    assert read_status("s", reader)["direction"] == "minimize"
+    other = optuna.create_study(study_name="t", storage=SnapshotStorage(rdb), direction="maximize")
+    identity = {"objective": "distance", "direction": "minimize"}
+    assert start_over(rdb, other._study_id, identity)
+    assert StudyReader(rdb.engine, other._study_id).direction == Direction.MINIMIZE
+    assert not start_over(rdb, study._study_id, {})  # it has trials
+    again = optuna.load_study(study_name="s", storage=SnapshotStorage(rdb))
+    assert again.direction.name == "MINIMIZE"
+    office.close()
+    close_storage(rdb)
 
 
 @pytest.mark.parametrize("direction", Direction)
