@@ -34,6 +34,7 @@ def like_trials(
     import optuna
 
     from hpo.store.database import close_storage, open_storage
+    from hpo.store.directions import direction_of
     from hpo.store.study import finished_trials
 
     url, name = _place(text, output)
@@ -63,7 +64,7 @@ def like_trials(
                 "name another, or leave it out"
             )
         study = optuna.load_study(study_name=chosen, storage=storage)
-        return best_like(space, finished_trials(study), chosen)
+        return best_like(space, finished_trials(study), chosen, direction_of(study))
     finally:
         close_storage(storage)
 

@@ -126,8 +126,8 @@ class SearchOptions:
     objective: Annotated[
         str | None,
         option("--objective", metavar="KEY", help="What trials are compared by: dice_dataset, "
-               "dice_per_image, one class's dice_dataset.CLASS, or a metric of yours (default: "
-               "dice_dataset)"),
+               "dice_per_image, one class's dice_dataset.CLASS, or a metric of yours, which may "
+               "be minimized (default: dice_dataset)"),
     ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 

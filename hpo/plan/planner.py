@@ -11,7 +11,13 @@ from typing import Any
 
 import studies
 from hpo.dataset.datafolder import LAYOUTS, DataFolder, find_data
-from hpo.dataset.scored_parts import check_coding, check_parts, scored_parts, scoring_of
+from hpo.dataset.scored_parts import (
+    check_coding,
+    check_parts,
+    refuse_absent_class,
+    scored_parts,
+    scoring_of,
+)
 from hpo.dataset.survey import DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
@@ -132,6 +138,9 @@ class _Planner:
         by_pixels = get_path(base, AT_SIZE) == "images"
         parts = scored_parts(data, selection.trained, survey, scoring, by_pixels=by_pixels)
         warnings += check_parts(parts, scoring)
+        if objective.of_class is not None:
+            compared = [each for each in parts if each.name == f"{select_on} images"]
+            refuse_absent_class(objective.of_class, compared, scoring)
         if select_on == "test":
             warnings.append(
                 "trials are compared on the test images, so the score of the best one will be "

@@ -13,7 +13,7 @@ from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
 from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
-from hpo.objective import OBJECTIVE, Objective
+from hpo.objective import Objective
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
@@ -115,7 +115,7 @@ class StudySpec:
     @property
     def compared_by(self) -> str:
         """Say by which figure trials are compared, and of what."""
-        text = f"{self.objective} at {self.scored_at}"
+        text = f"{self.objective} at {self.scored_at}{self.objective.direction.remark}"
         has_average = self.objective.key in (DICE_DATASET, DICE_PER_IMAGE)
         return f"{text}, {self.averaged}" if has_average else text
 
@@ -229,7 +229,7 @@ class StudySpec:
             "epochs": str(self.num_epochs),
             "select on": self._selection,
             "pruner": self.pruner,
-            **({} if self.objective.is_default else {OBJECTIVE: self.objective.key}),
+            **self.objective.identity,
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from hpo.errors import HpoError, UsageError
+from hpo.objective import DEFAULT
 from hpo.plan.planner import make_plan
 from hpo.python.arguments import read_arguments, signature
 from hpo.python.opened import OpenedStudy, open_at
@@ -19,6 +20,7 @@ from hpo.run.final_test import TestScore
 from hpo.run.session import run_session
 from hpo.run.stopping import StopRequest
 from hpo.store.databaseurl import choose_url, default_url
+from hpo.store.directions import direction_of
 from hpo.store.study import best_epoch, best_trial, score
 
 
@@ -114,11 +116,12 @@ def optimize(
 
 def _result(study: OpenedStudy | None, name: str, output: Path) -> SearchResult:
     best = best_trial(study.study) if study else None
+    direction = direction_of(study.study) if study else DEFAULT.direction
     return SearchResult(
         best_trial=best.number if best else None,
         best_params=dict(best.params) if best else {},
-        best_score=score(best) if best else None,
-        best_epoch=best_epoch(best) if best else None,
+        best_score=score(best, direction) if best else None,
+        best_epoch=best_epoch(best, direction) if best else None,
         test=study.test_score if study and best else None,
         best_model=study.find_model() if study and best else None,
         name=name,

@@ -223,7 +223,8 @@ class Search:
 
     @cached_property
     def _time_planning(self) -> TimePlanning:
-        return TimePlanning.of(self.spec.num_epochs, self.pausing)
+        direction = self.spec.objective.direction
+        return TimePlanning.of(self.spec.num_epochs, direction, self.pausing)
 
     @property
     def _pauses(self) -> bool:
@@ -287,12 +288,14 @@ def tally_of(
 ) -> Tally:
     """Return where a study stands that has these trials, in whatever states."""
     finished = [trial for trial in trials if trial.state in COUNTED]
-    best = best_of(finished)
-    value = None if best is None else score(best)
+    direction = spec.objective.direction
+    best = best_of(finished, direction)
+    value = None if best is None else score(best, direction)
     return Tally(
         spec.num_trials,
         len(finished),
         None if best is None or value is None else (value, best.number),
+        direction,
         [trial.number for trial in trials if is_paused(trial)],
         budget,
     )

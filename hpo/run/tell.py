@@ -51,6 +51,7 @@ class Teller:
 
     def finish(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
         """Write to the study how the trial ended, if it is still ours."""
+        direction = self.spec.objective.direction
         if attempt_result.end == "out of memory":
             attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
         if attempt_result.end == "given back" or (
@@ -65,7 +66,7 @@ class Teller:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
-            value = attempt_result.score if state in COUNTED else None
+            value = direction.best_score(attempt_result.curve) if state in COUNTED else None
             end = self._end(job, lease, attempt_result)
             if self.lease_manager.finish(lease, state, value, {END: end}):
                 self._show(job, lease, attempt_result, end)
@@ -75,8 +76,8 @@ class Teller:
         return Outcome(
             number=job.number,
             end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
+            score=direction.best_score(attempt_result.curve),
+            epoch=direction.best_epoch(attempt_result.curve),
             num_epochs=len(attempt_result.curve),
             params=job.params,
             curve=attempt_result.curve,
@@ -87,10 +88,12 @@ class Teller:
         )
 
     def _end(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
+        direction = self.spec.objective.direction
+        epoch = direction.best_epoch(attempt_result.curve)
         end = describe_end(
             end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
+            score=direction.best_score(attempt_result.curve),
+            epoch=epoch,
             message=attempt_result.message,
             log_tail=attempt_result.log_tail,
             attempt=lease.attempt,
@@ -100,7 +103,7 @@ class Teller:
             end["score"] = end.pop("dice_dataset")
             end["objective"] = self.spec.objective.key
         run_dir = self.spec.folders.attempt(job.number, lease.attempt)
-        if classes := read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch):
+        if classes := read_classes(run_dir, self.spec.num_epochs, epoch):
             end["dice_per_class"] = classes
         return end
 

@@ -136,7 +136,7 @@ class TrialRunner:
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that cannot resume from the state may work without it.
-            is_bad_state = attempt_result.end == "refused" and was_resumed
+            is_bad_state = attempt_result.may_be_state and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
                 return self._teller.finish(job, lease, attempt_result)
@@ -158,7 +158,8 @@ class TrialRunner:
             if folder.evaluated:  # more than its driver had time to report, it may be
                 self.retry.call(self.lease_manager.report, lease, folder.evaluated)
                 attempt_result = cut_off({**curve, **folder.evaluated}, self.spec.num_epochs)
-            if attempt_result.epoch in folder.evaluated:
+            direction = self.spec.objective.direction
+            if direction.best_epoch(attempt_result.curve) in folder.evaluated:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError:  # an earlier release sampled it
             pass
@@ -207,7 +208,7 @@ class TrialRunner:
             attempt_result = self._watch(
                 job, lease, folder, keeps_state=config.keeps_state, pause_after=pause_after
             )
-            if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
+            if attempt_result.curve and STATES.get(attempt_result.end) in COUNTED:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
             return failed_by(error), was_resumed
@@ -292,8 +293,9 @@ class TrialRunner:
         run_dir: Path,
         config: TrialConfig,
     ) -> None:
-        assert attempt_result.score is not None
-        assert attempt_result.epoch is not None
+        curve = attempt_result.curve
+        epoch = self.spec.objective.direction.best_epoch(curve)
+        assert epoch is not None
 
         def announce(model: ModelRecord) -> bool:
             # False: somebody else has the trial, and with it the right to the best model.
@@ -304,10 +306,10 @@ class TrialRunner:
             Candidate(
                 number=job.number,
                 attempt=lease.attempt,
-                score=attempt_result.score,
-                epoch=attempt_result.epoch,
-                figures=read_figures(run_dir, self.spec.num_epochs, attempt_result.epoch),
-                classes=read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch),
+                score=curve[epoch],
+                epoch=epoch,
+                figures=read_figures(run_dir, self.spec.num_epochs, epoch),
+                classes=read_classes(run_dir, self.spec.num_epochs, epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),

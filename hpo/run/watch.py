@@ -18,6 +18,7 @@ from hpo.run.outcome import LOST, AttemptResult, End, classify, cut_off, failed_
 from hpo.run.score_log import ScoreLog
 from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
+from hpo.store.directions import direction_of
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
@@ -173,7 +174,7 @@ class Watch:
             is_epoch = 0 <= entry.epoch <= self.num_epochs
             if is_epoch and entry.epoch not in self._curve and math.isfinite(entry.accuracy):
                 self._curve[entry.epoch] = self._unreported[entry.epoch] = entry.accuracy
-                self.tell_epoch(entry.epoch, max(self._curve.values()))
+                self.tell_epoch(entry.epoch, direction_of(self.study).best(self._curve.values()))
         return self.log.refusal or self.log.problem
 
     def _report(self) -> bool:
