@@ -1,0 +1,177 @@
+"""Writes TensorBoard's event files: one for each trial, and the table of its HPARAMS page.
+
+Neither torch nor TensorFlow is loaded: of the package `tensorboard` the messages and the framing
+of records are used, not its writers, which go through TensorFlow where that is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import summary_v2 as hp
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from hpo.folders import WorkFolders
+from hpo.trackers import (
+    Metrics,
+    SearchedField,
+    SearchEnd,
+    TrackedSearch,
+    TrackedTrial,
+    Tracker,
+    TrialEnd,
+)
+
+FILE_VERSION = "brain.Event:2"  # which TensorBoard expects in the first event of a file
+PREFIX, SUFFIX = "events.out.tfevents", ".rml"  # whatever else is in a trial's folder is kept
+ASIDE = ".rml.tmp"
+BEST = "best/{}"  # the score so far: its last point is the trial's score
+
+
+class TensorBoard(Tracker):
+    """A run for each trial below `OUTPUT/tensorboard/STUDY`."""
+
+    def __init__(self, search: TrackedSearch) -> None:
+        """Take the search."""
+        super().__init__(search)
+        self._folders = WorkFolders.of(search.output, search.study)
+        self.look = shlex.join(["tensorboard", "--logdir", str(self._folders.tensorboard)])
+        self._runs: dict[int, _Run] = {}
+
+    def search_began(self) -> None:
+        """Say what is searched, and that the score is its measure."""
+        # All drivers of a study write the same under the same name.
+        folder = self._folders.tensorboard
+        with _EventFile(folder / f"{PREFIX}.0000000000.study{SUFFIX}") as file:
+            file.add(
+                hp.hparams_config_pb(
+                    hparams=[
+                        hp.HParam(name, _domain(field))
+                        for name, field in self.search.searched.items()
+                    ],
+                    metrics=[hp.Metric(BEST.format(self.search.score), display_name="score")],
+                )
+            )
+
+    def trial_began(self, trial: TrackedTrial) -> None:
+        """Write the trial's run anew, with the epochs that it goes on from.
+
+        So no reader ever sees an epoch twice, whoever was killed while writing what.
+        """
+        if before := self._runs.pop(trial.number, None):
+            before.file.close()
+        folder = self._folders.tensorboard_run(trial.number)
+        name = f"{PREFIX}.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}{SUFFIX}"
+        with _EventFile(folder / name) as file:
+            fields = self.search.searched
+            values = {key: _value(value, fields.get(key)) for key, value in trial.values.items()}
+            file.add(hp.hparams_pb(values, trial_id=folder.name))
+            run = self._runs[trial.number] = _Run(file, self.search.score)
+            for epoch, metrics in sorted(trial.earlier.items()):
+                run.add_epoch(epoch, metrics)
+        for other in (*folder.glob(f"{PREFIX}.*{SUFFIX}"), *folder.glob(f".*{ASIDE}")):
+            if other != file.path:
+                other.unlink(missing_ok=True)
+
+    def epoch_ended(self, number: int, epoch: int, metrics: Metrics) -> None:
+        """Add a point to each curve."""
+        self._runs[number].add_epoch(epoch, metrics)
+
+    def trial_ended(self, number: int, end: TrialEnd) -> None:
+        """Say in the table how it ended."""
+        run = self._runs[number]
+        if end.is_final:
+            failed = end.state == "failed"
+            status = Status.STATUS_FAILURE if failed else Status.STATUS_SUCCESS
+            info = SessionEndInfo(status=status, end_time_secs=time.time())
+            data = metadata.create_summary_metadata(HParamsPluginData(session_end_info=info))
+            tag, tensor = metadata.SESSION_END_INFO_TAG, metadata.NULL_TENSOR
+            value = Summary.Value(tag=tag, metadata=data, tensor=tensor)
+            run.file.add(Summary(value=[value]))
+        run.file.close()
+
+    def search_ended(self, end: SearchEnd) -> None:
+        """Close the files of trials that others go on with."""
+        for run in self._runs.values():
+            run.file.close()
+
+
+class _Run:
+    """The curves of a trial."""
+
+    def __init__(self, file: _EventFile, score: str) -> None:
+        self.file, self._score = file, score
+        self._best: float | None = None
+
+    def add_epoch(self, epoch: int, metrics: Metrics) -> None:
+        points = dict(metrics)
+        if (score := points.get(self._score)) is not None:
+            self._best = score if self._best is None else max(self._best, score)
+            points[BEST.format(self._score)] = self._best
+        values = [Summary.Value(tag=tag, simple_value=point) for tag, point in points.items()]
+        self.file.add(Summary(value=values), step=epoch)
+
+
+class _EventFile:
+    """An event file, of which a reader at any time finds whole events, whoever is killed.
+
+    As a context it gets its name when it is left, with what it has by then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        # a name that TensorBoard does not take for an event file's
+        self._aside = path.with_name(f".{os.urandom(8).hex()}{ASIDE}")
+        self._file: BinaryIO = self._aside.open("xb", buffering=0)  # each record in one write
+        self._write(Event(wall_time=time.time(), file_version=FILE_VERSION))
+
+    def __enter__(self) -> _EventFile:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._aside.replace(self.path)
+        else:
+            self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        if self._file.closed:  # of a trial that was paused
+            self._file = self.path.open("ab", buffering=0)
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        RecordWriter(self._file).write(event.SerializeToString())
+
+
+def _domain(field: SearchedField) -> Any:
+    """Return what the page offers to choose from; None where it may find out itself."""
+    if field.choices is None:
+        return hp.RealInterval(float(field.low or 0), float(field.high or 0))
+    return hp.Discrete([_value(choice, field) for choice in field.choices])
+
+
+def _value(value: Any, field: SearchedField | None) -> bool | float | str:
+    """Return a value as its column has it: of one type in all trials, or rows would be hidden."""
+    choices = () if field is None or field.choices is None else field.choices
+    kinds = {type(each) for each in (*choices, value)}
+    if kinds == {bool}:
+        return bool(value)
+    if kinds <= {int, float}:
+        return float(value)
+    return value if isinstance(value, str) else json.dumps(value)
