@@ -32,18 +32,22 @@ def chosen_trackers(given: Sequence[str] | None, of_study: Sequence[str]) -> tup
     return names
 
 
-def tracked_search(spec: StudySpec, settings: Mapping[str, str]) -> TrackedSearch:
+def tracked_search(
+    spec: StudySpec, settings: Mapping[str, str], study_id: str = ""
+) -> TrackedSearch:
     """Return what a tracker knows of a search: nothing of its database.
 
     Args:
         spec: the search.
         settings: rows of the table that is printed at its start.
+        study_id: of the study in the database.
     """
     by_field: dict[str, list[Dimension]] = {}
     for dimension in spec.space.dimensions:
         by_field.setdefault(dimension.key, []).append(dimension)
     return TrackedSearch(
         study=spec.name,
+        study_id=study_id,
         output=spec.folders.output,
         score=spec.objective.key,
         num_trials=None if spec.is_open_ended else spec.num_trials,

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 
 from hpo.errors import EndingError, HpoError
-from hpo.keys import DATABASE_ID, TEST_TASK
+from hpo.keys import DATABASE_ID, STUDY_ID, TEST_TASK
 from hpo.launchers import Launcher
 from hpo.launchers.slots import Reservation, reserve_slots
 from hpo.owner import HOST, SESSION, driver_labels
@@ -39,6 +39,7 @@ from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
 from hpo.store.study import best_trial, finished_trials, open_study
 from hpo.store.task_lease import TaskLease
+from hpo.trackers import SearchEnd
 from hpo.trackers.registry import make_trackers
 from hpo.wording import describe_left
 from trainer.errors import TrainerError
@@ -54,7 +55,11 @@ def run_session(
     """
     with noticing_deletion(spec.name):
         session = _compose(spec, options, console, stopping)
-        tested, failure = _run(session)
+        try:
+            tested, failure = _run(session)
+        except BaseException:
+            session.tracking.close(SearchEnd(state="failed"))
+            raise
         is_stopped = stopping.is_set() and failure is None
         best = None if is_stopped or failure else session.retry.call(best_trial, session.study)
         session.tracking.close(how_it_ended(best, tested, failure, is_stopped=is_stopped))
@@ -103,9 +108,10 @@ def _compose(
     spec = with_stored_pruner(spec, retry.call(read_attributes, rdb, spec.name))
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     retry.call(note_about, spec, study)
-    settings = dict(settings_rows(spec))
-    trackers = make_trackers(spec.trackers, tracked_search(spec, settings))
-    labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
+    attributes = retry.call(lambda: study.user_attrs)
+    search = tracked_search(spec, dict(settings_rows(spec)), str(attributes.get(STUDY_ID)))
+    trackers = make_trackers(spec.trackers, search)
+    labels = driver_labels(attributes[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
     stopping.before_leaving(launcher.close)

@@ -39,6 +39,7 @@ class TrackedSearch:
 
     Attributes:
         study: the study's name.
+        study_id: tells it from one of the same name that was deleted; "" in a dry run.
         output: the output folder; write into a folder of your own in it.
         score: the name of what trials are compared by, among the metrics; the higher the better.
         num_trials: that this driver asks for; None for as many as fit into the time.
@@ -49,6 +50,7 @@ class TrackedSearch:
     """
 
     study: str
+    study_id: str
     output: Path
     score: str
     num_trials: int | None

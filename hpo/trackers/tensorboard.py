@@ -35,6 +35,7 @@ from hpo.trackers import (
 
 FILE_VERSION = "brain.Event:2"  # which TensorBoard expects in the first event of a file
 PREFIX, SUFFIX = "events.out.tfevents", ".rml"  # whatever else is in a trial's folder is kept
+OF_STUDY = f"{PREFIX}.0000000000."
 ASIDE = ".rml.tmp"
 BEST = "best/{}"  # the score so far: its last point is the trial's score
 
@@ -46,14 +47,20 @@ class TensorBoard(Tracker):
         """Take the search."""
         super().__init__(search)
         self._folders = WorkFolders.of(search.output, search.study)
-        self.look = shlex.join(["tensorboard", "--logdir", str(self._folders.tensorboard)])
+        folder = self._folders.tensorboard
+        self.look = f"tensorboard --logdir {shlex.quote(os.path.relpath(folder))}"
         self._runs: dict[int, _Run] = {}
 
     def search_began(self) -> None:
         """Say what is searched, and that the score is its measure."""
-        # All drivers of a study write the same under the same name.
         folder = self._folders.tensorboard
-        with _EventFile(folder / f"{PREFIX}.0000000000.study{SUFFIX}") as file:
+        # All drivers of a study write the same under the same name.
+        path = folder / f"{OF_STUDY}{self.search.study_id}{SUFFIX}"
+        for other in folder.glob(f"{OF_STUDY}*{SUFFIX}"):
+            if other.name != path.name:  # of a study of that name that was deleted
+                study_id = other.name.removeprefix(OF_STUDY).removesuffix(SUFFIX)
+                folder.rename(folder.with_name(f"{folder.name}-{study_id}"))
+        with _EventFile(path) as file:
             file.add(
                 hp.hparams_config_pb(
                     hparams=[
@@ -63,6 +70,7 @@ class TensorBoard(Tracker):
                     metrics=[hp.Metric(BEST.format(self.search.score), display_name="score")],
                 )
             )
+        file.close()
 
     def trial_began(self, trial: TrackedTrial) -> None:
         """Write the trial's run anew, with the epochs that it goes on from.
@@ -149,6 +157,8 @@ class _EventFile:
 
     def add(self, summary: Summary, step: int = 0) -> None:
         if self._file.closed:  # of a trial that was paused
+            if not self.path.exists():  # somebody else has gone on with it
+                return
             self._file = self.path.open("ab", buffering=0)
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
 

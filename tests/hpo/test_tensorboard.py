@@ -1,0 +1,200 @@
+"""`--tracker tensorboard`: what TensorBoard's own readers find, through pauses and kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    Run,
+    list_acc,
+    one_error,
+    optimize,
+    standin_settings,
+    start,
+    states,
+    wait_for,
+)
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import (
+    api_pb2,
+    backend_context,
+    get_experiment,
+    list_session_groups,
+)
+
+ABLE = {"capabilities": ["checkpoints.resume", "checkpoints.pause_after", "--serve"]}
+TENSORBOARD = ("--tracker", "tensorboard")
+
+
+def runs_of(folder: Path) -> dict[int, Path]:
+    """Return number -> folder of the runs of the one study in an output folder."""
+    (study,) = (folder / "tensorboard").iterdir()
+    return {int(path.name.removeprefix("trial_")): path for path in study.glob("trial_*")}
+
+
+def curve(run: Path, tag: str) -> dict[int, float]:
+    """Return step -> value as TensorBoard shows a curve, which has each step once."""
+    points = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    found = {point.step: point.value for point in points}
+    assert len(found) == len(points)
+    return found
+
+
+def steps_written(run: Path) -> list[int]:
+    """Return the steps of all events with a score, as they stand in the run's only file."""
+    (file,) = run.glob("*tfevents*")
+    events = [Event.FromString(record) for record in RawEventFileLoader(str(file)).Load()]
+    return [event.step for event in events if event.step]
+
+
+def table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the table of the page HPARAMS: run -> values, score, status."""
+    (study,) = (folder / "tensorboard").iterdir()
+    runs = EventMultiplexer().AddRunsFromDirectory(str(study))
+    runs.Reload()
+    provider = MultiplexerDataProvider(runs, str(study))
+    context = backend_context.Context(
+        TBContext(logdir=str(study), multiplexer=runs, data_provider=provider)
+    )
+    asked = api_pb2.GetExperimentRequest()
+    experiment = get_experiment.Handler(RequestContext(), context, "", asked).run()
+    (score,) = (info.name for info in experiment.metric_infos)
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=[1, 2, 3, 0], start_index=0, slice_size=100,
+        col_params=[api_pb2.ColParams(metric=score)],
+    )  # fmt: skip
+    handler = list_session_groups.Handler(RequestContext(), context, "", request)
+    found = {}
+    for group in handler.run().session_groups:
+        (session,) = group.sessions
+        values = {
+            key: value.string_value or value.number_value for key, value in group.hparams.items()
+        }
+        scores = [metric.value for metric in group.metric_values]
+        found[group.name] = {
+            "values": values, "scores": scores,
+            "status": api_pb2.Status.Name(session.status).removeprefix("STATUS_"),
+        }  # fmt: skip
+    return found
+
+
+def curves_in_database(folder: Path) -> dict[int, dict[int, float]]:
+    found: dict[int, dict[int, float]] = {}
+    with sqlite3.connect(folder / "rml_optimize.db") as database:
+        for number, step, value in database.execute(
+            "select number, step, intermediate_value from trials"
+            " join trial_intermediate_values using (trial_id)"
+        ):
+            found.setdefault(number, {})[step] = value
+    return found
+
+
+def test_promoted_trials_have_each_epoch_once_and_the_table_their_scores(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, ABLE | {"end": {"4": 3}})
+    given = optimize(discs, "--num-trials", 6, "--jobs", 2, "--worker", worker, *TENSORBOARD)
+    result = run("rml-optimize", *given, "--num-epochs", "9", "--optimizers", "adam,sgd")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "left out" not in result.stdout
+    assert f"tensorboard --logdir 'tensorboard/{discs.parent.name}'" in result.stdout
+    stored = curves_in_database(tmp_path)
+    entries = {entry["number"]: entry for entry in list_acc(tmp_path)}
+    assert max(map(len, stored.values())) == 9  # promoted twice
+    runs, rows = runs_of(tmp_path), table(tmp_path)
+    for number, state in states(tmp_path).items():
+        row = rows[f"trial_{number:05d}"]
+        assert row["values"] == pytest.approx(entries[number]["params"]) if number != 4 else True
+        assert row["status"] == "SUCCESS", (number, state)
+        if number == 4:  # diverged before its first epoch
+            assert row["scores"] == []
+            continue
+        assert curve(runs[number], "dice_dataset") == pytest.approx(stored[number])
+        assert steps_written(runs[number]) == sorted(stored[number])
+        assert row["scores"] == pytest.approx([entries[number]["max_acc"]])
+
+
+def test_metrics_of_our_worker_have_their_curves(discs: Path, run: Run, tmp_path: Path) -> None:
+    given = optimize(discs, "--num-trials", 1, "--jobs", 1, "--classes", 2, *TENSORBOARD)
+    result = run("rml-optimize", *given, "--num-epochs", "2", "--launcher", "local")
+    assert result.returncode == 0, result.stdout + result.stderr
+    *_, run_dir = sorted((tmp_path / "runs").glob("*/trial_00000/attempt_*"))
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    entries = {entry["epoch"]: entry for entry in map(json.loads, lines)}
+    for tag in ("loss", "train_loss", "learning_rate", "dice_dataset", "dice_per_image"):
+        expected = {epoch: entry[tag] for epoch, entry in entries.items()}
+        assert curve(runs_of(tmp_path)[0], tag) == pytest.approx(expected), tag
+
+
+def test_killed_driver_leaves_files_to_read_and_the_next_goes_on_in_them(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, ABLE | {"epoch_s": 0.15, "state_every": 4})
+    given = optimize(discs, "--num-trials", 1, "--jobs", 1, "--worker", worker, *TENSORBOARD)
+    given += ["--num-epochs", "12", "--lease", "1", "--pruner", "none"]
+    driver = start(tmp_path, *given)
+    wait_for(lambda: len(curves_in_database(tmp_path).get(0, {})) >= 6 if
+             (tmp_path / "rml_optimize.db").exists() and
+             (tmp_path / "tensorboard").exists() else False)  # fmt: skip
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    killed_at = steps_written(runs_of(tmp_path)[0])
+    assert killed_at == list(range(1, len(killed_at) + 1))
+    assert len(killed_at) >= 5
+    (first,) = runs_of(tmp_path)[0].glob("*tfevents*")
+    first.with_name("events.out.tfevents.1.mine").write_bytes(b"")  # somebody else's is kept
+    result = run("rml-optimize", *given)
+    assert result.returncode == 0, result.stdout + result.stderr
+    first.with_name("events.out.tfevents.1.mine").unlink()
+    assert steps_written(runs_of(tmp_path)[0]) == list(range(1, 13))
+    stored = curves_in_database(tmp_path)[0]
+    assert curve(runs_of(tmp_path)[0], "dice_dataset") == pytest.approx(stored)
+    assert table(tmp_path)["trial_00000"]["status"] == "SUCCESS"
+
+
+def test_study_that_was_deleted_leaves_its_runs_aside(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    given = optimize(discs, "--worker", standin, "--pruner", "none", *TENSORBOARD, "--num-trials")
+    for num_trials in (3, 2):
+        result = run("rml-optimize", *given, num_trials)
+        assert result.returncode == 0, result.stdout + result.stderr
+        (tmp_path / "rml_optimize.db").unlink()
+    before, after = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: -len(path.name))
+    assert before.name.startswith(f"{after.name}-")
+    assert [len(list(study.glob("trial_*"))) for study in (before, after)] == [3, 2]
+
+
+def test_full_disk_leaves_it_out_and_loses_no_trial(
+    discs: Path, run: Run, tmp_path: Path, standin: str
+) -> None:
+    (tmp_path / "tensorboard").write_text("a file where the folder would be")
+    given = optimize(discs, "--num-trials", 3, "--worker", standin, *TENSORBOARD)
+    result = run("rml-optimize", *given)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("tracker tensorboard is left out from now on: NotADirectory") == 1
+    assert set(states(tmp_path).values()) == {"COMPLETE"}
+
+
+def test_missing_extra_is_named_with_the_command_before_anything_is_read(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "tensorboard.py").write_text("raise ModuleNotFoundError('no', name='tensorboard')")
+    given = optimize(discs, "--num-trials", 3, *TENSORBOARD)
+    error = one_error(run("rml-optimize", *given, PYTHONPATH=str(site)))
+    assert "--tracker tensorboard: tensorboard is not installed; try " in error
+    assert "-m pip install 'tensorboard>=" in error
+    assert not (tmp_path / "rml_optimize.db").exists()
