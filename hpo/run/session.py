@@ -109,8 +109,8 @@ def _compose(
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     retry.call(note_about, spec, study)
     attributes = retry.call(lambda: study.user_attrs)
-    search = tracked_search(spec, dict(settings_rows(spec)), str(attributes.get(STUDY_ID)))
-    trackers = make_trackers(spec.trackers, search)
+    tracked = tracked_search(spec, dict(settings_rows(spec)), str(attributes.get(STUDY_ID)))
+    trackers = make_trackers(spec.trackers, tracked)
     labels = driver_labels(attributes[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))

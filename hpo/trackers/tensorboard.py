@@ -6,14 +6,17 @@ of records are used, not its writers, which go through TensorFlow where that is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
@@ -36,6 +39,7 @@ from hpo.trackers import (
 FILE_VERSION = "brain.Event:2"  # which TensorBoard expects in the first event of a file
 PREFIX, SUFFIX = "events.out.tfevents", ".rml"  # whatever else is in a trial's folder is kept
 OF_STUDY = f"{PREFIX}.0000000000."
+LENGTH_BYTES, CHECKSUM_BYTES = 12, 4  # of a record: its length with a checksum, its own checksum
 ASIDE = ".rml.tmp"
 BEST = "best/{}"  # the score so far: its last point is the trial's score
 
@@ -80,6 +84,9 @@ class TensorBoard(Tracker):
         if before := self._runs.pop(trial.number, None):
             before.file.close()
         folder = self._folders.tensorboard_run(trial.number)
+        times = {}
+        for other in sorted(folder.glob(f"{PREFIX}.*{SUFFIX}")):
+            times |= _read_times(other)
         name = f"{PREFIX}.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}{SUFFIX}"
         with _EventFile(folder / name) as file:
             fields = self.search.searched
@@ -87,7 +94,7 @@ class TensorBoard(Tracker):
             file.add(hp.hparams_pb(values, trial_id=folder.name))
             run = self._runs[trial.number] = _Run(file, self.search.score)
             for epoch, metrics in sorted(trial.earlier.items()):
-                run.add_epoch(epoch, metrics)
+                run.add_epoch(epoch, metrics, times.get(epoch))
         for other in (*folder.glob(f"{PREFIX}.*{SUFFIX}"), *folder.glob(f".*{ASIDE}")):
             if other != file.path:
                 other.unlink(missing_ok=True)
@@ -122,13 +129,13 @@ class _Run:
         self.file, self._score = file, score
         self._best: float | None = None
 
-    def add_epoch(self, epoch: int, metrics: Metrics) -> None:
+    def add_epoch(self, epoch: int, metrics: Metrics, wall_time: float | None = None) -> None:
         points = dict(metrics)
         if (score := points.get(self._score)) is not None:
             self._best = score if self._best is None else max(self._best, score)
             points[BEST.format(self._score)] = self._best
         values = [Summary.Value(tag=tag, simple_value=point) for tag, point in points.items()]
-        self.file.add(Summary(value=values), step=epoch)
+        self.file.add(Summary(value=values), epoch, wall_time)
 
 
 class _EventFile:
@@ -155,18 +162,32 @@ class _EventFile:
             self._file.close()
             self._aside.unlink(missing_ok=True)
 
-    def add(self, summary: Summary, step: int = 0) -> None:
+    def add(self, summary: Summary, step: int = 0, wall_time: float | None = None) -> None:
         if self._file.closed:  # of a trial that was paused
             if not self.path.exists():  # somebody else has gone on with it
                 return
             self._file = self.path.open("ab", buffering=0)
-        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(Event(wall_time=wall_time or time.time(), step=step, summary=summary))
 
     def close(self) -> None:
         self._file.close()
 
     def _write(self, event: Event) -> None:
         RecordWriter(self._file).write(event.SerializeToString())
+
+
+def _read_times(path: Path) -> dict[int, float]:
+    """Return step -> wall time of the events in one of our files, up to the first broken one."""
+    content, offset = path.read_bytes(), 0
+    times = {}
+    with contextlib.suppress(DecodeError, struct.error):
+        while offset < len(content):
+            (size,) = struct.unpack_from("<Q", content, offset)
+            start = offset + LENGTH_BYTES
+            event = Event.FromString(content[start : start + size])
+            times[event.step] = event.wall_time
+            offset = start + size + CHECKSUM_BYTES
+    return times
 
 
 def _domain(field: SearchedField) -> Any:

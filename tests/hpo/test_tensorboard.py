@@ -51,11 +51,11 @@ def curve(run: Path, tag: str) -> dict[int, float]:
     return found
 
 
-def steps_written(run: Path) -> list[int]:
-    """Return the steps of all events with a score, as they stand in the run's only file."""
+def written(run: Path) -> list[tuple[int, float]]:
+    """Return step and time of each event with metrics, as they stand in the run's only file."""
     (file,) = run.glob("*tfevents*")
     events = [Event.FromString(record) for record in RawEventFileLoader(str(file)).Load()]
-    return [event.step for event in events if event.step]
+    return [(event.step, event.wall_time) for event in events if event.step]
 
 
 def table(folder: Path) -> dict[str, dict[str, Any]]:
@@ -121,7 +121,9 @@ def test_promoted_trials_have_each_epoch_once_and_the_table_their_scores(
             assert row["scores"] == []
             continue
         assert curve(runs[number], "dice_dataset") == pytest.approx(stored[number])
-        assert steps_written(runs[number]) == sorted(stored[number])
+        steps, times = zip(*written(runs[number]), strict=True)
+        assert list(steps) == sorted(stored[number])
+        assert list(times) == sorted(times)
         assert row["scores"] == pytest.approx([entries[number]["max_acc"]])
 
 
@@ -149,15 +151,19 @@ def test_killed_driver_leaves_files_to_read_and_the_next_goes_on_in_them(
              (tmp_path / "tensorboard").exists() else False)  # fmt: skip
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    killed_at = steps_written(runs_of(tmp_path)[0])
-    assert killed_at == list(range(1, len(killed_at) + 1))
-    assert len(killed_at) >= 5
+    before = written(runs_of(tmp_path)[0])
+    assert [step for step, _ in before] == list(range(1, len(before) + 1))
+    assert len(before) >= 5
     (first,) = runs_of(tmp_path)[0].glob("*tfevents*")
     first.with_name("events.out.tfevents.1.mine").write_bytes(b"")  # somebody else's is kept
+    with first.open("ab") as file:  # cut off within a record, as by a full disk
+        file.write(first.read_bytes()[:30])
     result = run("rml-optimize", *given)
     assert result.returncode == 0, result.stdout + result.stderr
     first.with_name("events.out.tfevents.1.mine").unlink()
-    assert steps_written(runs_of(tmp_path)[0]) == list(range(1, 13))
+    after = written(runs_of(tmp_path)[0])
+    assert [step for step, _ in after] == list(range(1, 13))
+    assert after[:4] == before[:4]  # the state is of the fourth epoch or later
     stored = curves_in_database(tmp_path)[0]
     assert curve(runs_of(tmp_path)[0], "dice_dataset") == pytest.approx(stored)
     assert table(tmp_path)["trial_00000"]["status"] == "SUCCESS"
