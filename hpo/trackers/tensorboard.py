@@ -13,11 +13,12 @@ import shlex
 import socket
 import struct
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams import summary_v2 as hp
@@ -66,7 +67,7 @@ class TensorBoard(Tracker):
                 folder.rename(folder.with_name(f"{folder.name}-{study_id}"))
         with _EventFile(path) as file:
             file.add(
-                hp.hparams_config_pb(
+                summary=hp.hparams_config_pb(
                     hparams=[
                         hp.HParam(name, _domain(field))
                         for name, field in self.search.searched.items()
@@ -77,27 +78,36 @@ class TensorBoard(Tracker):
         file.close()
 
     def trial_began(self, trial: TrackedTrial) -> None:
-        """Write the trial's run anew, with the epochs that it goes on from.
+        """Begin a file that follows those before: what these have of later epochs is void.
 
-        So no reader ever sees an epoch twice, whoever was killed while writing what.
+        They stay, for a TensorBoard that runs loses a run whose file goes. What they lack of the
+        earlier epochs, because a driver was killed or had no tracker, is added.
         """
         if before := self._runs.pop(trial.number, None):
             before.file.close()
         folder = self._folders.tensorboard_run(trial.number)
-        times = {}
-        for other in sorted(folder.glob(f"{PREFIX}.*{SUFFIX}")):
-            times |= _read_times(other)
-        name = f"{PREFIX}.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}{SUFFIX}"
-        with _EventFile(folder / name) as file:
-            fields = self.search.searched
-            values = {key: _value(value, fields.get(key)) for key, value in trial.values.items()}
-            file.add(hp.hparams_pb(values, trial_id=folder.name))
+        files = sorted(folder.glob(f"{PREFIX}.*{SUFFIX}"))
+        known = _read_scores(files, self.search.score)
+        missing = [
+            epoch
+            for epoch, metrics in sorted(trial.earlier.items())
+            if epoch not in known or not _is_same(known[epoch], metrics[self.search.score])
+        ]
+        first = min([*missing, max(trial.earlier, default=0) + 1])
+        with _EventFile(folder / _next_name(files)) as file:
             run = self._runs[trial.number] = _Run(file, self.search.score)
+            if files:
+                file.add(step=first, session_log=SessionLog(status=SessionLog.START))
+            else:
+                file.add(summary=hp.hparams_pb(self._values(trial), trial_id=folder.name))
             for epoch, metrics in sorted(trial.earlier.items()):
-                run.add_epoch(epoch, metrics, times.get(epoch))
-        for other in (*folder.glob(f"{PREFIX}.*{SUFFIX}"), *folder.glob(f".*{ASIDE}")):
-            if other != file.path:
-                other.unlink(missing_ok=True)
+                run.add_epoch(epoch, metrics, is_known=epoch < first)
+        for aside in folder.glob(f".*{ASIDE}"):  # of a driver that was killed
+            aside.unlink(missing_ok=True)
+
+    def _values(self, trial: TrackedTrial) -> dict[str, bool | float | str]:
+        fields = self.search.searched
+        return {key: _value(value, fields.get(key)) for key, value in trial.values.items()}
 
     def epoch_ended(self, number: int, epoch: int, metrics: Metrics) -> None:
         """Add a point to each curve."""
@@ -113,7 +123,7 @@ class TensorBoard(Tracker):
             data = metadata.create_summary_metadata(HParamsPluginData(session_end_info=info))
             tag, tensor = metadata.SESSION_END_INFO_TAG, metadata.NULL_TENSOR
             value = Summary.Value(tag=tag, metadata=data, tensor=tensor)
-            run.file.add(Summary(value=[value]))
+            run.file.add(summary=Summary(value=[value]))
         run.file.close()
 
     def search_ended(self, end: SearchEnd) -> None:
@@ -129,13 +139,14 @@ class _Run:
         self.file, self._score = file, score
         self._best: float | None = None
 
-    def add_epoch(self, epoch: int, metrics: Metrics, wall_time: float | None = None) -> None:
+    def add_epoch(self, epoch: int, metrics: Metrics, *, is_known: bool = False) -> None:
         points = dict(metrics)
         if (score := points.get(self._score)) is not None:
             self._best = score if self._best is None else max(self._best, score)
             points[BEST.format(self._score)] = self._best
-        values = [Summary.Value(tag=tag, simple_value=point) for tag, point in points.items()]
-        self.file.add(Summary(value=values), epoch, wall_time)
+        if not is_known:
+            values = [Summary.Value(tag=tag, simple_value=point) for tag, point in points.items()]
+            self.file.add(step=epoch, summary=Summary(value=values))
 
 
 class _EventFile:
@@ -162,12 +173,11 @@ class _EventFile:
             self._file.close()
             self._aside.unlink(missing_ok=True)
 
-    def add(self, summary: Summary, step: int = 0, wall_time: float | None = None) -> None:
+    def add(self, **event: Any) -> None:
+        """Add an event, given as `Event` has it, at this time."""
         if self._file.closed:  # of a trial that was paused
-            if not self.path.exists():  # somebody else has gone on with it
-                return
             self._file = self.path.open("ab", buffering=0)
-        self._write(Event(wall_time=wall_time or time.time(), step=step, summary=summary))
+        self._write(Event(wall_time=time.time(), **event))
 
     def close(self) -> None:
         self._file.close()
@@ -176,18 +186,40 @@ class _EventFile:
         RecordWriter(self._file).write(event.SerializeToString())
 
 
-def _read_times(path: Path) -> dict[int, float]:
-    """Return step -> wall time of the events in one of our files, up to the first broken one."""
-    content, offset = path.read_bytes(), 0
-    times = {}
+def _next_name(files: Sequence[Path]) -> str:
+    """Return a name that TensorBoard reads after those files, whatever clock wrote them."""
+    now = time.time_ns()
+    if files:
+        now = max(now, 1 + int(files[-1].name.removeprefix(f"{PREFIX}.").partition(".")[0]))
+    return f"{PREFIX}.{now}.{socket.gethostname()}.{os.getpid()}{SUFFIX}"
+
+
+def _read_scores(files: Sequence[Path], score: str) -> dict[int, float]:
+    """Return step -> score of what TensorBoard finds in some files of a run."""
+    found: dict[int, float] = {}
+    for event in (event for file in files for event in _read(file)):
+        if event.HasField("session_log"):
+            found = {step: value for step, value in found.items() if step < event.step}
+        for value in event.summary.value:
+            if value.tag == score:
+                found[event.step] = value.simple_value
+    return found
+
+
+def _read(file: Path) -> Iterator[Event]:
+    """Yield the events of a file, up to one that was cut off."""
+    content, offset = file.read_bytes(), 0
     with contextlib.suppress(DecodeError, struct.error):
         while offset < len(content):
             (size,) = struct.unpack_from("<Q", content, offset)
-            start = offset + LENGTH_BYTES
-            event = Event.FromString(content[start : start + size])
-            times[event.step] = event.wall_time
-            offset = start + size + CHECKSUM_BYTES
-    return times
+            start, end = offset + LENGTH_BYTES, offset + LENGTH_BYTES + size
+            offset = end + CHECKSUM_BYTES
+            if offset <= len(content):
+                yield Event.FromString(content[start:end])
+
+
+def _is_same(stored: float, score: float) -> bool:
+    return stored == struct.unpack("<f", struct.pack("<f", score))[0]  # as a float32
 
 
 def _domain(field: SearchedField) -> Any:

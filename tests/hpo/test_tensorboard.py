@@ -21,9 +21,7 @@ from support import (
 )
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import (
@@ -43,19 +41,18 @@ def runs_of(folder: Path) -> dict[int, Path]:
     return {int(path.name.removeprefix("trial_")): path for path in study.glob("trial_*")}
 
 
+def points(run: Path, tag: str) -> list[tuple[int, float, float]]:
+    """Return step, time and value of a curve as TensorBoard shows it."""
+    found = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    return [(point.step, point.wall_time, point.value) for point in found]
+
+
 def curve(run: Path, tag: str) -> dict[int, float]:
-    """Return step -> value as TensorBoard shows a curve, which has each step once."""
-    points = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars(tag)
-    found = {point.step: point.value for point in points}
-    assert len(found) == len(points)
-    return found
-
-
-def written(run: Path) -> list[tuple[int, float]]:
-    """Return step and time of each event with metrics, as they stand in the run's only file."""
-    (file,) = run.glob("*tfevents*")
-    events = [Event.FromString(record) for record in RawEventFileLoader(str(file)).Load()]
-    return [(event.step, event.wall_time) for event in events if event.step]
+    """Return step -> value of a curve, which has each step once and at ascending times."""
+    steps, times, values = zip(*points(run, tag), strict=True)
+    assert list(steps) == list(range(1, len(steps) + 1))
+    assert list(times) == sorted(times)
+    return dict(zip(steps, values, strict=True))
 
 
 def table(folder: Path) -> dict[str, dict[str, Any]]:
@@ -121,9 +118,6 @@ def test_promoted_trials_have_each_epoch_once_and_the_table_their_scores(
             assert row["scores"] == []
             continue
         assert curve(runs[number], "dice_dataset") == pytest.approx(stored[number])
-        steps, times = zip(*written(runs[number]), strict=True)
-        assert list(steps) == sorted(stored[number])
-        assert list(times) == sorted(times)
         assert row["scores"] == pytest.approx([entries[number]["max_acc"]])
 
 
@@ -151,22 +145,43 @@ def test_killed_driver_leaves_files_to_read_and_the_next_goes_on_in_them(
              (tmp_path / "tensorboard").exists() else False)  # fmt: skip
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    before = written(runs_of(tmp_path)[0])
-    assert [step for step, _ in before] == list(range(1, len(before) + 1))
+    before = points(runs_of(tmp_path)[0], "dice_dataset")
+    assert [step for step, *_ in before] == list(range(1, len(before) + 1))
     assert len(before) >= 5
-    (first,) = runs_of(tmp_path)[0].glob("*tfevents*")
-    first.with_name("events.out.tfevents.1.mine").write_bytes(b"")  # somebody else's is kept
-    with first.open("ab") as file:  # cut off within a record, as by a full disk
-        file.write(first.read_bytes()[:30])
+    (file,) = runs_of(tmp_path)[0].glob("*tfevents*")
+    with file.open("ab") as first:  # cut off within a record, as by a full disk
+        first.write(file.read_bytes()[:30])
     result = run("rml-optimize", *given)
     assert result.returncode == 0, result.stdout + result.stderr
-    first.with_name("events.out.tfevents.1.mine").unlink()
-    after = written(runs_of(tmp_path)[0])
-    assert [step for step, _ in after] == list(range(1, 13))
+    after = points(runs_of(tmp_path)[0], "dice_dataset")
+    assert [step for step, *_ in after] == list(range(1, 13))
     assert after[:4] == before[:4]  # the state is of the fourth epoch or later
     stored = curves_in_database(tmp_path)[0]
     assert curve(runs_of(tmp_path)[0], "dice_dataset") == pytest.approx(stored)
     assert table(tmp_path)["trial_00000"]["status"] == "SUCCESS"
+
+
+def test_epochs_of_a_driver_without_tracker_and_those_trained_again_are_right(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    settings = ABLE | {"state_every": 2, "drift": 0.001}
+    worker = standin_settings(tmp_path, settings | {"epoch_s": 0.2})
+    given = optimize(discs, "--num-trials", 1, "--jobs", 1, "--worker", worker)
+    given += ["--num-epochs", "12", "--pruner", "none"]
+    database = tmp_path / "rml_optimize.db"
+    for num_epochs, extra in ((3, ()), (7, TENSORBOARD)):
+        driver = start(tmp_path, *given, *extra)
+        wait_for(lambda number=num_epochs: database.exists()
+                 and len(curves_in_database(tmp_path).get(0, {})) >= number)  # fmt: skip
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate()
+    standin_settings(tmp_path, settings)
+    result = run("rml-optimize", *given, *TENSORBOARD)
+    assert result.returncode == 0, result.stdout + result.stderr
+    stored = curves_in_database(tmp_path)[0]
+    assert len(stored) == 12
+    (run_folder,) = runs_of(tmp_path).values()
+    assert curve(run_folder, "dice_dataset") == pytest.approx(stored)
 
 
 def test_study_that_was_deleted_leaves_its_runs_aside(
