@@ -96,9 +96,9 @@ class TensorBoard(Tracker):
         first = min([*missing, max(trial.earlier, default=0) + 1])
         with _EventFile(folder / _next_name(files)) as file:
             run = self._runs[trial.number] = _Run(file, self.search.score)
-            if files:
-                file.add(step=first, session_log=SessionLog(status=SessionLog.START))
-            else:
+            # The first one of a run is read as its start, each further one voids what is later.
+            file.add(step=first, session_log=SessionLog(status=SessionLog.START))
+            if not files:
                 file.add(summary=hp.hparams_pb(self._values(trial), trial_id=folder.name))
             for epoch, metrics in sorted(trial.earlier.items()):
                 run.add_epoch(epoch, metrics, is_known=epoch < first)
