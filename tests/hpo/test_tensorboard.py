@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sqlite3
 from pathlib import Path
@@ -19,6 +18,7 @@ from support import (
     start,
     states,
     wait_for,
+    write_config,
 )
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,6 +34,12 @@ from tensorboard.plugins.hparams import (
     get_experiment,
     list_session_groups,
 )
+
+from hpo.objective import DEFAULT
+from hpo.run.tracking import Tracking
+from hpo.trackers import SearchEnd, TrackedSearch
+from hpo.trackers.tensorboard import TensorBoard
+from trainer import rundir
 
 ABLE = {"capabilities": ["checkpoints.resume", "checkpoints.pause_after", "--serve"]}
 TENSORBOARD = ("--tracker", "tensorboard")
@@ -135,12 +141,24 @@ def test_promoted_trials_have_each_epoch_once_and_the_table_their_scores(
 
 
 def test_metrics_of_our_worker_have_their_curves(discs: Path, run: Run, tmp_path: Path) -> None:
-    given = optimize(discs, "--num-trials", 1, "--jobs", 1, "--pruner", "none", *TENSORBOARD)
-    result = run("rml-optimize", *given, "--num-epochs", "2", "--launcher", "local")
+    write_config(tmp_path / "config.json", discs, num_epochs=2)
+    result = run("rmldnn", "--config=config.json")
     assert result.returncode == 0, result.stdout + result.stderr
-    (run_dir,) = (tmp_path / "runs").glob("*/trial_00000/attempt_*")
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    entries = {entry["epoch"]: entry for entry in map(json.loads, lines)}
+    search = TrackedSearch(
+        study="s", study_id="1", output=tmp_path, score="dice_dataset", num_trials=1, num_epochs=2,
+        settings={}, searched={}, config={},
+    )  # fmt: skip
+    warnings: list[str] = []
+    tracking = Tracking(
+        {"tensorboard": TensorBoard(search)}, objective=DEFAULT, num_epochs=2, warn=warnings.append
+    )
+    attempt = tracking.attempt_began(0, {}, 1, tmp_path, {})
+    for evaluation in rundir.TestLogReader(tmp_path / rundir.TEST_LOG).read_new():
+        attempt.epoch_ended(evaluation)
+    tracking.close(SearchEnd(state="finished"))
+    assert not warnings
+    entries = {entry["epoch"]: entry for entry in rundir.read_metrics(tmp_path)}
+    assert len(entries) == 2
     for tag in ("loss", "train_loss", "learning_rate", "dice_dataset", "dice_per_image"):
         expected = {epoch: entry[tag] for epoch, entry in entries.items()}
         assert curve(runs_of(tmp_path)[0], tag) == pytest.approx(expected), tag
