@@ -58,11 +58,12 @@ def run_session(
         try:
             tested, failure = _run(session)
         except BaseException:
-            session.tracking.close(SearchEnd(state="failed"))
+            session.tracking.close(SearchEnd(state="failed"), is_stopped=True)
             raise
         is_stopped = stopping.is_set() and failure is None
         best = None if is_stopped or failure else session.retry.call(best_trial, session.study)
-        session.tracking.close(how_it_ended(best, tested, failure, is_stopped=is_stopped))
+        end = how_it_ended(best, tested, failure, is_stopped=is_stopped)
+        session.tracking.close(end, is_stopped=stopping.is_set())
         _report(session, tested, failure)
 
 

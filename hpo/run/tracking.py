@@ -112,11 +112,10 @@ class Tracking:
     def _tell_pruned(self, number: int, end: TrialEnd) -> None:
         self.tell(lambda tracker: tracker.trial_ended(number, end))
 
-    def close(self, end: SearchEnd) -> None:
+    def close(self, end: SearchEnd, *, is_stopped: bool) -> None:
         """Tell of the end, and wait a moment for what the trackers have still to do."""
         self.tell(lambda tracker: tracker.search_ended(end))
-        patience_s = IMPATIENCE_S if end.state == "stopped" else PATIENCE_S
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + (IMPATIENCE_S if is_stopped else PATIENCE_S)
         for follower in self._followers:
             follower.close(deadline)
 

@@ -158,4 +158,4 @@ class Tracker:
         """End a trial, or let it wait."""
 
     def search_ended(self, end: SearchEnd) -> None:
-        """End; there are seconds for it, and two of them where the search was stopped."""
+        """End; there are seconds for it, two of them where the search was cut short."""

@@ -219,7 +219,7 @@ def _read(file: Path) -> Iterator[Event]:
 
 
 def _is_same(stored: float, score: float) -> bool:
-    return stored == struct.unpack("<f", struct.pack("<f", score))[0]  # as a float32
+    return struct.pack("<f", stored) == struct.pack("<f", score)  # it was stored as a float32
 
 
 def _domain(field: SearchedField) -> Any:

@@ -155,7 +155,7 @@ def test_metrics_of_our_worker_have_their_curves(discs: Path, run: Run, tmp_path
     attempt = tracking.attempt_began(0, {}, 1, tmp_path, {})
     for evaluation in rundir.TestLogReader(tmp_path / rundir.TEST_LOG).read_new():
         attempt.epoch_ended(evaluation)
-    tracking.close(SearchEnd(state="finished"))
+    tracking.close(SearchEnd(state="finished"), is_stopped=False)
     assert not warnings
     entries = {entry["epoch"]: entry for entry in rundir.read_metrics(tmp_path)}
     assert len(entries) == 2

@@ -321,7 +321,7 @@ def test_slow_tracker_is_left_out_once_it_is_far_behind(
         wait_for(lambda number=number: sum(calls) == number)  # the quick one
     assert warnings == ["tracker slow is left out from now on: 3 calls wait for it"]
     going.set()
-    followed.close(SearchEnd(state="finished"))
+    followed.close(SearchEnd(state="finished"), is_stopped=False)
     assert len(warnings) == 1
     assert len(calls) - sum(calls) <= 1  # it is told nothing more
 
