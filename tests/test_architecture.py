@@ -43,6 +43,7 @@ def loaded_by(statement: str) -> set[str]:
         "studies.prepare.pipeline",
         "studies.sunnybrook.archive",
         "hpo.launchers.docker",
+        "hpo.trackers.tensorboard",
         "trainer.config",
         "trainer.rundir",
         "trainer.setup.fit",

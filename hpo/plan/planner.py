@@ -42,6 +42,7 @@ from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.selection import select_images
 from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.plan.trackers import chosen_trackers
 from hpo.plan.weights import find_weights
 from hpo.store.budget import OPEN_ENDED
 from trainer.figures import DICE_DATASET
@@ -117,6 +118,7 @@ class _Planner:
         search = options.search
         check_name(search.sampler, known_samplers(), "--sampler")
         check_name(search.pruner or file.pruner or DEFAULT_PRUNER, known_pruners(), "--pruner")
+        trackers = chosen_trackers(options.output.tracker, file.tracker)
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         named = file.objective if search.objective is None else search.objective
@@ -197,6 +199,7 @@ class _Planner:
             else search.share_ranges,
             first=first,
             seed=options.search.seed,
+            trackers=trackers,
             published=str(file.published) if file.published else None,
             hashes=hash_files(
                 folders.inputs,

@@ -32,6 +32,7 @@ from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
 from hpo.run.same_curves import SameCurves
 from hpo.run.time_plan import TimePlanning
+from hpo.run.tracking import Tracking
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
@@ -65,6 +66,7 @@ class Search:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     tally: Tally
     num_failed_before: int
@@ -144,6 +146,7 @@ class Search:
             retry=self.retry,
             results=self.results,
             pages=self.pages,
+            tracking=self.tracking,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,

@@ -19,6 +19,7 @@ from hpo.run.outcome import LOST, STATES, AttemptResult, Outcome, memory_advice
 from hpo.run.pages import DashboardPages, ToldTrial
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
+from hpo.run.tracking import Tracking
 from hpo.store.claim import Lease
 from hpo.store.database import DatabaseRetry
 from hpo.store.lease import LeaseManager
@@ -45,6 +46,7 @@ class Teller:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None
@@ -73,7 +75,7 @@ class Teller:
                 self._record(job)
             else:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)
-        return Outcome(
+        outcome = Outcome(
             number=job.number,
             end=attempt_result.end,
             score=direction.best_score(attempt_result.curve),
@@ -86,6 +88,9 @@ class Teller:
             log_tail=attempt_result.log_tail,
             cause=attempt_result.cause,
         )
+        run_dir = self.spec.folders.attempt(job.number, lease.attempt)
+        self.tracking.trial_ended(outcome, lease.attempt, run_dir)
+        return outcome
 
     def _end(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
         direction = self.spec.objective.direction

@@ -39,6 +39,7 @@ from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
 from hpo.run.tell import Job, Teller
+from hpo.run.tracking import Tracking
 from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
 from hpo.store.claim import Lease
@@ -48,6 +49,7 @@ from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DeviceError
+from trainer.rundir import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class TrialRunner:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None = None
@@ -119,6 +122,7 @@ class TrialRunner:
             retry=self.retry,
             results=self.results,
             pages=self.pages,
+            tracking=self.tracking,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,
@@ -158,6 +162,9 @@ class TrialRunner:
             if folder.evaluated:  # more than its driver had time to report, it may be
                 self.retry.call(self.lease_manager.report, lease, folder.evaluated)
                 attempt_result = cut_off({**curve, **folder.evaluated}, self.spec.num_epochs)
+                self.tracking.attempt_began(
+                    job.number, job.chosen, lease.attempt, folder.run_dir, folder.evaluated
+                )
             direction = self.spec.objective.direction
             if direction.best_epoch(attempt_result.curve) in folder.evaluated:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
@@ -237,9 +244,14 @@ class TrialRunner:
     ) -> AttemptResult:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
-        def tell_epoch(epoch: int, best: float) -> None:
+        tracked = self.tracking.attempt_began(
+            number, job.chosen, lease.attempt, folder.run_dir, folder.evaluated
+        )
+
+        def tell_epoch(entry: Evaluation, best: float) -> None:
             job.clock.report()
-            self.reporter.epoch_done(number, slot.index, epoch, best)
+            self.reporter.epoch_done(number, slot.index, entry.epoch, best)
+            tracked.epoch_ended(entry)
 
         handle = self.launcher.start(
             WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
