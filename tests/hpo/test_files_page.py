@@ -29,9 +29,9 @@ Table = Mapping[str, str]
 
 
 def tables(file: str) -> list[Table]:
-    """Return the page's tables of a file, each as field -> second column."""
+    """Return the page's tables of a file, each as field -> type."""
     (section,) = re.findall(rf"^## `{re.escape(file)}`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
-    parts = section.split("| field |")[1:]
+    parts = section.split("| field | type |")[1:]
     return [dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.M)) for part in parts]
 
 
