@@ -7,6 +7,7 @@ that file.
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import posixpath
@@ -82,5 +83,6 @@ def notebook_page(notebook: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
                 parts.append(f"![what the cell above shows]({name})")
             else:
                 text = "".join(output.get("text") or data.get("text/plain", ""))
-                parts.append(f"```text\n{text.rstrip()}\n```")
+                shown = html.escape(text.rstrip())
+                parts.append(f'<div class="output"><pre><code>{shown}</code></pre></div>')
     return "\n\n".join(parts) + "\n", pictures
