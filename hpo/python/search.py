@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -95,7 +96,10 @@ def optimize(
     given = {"data": data, "layers": layers, "num_trials": num_trials, **options}
     chosen = read_arguments(given)
     # Not as HTML: a display that a notebook updates needs a package more.
-    console = Console(highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet)
+    console = Console(
+        highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet,
+        force_terminal=False if _is_notebook() else None,
+    )  # fmt: skip
     try:
         spec = make_plan(chosen)
         if chosen.output.dry_run:
@@ -112,6 +116,14 @@ def optimize(
     url = choose_url(output.storage, output.storage_file, lambda text: None)
     url = url or default_url(spec.folders.output)
     return _result(open_at(url, spec.name, spec.folders.output), spec.name, spec.folders.output)
+
+
+def _is_notebook() -> bool:
+    """Say whether a notebook shows what is printed: it adds lines, and takes back none.
+
+    Its kernel sets FORCE_COLOR, which rich takes for a terminal whose lines can be drawn anew.
+    """
+    return type(sys.stdout).__module__.startswith("ipykernel")
 
 
 def _result(study: OpenedStudy | None, name: str, output: Path) -> SearchResult:
