@@ -127,8 +127,10 @@ def parse_objective(text: str) -> Objective:
 
 
 def _directed(key: str, asked: Direction | None) -> Objective:
-    known = Direction.MAXIMIZE if is_share(key) else None
-    if key in plugin_names(METRICS_GROUP):
+    known = None
+    if is_share(key):
+        known = Direction.MAXIMIZE
+    elif key in plugin_names(METRICS_GROUP):
         known = direction_of(key)
     if known is not None and asked not in (None, known):
         remedy = "" if is_share(key) else f", unless its `direction` is {asked.value!r}"
