@@ -12,7 +12,15 @@ from typing import Any
 import cv2
 import pytest
 from plugin_package import write_broken
-from support import Run, data_section, list_acc, optimize, write_config, write_discs
+from support import (
+    Run,
+    data_section,
+    list_acc,
+    optimize,
+    standin_settings,
+    write_config,
+    write_discs,
+)
 
 from hpo.records import ModelEntry
 from hpo.run.final_test import TestScore
@@ -35,7 +43,7 @@ def tables(file: str) -> list[Table]:
     return [dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.M)) for part in parts]
 
 
-(ENTRY,), (TRIAL,), (TEST,) = map(tables, ("list_acc.json", "trial.json", "test.json"))
+(ENTRY, MINIMIZED), (TRIAL,), (TEST,) = map(tables, ("list_acc.json", "trial.json", "test.json"))
 RUN, SEGMENTATION, CLASS, REGRESSION = tables(rundir.METRICS)
 
 
@@ -112,7 +120,7 @@ def test_a_search_writes_what_the_page_has(classes: Path, run: Run, tmp_path: Pa
     (entry,) = list_acc(tmp_path)
     assert check(entry, ENTRY) == ENTRY.keys()
     trial = check(read(tmp_path / "best_model/trial.json"), TRIAL)
-    assert trial == TRIAL.keys() >= ModelEntry.__annotations__.keys()
+    assert trial | {"direction"} == TRIAL.keys() >= ModelEntry.__annotations__.keys()
     test = check(read(tmp_path / "best_model/test.json"), TEST)
     assert test == TEST.keys() == {field.name for field in fields(TestScore)}
     metrics, of_classes = check_metrics(lines_of(tmp_path / "runs"))
@@ -150,3 +158,15 @@ def test_a_regression_writes_what_the_page_has(discs: Path, run: Run, tmp_path: 
     data |= {f"{part}target_path": data[f"{part}input_path"] for part in ("", "test_")}
     (line,) = train(run, tmp_path, data, loss={"function": "MSE"})
     assert check(line, RUN, REGRESSION) >= REGRESSION.keys()
+
+
+def test_a_minimized_study_says_so(discs: Path, run: Run, tmp_path: Path) -> None:
+    metrics = {"all": [{"dice_dataset": 0.5, "distance": 3.0}, {"distance": 2.0}]}
+    worker = standin_settings(tmp_path, {"metrics": metrics})
+    how = ("--objective", "distance:minimize", "--num-epochs", 2, "--num-trials", 1)
+    done = run("rml-optimize", *optimize(discs, "--worker", worker, *how))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (entry,) = list_acc(tmp_path)
+    assert check(entry, ENTRY, MINIMIZED) == ENTRY.keys() | MINIMIZED.keys()
+    model = read(tmp_path / "best_model/trial.json")
+    assert check(model, TRIAL) >= {"objective", "direction", "score"}
