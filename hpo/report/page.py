@@ -27,6 +27,7 @@ from hpo.report.distribution import distribution
 from hpo.report.facts import read_facts
 from hpo.report.markup import as_json, esc
 from hpo.report.sections import SECTIONS
+from hpo.results.models import find_model
 from trainer import rundir
 
 SCRIPTS = ("base.js", "plots.js", "table.js")  # of one scope, in this order
@@ -49,10 +50,11 @@ def write_report(study: optuna.Study, output: Path) -> Path:
     folders = WorkFolders.of(output, study.study_name)
     facts = read_facts(study)
     best = facts.best
-    cases = None
+    cases = model = None
     if best is not None:
         attempt = int(best.user_attrs.get(ATTEMPT, 1))
         cases = read_cases(folders.cases(best.number), best.number, attempt)
+        model = find_model(folders, best, study.user_attrs.get(STUDY_ID))
     report = Report(
         name=study.study_name,
         title=str(study.user_attrs.get(TITLE) or study.study_name),
@@ -61,6 +63,7 @@ def write_report(study: optuna.Study, output: Path) -> Path:
         facts=facts,
         folders=folders,
         cases=cases,
+        model=model,
     )
     _keep_other(folders.report, str(study.user_attrs.get(STUDY_ID)))
     folders.output.mkdir(parents=True, exist_ok=True)
