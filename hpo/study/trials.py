@@ -28,7 +28,8 @@ class TrialsOptions:
     """Options of `rml-study trials`."""
 
     top: Annotated[
-        int | None, typer.Option("--top", min=1, help="The best so many only, the best first")
+        int | None,
+        typer.Option("--top", min=1, help="The best finished ones only, the best first"),
     ] = None
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False
     as_json: AsJson = False
@@ -39,9 +40,9 @@ class TrialsOptions:
 def trials(options: TrialsOptions) -> None:
     """Show all trials: values, score, state, time and host.
 
-    In the order of their numbers, or with --top the best ones, the best first.
+    In the order of their numbers, or with --top the best finished ones, the best first.
     """
-    from hpo.store.study import score, trial_rank
+    from hpo.store.study import COUNTED, score, trial_rank
 
     if options.as_csv and options.as_json:
         raise UsageError("--csv and --json exclude each other; give one")
@@ -49,7 +50,7 @@ def trials(options: TrialsOptions) -> None:
         found = study.get_trials(deepcopy=False)
         objective = objective_of(study.user_attrs)
     if options.top is not None:
-        found = [trial for trial in found if score(trial) is not None]
+        found = [t for t in found if t.state in COUNTED and score(t) is not None]
         found = sorted(found, key=trial_rank, reverse=True)[: options.top]
     rows = [_row(trial, objective) for trial in found]
     if options.as_json:
