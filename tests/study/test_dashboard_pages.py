@@ -72,8 +72,8 @@ def test_each_trial_has_a_note_of_its_score_or_its_failure(searched: Path) -> No
 
 def test_study_has_a_note_that_says_what_it_is(searched: Path) -> None:
     note = get_note(opened(searched))
-    for text in ("optimizer.learning_rate", "12 training images", "rmldnn --predict best_model",
-                 "**Best**: trial 1, dice_dataset 0.8000"):  # fmt: skip
+    for text in ("optimizer.learning_rate", "12 training images",
+                 "rml-study predict --study-name s", "**Best**: trial 1, dice_dataset 0.8000"):  # fmt: skip
         assert text in note, note
 
 
