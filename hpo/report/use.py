@@ -47,7 +47,11 @@ def use_section(report: Report) -> str:
             'found = model.predict("image.png")\n'
             "found.mask, found.probability"
         )
-    return f"<p>The model is in <code>{esc(report.model)}</code>.</p>{text}"
+    later = ""
+    if report.model == report.folders.best_model:
+        kept = f"{report.folders.best_model}-{report.name}"  # see `keep_foreign`
+        later = f", and in <code>{esc(kept)}</code> once another study was searched here"
+    return f"<p>The model is in <code>{esc(report.model)}</code>{later}.</p>{text}"
 
 
 def paper_section(report: Report) -> str:
