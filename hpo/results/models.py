@@ -228,7 +228,10 @@ def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:
             f"with --artifacts, or fetch it {where}"
         )
     if model.get("host") == socket.gethostname():
-        return f"the model of trial {best.number} is not in {model['folder']} any more"
+        return (
+            f"the model of trial {best.number} is not in {model['folder']} any more, or not yours "
+            "to read"
+        )
     return (
         f"the model of trial {best.number} is {where} only; with the same --artifacts on all "
         "nodes each would get it"
