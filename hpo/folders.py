@@ -56,6 +56,12 @@ class WorkFolders:
         return self.output / "best_model"
 
     @property
+    def models(self) -> list[Path]:
+        """Where a best model may be: in its place, or where another study's moved it aside."""
+        place = self.best_model
+        return [place, *sorted(self.output.glob(f"{place.name}-*"))]
+
+    @property
     def list_acc(self) -> Path:
         """The tutorial's summary of all trials."""
         return self.output / "list_acc.json"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,8 @@ class SegmentationModel(nn.Module):
         gray = self.config.data.is_input_gray
         if isinstance(image, str | Path):
             path = Path(image)
+            if path.is_dir():
+                raise DataError(f"{path}: a folder; expected one image: call predict for each")
             if not path.is_file():
                 raise DataError(f"{path}: no such file")
             return read_image(path, gray=gray)
@@ -198,7 +201,7 @@ class SegmentationModel(nn.Module):
         return kept[0]
 
 
-def load_model(folder: str | Path, device: str = "auto") -> SegmentationModel:
+def load_model(folder: str | PathLike[str], device: str = "auto") -> SegmentationModel:
     """Load a model such as `best_model/`: a module in evaluation mode, with its preprocessing.
 
     Args:
@@ -206,11 +209,16 @@ def load_model(folder: str | Path, device: str = "auto") -> SegmentationModel:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        ConfigError: no config of rmldnn in the folder, or no GPU where one is asked for.
+        ConfigError: no folder, no config of rmldnn in it, or no GPU where one is asked for.
         NetworkError, WeightsError: the network or its weights cannot be read.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device: {device!r} is not one of 'auto', 'cpu', 'cuda'")
+    if not isinstance(folder, str | PathLike):
+        raise ConfigError(
+            f"load_model: expected a folder such as best_model/, received {folder!r} (a search's "
+            "best_model is None where the model is not on this machine)"
+        )
     folder = Path(folder)
     config = model_config(folder, "load_model")
     resolve = Resolve.of(config, folder)

@@ -19,10 +19,10 @@ from hpo.folders import WorkFolders
 from hpo.keys import STUDY_ID
 from hpo.objective import objective_of
 from hpo.results.list_acc import list_entry
-from hpo.results.models import is_model_of
+from hpo.results.models import find_model
 from hpo.run.final_test import TestScore
 from hpo.store.database import close_storage, open_storage
-from hpo.store.databaseurl import parse_url
+from hpo.store.databaseurl import file_url, parse_url
 from hpo.store.directions import direction_of
 from hpo.store.study import (
     best_epoch,
@@ -52,6 +52,7 @@ class OpenedStudy:
     def __init__(self, rdb: RDBStorage, study: optuna.Study, output: Path) -> None:
         self.study = study
         self.output = output
+        self._study_id = study.user_attrs.get(STUDY_ID)
         self._close = weakref.finalize(self, close_storage, rdb)
 
     @property
@@ -112,9 +113,11 @@ class OpenedStudy:
 
     def find_model(self) -> Path | None:
         """Return the folder of the best trial's model, None where it is not here."""
-        folder = WorkFolders.of(self.output, self.name).best_model
-        is_its = is_model_of(folder, self.best_trial, self.study.user_attrs.get(STUDY_ID))
-        return folder if is_its else None
+        return self.find_model_of(self.best_trial)
+
+    def find_model_of(self, trial: FrozenTrial) -> Path | None:
+        """Return the folder of a trial's model, None where it is not here."""
+        return find_model(WorkFolders.of(self.output, self.name), trial, self._study_id)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """Return one row a finished trial: score, epochs, seconds, host, then `params_…`.
@@ -138,7 +141,7 @@ class OpenedStudy:
         """Write the study as one HTML page, and return where it is.
 
         Args:
-            path: the page (default: report.html in the output folder).
+            path: the page, or a folder for it (default: report.html in the output folder).
 
         Raises:
             OSError: it cannot be written.
@@ -146,10 +149,12 @@ class OpenedStudy:
         from hpo.report.page import write_report
 
         page = write_report(self.study, self.output)
-        if path is None or Path(path).absolute() == page.absolute():
-            return page
-        shutil.copyfile(page, path)
-        return Path(path)
+        wanted = page if path is None else Path(path)
+        if wanted.is_dir():
+            wanted /= page.name
+        if wanted.absolute() != page.absolute():
+            shutil.copyfile(page, wanted)
+        return wanted
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -203,9 +208,10 @@ def open_study(
     """Open a study that a search has made.
 
     Args:
-        where: the output folder of the search, or the URL of its database.
+        where: the output folder of the search, or its database: the file, or a URL.
         study_name: the study; may be left out where the database has one.
-        output_dir: where best_model/ and runs/ are (default: the folder, or the current one).
+        output_dir: where best_model/ and runs/ are (default: the folder, that of the file, or the
+            current one).
 
     Raises:
         UsageError: no database there, no such study, or several and no name.
@@ -214,6 +220,8 @@ def open_study(
     text = str(where)
     if "://" not in text:
         folder = Path(text)
+        if folder.is_file():
+            return open_at(file_url(folder), study_name, output_dir or folder.parent)
         return open_at(
             database_url(DatabaseOptions(output_dir=folder)), study_name, output_dir or folder
         )

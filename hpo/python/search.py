@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from hpo.errors import HpoError, UsageError
@@ -36,7 +37,6 @@ class SearchResult:
             compared on.
         best_epoch: where it was reached.
         test: the model's score on the test images, where they were not selected on.
-        best_model: its folder, for `trainer.load_model`; None where there is no model here.
         name: of the study.
         output: the folder of the results.
     """
@@ -46,10 +46,18 @@ class SearchResult:
     best_score: float | None
     best_epoch: int | None
     test: TestScore | None
-    best_model: Path | None
     name: str
     output: Path
     _study: OpenedStudy | None
+    _best: FrozenTrial | None
+
+    @property
+    def best_model(self) -> Path | None:
+        """The folder of the best trial's model, for `trainer.load_model`; None if not here.
+
+        Another study's search in the same output folder moves it aside: it is where it is now.
+        """
+        return self._study.find_model_of(self._best) if self._study and self._best else None
 
     @property
     def study(self) -> OpenedStudy:
@@ -135,10 +143,10 @@ def _result(study: OpenedStudy | None, name: str, output: Path) -> SearchResult:
         best_score=score(best, direction) if best else None,
         best_epoch=best_epoch(best, direction) if best else None,
         test=study.test_score if study and best else None,
-        best_model=study.find_model() if study and best else None,
         name=name,
         output=output,
         _study=study,
+        _best=best,
     )
 
 

@@ -27,6 +27,9 @@ const rising = (score) => (D.lower_is_better ? -score : score);
 const isBetter = (score, other) => rising(score) > rising(other);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const stateName = (row) => D.states[D.state[row]];
+// What has failed, or still runs, is no rival of the finished trials, whatever it has reached.
+const isCounted = (row) => D.counted.includes(D.state[row]);
+const countedFirst = (a, b) => isCounted(b) - isCounted(a);
 const colour = (row) => `var(--${stateName(row)}, var(--soft))`;
 const figure = (value) => (value === null ? "–" : value.toFixed(4));
 function shown(value) {
@@ -45,11 +48,15 @@ const shortNames = (() => {
   const last = D.params.map((p) => p.name.replace(/\.(type|function)$/, "").replace(/^.*\.(?=[^.]*$)/, ""));
   return D.params.map((p, i) => (last.filter((n) => n === last[i]).length > 1 ? p.name : last[i]));
 })();
+// Values of a parameter with choices are indices into them.
+function valueText(row, i) {
+  const value = D.values[row][i];
+  return D.params[i].choices && value !== null ? D.params[i].choices[value] : shown(value);
+}
 function describe(row) {
   const lines = [`trial ${D.number[row]}, ${stateName(row)}: ${figure(D.score[row])}`];
   D.params.forEach((p, i) => {
-    const value = D.values[row][i];
-    if (value !== null) lines.push(`${shortNames[i]} ${shown(value)}`);
+    if (D.values[row][i] !== null) lines.push(`${shortNames[i]} ${valueText(row, i)}`);
   });
   return lines.join("\n");
 }
@@ -110,22 +117,26 @@ const tickText = (t) => (t !== 0 && (Math.abs(t) < 1e-3 || Math.abs(t) >= 1e5) ?
 
 // Where most trials are: a few that learned nothing would press the good ones together.
 const range = (() => {
-  const all = D.drawn.map((row) => D.score[row]).sort((a, b) => a - b);
-  if (!all.length) return { low: 0, high: 1, cut: false };
+  const rows = D.drawn.some(isCounted) ? D.drawn.filter(isCounted) : D.drawn;
+  const all = rows.map((row) => D.score[row]).sort((a, b) => a - b);
+  if (!all.length) return { low: 0, high: 1, cut: false, over: false };
   const [least, median, most] = [all[0], all[Math.floor(all.length / 2)], all[all.length - 1]];
   // The poor end is cut: the lower one, or the upper one of a score that is minimized.
   const low = D.lower_is_better ? least : Math.max(least, median - 2 * (most - median));
   const high = D.lower_is_better ? Math.min(most, median + 2 * (median - least)) : most;
   const pad = (high - low) * 0.04 || 0.02;
-  return { low: low - pad, high: high + pad, cut: low > least || high < most };
+  const over = D.drawn.some((row) => isBetter(D.score[row], D.lower_is_better ? least : most));
+  return { low: low - pad, high: high + pad, cut: low > least || high < most, over };
 })();
 const scoreScale = (from, to) => {
   const y = scale(range.low, range.high, from, to);
   return (value) => y(clamp(value, range.low, range.high));
 };
+const lowerEdge = (low) => `Below ${low.toFixed(2)}: at the lower edge. `;
+const upperEdge = (high) => `Above ${high.toFixed(2)}: at the upper edge. `;
 const edge = () => {
-  if (!range.cut) return "";
-  return D.lower_is_better ? `Above ${range.high.toFixed(2)}: at the upper edge.` : `Below ${range.low.toFixed(2)}: at the lower edge.`;
+  const [below, above] = D.lower_is_better ? [range.over, range.cut] : [range.cut, range.over];
+  return ((below ? lowerEdge(range.low) : "") + (above ? upperEdge(range.high) : "")).trim();
 };
 function frame(id, height, margin) {
   const holder = typeof id === "string" ? byId(id) : id;

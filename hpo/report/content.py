@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpo.folders import WorkFolders
@@ -25,6 +26,7 @@ class Report:
     facts: StudyFacts
     folders: WorkFolders
     cases: Cases | None
+    model: Path | None  # the folder of the winner's model, where it is here
 
     @property
     def is_synthetic(self) -> bool:

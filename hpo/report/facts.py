@@ -18,13 +18,14 @@ from hpo.records import end_of, run_of
 from hpo.report.importance import importances
 from hpo.store.directions import direction_of
 from hpo.store.durations import span_s
-from hpo.store.states import state_name
+from hpo.store.states import NAMES, state_name
 from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seconds_of
 from trainer.direction import Direction
 
 MAX_DRAWN = 1000  # trials in a drawing
 MAX_POINTS = 80  # of a curve
 NUM_TOP = 100  # the best trials are drawn in any case
+_COUNTED_NAMES = {NAMES[state] for state in COUNTED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,7 @@ def _drawn_data(
 ) -> dict[str, Any]:
     scores = [score(trial, direction) for trial in trials]
     names, distributions = _parameters(trials)
+    choices = {name: _choices(distributions[name]) for name in names}
     hosts = sorted({_host(trial) for trial in trials})
     state_names = sorted({state_name(trial) for trial in trials})
     pairs = zip(trials, scores, strict=True)
@@ -157,7 +159,7 @@ def _drawn_data(
             {
                 "name": name,
                 "log": bool(getattr(distributions[name], "log", False)),
-                "choices": _choices(distributions[name]),
+                "choices": None if (known := choices[name]) is None else [*known],
                 "varies": _has_choice(distributions[name]),
                 "importance": weights.get(name),
                 "trials": sum(name in trial.params for trial in scored),
@@ -165,6 +167,7 @@ def _drawn_data(
             for name in names
         ],
         "states": state_names,
+        "counted": [i for i, name in enumerate(state_names) if name in _COUNTED_NAMES],
         "hosts": hosts,
         "number": [trial.number for trial in trials],
         "state": [state_names.index(state_name(trial)) for trial in trials],
@@ -173,7 +176,7 @@ def _drawn_data(
         "epochs": [max(trial.intermediate_values, default=0) for trial in trials],
         "seconds": [_short(seconds_of(trial)) for trial in trials],
         "host": [hosts.index(_host(trial)) for trial in trials],
-        "values": [[_plain(trial.params.get(name)) for name in names] for trial in trials],
+        "values": [[_value(trial, name, choices[name]) for name in names] for trial in trials],
         "drawn": rows,
         "curves": [_curve(trials[row], direction) for row in rows],
     }
@@ -189,10 +192,25 @@ def _has_choice(distribution: BaseDistribution) -> bool:
     return not distribution.single()
 
 
-def _choices(distribution: BaseDistribution) -> list[str] | None:
-    if isinstance(distribution, CategoricalDistribution):
-        return [str(choice) for choice in distribution.choices]
-    return None
+def _choices(distribution: BaseDistribution) -> dict[str, int] | None:
+    """Return the texts of a parameter's choices, numbers by size; None of one without.
+
+    Values are numbers of these: JavaScript writes 1.0 and 1e-05 otherwise.
+    """
+    if not isinstance(distribution, CategoricalDistribution):
+        return None
+    found = list(distribution.choices)
+    if all(isinstance(each, int | float) and not isinstance(each, bool) for each in found):
+        found.sort()
+    return {text: index for index, text in enumerate(dict.fromkeys(map(str, found)))}
+
+
+def _value(trial: FrozenTrial, name: str, choices: dict[str, int] | None) -> Any:
+    """Return a trial's value of a parameter, None without one."""
+    if name not in trial.params:
+        return None
+    value = trial.params[name]
+    return _plain(value) if choices is None else choices.get(str(value))
 
 
 def _chosen_rows(
@@ -206,7 +224,12 @@ def _chosen_rows(
     if len(rows) <= limit:
         return rows
     ranked = sorted(
-        rows, key=lambda row: direction.rank(scores[row], trials[row].number), reverse=True
+        rows,
+        key=lambda row: (
+            trials[row].state in COUNTED,
+            direction.rank(scores[row], trials[row].number),
+        ),
+        reverse=True,
     )
     top, rest = ranked[:NUM_TOP], sorted(ranked[NUM_TOP:])
     num_rest = limit - len(top)

@@ -107,7 +107,7 @@ def study_note(spec: StudySpec, about: AboutRecord, *, host: str, best: str | No
         code_block(
             [
                 f"cd {shlex.quote(str(output))}",
-                f"rmldnn --predict {model.name} --images IMAGES --out predictions",
+                f"rml-study predict --study-name {name} --images IMAGES --out predictions",
                 f"rml-study score --study-name {name} --images IMAGES --targets MASKS",
                 f"rml-study report --study-name {name}",
             ]

@@ -27,17 +27,19 @@ from hpo.report.distribution import distribution
 from hpo.report.facts import read_facts
 from hpo.report.markup import as_json, esc
 from hpo.report.sections import SECTIONS
+from hpo.results.models import find_model
 from trainer import rundir
 
 SCRIPTS = ("base.js", "plots.js", "table.js")  # of one scope, in this order
 HEAD_BYTES = 4096  # of a report, which says whose it is
+MAX_NAME = 100  # characters of a study's name, in that of a file
 
 
 def write_report(study: optuna.Study, output: Path) -> Path:
     """Write `report.html` into the study's output folder, and return where it is.
 
     Worst and typical cases are shown if their folder is there (`hpo.run.cases`). A report of
-    another study is kept under another name.
+    another study is kept as `report-STUDY.html`, any other file under a name that is free.
 
     Args:
         study: as Optuna has it, with finished trials or without.
@@ -49,10 +51,11 @@ def write_report(study: optuna.Study, output: Path) -> Path:
     folders = WorkFolders.of(output, study.study_name)
     facts = read_facts(study)
     best = facts.best
-    cases = None
+    cases = model = None
     if best is not None:
         attempt = int(best.user_attrs.get(ATTEMPT, 1))
         cases = read_cases(folders.cases(best.number), best.number, attempt)
+        model = find_model(folders, best, study.user_attrs.get(STUDY_ID))
     report = Report(
         name=study.study_name,
         title=str(study.user_attrs.get(TITLE) or study.study_name),
@@ -61,6 +64,7 @@ def write_report(study: optuna.Study, output: Path) -> Path:
         facts=facts,
         folders=folders,
         cases=cases,
+        model=model,
     )
     _keep_other(folders.report, str(study.user_attrs.get(STUDY_ID)))
     folders.output.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,7 @@ def render(report: Report) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="rml-study" content="{esc(str(report.attributes.get(STUDY_ID)))}">
+<meta name="rml-study-name" content="{esc(report.name)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{esc(report.title)} – report</title>
@@ -136,15 +141,23 @@ def _hash(text: str) -> str:
 
 
 def _keep_other(path: Path, study_id: str) -> None:
-    """Move the report of another study, or whatever else is there, to a name that is free."""
-    if not path.exists():
+    """Move the report of another study to its name, and whatever else is there to a free one."""
+    if not path.exists() or (owner := _read_meta(path, "rml-study")) == study_id:
         return
+    name = _read_meta(path, "rml-study-name")  # earlier releases have not written it
+    kept = f"{path.stem}-{Path(name).name[:MAX_NAME]}" if name else path.stem
+    place, number = path.with_name(f"{kept}{path.suffix}"), 2
+    while place.exists() and not (
+        name and place.is_file() and _read_meta(place, "rml-study") == owner
+    ):
+        place = path.with_name(f"{kept}-{number}{path.suffix}")
+        number += 1
+    path.replace(place)
+
+
+def _read_meta(path: Path, name: str) -> str | None:
+    """Return what the head of a report says; None of another file."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES).decode(errors="replace")
-    found = re.search(r'<meta name="rml-study" content="([^"]*)">', head)
-    if found is not None and html.unescape(found[1]) == study_id:
-        return
-    number = 2
-    while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(free)
+    found = re.search(f'<meta name="{name}" content="([^"]*)">', head)
+    return None if found is None else html.unescape(found[1])

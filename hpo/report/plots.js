@@ -5,12 +5,17 @@ function drawCurves() {
   let last = 1;
   let low = Infinity;
   let high = -Infinity;
-  for (const [epochs, values] of D.curves) {
+  const sets = !D.drawn.some(isCounted) ? () => true : (i) => isCounted(D.drawn[i]);
+  D.curves.forEach(([epochs, values], i) => {
     if (epochs.length) last = Math.max(last, epochs[epochs.length - 1]);
-    for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
-  }
+    if (sets(i)) for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
+  });
+  const cut = D.curves.some(([, values]) => values.some((v) => v < low));
+  const over = D.curves.some(([, values]) => values.some((v) => v > high));
   if (!(high > low)) { low -= 0.05; high = low + 0.1; }
-  const y = yAxis(f, low, high + (high - low) * 0.03);
+  const top = high + (high - low) * 0.03;
+  const place = yAxis(f, low, top);
+  const y = (value) => place(clamp(value, low, top));
   const x = scale(1, Math.max(2, last), f.left + 6, f.right - 6);
   xTicks(f, x, epochTicks(last, Math.floor((f.right - f.left) / 50)), "epoch");
   const path = (i) => D.curves[i][0].map((e, k) => `${k ? "L" : "M"}${x(e).toFixed(1)} ${y(D.curves[i][1][k]).toFixed(1)}`).join("") + (D.curves[i][0].length === 1 ? "h0" : "");
@@ -35,7 +40,7 @@ function drawCurves() {
   }
   const index = new Map(D.drawn.map((row, i) => [row, i]));
   nearest(f, points, 26, (_, row) => path(index.get(row)));
-  key(f.holder, drawnStates(), winnerName());
+  key(f.holder, drawnStates(), winnerName(), ((cut ? lowerEdge(low) : "") + (over ? upperEdge(top) : "")).trim());
 }
 
 function drawHistory() {
@@ -49,7 +54,7 @@ function drawHistory() {
   let d = "";
   D.number.forEach((number, row) => {
     const value = D.score[row];
-    if (value === null || (so !== null && !isBetter(value, so)) || !["complete", "pruned"].includes(stateName(row))) return;
+    if (value === null || (so !== null && !isBetter(value, so)) || !isCounted(row)) return;
     d += d ? `H${x(number).toFixed(1)}V${y(value).toFixed(1)}` : `M${x(number).toFixed(1)} ${y(value).toFixed(1)}`;
     so = value;
   });
@@ -84,10 +89,10 @@ function drawImportance() {
 function axisOf(i, from, to) {
   const p = D.params[i];
   if (p.choices) {
-    const present = [...new Set(D.drawn.map((row) => D.values[row][i]).filter((v) => v !== null).map(String))];
-    const choices = p.choices.filter((c) => present.includes(c));
+    const present = new Set(D.drawn.map((row) => D.values[row][i]));
+    const choices = p.choices.map((_, c) => c).filter((c) => present.has(c));
     const step = (to - from) / choices.length;
-    return { choices, at: (v) => from + step * (choices.indexOf(String(v)) + 0.5), step };
+    return { choices, at: (v) => from + step * (choices.indexOf(v) + 0.5), step };
   }
   const values = D.drawn.map((row) => D.values[row][i]).filter((v) => typeof v === "number");
   let low = Math.min(...values);
@@ -119,7 +124,7 @@ function drawParallel() {
     return maps[k].at(value) + jitter;
   };
   const path = (row) => use.concat([0]).map((_, k) => `${k ? "L" : "M"}${xs(k).toFixed(1)} ${place(row, k).toFixed(1)}`).join("");
-  const ranked = [...D.drawn].sort((a, b) => rising(D.score[a]) - rising(D.score[b]));
+  const ranked = [...D.drawn].sort((a, b) => countedFirst(b, a) || rising(D.score[a]) - rising(D.score[b]));
   const opacity = clamp(16 / Math.sqrt(ranked.length * 6), 0.2, 0.85);
   ranked.forEach((row, k) => {
     const line = svg("path", { class: row === best ? "winner" : "trial", d: path(row), "stroke-width": 1.3 }, f.root);
@@ -142,7 +147,8 @@ function drawParallel() {
     const tick = (at, value) => svg("text", { x: k === columns ? xs(k) + 6 : xs(k) - 6, y: at + 4, "text-anchor": k === columns ? "start" : "end" }, f.root, value);
     if (k === columns) return niceTicks(low, high, 5).forEach((t) => tick(y(t), tickText(t)));
     const map = maps[k];
-    if (map.choices) return map.choices.forEach((c) => tick(map.at(c), c.length > 10 ? `${c.slice(0, 9)}…` : c));
+    const texts = D.params[use[k]].choices;
+    if (map.choices) return map.choices.forEach((c) => tick(map.at(c), texts[c].length > 10 ? `${texts[c].slice(0, 9)}…` : texts[c]));
     const ticks = D.params[use[k]].log ? logTicks(map.low, map.high, 5) : niceTicks(map.low, map.high, 5);
     ticks.forEach((t) => tick(map.at(t), tickText(t)));
   });
@@ -179,7 +185,8 @@ function drawSlices() {
       const every = Math.ceil(3 / Math.max(1, room));
       map.choices.forEach((c, k) => {
         if (k % every) return;
-        svg("text", { x: map.at(c), y: f.bottom + 16, "text-anchor": "middle" }, f.root, c.length > room * every ? `${c.slice(0, Math.max(1, room * every - 1))}…` : c);
+        const name = p.choices[c];
+        svg("text", { x: map.at(c), y: f.bottom + 16, "text-anchor": "middle" }, f.root, name.length > room * every ? `${name.slice(0, Math.max(1, room * every - 1))}…` : name);
       });
     } else {
       const room = Math.max(2, Math.floor((f.right - f.left) / 52));

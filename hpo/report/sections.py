@@ -32,11 +32,12 @@ def _winner(report: Report) -> str:
     if "dice_dataset" in test:
         head = float(test["dice_dataset"])
         label = f"Dice on {counted(int(test['num_images']), 'test image')} that chose nothing"
-        interval = test.get("interval")
-        drawn = f"over {test.get('num_drawn')} {test.get('drawn')}"
-        note = f"95 % interval {interval[0]:.4f} – {interval[1]:.4f}, {drawn}" if interval else (
-            f"no interval, {test.get('num_drawn')} {test.get('drawn')} are too few"
-        )  # fmt: skip
+        interval, note = test.get("interval"), "no interval: the worker left no table of images"
+        if (number := test.get("num_drawn")) is not None:
+            drawn = f"{number} {test.get('drawn')}"
+            note = f"no interval, {drawn} are too few"
+            if interval:
+                note = f"95 % interval {interval[0]:.4f} – {interval[1]:.4f}, over {drawn}"
         bar = _interval_bar(head, interval) if interval else ""
     else:
         head, note, bar = value, "", ""

@@ -8,11 +8,11 @@ function makeTable() {
   const columns = [
     { name: "trial", value: (r) => D.number[r], text: (r) => String(D.number[r]) },
     { name: "state", left: true, value: stateName, text: stateName, dot: true },
-    { name: D.score_name, value: (r) => D.score[r], text: (r) => figure(D.score[r]), down: !D.lower_is_better },
+    { name: D.score_name, value: (r) => D.score[r], text: (r) => figure(D.score[r]), down: !D.lower_is_better, ranks: true },
     { name: "best epoch", value: (r) => D.epoch[r], text: (r) => (D.epoch[r] === null ? "–" : `${D.epoch[r]} of ${D.epochs[r]}`) },
     { name: "time", value: (r) => D.seconds[r], text: (r) => seconds(D.seconds[r]) },
     ...(hasHosts ? [{ name: "host", left: true, value: (r) => D.hosts[D.host[r]], text: (r) => D.hosts[D.host[r]] }] : []),
-    ...D.params.map((p, i) => ({ name: shortNames[i], left: Boolean(p.choices), value: (r) => D.values[r][i], text: (r) => shown(D.values[r][i]) })),
+    ...D.params.map((p, i) => ({ name: shortNames[i], left: Boolean(p.choices), value: (r) => D.values[r][i], text: (r) => valueText(r, i) })),
   ];
   let order = D.number.map((_, row) => row);
   let sorted = columns[2];
@@ -45,6 +45,8 @@ function makeTable() {
     order = D.number.map((_, row) => row);
     if (wanted.length) order = order.filter((row) => wanted.every((word) => textOf(row).includes(word)));
     order.sort((a, b) => {
+      const first = sorted.ranks ? countedFirst(a, b) : 0;
+      if (first) return first;
       const [u, v] = [value(a), value(b)];
       if (u === v) return a - b;
       if (u === null || u === undefined) return 1; // what has no value comes last either way

@@ -18,17 +18,24 @@ CONFIRMED = ("confirm.md", "confirm.tex")
 
 def use_section(report: Report) -> str:
     """Return commands and Python for the winner's model."""
-    if report.facts.best is None:
+    best = report.facts.best
+    if best is None:
         return ""
-    folder, model = report.folders.output, report.folders.best_model.name
-    there = f"cd {shlex.quote(str(folder))}"
+    there = f"cd {shlex.quote(str(report.folders.output))}"
+    name = shlex.quote(report.name)
+    if report.model is None:
+        return (
+            f"<p>The model of trial {best.number} is not here. This brings it, where it is or "
+            "with the study's <code>--artifacts</code>:</p>"
+            + code(f"{there}\nrml-study export --study-name {name} --to NEW")
+        )
+    model = shlex.quote(report.model.name)
     text = (
         "<h3>In a terminal</h3>"
         + code(
             f"{there}\n"
             f"rmldnn --predict {model} --images IMAGES --out predictions\n"
-            f"rml-study score --images IMAGES --targets MASKS --study-name "
-            f"{shlex.quote(report.name)}"
+            f"rml-study score --images IMAGES --targets MASKS --study-name {name}"
         )
         + "<h3>As ONNX</h3>"
         + code(f"rmldnn --config={model}/config.json --export best.onnx")
@@ -36,11 +43,15 @@ def use_section(report: Report) -> str:
     if LOADER in getattr(trainer, "__all__", ()):
         text += "<h3>In Python</h3>" + code(
             f"from trainer import {LOADER}\n\n"
-            f"model = {LOADER}({str(report.folders.best_model)!r})\n"
+            f"model = {LOADER}({str(report.model)!r})\n"
             'found = model.predict("image.png")\n'
             "found.mask, found.probability"
         )
-    return f"<p>The model is in <code>{esc(report.folders.best_model)}</code>.</p>{text}"
+    later = ""
+    if report.model == report.folders.best_model:
+        kept = f"{report.folders.best_model}-{report.name}"  # see `keep_foreign`
+        later = f", and in <code>{esc(kept)}</code> once another study was searched here"
+    return f"<p>The model is in <code>{esc(report.model)}</code>{later}.</p>{text}"
 
 
 def paper_section(report: Report) -> str:

@@ -230,7 +230,7 @@ class Results:
         with self._lock, contextlib.suppress(LockHeldError), locked(target):
             if read_json(target / TRIAL_FILE).get("study_id") == study_id:
                 return
-            for kept in sorted(target.parent.glob(f"{target.name}-*")):
+            for kept in self._spec.folders.models:
                 if read_json(kept / TRIAL_FILE).get("study_id") == study_id:
                     keep_foreign(target, study_id)
                     kept.rename(target)

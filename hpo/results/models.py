@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -146,6 +147,11 @@ def is_model_of(folder: Path, trial: FrozenTrial, study_id: str | None) -> bool:
     return all(is_regular_file(folder.resolve() / file) for file in MODEL_FILES)
 
 
+def find_model(folders: WorkFolders, trial: FrozenTrial, study_id: str | None) -> Path | None:
+    """Return the folder in an output folder that holds a trial's model, None without one."""
+    return next((f for f in folders.models if is_model_of(f, trial, study_id)), None)
+
+
 def reason(error: Exception) -> str:
     """Return an error in a few words."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -175,20 +181,24 @@ def _bring(
     here: WorkFolders,
     stopping: threading.Event | None,
 ) -> bool:
-    """Fill a folder from the checkpoint, the model store or its driver's `best_model/`."""
+    """Fill a folder from the checkpoint, a model that is there, or the model store."""
     if (folders := find_checkpoint(best, here)) is not None:
         make_model(model_of(best), aside, folders, stopping)
         return True
     model = model_of(best)
+    if not model:
+        return False
     name = model.get("artifact")
+    source = find_model(here, best, study_id)
     if (
-        model_store is not None
+        source is None
+        and model_store is not None
         and isinstance(name, str)
         and model_store.get(name, aside, MODEL_FILES)
     ):
         return is_model_of(aside, best, study_id)
-    source = Path(str(model.get("folder", "")))
-    if not model or not is_model_of(source, best, study_id):
+    source = source or find_model(_folders(model), best, study_id)
+    if source is None:
         return False
     for file in MODEL_FILES:
         copy_file(source.resolve() / file, aside / file, stopping=stopping)
@@ -200,7 +210,9 @@ def _attempt(trial: FrozenTrial) -> int:
 
 
 def _folders(model: ModelRecord) -> WorkFolders:
-    return WorkFolders(output=Path(model["folder"]).parent, study=Path(model["runs"]))
+    """Return the folders of the driver that had the model, as they were then."""
+    folder, runs = (Path(str(model.get(key, ""))) for key in ("folder", "runs"))
+    return WorkFolders(output=folder.parent, study=runs)
 
 
 def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:
@@ -214,6 +226,11 @@ def _who_has(best: FrozenTrial, model_store: ModelStore | None) -> str:
         return (
             f"the model of trial {best.number} is in the study's artifact store; give its place "
             f"with --artifacts, or fetch it {where}"
+        )
+    if model.get("host") == socket.gethostname():
+        return (
+            f"the model of trial {best.number} is not in {model['folder']} any more, or not yours "
+            "to read"
         )
     return (
         f"the model of trial {best.number} is {where} only; with the same --artifacts on all "

@@ -35,10 +35,11 @@ SCORED, RUN, IMAGES, TARGETS, MASKS = "scored", "run", "images", "targets", "mas
 
 @dataclass(frozen=True, kw_only=True)
 class CaseMaker:
-    """What is needed to show how well the model in `best_model/` does.
+    """What is needed to show how well a study's best model does.
 
     Attributes:
         trial, attempt: whose model it is.
+        model: its folder.
         mount: the folder that the images are in, as workers see it.
         data: the same folder, and `part` the images.
         name: "test" or "validation".
@@ -47,6 +48,7 @@ class CaseMaker:
     folders: WorkFolders
     trial: int
     attempt: int
+    model: Path
     mount: Mount
     data: DataFolder
     part: Part
@@ -87,10 +89,14 @@ class CaseMaker:
         scores = self._scores(aside)
         if scores is None:
             return "the evaluation left no table of images"
+        if sorted(scores.names) != sorted(self._pairs):
+            return (
+                f"the evaluation's table is not of the {counted(len(self._pairs), 'image')} here"
+            )
         cases = list(self._segmented(aside, scores))
         if self.stopping is not None and self.stopping.is_set():
             return "stopped before the images were segmented"
-        config = read_json(self.folders.best_model / rundir.CONFIG)
+        config = read_json(self.model / rundir.CONFIG)
         data = get_path(config, "neural_network.data") or {}
         write_index(
             aside,
@@ -104,14 +110,17 @@ class CaseMaker:
         return None
 
     def _scores(self, aside: Path) -> ImageScores | None:
-        """Return the Dice of all images: of the final test, or of an evaluation made now."""
+        """Return the Dice of all images: of the final test, or of an evaluation made now.
+
+        Its names are the worker's.
+        """
         num_images = len(self._pairs)
         if self.name == "test":
             tested = read_image_scores(self.folders.test(self.trial), num_images)
             if tested is not None:
                 return tested
         run_dir = aside / SCORED
-        network = copy_model(self.folders.best_model, run_dir, self.stopping)
+        network = copy_model(self.model, run_dir, self.stopping)
         place_test(network, self.launcher, self.mount, self.part)
         ended = run_config(
             self.launcher, self.slot, run_dir, network, self.stopping, sees_tests=True
@@ -131,7 +140,7 @@ class CaseMaker:
         """Copy the images that are shown, have them segmented, and yield what is where."""
         pairs = self._pairs
         run_dir = aside / RUN
-        network = copy_model(self.folders.best_model, run_dir, self.stopping)
+        network = copy_model(self.model, run_dir, self.stopping)
         known = self.launcher.capabilities()
         text = rundir.dump_config(without_extensions(network, known=known))
         rundir.write_atomic(run_dir / rundir.CONFIG, text)
@@ -139,9 +148,8 @@ class CaseMaker:
             folder.mkdir()
         found: list[tuple[str, str, str, str, str]] = []
         for index, kind in scores.chosen():
-            # the name is the worker's: only one that we have found ourselves is opened
-            pair = pairs.get(scores.names[index])
-            if pair is None or pair.target is None:
+            pair = pairs[scores.names[index]]
+            if pair.target is None:
                 continue
             stem = f"{len(found):02d}"  # no name of the user's: two may differ in their folder
             image, target = (stem + path.suffix for path in (pair.input, pair.target))

@@ -17,10 +17,10 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
-from hpo.keys import ATTEMPT
+from hpo.keys import ATTEMPT, SPENT
 from hpo.objective import Objective
 from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord, about, end_of, run_of
@@ -30,6 +30,7 @@ from hpo.report.markdown import code
 from hpo.report.notes import NotedTrial, score_name, study_note, trial_note
 from hpo.results.artifacts import ModelStore
 from hpo.results.pictures import attach, picture_names, store_pictures
+from hpo.run.final_test import TestScore
 from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
@@ -108,17 +109,19 @@ class DashboardPages:
 
     def best_told(self, best: FrozenTrial, tested: str | None, num_trials: int) -> None:
         """Add to the best trial its score on the test images, and pictures of its cases."""
-        attributes = best.user_attrs
-        noted = NotedTrial(
-            number=best.number,
-            params=best.params,
-            end=end_of(attributes),
-            run_dir=run_of(attributes).get("run_dir", ""),
-            tested=tested,
-        )
-        attempt, folder = int(attributes.get(ATTEMPT, 1)), self._spec.folders.cases(best.number)
-        draw = partial(case_pictures, folder, best.number, attempt)
+        attempt = int(best.user_attrs.get(ATTEMPT, 1))
+        draw = partial(case_pictures, self._spec.folders.cases(best.number), best.number, attempt)
+        noted = _as_recorded(best, tested)
         self._tasks.put(partial(self._show, best._trial_id, noted, draw, num_trials))
+
+    def search_ended(self, study: optuna.Study) -> None:
+        """Say of the trials that were paused, and then told as pruned with all others, that."""
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials if len(trials) <= MAX_NOTED else ():
+            if trial.state == TrialState.PRUNED and SPENT in trial.user_attrs:
+                score = TestScore.recorded(study, trial.number)
+                noted = _as_recorded(trial, None if score is None else str(score))
+                self._tasks.put(partial(self._show, trial._trial_id, noted, None, len(trials)))
 
     def study_told(self, study: optuna.Study, tested: str | None = None) -> None:
         """Write the study's own note, with its best trial so far."""
@@ -195,6 +198,17 @@ class DashboardPages:
 
     def _say(self, why: str) -> None:
         self._warn(f"notes or pictures of the dashboard are not complete: {why}")
+
+
+def _as_recorded(trial: FrozenTrial, tested: str | None) -> NotedTrial:
+    """Return what the study says of a trial that has ended."""
+    return NotedTrial(
+        number=trial.number,
+        params=trial.params,
+        end=end_of(trial.user_attrs),
+        run_dir=run_of(trial.user_attrs).get("run_dir", ""),
+        tested=tested,
+    )
 
 
 def _curve(number: int, curve: Mapping[int, float], objective: Objective) -> dict[str, bytes]:

@@ -65,6 +65,7 @@ def make_cases(
         folders=spec.folders,
         trial=best.number,
         attempt=int(best.user_attrs.get(ATTEMPT, 1)),
+        model=spec.folders.best_model,
         mount=mount,
         data=data,
         part=part,

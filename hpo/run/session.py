@@ -221,6 +221,7 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
             _complete_list(session)
         if session.stopping.is_set():  # there may be seconds left
             return None, None
+        retry.call(session.pages.search_ended, session.study)
         if retry.call(finished_trials, session.study) and (
             missing := retry.call(results.fetch, session.study)
         ):

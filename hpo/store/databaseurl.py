@@ -30,8 +30,12 @@ Warn = Callable[[str], None]
 
 def default_url(output: Path) -> str:
     """Return the URL of the database that a search on one machine keeps by default."""
-    database = str(output.absolute() / DATABASE_FILE)
-    return URL.create("sqlite", database=database).render_as_string()
+    return file_url(output / DATABASE_FILE)
+
+
+def file_url(path: Path) -> str:
+    """Return the URL of a SQLite database."""
+    return URL.create("sqlite", database=str(path.absolute())).render_as_string()
 
 
 def choose_url(storage: str | None, storage_file: Path | None, warn: Warn) -> str | None:

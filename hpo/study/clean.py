@@ -65,7 +65,7 @@ def clean(options: CleanOptions) -> None:
         busy = {trial.number for trial in reader.running(PROVENANCE)}
         # given back, or paused at a rung: to be resumed
         waiting = reader.numbers("WAITING")
-        needed = busy | waiting | _not_stored(folders.best_model, reader)
+        needed = busy | waiting | _not_stored(folders, reader)
         found = list(_find_files(folders, needed, is_busy=bool(busy)))
         found += _find_containers(name, reader)
     if not found:
@@ -86,12 +86,14 @@ def clean(options: CleanOptions) -> None:
         raise HpoError("\n".join([f"{len(left)} could not be removed:", *left]))
 
 
-def _not_stored(model: Path, reader: StudyReader) -> set[int]:
+def _not_stored(folders: WorkFolders, reader: StudyReader) -> set[int]:
     """Return the best trial, whose checkpoint is all that there is of it, if that is so."""
-    best, entry = reader.best(), read_json(model / TRIAL_FILE)
-    is_ours = entry.get("study_id") == reader.attribute(STUDY_ID)
-    is_stored = best is not None and is_ours and entry.get("trial") == best.number
-    return set() if best is None or is_stored else {best.number}
+    best, study_id = reader.best(), reader.attribute(STUDY_ID)
+    if best is None:
+        return set()
+    stored = [read_json(model / TRIAL_FILE) for model in folders.models]
+    is_stored = (study_id, best.number) in [(e.get("study_id"), e.get("trial")) for e in stored]
+    return set() if is_stored else {best.number}
 
 
 def _find_files(folders: WorkFolders, needed: set[int], *, is_busy: bool) -> Iterator[Leftover]:

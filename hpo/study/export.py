@@ -36,8 +36,9 @@ def export(options: ExportOptions) -> None:
     from hpo.folders import TRIAL_FILE, WorkFolders, read_json
     from hpo.results.artifacts import open_model_store
     from hpo.results.list_acc import write_list_acc
-    from hpo.results.models import fetch_best
+    from hpo.results.models import fetch_best, find_model
     from hpo.run.final_test import TestScore
+    from hpo.store.study import best_trial
 
     with opened_study(options.study) as study:
         here = WorkFolders.of(options.study.output_dir, study.study_name)
@@ -46,7 +47,12 @@ def export(options: ExportOptions) -> None:
         model, listed = there.best_model, there.list_acc
         study_id = study.user_attrs.get(STUDY_ID)
         if model.exists() and read_json(model / TRIAL_FILE).get("study_id") != study_id:
-            raise UsageError(f"{model} is not of study {study.study_name!r}; choose another --to")
+            best = best_trial(study)
+            kept = find_model(there, best, study_id) if best is not None else None
+            its = f", whose model is in {kept}" if kept is not None else ""
+            raise UsageError(
+                f"{model} is not of study {study.study_name!r}{its}; choose another --to"
+            )
         if not _is_older_list(listed, study):
             raise UsageError(f"{listed} is not of study {study.study_name!r}; choose another --to")
         write_list_acc(study, listed)

@@ -135,14 +135,14 @@ def _alone(image: Path, aside: Path) -> Path:
 def _find_model(study: optuna.Study, output: Path, aside: Path, artifacts: str | None) -> Path:
     """Return the folder of the best model: the one here, or a copy of where it is."""
     from hpo.results.artifacts import open_model_store
-    from hpo.results.models import fetch_best, is_model_of
+    from hpo.results.models import fetch_best, find_model
     from hpo.store.study import best_trial
 
     best, folders = best_trial(study), WorkFolders.of(output, study.study_name)
-    here = folders.best_model
     if best is None:
         raise UsageError(f"study {study.study_name!r} has no finished trial of rml-optimize yet")
-    if not is_model_of(here, best, study.user_attrs.get(STUDY_ID)):
+    here = find_model(folders, best, study.user_attrs.get(STUDY_ID))
+    if here is None:
         aside.chmod(0o755)  # a container's user is not us
         here = aside / folders.best_model.name
         model_store = open_model_store(artifacts) if artifacts else None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.command_line import as_options
+from hpo.console import counting
+from hpo.dataset.survey import data_fingerprint, refuse_other_images
 from hpo.errors import HpoError
 from hpo.folders import WorkFolders
 from hpo.keys import ATTEMPT, STUDY_ID
@@ -62,7 +64,7 @@ def report(options: ReportOptions) -> None:
 def _make_cases(study: optuna.Study, options: ReportOptions) -> str | None:
     """Have a worker segment the images that are shown; return why there are none, if so."""
     from hpo.report.cases import read_cases
-    from hpo.results.models import is_model_of
+    from hpo.results.models import find_model
     from hpo.store.study import best_trial
 
     best = best_trial(study)
@@ -72,8 +74,9 @@ def _make_cases(study: optuna.Study, options: ReportOptions) -> str | None:
     attempt = int(best.user_attrs.get(ATTEMPT, 1))
     if read_cases(folders.cases(best.number), best.number, attempt) is not None:
         return None
-    if not is_model_of(folders.best_model, best, study.user_attrs.get(STUDY_ID)):
-        return f"the model of trial {best.number} is not in {folders.best_model}"
+    model = find_model(folders, best, study.user_attrs.get(STUDY_ID))
+    if model is None:
+        return f"the model of trial {best.number} is not in {folders.output}"
     run = run_of(best.user_attrs)
     try:
         root = _data_root(options.data, folders)
@@ -83,6 +86,9 @@ def _make_cases(study: optuna.Study, options: ReportOptions) -> str | None:
         part = data.test
         if part is None:
             return f"{root} has no test images"
+        with counting("reading files") as progress:
+            found = data_fingerprint(data, folders.contents, progress)
+        refuse_other_images(root, run["data"]["hash"], found)
         mount = Mount(name="data", path=data.root)
         with open_workers(
             options.workers,
@@ -96,6 +102,7 @@ def _make_cases(study: optuna.Study, options: ReportOptions) -> str | None:
                 folders=folders,
                 trial=best.number,
                 attempt=attempt,
+                model=model,
                 mount=mount,
                 data=data,
                 part=part,

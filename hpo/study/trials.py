@@ -28,7 +28,8 @@ class TrialsOptions:
     """Options of `rml-study trials`."""
 
     top: Annotated[
-        int | None, typer.Option("--top", min=1, help="The best so many only, the best first")
+        int | None,
+        typer.Option("--top", min=1, help="The best finished ones only, the best first"),
     ] = None
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False
     as_json: AsJson = False
@@ -39,9 +40,9 @@ class TrialsOptions:
 def trials(options: TrialsOptions) -> None:
     """Show all trials: values, score, state, time and host.
 
-    In the order of their numbers, or with --top the best ones, the best first.
+    In the order of their numbers, or with --top the best finished ones, the best first.
     """
-    from hpo.store.study import best_first
+    from hpo.store.study import COUNTED, best_first
 
     if options.as_csv and options.as_json:
         raise UsageError("--csv and --json exclude each other; give one")
@@ -49,7 +50,8 @@ def trials(options: TrialsOptions) -> None:
         found = study.get_trials(deepcopy=False)
         objective = objective_of(study.user_attrs)
     if options.top is not None:
-        found = best_first(found, objective.direction)[: options.top]
+        counted = [trial for trial in found if trial.state in COUNTED]
+        found = best_first(counted, objective.direction)[: options.top]
     rows = [_row(trial, objective) for trial in found]
     if options.as_json:
         show_json(rows)

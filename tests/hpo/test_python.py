@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,9 @@ def test_a_search_ends_as_the_command_does(discs: Path, standin: str, run: Run) 
         assert opened.best_params == result.best_params
         page = opened.report("page.html")
         assert "<html" in page.read_text()[:200]
+        Path("pages").mkdir()
+        assert opened.report("pages") == Path("pages/report.html")
+        assert Path("pages/report.html").is_file()
         assert opened.best_model == result.best_model == Path("best_model").absolute()
     best = json.loads(run("rml-study", "best", "--json").stdout)
     assert (best["trial"], best["dice_dataset"]) == (result.best_trial, result.best_score)
@@ -224,10 +228,43 @@ def test_open_study_takes_a_folder_a_url_and_a_name(discs: Path, standin: str) -
         open_study("nowhere")
     with open_study("sqlite:///rml_optimize.db", "one") as one, open_study(".", "two") as two:
         assert [one.name, two.name] == ["one", "two"]
-        # best_model/ is the last search's
         assert two.best_model.is_dir()
-        with pytest.raises(HpoError, match="rml-study export"):
-            _ = one.best_model
+    with open_study("rml_optimize.db", "one") as one:
+        assert (one.name, one.output) == ("one", Path.cwd())
+
+
+def test_each_study_of_a_folder_has_its_own_model(discs: Path, standin: str, run: Run) -> None:
+    first, second = (
+        optimize(data=discs, worker=standin, **SMALL | {"study_name": name, "num_trials": 1})
+        for name in ("first", "second")
+    )
+    assert first.best_model == first.study.best_model == Path("best_model-first").absolute()
+    assert second.best_model == second.study.best_model == Path("best_model").absolute()
+    for result in (first, second):
+        assert result.best_model is not None
+        owner = json.loads((result.best_model / "trial.json").read_text())["study"]
+        assert owner == result.name
+        assert f"The model is in <code>{result.best_model}</code>" in (
+            result.study.report("page.html").read_text()
+        )
+    ours = ("--study-name", "first")
+    export = run("rml-study", "export", *ours, "--to", "new")
+    assert export.returncode == 0, export.stdout + export.stderr
+    assert json.loads(Path("new/best_model/trial.json").read_text())["study"] == "first"
+    assert f"whose model is in {first.best_model}" in one_error(run("rml-study", "export", *ours))
+    Path("images").mkdir()
+    command = ("predict", "--images", "images", "--out", "out", "--worker", standin, "--no-gpu")
+    predict = run("rml-study", *command, *ours)
+    assert "model of trial 0: best_model-first" in predict.stdout
+    shutil.rmtree("best_model-first")
+    assert first.best_model is None
+    with pytest.raises(HpoError, match="rml-study export"):
+        _ = first.study.best_model
+    assert "The model of trial 0 is not here" in first.study.report("page.html").read_text()
+    export = run("rml-study", "export", *ours, "--to", "newer")
+    assert f"is not in {Path('best_model').absolute()} any more" in one_error(export, code=1)
+    for result in (first, second):
+        result.study.close()
 
 
 def test_the_table_of_trials_has_values_and_scores(discs: Path, standin: str) -> None:

@@ -13,9 +13,10 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.folders import WorkFolders
+from hpo.folders import TRIAL_FILE, WorkFolders
 from hpo.keys import ABOUT, END, IDENTITY, PROVENANCE, STUDY_ID, TESTED, TITLE, TOKEN
 from hpo.report.cases import ImageScores, write_index
+from hpo.results.model_folder import MODEL_FILES
 
 EVIL = "</script><script>document.title='run'</script><img src=x onerror=document.title='run'>"
 SPACE = {
@@ -61,7 +62,7 @@ def make_trials(number: int) -> list[FrozenTrial]:
 
 
 def make_study(output: Path, number: int = 30, *, name: str = "made") -> optuna.Study:
-    """Return a study whose winner was tested, with cases in its output folder."""
+    """Return a study whose winner was tested, with its model and cases in an output folder."""
     study = optuna.create_study(study_name=name, direction="maximize")
     study.add_trials(make_trials(number))
     best = winner(study)
@@ -80,7 +81,9 @@ def make_study(output: Path, number: int = 30, *, name: str = "made") -> optuna.
     }  # fmt: skip
     for key, value in attributes.items():
         study.set_user_attr(key, value)
-    make_cases(WorkFolders.of(output, name).cases(best), best)
+    folders = WorkFolders.of(output, name)
+    make_cases(folders.cases(best), best)
+    make_model(folders.best_model, study)
     return study
 
 
@@ -94,6 +97,15 @@ def make_minimized(number: int) -> optuna.Study:
         study.add_trial(trial)
     study.set_user_attr(IDENTITY, {"objective": "distance", "direction": "minimize"})
     return study
+
+
+def make_model(folder: Path, study: optuna.Study) -> None:
+    """Write a folder that says it is the model of a study's winner."""
+    folder.mkdir(exist_ok=True)
+    for file in MODEL_FILES:
+        (folder / file).write_text("{}")
+    entry = {"study_id": study.user_attrs[STUDY_ID], "trial": winner(study), "attempt": 1}
+    (folder / TRIAL_FILE).write_text(json.dumps(entry))
 
 
 def winner(study: optuna.Study) -> int:

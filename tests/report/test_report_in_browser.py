@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import optuna
 import pytest
 from made_study import EVIL, make_minimized, make_study, winner
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
 from playwright.sync_api import Browser, Page, sync_playwright
 from support import require
 
+from hpo.keys import END, TOKEN
 from hpo.report.page import write_report
 
 FLAGS = (
@@ -140,6 +145,67 @@ def test_pointing_at_a_trial_tells_its_values_as_text(browser: Browser, tmp_path
     opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert "learning_rate" in opened.page.inner_text("#tip")
     assert opened.page.locator("#tip *").count() == 0
+    opened.context.close()
+
+
+def made_of(values: Sequence[float]) -> optuna.Study:
+    """Return a study that has searched a list of numbers; the last trial failed at 0.99."""
+    searched = CategoricalDistribution([1e-5, 0.001, 1.0])
+    study = optuna.create_study(study_name="list", direction="maximize")
+    for index, value in enumerate(values):
+        is_last = index == len(values) - 1
+        reached = 0.99 if is_last else 0.5 + 0.01 * index
+        study.add_trial(
+            create_trial(
+                state=TrialState.FAIL if is_last else TrialState.COMPLETE,
+                value=None if is_last else reached,
+                params={"optimizer.weight_decay": value},
+                distributions={"optimizer.weight_decay": searched},
+                intermediate_values={1: reached - 0.1, 2: reached},
+                user_attrs={TOKEN: "ours", END: {}},
+            )
+        )
+    return study
+
+
+def heights(page: Page, paths: str) -> list[float]:
+    """Return the y of all points of some paths, in the units of their drawing."""
+    found = page.locator(paths)
+    drawn = [found.nth(index).get_attribute("d") for index in range(found.count())]
+    return [float(y) for d in drawn for y in re.findall(r"[ML][\d.-]+ ([\d.-]+)", d or "")]
+
+
+def test_searched_lists_of_numbers_are_drawn_where_they_are(
+    browser: Browser, tmp_path: Path
+) -> None:
+    study = made_of([1.0, 1e-5, 0.001] * 3)
+    opened = Opened(browser, write_report(study, tmp_path), 1280, "light")
+    assert opened.said == []
+    for plot in ("slices", "parallel"):
+        texts = opened.page.locator(f"#{plot}-plot svg text").all_text_contents()
+        assert [text for text in texts if text in ("1e-05", "0.001", "1.0")] == [
+            "1e-05", "0.001", "1.0",
+        ]  # fmt: skip
+    assert all(0 < y < 330 for y in heights(opened.page, "#parallel-plot path.trial"))
+    opened.page.get_by_role("button", name="weight_decay", exact=True).click()
+    assert opened.column(6) == ["1e-05"] * 3 + ["0.001"] * 3 + ["1.0"] * 3
+    opened.context.close()
+
+
+def test_a_failed_trial_is_no_rival_whatever_it_had_reached(
+    browser: Browser, tmp_path: Path
+) -> None:
+    study = made_of([1.0, 1e-5, 0.001, 1.0])
+    opened = Opened(browser, write_report(study, tmp_path), 1280, "light")
+    assert opened.column(1) == ["2", "1", "0", "3"]
+    opened.page.get_by_role("button", name="Dice", exact=True).click()
+    assert opened.column(1) == ["0", "1", "2", "3"]
+    for plot in ("history", "curves", "slices"):
+        texts = opened.page.locator(f"#{plot}-plot svg text").all_text_contents()
+        marks = [float(text) for text in texts if re.fullmatch(r"0\.\d+", text)]
+        assert max(mark for mark in marks if mark != 0.001) < 0.6, plot
+        assert "at the upper edge" in opened.page.inner_text(f"#{plot}-plot")
+        assert all(0 < y < 330 for y in heights(opened.page, f"#{plot}-plot path.trial"))
     opened.context.close()
 
 

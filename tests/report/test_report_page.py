@@ -17,9 +17,10 @@ import optuna
 import pytest
 from made_study import EVIL, data_of, make_study, make_trials, winner
 from optuna.trial import TrialState
+from support import names
 
 from hpo.folders import WorkFolders
-from hpo.keys import END, PAUSED, SPENT
+from hpo.keys import END, PAUSED, SPENT, TESTED
 from hpo.report.cases import (
     NUM_BEST,
     NUM_TYPICAL,
@@ -201,12 +202,37 @@ def test_report_of_another_study_is_kept(tmp_path: Path) -> None:
     text = first.read_text()
     second = write_report(make_study(tmp_path, name="second"), tmp_path)
     assert second == first
-    assert (tmp_path / "report-2.html").read_text() == text
-    write_report(make_study(tmp_path / "x", name="second"), tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == [
-        "report-2.html",
-        "report.html",
-    ]
+    assert (tmp_path / "report-first.html").read_text() == text
+    studies = [make_study(tmp_path / "x", name=name) for name in ("first", "second")]
+    for study in [*studies, *studies]:
+        write_report(study, tmp_path)
+    assert names(list(tmp_path.glob("*.html"))) == [
+        "report-first.html", "report-second.html", "report.html",
+    ]  # fmt: skip
+
+
+def test_a_report_that_is_not_a_studys_is_kept(tmp_path: Path) -> None:
+    for name in ("report.html", "report-first.html"):
+        (tmp_path / name).write_text("mine")
+    studies = [make_study(tmp_path / "x", name=name) for name in ("first", "second")]
+    for study in [*studies, *studies]:
+        write_report(study, tmp_path)
+    mine = [path.name for path in tmp_path.glob("*.html") if path.read_text() == "mine"]
+    assert sorted(mine) == ["report-2.html", "report-first.html"]
+    assert len(list(tmp_path.glob("*.html"))) == 5  # and one of each study, and the page
+
+
+def test_why_there_is_no_interval_is_said(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    key = TESTED.format(winner(study))
+    tested = {**study.user_attrs[key], "interval": None}
+    for number, why in (
+        (3, "no interval, 3 images are too few"),
+        (None, "no interval: the worker left no table of images"),
+    ):
+        study.set_user_attr(key, {**tested, "num_drawn": number})
+        text = write_report(study, tmp_path).read_text()
+        assert f'<p class="note">{why}</p>' in text
 
 
 def test_study_without_a_finished_trial_has_a_report(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_export_says_who_has_a_model_that_is_not_here(
         "UPDATE trial_user_attributes SET value_json = "
         '\'{"host": "node7", "folder": "/nodes/7/best_model"}\' WHERE key = \'rml:model\'',
     )
+    shutil.rmtree(searched / "best_model")
     result = run("rml-study", "export", "--to", tmp_path / "out", cwd=searched)
     error = one_error(result, code=1)
     assert "trial 1" in error

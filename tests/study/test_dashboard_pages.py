@@ -72,8 +72,12 @@ def test_each_trial_has_a_note_of_its_score_or_its_failure(searched: Path) -> No
 
 def test_study_has_a_note_that_says_what_it_is(searched: Path) -> None:
     note = get_note(opened(searched))
-    for text in ("optimizer.learning_rate", "12 training images", "rmldnn --predict best_model",
-                 "**Best**: trial 1, dice_dataset 0.8000"):  # fmt: skip
+    for text in (
+        "optimizer.learning_rate",
+        "12 training images",
+        "rml-study predict --study-name s",
+        "**Best**: trial 1, dice_dataset 0.8000",
+    ):
         assert text in note, note
 
 
@@ -154,15 +158,28 @@ def test_a_note_that_somebody_wrote_stays(run: Run, discs: Path, tmp_path: Path)
 
 
 def test_paused_trial_says_so_until_it_ends(run: Run, discs: Path, tmp_path: Path) -> None:
-    curves = {str(n): [0.1 * n + 0.01 * epoch for epoch in range(3)] for n in range(6)}
+    curves = {str(n): [0.1 * n + 0.01 * epoch for epoch in range(3)] for n in range(7)}
     capabilities = ["checkpoints.resume", "checkpoints.pause_after"]
-    worker = standin_settings(tmp_path, {"curve": curves, "capabilities": capabilities})
-    search(run, discs, tmp_path, "--worker", worker, "--num-trials", 6)
+    settings = {"curve": curves, "capabilities": capabilities, "end": {"5": 7}}
+    worker = standin_settings(tmp_path, settings)
+    arguments = ("--worker", worker, "--num-trials", 6, "--max-retries", 0)
+    run(
+        "rml-optimize", *SMALL, "--data", discs, "--jobs", 1, "--study-name", "s", *arguments,
+        "--max-failed", 1, cwd=tmp_path,
+    )  # fmt: skip
     study = opened(tmp_path)
-    for trial in study.trials:
-        is_whole = trial.state.name == "COMPLETE"
-        assert ("Paused" in note_of(study, trial.number)) != is_whole
-    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+    paused = [trial.number for trial in study.trials if trial.state.name == "WAITING"]
+    assert paused
+    assert all("Paused after " in note_of(study, number) for number in paused)
+    standin_settings(tmp_path, {**settings, "end": {}})
+    search(run, discs, tmp_path, *arguments)
+    study = opened(tmp_path)
+    ended = [trial for trial in study.trials if trial.state.name != "FAIL"]
+    assert {trial.state.name for trial in ended} == {"COMPLETE", "PRUNED"}
+    for trial in ended:
+        note = note_of(study, trial.number)
+        assert "Paused" not in note
+        assert f"\n\n{trial.state.name.lower()} after " in note, note
 
 
 @pytest.mark.parametrize(("num_trials", "has_notes"), [(201, True), (1001, False)])

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 from support import Run, optimize, standin_settings
 
@@ -69,19 +70,38 @@ def test_search_names_its_report_first_and_never_fails_for_it(
     assert "best trial: number 0" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "img 00.png"])
-def test_images_that_a_worker_names_are_opened_only_if_they_are_the_data_sets(
-    run: Run, trained: Path, discs: Path, name: str
+@pytest.mark.parametrize("change", ["another name", "one less"])
+def test_a_table_of_other_images_than_the_data_sets_shows_none(
+    run: Run, trained: Path, discs: Path, change: str
 ) -> None:
+    """The names in it are the worker's."""
     shutil.rmtree(cases_of(trained))
     (table,) = trained.glob("runs/*/test_of_trial_*/per_image.csv")
-    header, *lines = table.read_text().splitlines()
-    table.write_text("\n".join([header, ",".join([name, *lines[0].split(",")[1:]])]) + "\n")
+    header, first, *others = table.read_text().splitlines()
+    first = ",".join(["../../../etc/passwd", *first.split(",")[1:]])
+    rows = others if change == "one less" else [first, *others]
+    table.write_text("\n".join([header, *rows]) + "\n")
     result = run("rml-study", "report", "--data", discs, *LOCAL, cwd=trained)
     assert result.returncode == 0, result.stdout + result.stderr
-    index = json.loads((cases_of(trained) / "index.json").read_text())
-    known = (discs / "test/inputs" / name).is_file() and "/" not in name
-    assert [case["name"] for case in index["cases"]] == ([name] if known else [])
+    why = "the evaluation's table is not of the 5 images here"
+    assert f"without pictures of cases: {why}" in result.stdout
+    assert not list(trained.glob("runs/*/cases_of_trial_*"))
+
+
+def test_images_that_are_not_the_studys_are_not_shown(
+    run: Run, trained: Path, discs: Path
+) -> None:
+    """A data folder where one stands is taken unasked."""
+    shutil.rmtree(cases_of(trained))
+    shutil.copytree(discs, trained / "data")
+    image = next((trained / "data/test/inputs").iterdir())
+    assert cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
+    result = run("rml-study", "report", *LOCAL, cwd=trained)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "not the images that the study was made with" in result.stdout
+    assert "without pictures of cases: " in result.stdout
+    assert not list(trained.glob("runs/*/cases_of_trial_*"))
+    assert "<image id=" not in (trained / "report.html").read_text()
 
 
 @pytest.mark.parametrize("part", ["test", "validation"])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import sqlite3
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,20 @@ def test_trials_are_listed_with_values_score_state_and_time(run: Run, searched: 
     assert "learning_rate=" in entries[1]
     top = run("rml-study", "trials", "--top", 2, cwd=searched).stdout.splitlines()
     assert [line.split()[0] for line in top[2:]] == ["1", "0"]
+
+
+def test_a_failed_trial_is_never_among_the_best(run: Run, searched: Path) -> None:
+    """It crashed after an epoch that nobody will have a model of."""
+    with sqlite3.connect(searched / "rml_optimize.db") as connection:
+        connection.execute(
+            "INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, "
+            "intermediate_value_type) SELECT trial_id, 1, 0.99, 'FINITE' FROM trials "
+            "WHERE number = 3"
+        )
+    connection.close()
+    assert "0.9900" in run("rml-study", "trials", cwd=searched).stdout
+    top = run("rml-study", "trials", "--top", 9, "--json", cwd=searched).stdout
+    assert [entry["trial"] for entry in json.loads(top)] == [1, 0, 4, 2]
 
 
 def test_trials_as_csv_and_json_are_what_the_list_says(run: Run, searched: Path) -> None:

@@ -192,6 +192,7 @@ def test_a_model_that_is_trained_further_stays_in_training(model_dir: Path) -> N
         (np.zeros((2, 8, 8, 3), np.uint8), "expected one image"),
         (np.zeros((8, 8, 3), np.uint16), "trained on images of 8 bits"),
         ("nowhere.png", "nowhere.png: no such file"),
+        (str(Path(__file__).parent), "a folder; expected one image"),
     ],
 )
 def test_what_is_no_image_is_named(model_dir: Path, image: object, expected: str) -> None:
@@ -203,6 +204,8 @@ def test_what_is_no_image_is_named(model_dir: Path, image: object, expected: str
 def test_mistakes_are_named(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"load_model: .*nowhere/config.json cannot be read"):
         load_model(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="expected a folder such as best_model/, received None"):
+        load_model(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="device: 'gpu' is not one of"):
         load_model(model_dir, device="gpu")
     with pytest.raises(DataError, match="order: 'BGR' is not"):
