@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def first_trials(
         as_params(fields, file.space(), file.config, where)
         with contextlib.suppress(UsageError):
             tries.append(as_params(fields, space, base, where))
-    return tuple(FirstTrial(json.dumps(values, sort_keys=True), values) for values in tries)
+    return tuple(map(FirstTrial, tries))
 
 
 def best_like(space: SearchSpace, trials: Sequence[FrozenTrial], name: str) -> list[FirstTrial]:
@@ -61,7 +60,7 @@ def best_like(space: SearchSpace, trials: Sequence[FrozenTrial], name: str) -> l
         if not values or not fits or score(trial) is None:
             continue
         if all(values != each.values for each in found):
-            found.append(FirstTrial(f"like {name}, {len(found) + 1}", values))
+            found.append(FirstTrial(values))
         if len(found) == NUM_LIKE:
             break
     if not found:
