@@ -13,6 +13,7 @@ from hpo.plan.space import Categorical, Dimension, Range, Scalar, SearchSpace, p
 from hpo.plan.studyfile import STUDY_FILE, StudyFile
 from hpo.store.first_trials import FirstTrial
 from hpo.store.study import score, trial_rank
+from trainer.config.messages import hint
 from trainer.errors import ConfigError
 from trainer.keypath import get_path, parse_setting
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 TRY = "--try"
 # Of another study's best configurations, tried first; five delay what this study finds itself.
 NUM_LIKE = 3
+# Fields as `list_acc.json` names them, which are none of the config.
+BRIEF = {
+    "optimizer": "optimizer.type",
+    "lr": "optimizer.learning_rate",
+    "loss": "loss.function",
+}
 
 
 def first_trials(
@@ -166,10 +173,14 @@ def _meant(found: list[Dimension], given: Mapping[str, Any], where: str) -> Dime
 def _refuse_fixed(
     key: str, value: Any, space: SearchSpace, base: Mapping[str, Any], where: str
 ) -> None:
+    known = list(dict.fromkeys(each.key for each in space.dimensions))
+    fields = [each for each in known if each.endswith(f".{key}") or each.startswith(f"{key}.")]
+    meant = [BRIEF[key]] if key in BRIEF else fields
+    if meant:
+        raise UsageError(f"{where}: {key} is no field; did you mean {' or '.join(meant)}?")
     fixed = get_path(base, key)
     if fixed is not None and fixed == value:
         return
     if fixed is not None:
         raise UsageError(f"{where}: {key} is not searched, it is {fixed!r} in all trials")
-    known = ", ".join(dict.fromkeys(each.key for each in space.dimensions))
-    raise UsageError(f"{where}: {key} is not searched; known: {known}")
+    raise UsageError(f"{where}: {key} is not searched; {hint(key, known)}")
