@@ -129,7 +129,8 @@ class StudyFile(Section):
         first: values of searched fields, by dotted path, that are tried before others are sampled.
         hours: as the option; without num_trials as many trials as fit.
         share_ranges: as the option.
-        small: what `--small` puts in the place of these, for a machine without a GPU.
+        small: what `--small` puts in the place of these, for a machine without a GPU; with a
+            `search` of its own it has none of the study's `first`.
     """
 
     title: str
@@ -221,6 +222,8 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
         kept = dict(content)
         if "layers" in study.small:  # other weights fit it, or none
             kept.pop("transfer_learning", None)
+        if "search" in study.small:  # what suits another space may be outside this one
+            kept.pop("first", None)
         reduced = StudyFile.model_validate({**kept, **study.small})
         reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:
