@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu test-slow fuzz lint format install image
+.PHONY: demo docs test test-gpu test-slow fuzz lint format install image
 
 # A further package index: https://download.pytorch.org/whl/cpu has a PyTorch of a tenth of the size,
 # for machines without an NVIDIA GPU.
@@ -28,6 +28,10 @@ install: $(VENV)/.installed
 # A search with 50 trials on synthetic images, in the folder demo/: no GPU, no Docker, no data.
 demo: $(VENV)/.runs
 	$(BIN)/rml-optimize --study demo --num-trials 50 --output-dir demo
+
+# The documentation as a site, in site/; open site/index.html, it needs no network.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The worker's image, under the name that rml-optimize looks for.
 image:

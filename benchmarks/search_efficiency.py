@@ -48,6 +48,7 @@ from hpo.plan.pruners import PRUNERS, PrunerSettings
 from hpo.plan.samplers import SAMPLERS, SamplerSettings, derived_seed
 from hpo.plan.spec import num_warmup_epochs
 from hpo.study.options import StudyOptions
+from trainer.direction import Direction
 
 HERE = Path(__file__).parent
 SLOTS = (1, 4, 16)
@@ -102,7 +103,7 @@ def methods(recording: Recording, num_trials: int, other: Recording | None) -> d
         "ours, usual values first": Method(**ours, shares=True, first=usual(recording)),
     }
     if other is not None:
-        best = best_like(recording.space, other.trials(), other.name)
+        best = best_like(recording.space, other.trials(), other.name, Direction.MAXIMIZE)
         first = [by_field(recording.space, each.values) for each in best]
         found[f"ours, --like {other.name}"] = Method(**ours, shares=True, first=first)
         worst = sorted(recording.configs, key=lambda config: config.peak)[:NUM_LIKE]

@@ -76,6 +76,15 @@ class WorkFolders:
         return self.output / "artifacts"
 
     @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where they are asked for."""
+        return self.output / "tensorboard" / self.study.name
+
+    def tensorboard_run(self, number: int) -> Path:
+        """Return where the event file of a trial is."""
+        return self.tensorboard / self.trial(number).name
+
+    @property
     def inputs(self) -> Path:
         """Network files and weights, which every worker may read."""
         return self.study / "inputs"

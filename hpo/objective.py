@@ -1,17 +1,27 @@
-"""What trials are compared by: a figure of the worker's metrics, the greater the better."""
+"""What trials are compared by: a figure of the worker's metrics, and which is the better."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import UsageError
 from hpo.keys import IDENTITY
+from trainer.direction import Direction
 from trainer.errors import ConfigError
-from trainer.figures import DICE_DATASET, DICE_PER_IMAGE, LOWER_IS_BETTER, figure_of, of_class
+from trainer.figures import (
+    DICE_DATASET,
+    DICE_PER_IMAGE,
+    LOWER_IS_BETTER,
+    figure_of,
+    is_share,
+    of_class,
+)
+from trainer.plugins import METRICS_GROUP, direction_of, plugin_names, worst_of
 
 OBJECTIVE = "objective"  # in a study's identity; absent where it is the default
+DIRECTION = "direction"  # likewise; absent where the objective is maximized
 MAX_CHARS = 100
 _NAMES = {DICE_DATASET: "Dice (data set)", DICE_PER_IMAGE: "Dice (per image)"}
 # Columns of tables that have one for the score; none is a figure of our metrics.
@@ -28,9 +38,13 @@ class Objective:
     Attributes:
         key: `dice_dataset`, `dice_per_image`, `dice_dataset.CLASS`, or what else the worker's
             metrics have, such as the user's own metrics by their names.
+        direction: which of two scores is the better one.
+        worst: what it counts as after an epoch where it is undefined, None to refuse that.
     """
 
     key: str = DICE_DATASET
+    direction: Direction = Direction.MAXIMIZE
+    worst: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.key
@@ -57,18 +71,24 @@ class Objective:
         """What is written before a score in a line on a trial."""
         return "Dice" if self.is_default else self.key
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Return what the drivers of a study agree on: nothing of the default."""
+        found = {} if self.is_default else {OBJECTIVE: self.key}
+        return found | ({DIRECTION: self.direction} if self.direction.is_lower_better else {})
+
     def read(self, entry: Mapping[str, Any]) -> float:
-        """Return the score in a line of `metrics.jsonl`.
+        """Return the score in a line of `metrics.jsonl`: `worst` where it is undefined.
 
         Raises:
             ConfigError: it is not there, which says what is, or no number.
         """
-        return figure_of(entry, self.key, "--objective")
+        return figure_of(entry, self.key, "--objective", self.worst)
 
     def read_or_none(self, entry: Mapping[str, Any]) -> float | None:
-        """Return the score in a line of `metrics.jsonl`, None where it has none."""
+        """Return the score in a line of `metrics.jsonl`, None where it is undefined or absent."""
         try:
-            return self.read(entry)
+            return figure_of(entry, self.key, "--objective")
         except ConfigError:
             return None
 
@@ -79,23 +99,46 @@ DEFAULT = Objective()
 def parse_objective(text: str) -> Objective:
     """Read the option `--objective`.
 
+    A plug-in metric says itself whether it is minimized. Of another engine's figure nobody knows
+    it but the user, who says `KEY:minimize`.
+
     Raises:
-        UsageError: no name of a figure, or one that is the better the lower.
+        UsageError: no name of a figure, or another direction than it has.
+        ConfigError: a plug-in cannot be loaded.
     """
-    key, _, direction = text.strip().partition(":")
-    if direction not in ("", "maximize") or key.startswith("-") or key in LOWER_IS_BETTER:
+    key, _, asked = text.strip().partition(":")
+    if key in LOWER_IS_BETTER and key not in plugin_names(METRICS_GROUP):
         raise UsageError(
-            f"--objective {text.strip()}: a score is the better the higher, and nothing is "
-            "minimized; have a metric of your own return -x, or 1 - x (docs/plugins.md)"
+            f"--objective {key}: trials are not compared by it; a metric of your own may be "
+            "minimized (docs/plugins.md)"
         )
-    if not key or len(key) > MAX_CHARS or not key.isprintable() or key.startswith("."):
+    if asked not in ("", *Direction):
+        raise UsageError(
+            f"--objective {text.strip()[:MAX_CHARS]!r}: expected KEY, KEY:maximize or KEY:minimize"
+        )
+    if not key or key.startswith(("-", ".")) or len(key) > MAX_CHARS or not key.isprintable():
         raise UsageError(
             f"--objective {key[:MAX_CHARS]!r}: expected {DICE_DATASET}, {DICE_PER_IMAGE}, "
             f"{DICE_DATASET}.CLASS or the name of a plug-in metric"
         )
     if key in _TAKEN:
         raise UsageError(f"--objective {key}: is no figure of an evaluation")
-    return Objective(key)
+    return _directed(key, Direction(asked) if asked else None)
+
+
+def _directed(key: str, asked: Direction | None) -> Objective:
+    known = None
+    if is_share(key):
+        known = Direction.MAXIMIZE
+    elif key in plugin_names(METRICS_GROUP):
+        known = direction_of(key)
+    if known is not None and asked not in (None, known):
+        remedy = "" if is_share(key) else f", unless its `direction` is {asked.value!r}"
+        raise UsageError(f"--objective {key}:{asked}: {key} is to {known}{remedy}")
+    worst = 0.0 if is_share(key) else None
+    if key in plugin_names(METRICS_GROUP):
+        worst = worst_of(key)
+    return Objective(key, known or asked or Direction.MAXIMIZE, worst)
 
 
 def objective_of(attributes: Mapping[str, Any]) -> Objective:
@@ -106,4 +149,7 @@ def objective_of(attributes: Mapping[str, Any]) -> Objective:
 def objective_in(identity: object) -> Objective:
     """Return what the trials of a study of that identity are compared by."""
     found = identity.get(OBJECTIVE) if isinstance(identity, Mapping) else None
-    return Objective(found) if isinstance(found, str) else DEFAULT
+    if not isinstance(identity, Mapping) or not isinstance(found, str):
+        return DEFAULT
+    is_minimized = identity.get(DIRECTION) == Direction.MINIMIZE
+    return Objective(found, Direction.MINIMIZE if is_minimized else Direction.MAXIMIZE)

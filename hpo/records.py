@@ -96,6 +96,7 @@ class ModelEntry(TypedDict, total=False):
     epoch: int
     selected_on: str
     objective: str  # with the score: where it is not `dice_dataset`
+    direction: str  # of an objective that is minimized
     score: float
     dice_dataset: float | None
     dice_per_image: float | None

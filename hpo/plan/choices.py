@@ -23,6 +23,7 @@ OWNED = {
     "written_at": "paths are its own",
     "checkpoints.save": "the best checkpoint goes to best_model/",
     "checkpoints.best_by": "use --objective",
+    "checkpoints.best_direction": "use --objective",
     "checkpoints.load": "use --transfer-learning",
     "checkpoints.pause_after": "use --pruner asha",
     "data.input_path": "use --data",

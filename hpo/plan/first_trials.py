@@ -12,8 +12,9 @@ from hpo.plan.options import SearchOptions
 from hpo.plan.space import Categorical, Dimension, Range, Scalar, SearchSpace, pack, split_list
 from hpo.plan.studyfile import STUDY_FILE, StudyFile
 from hpo.store.first_trials import FirstTrial
-from hpo.store.study import score, trial_rank
+from hpo.store.study import best_first
 from trainer.config.messages import hint
+from trainer.direction import Direction
 from trainer.errors import ConfigError
 from trainer.keypath import get_path, parse_setting
 
@@ -53,7 +54,9 @@ def first_trials(
     return tuple(map(FirstTrial, tries))
 
 
-def best_like(space: SearchSpace, trials: Sequence[FrozenTrial], name: str) -> list[FirstTrial]:
+def best_like(
+    space: SearchSpace, trials: Sequence[FrozenTrial], name: str, direction: Direction
+) -> list[FirstTrial]:
     """Return another study's best configurations, with the fields that this one searches.
 
     Raises:
@@ -61,10 +64,10 @@ def best_like(space: SearchSpace, trials: Sequence[FrozenTrial], name: str) -> l
     """
     found: list[FirstTrial] = []
     dimensions = {each.name: each.values for each in space.dimensions}
-    for trial in sorted(trials, key=trial_rank, reverse=True):
+    for trial in best_first(trials, direction):
         values = {key: value for key, value in trial.params.items() if key in dimensions}
         fits = all(is_in(dimensions[key], value) for key, value in values.items())
-        if not values or not fits or score(trial) is None:
+        if not values or not fits:
             continue
         if all(values != each.values for each in found):
             found.append(FirstTrial(values))

@@ -51,6 +51,7 @@ def like_trials(
     import optuna
 
     from hpo.store.database import close_storage, open_storage
+    from hpo.store.directions import direction_of
     from hpo.store.study import finished_trials
 
     place = _find(text, output, warn)
@@ -76,7 +77,7 @@ def like_trials(
                 "name another, or leave it out"
             )
         study = optuna.load_study(study_name=chosen, storage=storage)
-        return best_like(space, finished_trials(study), chosen)
+        return best_like(space, finished_trials(study), chosen, direction_of(study))
     finally:
         close_storage(storage)
 

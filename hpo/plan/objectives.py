@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from hpo.launchers import Launcher
     from hpo.plan.spec import StudySpec
 
-PLUGINS, KEEP, BEST_BY = "metrics.plugins", "checkpoints.keep", "checkpoints.best_by"
+PLUGINS, KEEP = "metrics.plugins", "checkpoints.keep"
+BEST_BY, BEST_DIRECTION = "checkpoints.best_by", "checkpoints.best_direction"
 
 
 def measure(objective: Objective, base: dict[str, Any]) -> None:
@@ -30,14 +31,17 @@ def measure(objective: Objective, base: dict[str, Any]) -> None:
 def keep_best(config: dict[str, Any], objective: Objective, launcher: Launcher) -> None:
     """Have a worker keep the checkpoint of the epoch that is the best by the objective.
 
-    All of them where it knows the accuracy only.
+    All of them where it knows the accuracy only, or the highest figure only.
     """
     if objective.is_default or get_path(config, KEEP) != "best":
         return
-    if BEST_BY in launcher.capabilities():
-        set_path(config, BEST_BY, objective.key)
-    else:
-        set_path(config, KEEP, "all")
+    needed = {BEST_BY: objective.key}
+    if objective.direction.is_lower_better:
+        needed[BEST_DIRECTION] = objective.direction.value
+    if not launcher.capabilities().issuperset(needed):
+        needed = {KEEP: "all"}
+    for key, value in needed.items():
+        set_path(config, key, value)
 
 
 def refuse_unknown_objective(spec: StudySpec, launcher: Launcher) -> None:

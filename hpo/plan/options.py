@@ -17,6 +17,7 @@ from hpo.launchers.slots import SlotRequest
 from hpo.plan.optuna_plugins import PRUNERS_GROUP, SAMPLERS_GROUP
 from hpo.plan.pruners import PRUNERS
 from hpo.plan.samplers import SAMPLERS
+from hpo.trackers.registry import TRACKERS, TRACKERS_GROUP
 from trainer.config import LOSSES, OPTIMIZERS
 from trainer.networks.builtin import BUILTIN_NETWORKS
 from trainer.plugins import LOSSES_GROUP, METRICS_GROUP, NETWORKS_GROUP
@@ -28,6 +29,7 @@ PLUGIN_GROUPS = {
     "loss": LOSSES_GROUP,
     "layers": NETWORKS_GROUP,
     "objective": METRICS_GROUP,
+    "tracker": TRACKERS_GROUP,
 }
 
 
@@ -126,8 +128,8 @@ class SearchOptions:
     objective: Annotated[
         str | None,
         option("--objective", metavar="KEY", help="What trials are compared by: dice_dataset, "
-               "dice_per_image, one class's dice_dataset.CLASS, or a metric of yours (default: "
-               "dice_dataset)"),
+               "dice_per_image, one class's dice_dataset.CLASS, or a metric of yours, which may "
+               "be minimized (default: dice_dataset)"),
     ] = None  # fmt: skip
     seed: Annotated[int, option("--seed", min=0, help="Seed of sampler, split and training")] = 0
 
@@ -292,6 +294,11 @@ class OutputOptions:
         str | None,
         option("--artifacts", metavar="DIR|URL", help="Folder that all nodes share, or s3:// or "
                "gs://BUCKET/PREFIX: every node gets the best model from there"),
+    ] = None  # fmt: skip
+    tracker: Annotated[
+        list[str] | None,
+        option("--tracker", metavar=f"<{'|'.join(TRACKERS)}>", help="Tell it of each trial, epoch "
+               "by epoch, or a plug-in of yours; several times, or none (default: the study's)"),
     ] = None  # fmt: skip
     lease_s: Annotated[
         float,

@@ -11,7 +11,13 @@ from typing import Any
 
 import studies
 from hpo.dataset.datafolder import LAYOUTS, DataFolder, find_data
-from hpo.dataset.scored_parts import check_coding, check_parts, scored_parts, scoring_of
+from hpo.dataset.scored_parts import (
+    check_coding,
+    check_parts,
+    refuse_absent_class,
+    scored_parts,
+    scoring_of,
+)
 from hpo.dataset.survey import DataSurvey, survey_data
 from hpo.dataset.trivial_baseline import trivial_scores
 from hpo.errors import UsageError
@@ -36,6 +42,7 @@ from hpo.plan.scoring import AT_SIZE, settle_score
 from hpo.plan.selection import select_images
 from hpo.plan.spec import StudySpec
 from hpo.plan.studyfile import TUTORIAL, StudyFile, find_study, load_study
+from hpo.plan.trackers import chosen_trackers
 from hpo.plan.weights import find_weights
 from hpo.store.budget import OPEN_ENDED
 from trainer.figures import DICE_DATASET
@@ -111,6 +118,7 @@ class _Planner:
         search = options.search
         check_name(search.sampler, known_samplers(), "--sampler")
         check_name(search.pruner or file.pruner or DEFAULT_PRUNER, known_pruners(), "--pruner")
+        trackers = chosen_trackers(options.output.tracker, file.tracker)
         select_on = options.data.select_on or file.select_on
         name, root, folders = self._place()
         named = file.objective if search.objective is None else search.objective
@@ -132,6 +140,9 @@ class _Planner:
         by_pixels = get_path(base, AT_SIZE) == "images"
         parts = scored_parts(data, selection.trained, survey, scoring, by_pixels=by_pixels)
         warnings += check_parts(parts, scoring)
+        if objective.of_class is not None:
+            compared = [each for each in parts if each.name == f"{select_on} images"]
+            refuse_absent_class(objective.of_class, compared, scoring)
         if select_on == "test":
             warnings.append(
                 "trials are compared on the test images, so the score of the best one will be "
@@ -189,6 +200,7 @@ class _Planner:
             else search.share_ranges,
             first=first,
             seed=options.search.seed,
+            trackers=trackers,
             published=str(file.published) if file.published else None,
             hashes=hash_files(
                 folders.inputs,

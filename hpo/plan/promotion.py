@@ -40,7 +40,7 @@ class Standing:
 
     Attributes:
         number: the trial's; of equals the first goes on.
-        values: score after each epoch, from the first on; more is better.
+        values: score after each epoch, from the first on; more is better (`Direction.rising`).
         state: "ended" of one that was stopped or came to grief, and is not gone on with.
         can_resume: whether who asks can go on with it.
     """

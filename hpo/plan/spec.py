@@ -13,7 +13,7 @@ from hpo.dataset.survey import DataSurvey
 from hpo.dataset.trivial_baseline import TrivialScore
 from hpo.folders import WorkFolders
 from hpo.launchers import Launcher, Mount
-from hpo.objective import OBJECTIVE, Objective
+from hpo.objective import Objective
 from hpo.plan.inputs import NetworkChoice
 from hpo.plan.space import SearchSpace, build_config
 from hpo.plan.weights import StartWeights
@@ -45,6 +45,7 @@ class StudySpec:
         validation_fraction: of the training images, None where none are split off.
         shares_ranges: TPE is shown one position in the place of conditional ranges of one field.
         first: configurations that are tried before others are sampled.
+        trackers: what is told of trials, by name.
         published: the result to beat, and how it was reached.
         num_trials: all told; `OPEN_ENDED` for as many as fit into its hours.
         hours: wall time that this driver asks for; the study may have more.
@@ -80,6 +81,7 @@ class StudySpec:
     seed: int
     published: str | None
     hashes: Mapping[str, str]
+    trackers: tuple[str, ...] = ()
     hours: float | None = None
     names_pruner: bool = True
     warnings: tuple[str, ...] = ()
@@ -115,7 +117,7 @@ class StudySpec:
     @property
     def compared_by(self) -> str:
         """Say by which figure trials are compared, and of what."""
-        text = f"{self.objective} at {self.scored_at}"
+        text = f"{self.objective} at {self.scored_at}{self.objective.direction.remark}"
         has_average = self.objective.key in (DICE_DATASET, DICE_PER_IMAGE)
         return f"{text}, {self.averaged}" if has_average else text
 
@@ -216,7 +218,7 @@ class StudySpec:
         entries = {f"search {name}": text for name, text in self.space.describe().items()}
         entries |= {
             f"config {key}": json.dumps(value, sort_keys=True)
-            for key, value in sorted(_flatten(self.base).items())
+            for key, value in sorted(flatten(self.base).items())
         }
         entries |= {
             f"network {name}": json.dumps(dict(network.settings), sort_keys=True)
@@ -229,7 +231,7 @@ class StudySpec:
             "epochs": str(self.num_epochs),
             "select on": self._selection,
             "pruner": self.pruner,
-            **({} if self.objective.is_default else {OBJECTIVE: self.objective.key}),
+            **self.objective.identity,
             **{f"hash of {file}": digest for file, digest in self.hashes.items()},
         }
 
@@ -239,11 +241,12 @@ def num_warmup_epochs(num_epochs: int) -> int:
     return max(3, -(-num_epochs // 5))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted path -> value of a tree of sections."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

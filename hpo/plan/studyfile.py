@@ -15,6 +15,7 @@ from hpo.errors import UsageError
 from hpo.objective import parse_objective
 from hpo.plan.pruners import PRUNERS, known_pruners
 from hpo.plan.space import Categorical, Dimension, SearchSpace, checked_range, pack
+from hpo.trackers.registry import TRACKERS, known_trackers
 from trainer.bounded import BoundError, read_bytes
 from trainer.config import Fraction, PositiveInt, Section
 from trainer.config.messages import describe_errors, hint, unknown_name_error
@@ -113,6 +114,14 @@ def _known_objective(value: Any) -> Any:
     return value
 
 
+def _known_trackers(value: Any) -> Any:
+    names = (value,) if isinstance(value, str) else value
+    for name in names if isinstance(names, list | tuple) else ():
+        if isinstance(name, str) and name not in TRACKERS and name not in known_trackers():
+            raise unknown_name_error(name, known_trackers())
+    return names
+
+
 class StudyFile(Section):
     """What a study is: network, budget, objective, fixed config fields and search space.
 
@@ -129,6 +138,7 @@ class StudyFile(Section):
         first: values of searched fields, by dotted path, that are tried before others are sampled.
         hours: as the option; without num_trials as many trials as fit.
         share_ranges: as the option.
+        tracker: as the option, one name or several.
         small: what `--small` puts in the place of these, for a machine without a GPU; with a
             `search` of its own it has none of the study's `first`.
     """
@@ -155,6 +165,7 @@ class StudyFile(Section):
     search: Annotated[tuple[DimensionFile, ...], Field(min_length=1)]
     first: tuple[dict[str, Any], ...] = ()
     share_ranges: bool = True
+    tracker: Annotated[tuple[str, ...], BeforeValidator(_known_trackers)] = ()
     small: dict[str, Any] | None = None
 
     def space(self) -> SearchSpace:

@@ -23,9 +23,18 @@ from hpo.results.models import is_model_of
 from hpo.run.final_test import TestScore
 from hpo.store.database import close_storage, open_storage
 from hpo.store.databaseurl import parse_url
-from hpo.store.study import best_trial, finished_trials, is_foreign, score
+from hpo.store.directions import direction_of
+from hpo.store.study import (
+    best_epoch,
+    best_trial,
+    finished_trials,
+    is_foreign,
+    last_score,
+    score,
+)
 from hpo.study.common import choose_study, database_url
 from hpo.study.options import DatabaseOptions
+from trainer.direction import Direction
 from trainer.extras import how_to_install
 
 if TYPE_CHECKING:
@@ -67,7 +76,7 @@ class OpenedStudy:
     @property
     def best_score(self) -> float:
         """The best trial's `objective`, on the part that trials are compared on."""
-        value = score(self.best_trial)
+        value = score(self.best_trial, direction_of(self.study))
         assert value is not None  # `best_trial` has one
         return value
 
@@ -117,9 +126,11 @@ class OpenedStudy:
             import pandas
         except ImportError:
             raise UsageError(f"pandas is not installed; try {how_to_install('pandas')}") from None
-        columns = _columns(self.objective)
+        columns, direction = _columns(self.objective), direction_of(self.study)
         rows = [
-            _row(trial, columns) for trial in finished_trials(self.study) if not is_foreign(trial)
+            _row(trial, columns, direction)
+            for trial in finished_trials(self.study)
+            if not is_foreign(trial)
         ]
         return pandas.DataFrame(rows, columns=None if rows else columns)
 
@@ -166,14 +177,14 @@ def _columns(objective: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _row(trial: FrozenTrial, columns: Sequence[str]) -> dict[str, Any]:
+def _row(trial: FrozenTrial, columns: Sequence[str], direction: Direction) -> dict[str, Any]:
     entry = list_entry(trial)
     values = (
         trial.number,
         trial.state.name.lower(),
-        entry["max_acc"],
-        entry["epoch_max_acc"],
-        entry["last_acc"],
+        score(trial, direction),
+        best_epoch(trial, direction),
+        last_score(trial),
         entry["epochs"],
         entry["seconds"],
         entry["host"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from hpo.errors import HpoError, UsageError
+from hpo.objective import DEFAULT
 from hpo.plan.planner import make_plan
 from hpo.python.arguments import read_arguments, signature
 from hpo.python.opened import OpenedStudy, open_at
@@ -19,6 +21,7 @@ from hpo.run.final_test import TestScore
 from hpo.run.session import run_session
 from hpo.run.stopping import StopRequest
 from hpo.store.databaseurl import choose_url, default_url
+from hpo.store.directions import direction_of
 from hpo.store.study import best_epoch, best_trial, score
 
 
@@ -93,7 +96,10 @@ def optimize(
     given = {"data": data, "layers": layers, "num_trials": num_trials, **options}
     chosen = read_arguments(given)
     # Not as HTML: a display that a notebook updates needs a package more.
-    console = Console(highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet)
+    console = Console(
+        highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet,
+        force_terminal=False if _is_notebook() else None,
+    )  # fmt: skip
     try:
         spec = make_plan(chosen)
         if chosen.output.dry_run:
@@ -112,13 +118,22 @@ def optimize(
     return _result(open_at(url, spec.name, spec.folders.output), spec.name, spec.folders.output)
 
 
+def _is_notebook() -> bool:
+    """Say whether a notebook shows what is printed: it adds lines, and takes back none.
+
+    Its kernel sets FORCE_COLOR, which rich takes for a terminal whose lines can be drawn anew.
+    """
+    return type(sys.stdout).__module__.startswith("ipykernel")
+
+
 def _result(study: OpenedStudy | None, name: str, output: Path) -> SearchResult:
     best = best_trial(study.study) if study else None
+    direction = direction_of(study.study) if study else DEFAULT.direction
     return SearchResult(
         best_trial=best.number if best else None,
         best_params=dict(best.params) if best else {},
-        best_score=score(best) if best else None,
-        best_epoch=best_epoch(best) if best else None,
+        best_score=score(best, direction) if best else None,
+        best_epoch=best_epoch(best, direction) if best else None,
         test=study.test_score if study and best else None,
         best_model=study.find_model() if study and best else None,
         name=name,

@@ -22,6 +22,9 @@ function html(name, className, text) {
   if (text !== undefined) element.textContent = text;
   return element;
 }
+// Which of two scores is the better one: `Direction` in Python.
+const rising = (score) => (D.lower_is_better ? -score : score);
+const isBetter = (score, other) => rising(score) > rising(other);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const stateName = (row) => D.states[D.state[row]];
 const colour = (row) => `var(--${stateName(row)}, var(--soft))`;
@@ -110,15 +113,20 @@ const range = (() => {
   const all = D.drawn.map((row) => D.score[row]).sort((a, b) => a - b);
   if (!all.length) return { low: 0, high: 1, cut: false };
   const [least, median, most] = [all[0], all[Math.floor(all.length / 2)], all[all.length - 1]];
-  const low = Math.max(least, median - 2 * (most - median));
-  const pad = (most - low) * 0.04 || 0.02;
-  return { low: low - pad, high: most + pad, cut: low > least };
+  // The poor end is cut: the lower one, or the upper one of a score that is minimized.
+  const low = D.lower_is_better ? least : Math.max(least, median - 2 * (most - median));
+  const high = D.lower_is_better ? Math.min(most, median + 2 * (median - least)) : most;
+  const pad = (high - low) * 0.04 || 0.02;
+  return { low: low - pad, high: high + pad, cut: low > least || high < most };
 })();
 const scoreScale = (from, to) => {
   const y = scale(range.low, range.high, from, to);
-  return (value) => y(Math.max(value, range.low));
+  return (value) => y(clamp(value, range.low, range.high));
 };
-const edge = () => (range.cut ? `Below ${range.low.toFixed(2)}: at the lower edge.` : "");
+const edge = () => {
+  if (!range.cut) return "";
+  return D.lower_is_better ? `Above ${range.high.toFixed(2)}: at the upper edge.` : `Below ${range.low.toFixed(2)}: at the lower edge.`;
+};
 function frame(id, height, margin) {
   const holder = typeof id === "string" ? byId(id) : id;
   if (!holder) return null;

@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.store.ranking import peak_epoch
-
 WIDTH_PX, HEIGHT_PX = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 40  # margins
 MAX_TICKS = 6
@@ -24,11 +22,12 @@ _SHIFT = 4  # coordinates with fractions of a pixel, of 1/16
 Point = tuple[float, float]
 
 
-def curve_picture(curve: Mapping[int, float], title: str) -> bytes:
+def curve_picture(curve: Mapping[int, float], best: int, title: str) -> bytes:
     """Return the score after each epoch as a PNG, its best epoch marked.
 
     Args:
         curve: score by epoch, at least one.
+        best: the best epoch.
         title: of few words, in ASCII: OpenCV has no other letters.
     """
     sheet = np.full((HEIGHT_PX, WIDTH_PX, 3), 255, np.uint8)
@@ -55,8 +54,6 @@ def curve_picture(curve: Mapping[int, float], title: str) -> bytes:
     points = [place(epoch, curve[epoch]) for epoch in epochs]
     for begin, end in pairwise(points):
         _line(sheet, begin, end, LINE, 2)
-    best = peak_epoch(curve)
-    assert best is not None
     radius = 3 if len(points) <= 60 else 0
     for epoch, (x, y) in zip(epochs, points, strict=True):
         is_best = epoch == best

@@ -16,9 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.keys import TESTED
 from hpo.records import end_of, run_of
 from hpo.report.importance import importances
+from hpo.store.directions import direction_of
 from hpo.store.durations import span_s
 from hpo.store.states import state_name
 from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seconds_of
+from trainer.direction import Direction
 
 MAX_DRAWN = 1000  # trials in a drawing
 MAX_POINTS = 80  # of a curve
@@ -72,7 +74,8 @@ def read_facts(study: optuna.Study) -> StudyFacts:
     """Read a study as it is now."""
     trials = study.get_trials(deepcopy=False)
     counted = [trial for trial in trials if trial.state in COUNTED]
-    best = best_of(counted)
+    direction = direction_of(study)
+    best = best_of(counted, direction)
     states: dict[str, int] = defaultdict(int)
     for trial in trials:
         states[state_name(trial)] += 1
@@ -88,7 +91,7 @@ def read_facts(study: optuna.Study) -> StudyFacts:
         span_s=span_s(trials),
         hosts=tuple(_hosts(trials)),
         failures=tuple(_failures(trials)),
-        data=_drawn_data(trials, counted, best),
+        data=_drawn_data(trials, best, direction),
     )
 
 
@@ -136,17 +139,20 @@ def _failures(trials: Iterable[FrozenTrial]) -> list[Failure]:
 
 
 def _drawn_data(
-    trials: Sequence[FrozenTrial], counted: Sequence[FrozenTrial], best: FrozenTrial | None
+    trials: Sequence[FrozenTrial], best: FrozenTrial | None, direction: Direction
 ) -> dict[str, Any]:
-    scores = [score(trial) for trial in trials]
+    scores = [score(trial, direction) for trial in trials]
     names, distributions = _parameters(trials)
     hosts = sorted({_host(trial) for trial in trials})
     state_names = sorted({state_name(trial) for trial in trials})
-    scored = [trial for trial in counted if score(trial) is not None]
-    weights = importances(scored, [name for name in names if _has_choice(distributions[name])])
-    rows = _chosen_rows(trials, scores)
+    pairs = zip(trials, scores, strict=True)
+    scored = [trial for trial, value in pairs if trial.state in COUNTED and value is not None]
+    varied = [name for name in names if _has_choice(distributions[name])]
+    weights = importances(scored, varied, direction)
+    rows = _chosen_rows(trials, scores, direction)
     return {
         "best": None if best is None else best.number,
+        "lower_is_better": direction.is_lower_better,
         "params": [
             {
                 "name": name,
@@ -163,13 +169,13 @@ def _drawn_data(
         "number": [trial.number for trial in trials],
         "state": [state_names.index(state_name(trial)) for trial in trials],
         "score": [_short(value) for value in scores],
-        "epoch": [best_epoch(trial) for trial in trials],
+        "epoch": [best_epoch(trial, direction) for trial in trials],
         "epochs": [max(trial.intermediate_values, default=0) for trial in trials],
         "seconds": [_short(seconds_of(trial)) for trial in trials],
         "host": [hosts.index(_host(trial)) for trial in trials],
         "values": [[_plain(trial.params.get(name)) for name in names] for trial in trials],
         "drawn": rows,
-        "curves": [_curve(trials[row]) for row in rows],
+        "curves": [_curve(trials[row], direction) for row in rows],
     }
 
 
@@ -190,26 +196,31 @@ def _choices(distribution: BaseDistribution) -> list[str] | None:
 
 
 def _chosen_rows(
-    trials: Sequence[FrozenTrial], scores: Sequence[float | None], limit: int = MAX_DRAWN
+    trials: Sequence[FrozenTrial],
+    scores: Sequence[float | None],
+    direction: Direction,
+    limit: int = MAX_DRAWN,
 ) -> list[int]:
     """Return which trials are drawn: all, or the best and evenly many of the others."""
     rows = [row for row, value in enumerate(scores) if value is not None]
     if len(rows) <= limit:
         return rows
-    ranked = sorted(rows, key=lambda row: (-(scores[row] or 0.0), trials[row].number))
+    ranked = sorted(
+        rows, key=lambda row: direction.rank(scores[row], trials[row].number), reverse=True
+    )
     top, rest = ranked[:NUM_TOP], sorted(ranked[NUM_TOP:])
     num_rest = limit - len(top)
     return sorted([*top, *(rest[i * len(rest) // num_rest] for i in range(num_rest))])
 
 
-def _curve(trial: FrozenTrial) -> list[list[float]]:
+def _curve(trial: FrozenTrial, direction: Direction) -> list[list[float]]:
     """Return epochs and scores; of a long curve evenly many epochs, the best and the last."""
     values = {e: v for e, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)}
     epochs = list(values)
     if len(epochs) > MAX_POINTS:
         step = len(epochs) / MAX_POINTS
         kept = {epochs[int(i * step)] for i in range(MAX_POINTS)} | {epochs[-1]}
-        epochs = sorted(kept | {best_epoch(trial) or epochs[0]})
+        epochs = sorted(kept | {best_epoch(trial, direction) or epochs[0]})
     return [[float(e) for e in epochs], [round(values[e], 4) for e in epochs]]
 
 

@@ -13,37 +13,44 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.store.ranking import DIRECTION
 from hpo.store.study import score
+from trainer.direction import Direction
 
 MAX_TRIALS = 2000  # evenly many of more: the shares are the same, in a fifth of the time
 MIN_TRIALS = 10  # of fewer the best tenth is one trial, and chance says what it has
 
 
-def importances(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
+def importances(
+    trials: Sequence[FrozenTrial], names: Sequence[str], direction: Direction
+) -> dict[str, float]:
     """Return each parameter's share of what all explain together; none of too few trials.
 
     Args:
         trials: finished, with a score.
         names: parameters that had a choice.
+        direction: which of two scores is the better one.
     """
-    raw = {name: found for name in names if (found := _importance(trials, name)) is not None}
+    raw = {
+        name: found
+        for name in names
+        if (found := _importance(trials, name, direction)) is not None
+    }
     total = sum(raw.values())
     return {name: value / total for name, value in raw.items()} if total > 0 else {}
 
 
-def _importance(trials: Sequence[FrozenTrial], name: str) -> float | None:
+def _importance(trials: Sequence[FrozenTrial], name: str, direction: Direction) -> float | None:
     having = [trial for trial in trials if name in trial.params]
     share = len(having) / max(1, len(trials))
     if len(having) < MIN_TRIALS:
         return None
     if len(having) > MAX_TRIALS:
         having = [having[i * len(having) // MAX_TRIALS] for i in range(MAX_TRIALS)]
-    study = optuna.create_study(direction=DIRECTION)
+    study = optuna.create_study(direction=direction.value)
     study.add_trials(
         create_trial(
             state=TrialState.COMPLETE,
-            value=score(trial),
+            value=score(trial, direction),
             params={name: trial.params[name]},
             distributions={name: trial.distributions[name]},
         )

@@ -129,7 +129,9 @@ def _result(end: EndRecord, selected_on: str, num_epochs: int) -> str:
 
 def _compared_by(spec: StudySpec, about: AboutRecord) -> str:
     name = score_name(spec.objective.key)
-    return f"{name}, {prose(str(about.get('averaged')))}" if spec.objective.is_default else name
+    if spec.objective.is_default:
+        return f"{name}, {prose(str(about.get('averaged')))}"
+    return f"{name}{spec.objective.direction.remark}"
 
 
 def score_name(objective: str) -> str:

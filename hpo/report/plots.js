@@ -45,11 +45,11 @@ function drawHistory() {
   const last = Math.max(1, ...D.drawn.map((row) => D.number[row]));
   const x = scale(0, last, f.left + 6, f.right - 6);
   xTicks(f, x, niceTicks(0, last, Math.floor((f.right - f.left) / 60), true), "trial");
-  let so = -Infinity;
+  let so = null;
   let d = "";
   D.number.forEach((number, row) => {
     const value = D.score[row];
-    if (value === null || !(value > so) || !["complete", "pruned"].includes(stateName(row))) return;
+    if (value === null || (so !== null && !isBetter(value, so)) || !["complete", "pruned"].includes(stateName(row))) return;
     d += d ? `H${x(number).toFixed(1)}V${y(value).toFixed(1)}` : `M${x(number).toFixed(1)} ${y(value).toFixed(1)}`;
     so = value;
   });
@@ -119,7 +119,7 @@ function drawParallel() {
     return maps[k].at(value) + jitter;
   };
   const path = (row) => use.concat([0]).map((_, k) => `${k ? "L" : "M"}${xs(k).toFixed(1)} ${place(row, k).toFixed(1)}`).join("");
-  const ranked = [...D.drawn].sort((a, b) => D.score[a] - D.score[b]);
+  const ranked = [...D.drawn].sort((a, b) => rising(D.score[a]) - rising(D.score[b]));
   const opacity = clamp(16 / Math.sqrt(ranked.length * 6), 0.2, 0.85);
   ranked.forEach((row, k) => {
     const line = svg("path", { class: row === best ? "winner" : "trial", d: path(row), "stroke-width": 1.3 }, f.root);

@@ -23,7 +23,8 @@ def _winner(report: Report) -> str:
     facts, best, objective = report.facts, report.facts.best, report.objective
     if best is None:
         return "<p class=big-note>No trial is finished and has a score yet.</p>"
-    test, value = facts.test, score(best) or 0.0
+    direction = objective.direction
+    test, value = facts.test, score(best, direction) or 0.0
     of_epochs = max(best.intermediate_values, default=0)
     chosen_on = report.about.get("selected_on") or report.identity.get(
         "select on", "its own images"
@@ -41,9 +42,9 @@ def _winner(report: Report) -> str:
         head, note, bar = value, "", ""
         label = f"{objective.short_name} on {chosen_on}"
     how = (
-        f"Trial {best.number} had the highest {objective} of the {facts.num_finished} trials"
-        f" that finished: {value:.4f} at its best epoch, {best_epoch(best)} of {of_epochs}, on "
-        f"{chosen_on}."
+        f"Trial {best.number} had the {direction.superlative} {objective} of the "
+        f"{facts.num_finished} trials that finished: {value:.4f} at its best epoch, "
+        f"{best_epoch(best, direction)} of {of_epochs}, on {chosen_on}."
     )
     warning = ""
     if report.selected_on_test:

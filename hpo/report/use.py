@@ -68,7 +68,7 @@ def paper_table(report: Report) -> tuple[str, str]:
     assert best is not None
     part = "test" if report.selected_on_test else "validation"
     row = {"trial": str(best.number), "values": describe_values(best.params)}
-    row[f"{report.objective}, {part}"] = f"{score(best):.4f}"
+    row[f"{report.objective}, {part}"] = f"{score(best, report.objective.direction):.4f}"
     if "dice_dataset" in test:
         if test.get("score") is not None and report.objective.key not in test:
             row[f"{report.objective}, test"] = f"{test['score']:.4f}"

@@ -38,8 +38,8 @@ from hpo.results.models import (
     reason,
     remove_checkpoints,
 )
-from hpo.store.ranking import UNSCORED, rank
-from hpo.store.study import COUNTED, best_trial, finished_trials, trial_rank
+from hpo.store.study import COUNTED, best_first, best_trial, finished_trials, trial_rank
+from trainer.direction import UNSCORED
 from trainer.errors import DataError
 
 
@@ -59,6 +59,7 @@ class Results:
         self._stopping = stopping
         self._warn = warn
         self._model_store = model_store
+        self._direction = spec.objective.direction
         self._lock = threading.Lock()
         self._best = UNSCORED  # rank of the finished trials that were seen, which change no more
         self._announced: set[int] = set()  # trials that may be the best when they are told
@@ -78,12 +79,12 @@ class Results:
         how and where, or returns False if the trial is no longer ours. It comes first: a driver
         that is killed here leaves no archive that is recorded nowhere.
         """
-        offered = rank(candidate.score, candidate.number)
+        offered = self._direction.rank(candidate.score, candidate.number)
         with self._lock:
             if self._best > offered:  # nor need the database be asked
                 return None
             best = best_trial(study)
-            self._best = UNSCORED if best is None else trial_rank(best)
+            self._best = UNSCORED if best is None else self._rank(best)
             if self._best > offered:
                 return None
         entry = trial_entry(candidate, self._spec, study.user_attrs.get(STUDY_ID))
@@ -174,9 +175,9 @@ class Results:
         folders = self._spec.folders
         with locked(folders.best_model):  # nobody makes a model of them now
             stored = self.stored_trial(study)
-            least = UNSCORED if stored is None else trial_rank(stored)
-            better = [t for t in ended if t.state in COUNTED and trial_rank(t) > least]
-            better.sort(key=trial_rank, reverse=True)
+            least = UNSCORED if stored is None else self._rank(stored)
+            counted = [t for t in ended if t.state in COUNTED and self._rank(t) > least]
+            better = best_first(counted, self._direction)
             spared = next(filter(self._has_checkpoint, better), None)
             self._spared = set() if spared is None else {spared.number}
             for trial in ended:
@@ -184,6 +185,9 @@ class Results:
                 if trial is spared:
                     keep = checkpoint_file(folders, model_of(trial)["entry"])
                 self._remove_checkpoints(trial.number, keep)
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
+        return trial_rank(trial, self._direction)
 
     def _remove_checkpoints(self, number: int, keep: Path | None = None) -> None:
         for left in remove_checkpoints(

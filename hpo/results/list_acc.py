@@ -96,23 +96,34 @@ def write_list_acc(study: optuna.Study, path: Path) -> None:
 def list_entry(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[str, Any]:
     """Return a trial as the tutorial's list has it, with more after the tutorial's five keys.
 
-    `max_acc` is the score, whatever it is: `objective` says.
+    `max_acc` is the score, whatever it is: `objective` says. Of a score that is minimized the
+    greatest is the worst, so there it is None, and so is what belongs to it: whoever takes the
+    greatest for the best must not get the worst. `score` has it then.
     """
     provenance = run_of(trial.user_attrs)
     config = provenance.get("config", {})
+    direction = objective.direction
+    scored = score(trial, direction), best_epoch(trial, direction), last_score(trial)
+    max_acc, epoch_max_acc, last_acc = scored
+    minimized: dict[str, Any] = {}
+    if direction.is_lower_better:
+        max_acc = epoch_max_acc = last_acc = None
+        names = ("score", "epoch", "last_score")
+        minimized = {"direction": direction, **dict(zip(names, scored, strict=True))}
     return {
-        "max_acc": score(trial),
+        "max_acc": max_acc,
         "optimizer": get_path(config, "optimizer.type"),
         "lr": get_path(config, "optimizer.learning_rate"),
         "loss": get_path(config, "loss.function"),
-        "epoch_max_acc": best_epoch(trial),
+        "epoch_max_acc": epoch_max_acc,
         "number": trial.number,
         "state": recorded_state(trial),
-        "last_acc": last_score(trial),
+        "last_acc": last_acc,
         "seconds": seconds_of(trial),
         "epochs": max(trial.intermediate_values, default=0),
         "params": trial.params,
         "seed": config.get("seed"),
         "host": provenance.get("host"),
         "objective": objective.key,
+        **minimized,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from hpo.dataset.intervals import MAX_CLASSES
 from hpo.objective import DEFAULT, Objective
 from trainer import rundir
 from trainer.bounded import finite, whole
+from trainer.figures import figures_of
 
 WITH, WITHOUT = "dice_with_background", "dice_without_background"
 OWN_DATASET, OWN_PER_IMAGE = "dice_dataset_own_size", "dice_per_image_own_size"
 MAX_NAME = 100  # of a class; a worker writes it, that nobody trusts
+MAX_FIGURES = 300
 FIGURES = ("dice_per_image", WITH, WITHOUT)
 
 
@@ -73,6 +76,18 @@ def read_classes(
         else None
         for name, figures in found.items()
     }
+
+
+def all_figures(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return each number of an entry; of classes and of the user's own metrics by their names."""
+    named = {**entry, **figures_of(entry), **numbers(entry)}
+    named.pop("epoch", None)
+    found = {}
+    for name, value in islice(named.items(), MAX_FIGURES):
+        number = finite(value)
+        if number is not None and name and name.isprintable():
+            found[name[:MAX_NAME]] = number
+    return found
 
 
 def parse_dice(text: str) -> float:

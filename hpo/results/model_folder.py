@@ -71,7 +71,8 @@ def _score(candidate: Candidate, objective: Objective) -> dict[str, Any]:
     figures = {"dice_dataset": None, "dice_per_image": None, **candidate.figures}
     if objective.is_default:  # as the test log has it
         return {**figures, "dice_dataset": candidate.score}
-    return {"objective": objective.key, "score": candidate.score, **figures}
+    how = {"direction": objective.direction} if objective.direction.is_lower_better else {}
+    return {"objective": objective.key, **how, "score": candidate.score, **figures}
 
 
 def evaluation_config(config: Mapping[str, Any], spec: StudySpec) -> dict[str, Any]:

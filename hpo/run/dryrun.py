@@ -15,13 +15,15 @@ from hpo.plan.options import Options
 from hpo.plan.pruners import PROMOTION
 from hpo.plan.samplers import make_sampler
 from hpo.plan.spec import StudySpec
+from hpo.plan.trackers import tracked_search
 from hpo.results.artifacts import open_model_store
 from hpo.run.launcher import check_known, pick_launcher
-from hpo.run.settings import lowers_nothing, settings_rows, show_settings
+from hpo.run.settings import lowers_nothing, settings_rows, show_settings, tracker_rows
 from hpo.run.stored_pruner import with_stored_pruner
 from hpo.store.agreement import peek
 from hpo.store.databaseurl import choose_url, default_url
 from hpo.store.study import check_study
+from hpo.trackers.registry import make_trackers
 from hpo.wording import format_size
 
 WEIGHT_BYTES = 4
@@ -89,6 +91,8 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
         check_known(spec, options, launcher, warn)
         rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
         rows.append(("limits of each", launcher.limits()))
+        search = tracked_search(spec, dict(settings_rows(spec)))
+        rows += tracker_rows(make_trackers(spec.trackers, search))
         rows.append(("disk", _disk_text(spec, len(reservation.slots))))
         rows.append(("time", _time_text(spec)))
         show_settings(spec, rows, console)

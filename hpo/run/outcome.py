@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.launchers import Handle
 from hpo.launchers.log import shortened
-from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 from trainer.keypath import get_path
@@ -86,6 +85,7 @@ class AttemptResult:
         is_crash: another attempt may work.
         exit_code: of a crash.
         why: the message without the numbers of this trial, where it has any; see `cause`.
+        may_be_state: a worker that went on from a state may work without it.
     """
 
     end: End
@@ -95,21 +95,12 @@ class AttemptResult:
     is_crash: bool = False
     exit_code: int | None = None
     why: str = ""
+    may_be_state: bool = False
 
     @property
     def cause(self) -> str:
         """What is the same in two failures that count as alike."""
         return self.why or self.message
-
-    @property
-    def score(self) -> float | None:
-        """The best epoch's score, None before the first."""
-        return peak(self.curve)
-
-    @property
-    def epoch(self) -> int | None:
-        """The epoch of the score, the first of equals."""
-        return peak_epoch(self.curve)
 
 
 def cut_off(curve: Mapping[int, float], num_epochs: int) -> AttemptResult:
@@ -136,7 +127,8 @@ def classify(
             "failed", curve, "the worker ended without a line in out_test.txt", tail
         )
     if code == UserError.exit_code:
-        return AttemptResult("refused", curve, "the worker refused its config or data", tail)
+        message = "the worker refused its config or data"
+        return AttemptResult("refused", curve, message, tail, may_be_state=True)
     if code == DivergedError.exit_code:
         return AttemptResult("diverged", curve, "the loss became NaN or infinite")
     if handle.oom_killed and on_gpu:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
 from hpo.keys import ATTEMPT
+from hpo.objective import Objective
 from hpo.plan.spec import StudySpec
 from hpo.records import EndRecord, about, end_of, run_of
 from hpo.report.case_pictures import case_pictures
@@ -33,7 +34,6 @@ from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
 from hpo.store.notes import is_there, write_note
-from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import best_trial, score
 
 Draw = Callable[[], Mapping[str, bytes]]  # returns file name -> PNG
@@ -103,7 +103,7 @@ class DashboardPages:
         )
         draw = None
         if trial.end.get("end") == "complete" and trial.curve:
-            draw = partial(_curve, trial.number, trial.curve, self._spec.objective.key)
+            draw = partial(_curve, trial.number, trial.curve, self._spec.objective)
         self._tasks.put(partial(self._show, trial.trial_id, noted, draw, num_trials))
 
     def best_told(self, best: FrozenTrial, tested: str | None, num_trials: int) -> None:
@@ -125,9 +125,9 @@ class DashboardPages:
         best = best_trial(study)
         found = None
         if best is not None:
-            found = (
-                f"trial {best.number}, {score_name(self._spec.objective.key)} {score(best):.4f}"
-            )
+            objective = self._spec.objective
+            value = score(best, objective.direction)
+            found = f"trial {best.number}, {score_name(objective.key)} {value:.4f}"
             found += "" if tested is None else f"; {code(tested)}"
         note = study_note(
             self._spec, about(study.user_attrs), host=socket.gethostname(), best=found
@@ -197,7 +197,10 @@ class DashboardPages:
         self._warn(f"notes or pictures of the dashboard are not complete: {why}")
 
 
-def _curve(number: int, curve: Mapping[int, float], objective: str) -> dict[str, bytes]:
-    name = objective.encode("ascii", "replace").decode()[:MAX_NAME]
-    title = f"trial {number}: {name} {peak(curve):.4f} at epoch {peak_epoch(curve)}"
-    return {"curve.png": curve_picture(curve, title)}
+def _curve(number: int, curve: Mapping[int, float], objective: Objective) -> dict[str, bytes]:
+    name = objective.key.encode("ascii", "replace").decode()[:MAX_NAME]
+    epoch = objective.direction.best_epoch(curve)
+    if epoch is None:
+        return {}
+    title = f"trial {number}: {name} {curve[epoch]:.4f} at epoch {epoch}"
+    return {"curve.png": curve_picture(curve, epoch, title)}

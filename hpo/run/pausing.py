@@ -22,6 +22,7 @@ from hpo.store.claim import Lease
 from hpo.store.pausing import KnownTrial
 from hpo.worker_files import remove
 from trainer import rundir
+from trainer.direction import Direction
 from trainer.keypath import get_path
 
 NEEDED = ("checkpoints.resume", "checkpoints.pause_after")  # of a worker, to go on with a trial
@@ -40,11 +41,13 @@ class Pausing:
     Attributes:
         is_able: whether this driver's worker can go on with a trial. One that cannot leaves
             paused trials to other drivers.
+        direction: which of two scores is the better one.
     """
 
     folders: WorkFolders
     num_epochs: int
     is_able: bool
+    direction: Direction
     _done: set[tuple[int, int]] = field(default_factory=set)  # attempts without a state
 
     @classmethod
@@ -54,7 +57,12 @@ class Pausing:
             return None
         keeps_state = get_path(spec.base, "checkpoints.resume") is True
         is_able = keeps_state and launcher.capabilities().issuperset(NEEDED)
-        return cls(folders=spec.folders, num_epochs=spec.num_epochs, is_able=is_able)
+        return cls(
+            folders=spec.folders,
+            num_epochs=spec.num_epochs,
+            is_able=is_able,
+            direction=spec.objective.direction,
+        )
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -85,7 +93,7 @@ class Pausing:
     ) -> int | None:
         """Return the number of the paused trial to go on with, None if there is none."""
         return to_promote(
-            [standing_of(each, here) for each in known],
+            [standing_of(each, self.direction, here) for each in known],
             self.rungs,
             all_started=all_started,
             num_epochs=self.num_epochs,
@@ -114,7 +122,7 @@ class Pausing:
 
     def drop_states(self, known: Sequence[KnownTrial], num_trials: int) -> None:
         """Remove what was written here for paused trials, but the state of one that may go on."""
-        standings = [standing_of(each) for each in known]
+        standings = [standing_of(each, self.direction) for each in known]
         needed = may_go_on(standings, self.rungs, num_trials)
         for each in known:
             if each.paused is None or not self._is_ours(each.paused):
@@ -142,8 +150,11 @@ def _drop(checkpoints: Path) -> None:
         remove(aside)
 
 
-def standing_of(known: KnownTrial, here: Collection[int] | None = None) -> Standing:
+def standing_of(
+    known: KnownTrial, direction: Direction, here: Collection[int] | None = None
+) -> Standing:
     """Return how far a trial is; `here` are those that may be gone on with, None any."""
     state = "paused" if known.paused is not None else _STATES[known.state]
     can_resume = here is None or known.number in here
-    return Standing(known.number, known.values, state, can_resume)
+    rising = tuple(map(direction.rising, known.values))
+    return Standing(known.number, rising, state, can_resume)

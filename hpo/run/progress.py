@@ -13,13 +13,13 @@ from rich.table import Column
 
 from hpo.console import tell
 from hpo.store.budget import is_open_ended
-from hpo.store.ranking import rank
 from hpo.wording import describe_left, describe_values, format_seconds
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from hpo.run.outcome import AttemptResult, Outcome
     from hpo.store.shared_budget import SharedBudget
+    from trainer.direction import Direction
 
 UNFINISHED = ("given back", "lost")  # and are not paused
 WIDE = 100  # columns of a terminal that has room for long bars
@@ -68,12 +68,14 @@ class Tally:
         num_trials: int,
         num_finished: int,
         best: tuple[float, int] | None,
+        direction: Direction,
         paused: Collection[int] = (),
         budget: SharedBudget | None = None,
     ) -> None:
         self.num_trials = num_trials
         self.num_finished = num_finished
         self.best = best
+        self._direction = direction
         self._started = time.monotonic()
         self._finished_here = 0
         self._paused = set(paused)  # those that were when this driver began, and its own
@@ -96,6 +98,7 @@ class Tally:
             self._finished_here += 1
         if not outcome.counts or outcome.score is None:
             return
+        rank = self._direction.rank
         if self.best is None or rank(outcome.score, outcome.number) > rank(*self.best):
             self.best = (outcome.score, outcome.number)
 

@@ -32,6 +32,7 @@ from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter, Tally
 from hpo.run.same_curves import SameCurves
 from hpo.run.time_plan import TimePlanning
+from hpo.run.tracking import Tracking
 from hpo.run.trial import TrialRunner
 from hpo.store.claim import Lease
 from hpo.store.database import WAIT_LIMIT_S, DatabaseRetry
@@ -65,6 +66,7 @@ class Search:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     tally: Tally
     num_failed_before: int
@@ -144,6 +146,7 @@ class Search:
             retry=self.retry,
             results=self.results,
             pages=self.pages,
+            tracking=self.tracking,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,
@@ -223,7 +226,8 @@ class Search:
 
     @cached_property
     def _time_planning(self) -> TimePlanning:
-        return TimePlanning.of(self.spec.num_epochs, self.pausing)
+        direction = self.spec.objective.direction
+        return TimePlanning.of(self.spec.num_epochs, direction, self.pausing)
 
     @property
     def _pauses(self) -> bool:
@@ -287,12 +291,14 @@ def tally_of(
 ) -> Tally:
     """Return where a study stands that has these trials, in whatever states."""
     finished = [trial for trial in trials if trial.state in COUNTED]
-    best = best_of(finished)
-    value = None if best is None else score(best)
+    direction = spec.objective.direction
+    best = best_of(finished, direction)
+    value = None if best is None else score(best, direction)
     return Tally(
         spec.num_trials,
         len(finished),
         None if best is None or value is None else (value, best.number),
+        direction,
         [trial.number for trial in trials if is_paused(trial)],
         budget,
     )

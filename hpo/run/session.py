@@ -9,13 +9,14 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 
 from hpo.errors import EndingError, HpoError
-from hpo.keys import DATABASE_ID, TEST_TASK
+from hpo.keys import DATABASE_ID, STUDY_ID, TEST_TASK
 from hpo.launchers import Launcher
 from hpo.launchers.slots import Reservation, reserve_slots
 from hpo.owner import HOST, SESSION, driver_labels
 from hpo.plan.options import Options
 from hpo.plan.planner import restore_inputs
 from hpo.plan.spec import StudySpec
+from hpo.plan.trackers import tracked_search
 from hpo.results.artifacts import open_model_store, pictures_in
 from hpo.results.best_model import Results
 from hpo.run.failures import FailurePolicy, count_failed
@@ -26,10 +27,11 @@ from hpo.run.progress import Tally, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.same_curves import SameCurves
 from hpo.run.search import Search, tally_of
-from hpo.run.settings import lowers_nothing, settings_rows, show_settings
+from hpo.run.settings import lowers_nothing, settings_rows, show_settings, tracker_rows
 from hpo.run.stopping import StopRequest
 from hpo.run.stored_pruner import read_attributes, with_stored_pruner
 from hpo.run.summary import Ending, show_summary
+from hpo.run.tracking import Tracking, how_it_ended
 from hpo.store.agreement import noticing_deletion
 from hpo.store.database import DatabaseRetry, close_storage, wait_for_storage
 from hpo.store.databaseurl import choose_url, default_url
@@ -37,6 +39,8 @@ from hpo.store.first_trials import put_first
 from hpo.store.lease import LeaseManager
 from hpo.store.study import best_trial, finished_trials, open_study
 from hpo.store.task_lease import TaskLease
+from hpo.trackers import SearchEnd
+from hpo.trackers.registry import make_trackers
 from hpo.wording import describe_left
 from trainer.errors import TrainerError
 from trainer.wording import counted
@@ -51,7 +55,15 @@ def run_session(
     """
     with noticing_deletion(spec.name):
         session = _compose(spec, options, console, stopping)
-        tested, failure = _run(session)
+        try:
+            tested, failure = _run(session)
+        except BaseException:
+            session.tracking.close(SearchEnd(state="failed"), is_stopped=True)
+            raise
+        is_stopped = stopping.is_set() and failure is None
+        best = None if is_stopped or failure else session.retry.call(best_trial, session.study)
+        end = how_it_ended(best, tested, failure, spec.objective.direction, is_stopped=is_stopped)
+        session.tracking.close(end, is_stopped=stopping.is_set())
         _report(session, tested, failure)
 
 
@@ -72,6 +84,7 @@ class _Session:
     task_lease: TaskLease
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     search: Search
     tally: Tally
 
@@ -96,7 +109,10 @@ def _compose(
     spec = with_stored_pruner(spec, retry.call(read_attributes, rdb, spec.name))
     study = retry.call(open_study, spec.wanted(), rdb, may_move=output.move_here)
     retry.call(note_about, spec, study)
-    labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
+    attributes = retry.call(lambda: study.user_attrs)
+    tracked = tracked_search(spec, dict(settings_rows(spec)), str(attributes.get(STUDY_ID)))
+    trackers = make_trackers(spec.trackers, tracked)
+    labels = driver_labels(attributes[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
     launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
     stopping.before_leaving(launcher.close)
@@ -123,6 +139,7 @@ def _compose(
     rows.append(("limits of each", launcher.limits()))
     if (budget := lease_manager.budget.now) is not None:
         rows.append(("time", describe_left(budget.hours, budget.left_s)))
+    rows += tracker_rows(trackers)
     show_settings(spec, rows, console)
     task_lease = TaskLease(rdb, study._study_id, TEST_TASK, owner=owner, lease_s=output.lease_s)
     model_store = open_model_store(output.artifacts) if output.artifacts else None
@@ -145,6 +162,12 @@ def _compose(
         warn=reporter.warn_once,
     )
     retry.call(pages.study_told, study)
+    tracking = Tracking(
+        trackers,
+        objective=spec.objective,
+        num_epochs=spec.num_epochs,
+        warn=reporter.warn_once,
+    )
     search = Search(
         spec=spec,
         policy=FailurePolicy(
@@ -160,6 +183,7 @@ def _compose(
         retry=retry,
         results=results,
         pages=pages,
+        tracking=tracking,
         reporter=reporter,
         tally=tally,
         num_failed_before=retry.call(count_failed, study),
@@ -181,6 +205,7 @@ def _compose(
         task_lease=task_lease,
         results=results,
         pages=pages,
+        tracking=tracking,
         search=search,
         tally=tally,
     )
@@ -203,6 +228,7 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
         ):
             session.console.print(f"best_model/ is not the best: {missing}", markup=False)
         retry.call(results.sweep, session.study)
+        session.tracking.settle(session.study, retry)
         test = FinalTest(
             spec=session.spec,
             results=results,

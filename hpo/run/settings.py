@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from tabulate import tabulate
 
@@ -12,6 +14,7 @@ from hpo.plan.pruners import NO_PRUNER, PROMOTION
 from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
 from hpo.store.budget import is_open_ended
+from hpo.trackers import Tracker
 from hpo.wording import describe_values, fold
 
 DEMO_BANNER = "DEMO: SYNTHETIC images, made up here; no result on them means anything clinical"
@@ -45,6 +48,14 @@ def settings_rows(spec: StudySpec) -> list[tuple[str, str]]:
         rows.append(("published result", spec.published))
     rows += [(f"search {name}", text) for name, text in spec.space.describe().items()]
     return rows
+
+
+def tracker_rows(trackers: Mapping[str, Tracker]) -> list[tuple[str, str]]:
+    """Return which trackers are told of trials, and how to look at what they write."""
+    return [
+        ("tracker", f"{name}: {tracker.look}" if tracker.look else name)
+        for name, tracker in trackers.items()
+    ]
 
 
 def _trials_text(spec: StudySpec) -> str:

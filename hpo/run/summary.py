@@ -63,14 +63,15 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         say(f"stopped: {tally.describe()}; the same command goes on from here")
     elif ending.budget is not None:
         _say_time(ending.budget, finished, spec.num_trials, say)
-    best = best_of(finished)
-    value = None if best is None else score(best)
+    direction = spec.objective.direction
+    best = best_of(finished, direction)
+    value = None if best is None else score(best, direction)
     if best is None or value is None:
         say("no trial is finished and has a score yet")
         return
     number = best.number
     pruned = sum(trial.state.name == "PRUNED" for trial in finished)
-    scores = sorted(s for trial in finished if (s := score(trial)) is not None)
+    scores = sorted(s for trial in finished if (s := score(trial, direction)) is not None)
     among = counted(len(finished), "trial")
     line = f"best trial: number {number}, of {among}, {pruned} of them pruned"
     if len(scores) >= MIN_TRIALS_FOR_QUARTILES:
@@ -78,7 +79,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
         line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
-    say(f"  {spec.objective} {value:.4f} on {selection_text(spec)}")
+    say(f"  {spec.objective} {value:.4f} on {selection_text(spec)}{direction.remark}")
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:

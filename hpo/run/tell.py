@@ -19,6 +19,7 @@ from hpo.run.outcome import LOST, STATES, AttemptResult, Outcome, memory_advice
 from hpo.run.pages import DashboardPages, ToldTrial
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
+from hpo.run.tracking import Tracking
 from hpo.store.claim import Lease
 from hpo.store.database import DatabaseRetry
 from hpo.store.lease import LeaseManager
@@ -45,12 +46,14 @@ class Teller:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None
 
     def finish(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> Outcome:
         """Write to the study how the trial ended, if it is still ours."""
+        direction = self.spec.objective.direction
         if attempt_result.end == "out of memory":
             attempt_result = self.retry.call(self._note_memory, job, lease, attempt_result)
         if attempt_result.end == "given back" or (
@@ -65,18 +68,18 @@ class Teller:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)
         elif attempt_result.end != "lost":
             state = STATES[attempt_result.end]
-            value = attempt_result.score if state in COUNTED else None
+            value = direction.best_score(attempt_result.curve) if state in COUNTED else None
             end = self._end(job, lease, attempt_result)
             if self.lease_manager.finish(lease, state, value, {END: end}):
                 self._show(job, lease, attempt_result, end)
                 self._record(job)
             else:
                 attempt_result = replace(attempt_result, end="lost", message=LOST)
-        return Outcome(
+        outcome = Outcome(
             number=job.number,
             end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
+            score=direction.best_score(attempt_result.curve),
+            epoch=direction.best_epoch(attempt_result.curve),
             num_epochs=len(attempt_result.curve),
             params=job.params,
             curve=attempt_result.curve,
@@ -85,12 +88,17 @@ class Teller:
             log_tail=attempt_result.log_tail,
             cause=attempt_result.cause,
         )
+        run_dir = self.spec.folders.attempt(job.number, lease.attempt)
+        self.tracking.trial_ended(outcome, lease.attempt, run_dir)
+        return outcome
 
     def _end(self, job: Job, lease: Lease, attempt_result: AttemptResult) -> EndRecord:
+        direction = self.spec.objective.direction
+        epoch = direction.best_epoch(attempt_result.curve)
         end = describe_end(
             end=attempt_result.end,
-            score=attempt_result.score,
-            epoch=attempt_result.epoch,
+            score=direction.best_score(attempt_result.curve),
+            epoch=epoch,
             message=attempt_result.message,
             log_tail=attempt_result.log_tail,
             attempt=lease.attempt,
@@ -100,7 +108,7 @@ class Teller:
             end["score"] = end.pop("dice_dataset")
             end["objective"] = self.spec.objective.key
         run_dir = self.spec.folders.attempt(job.number, lease.attempt)
-        if classes := read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch):
+        if classes := read_classes(run_dir, self.spec.num_epochs, epoch):
             end["dice_per_class"] = classes
         return end
 

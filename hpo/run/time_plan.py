@@ -9,6 +9,7 @@ from hpo.plan.budget import TimePlan, Trained
 from hpo.run.pausing import Pausing, standing_of
 from hpo.store.pausing import KnownTrial
 from trainer.bounded import finite
+from trainer.direction import Direction
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,19 @@ class TimePlanning:
     Attributes:
         rungs: the epochs after which this driver's trials are paused; none where they never are.
         num_epochs: of a whole trial.
+        direction: which of two scores is the better one.
     """
 
     rungs: tuple[int, ...]
     num_epochs: int
+    direction: Direction
 
     @classmethod
-    def of(cls, num_epochs: int, pausing: Pausing | None) -> TimePlanning:
+    def of(cls, num_epochs: int, direction: Direction, pausing: Pausing | None) -> TimePlanning:
         """Return it for trials of so many epochs."""
         is_able = pausing is not None and pausing.is_able
-        return cls(pausing.rungs if pausing is not None and is_able else (), num_epochs)
+        rungs = pausing.rungs if pausing is not None and is_able else ()
+        return cls(rungs, num_epochs, direction)
 
     def may_start(self, known: Sequence[KnownTrial], left_s: float) -> bool:
         """Say whether another trial may be started."""
@@ -40,7 +44,7 @@ class TimePlanning:
     def _plan(self, known: Sequence[KnownTrial], left_s: float) -> TimePlan:
         trained = [
             Trained(
-                standing_of(each),
+                standing_of(each, self.direction),
                 finite(each.seconds.get("total"), 0),
                 finite(each.seconds.get("first_epoch"), 0),
             )

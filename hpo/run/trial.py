@@ -39,6 +39,7 @@ from hpo.run.pages import DashboardPages
 from hpo.run.pausing import Pausing
 from hpo.run.progress import Reporter
 from hpo.run.tell import Job, Teller
+from hpo.run.tracking import Tracking
 from hpo.run.trial_config import TrialConfig, make_trial_config
 from hpo.run.watch import Watch
 from hpo.store.claim import Lease
@@ -48,6 +49,7 @@ from hpo.store.renewer import Renewer
 from hpo.store.sampling import UnfitValuesError, draw
 from hpo.store.study import COUNTED
 from trainer.errors import ConfigError, DeviceError
+from trainer.rundir import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class TrialRunner:
     retry: DatabaseRetry
     results: Results
     pages: DashboardPages
+    tracking: Tracking
     reporter: Reporter
     stopping: threading.Event
     pausing: Pausing | None = None
@@ -119,6 +122,7 @@ class TrialRunner:
             retry=self.retry,
             results=self.results,
             pages=self.pages,
+            tracking=self.tracking,
             reporter=self.reporter,
             stopping=self.stopping,
             pausing=self.pausing,
@@ -136,7 +140,7 @@ class TrialRunner:
         while True:
             attempt_result, was_resumed = self._attempt(job, lease, resume=may_resume)
             # A worker that cannot resume from the state may work without it.
-            is_bad_state = attempt_result.end == "refused" and was_resumed
+            is_bad_state = attempt_result.may_be_state and was_resumed
             is_retried = self.policy.is_retried(attempt_result, lease.num_crashes)
             if self.stopping.is_set() or not (is_bad_state or is_retried):
                 return self._teller.finish(job, lease, attempt_result)
@@ -158,7 +162,11 @@ class TrialRunner:
             if folder.evaluated:  # more than its driver had time to report, it may be
                 self.retry.call(self.lease_manager.report, lease, folder.evaluated)
                 attempt_result = cut_off({**curve, **folder.evaluated}, self.spec.num_epochs)
-            if attempt_result.epoch in folder.evaluated:
+                self.tracking.attempt_began(
+                    job.number, job.chosen, lease.attempt, folder.run_dir, folder.evaluated
+                )
+            direction = self.spec.objective.direction
+            if direction.best_epoch(attempt_result.curve) in folder.evaluated:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError:  # an earlier release sampled it
             pass
@@ -207,7 +215,7 @@ class TrialRunner:
             attempt_result = self._watch(
                 job, lease, folder, keeps_state=config.keeps_state, pause_after=pause_after
             )
-            if attempt_result.score is not None and STATES.get(attempt_result.end) in COUNTED:
+            if attempt_result.curve and STATES.get(attempt_result.end) in COUNTED:
                 self._offer(job, lease, attempt_result, folder.run_dir, config)
         except ConfigError as error:
             return failed_by(error), was_resumed
@@ -236,9 +244,14 @@ class TrialRunner:
     ) -> AttemptResult:
         number, slot, timeout_s = job.number, self.slot, self.policy.trial_timeout_s
 
-        def tell_epoch(epoch: int, best: float) -> None:
+        tracked = self.tracking.attempt_began(
+            number, job.chosen, lease.attempt, folder.run_dir, folder.evaluated
+        )
+
+        def tell_epoch(entry: Evaluation, best: float) -> None:
             job.clock.report()
-            self.reporter.epoch_done(number, slot.index, epoch, best)
+            self.reporter.epoch_done(number, slot.index, entry.epoch, best)
+            tracked.epoch_ended(entry)
 
         handle = self.launcher.start(
             WorkerJob(run_dir=folder.run_dir, slot=slot, num_procs=self.num_procs)
@@ -292,8 +305,9 @@ class TrialRunner:
         run_dir: Path,
         config: TrialConfig,
     ) -> None:
-        assert attempt_result.score is not None
-        assert attempt_result.epoch is not None
+        curve = attempt_result.curve
+        epoch = self.spec.objective.direction.best_epoch(curve)
+        assert epoch is not None
 
         def announce(model: ModelRecord) -> bool:
             # False: somebody else has the trial, and with it the right to the best model.
@@ -304,10 +318,10 @@ class TrialRunner:
             Candidate(
                 number=job.number,
                 attempt=lease.attempt,
-                score=attempt_result.score,
-                epoch=attempt_result.epoch,
-                figures=read_figures(run_dir, self.spec.num_epochs, attempt_result.epoch),
-                classes=read_classes(run_dir, self.spec.num_epochs, attempt_result.epoch),
+                score=curve[epoch],
+                epoch=epoch,
+                figures=read_figures(run_dir, self.spec.num_epochs, epoch),
+                classes=read_classes(run_dir, self.spec.num_epochs, epoch),
                 config=config.on_host,
                 params=job.chosen,
                 known_extensions=self.launcher.capabilities(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.launchers import Launcher
-from hpo.plan.objectives import keep_best
+from hpo.plan.objectives import BEST_BY, BEST_DIRECTION, keep_best
 from hpo.plan.samplers import derived_seed
 from hpo.plan.space import without_extensions
 from hpo.plan.spec import StudySpec
@@ -77,14 +77,17 @@ def make_trial_config(
     assert test is not None
     on_host["data"]["test_input_path"] = str(root / test.inputs)
     on_host["data"]["test_target_path"] = str(root / test.targets)
+    asked = {
+        key: value
+        for key, value in settings_of(parsed).items()
+        if get_path(written, key) is not None
+    }
+    if get_path(written, BEST_BY) is not None:  # else its best checkpoint is not the trial's
+        asked[BEST_DIRECTION] = spec.objective.direction.value
     return TrialConfig(
         written=written,
         recorded={**recorded, "layers": name},
         on_host=on_host,
         network_file=spec.networks[name].file,
-        asked={
-            key: value
-            for key, value in settings_of(parsed).items()
-            if get_path(written, key) is not None
-        },
+        asked=asked,
     )

@@ -18,10 +18,12 @@ from hpo.run.outcome import LOST, AttemptResult, End, classify, cut_off, failed_
 from hpo.run.score_log import ScoreLog
 from hpo.store.claim import Lease
 from hpo.store.database import DATABASE_ERRORS, DatabaseRetry
+from hpo.store.directions import direction_of
 from hpo.store.lease import LeaseManager
 from hpo.store.renewer import Renewer
 from hpo.store.sampling import should_prune
 from trainer.errors import ConfigError
+from trainer.rundir import Evaluation
 
 # Between two looks at a worker: a tenth of its age, so that a short one costs little, up to this.
 POLL_INTERVAL_S = 0.05
@@ -44,7 +46,7 @@ class Watch:
         deadline: `time.monotonic()` after which the worker is stopped.
         pruner: its name.
         on_gpu: whether it computes on one.
-        tell_epoch: called with each epoch and the score so far.
+        tell_epoch: called with each epoch's score and the best so far.
     """
 
     study: optuna.Study
@@ -57,7 +59,7 @@ class Watch:
     renewer: Renewer
     retry: DatabaseRetry
     stopping: threading.Event
-    tell_epoch: Callable[[int, float], None]
+    tell_epoch: Callable[[Evaluation, float], None]
     pruner: str
     keeps_state: bool = False
     pause_after: int | None = None
@@ -173,7 +175,7 @@ class Watch:
             is_epoch = 0 <= entry.epoch <= self.num_epochs
             if is_epoch and entry.epoch not in self._curve and math.isfinite(entry.accuracy):
                 self._curve[entry.epoch] = self._unreported[entry.epoch] = entry.accuracy
-                self.tell_epoch(entry.epoch, max(self._curve.values()))
+                self.tell_epoch(entry, direction_of(self.study).best(self._curve.values()))
         return self.log.refusal or self.log.problem
 
     def _report(self) -> bool:

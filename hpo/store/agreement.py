@@ -19,10 +19,12 @@ from sqlalchemy.orm import sessionmaker
 
 from hpo.errors import StorageError, UsageError
 from hpo.keys import BUDGET, FIRST, IDENTITY, NUM_TRIALS, PAUSED
+from hpo.objective import objective_in
 from hpo.store.connections import engine_settings
 from hpo.store.damage import refuse_damaged
 from hpo.store.database import locking_engine
 from hpo.store.databaseurl import parse_url, show_url, why_unreachable
+from hpo.store.directions import as_optuna
 from hpo.store.schema import check_schema
 
 _COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -157,7 +159,8 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
     Returns whether it is.
 
     Trials that were given back become failed ones, as they were sampled from the old space; the
-    old total and budget are deleted. Drivers of the old search notice at their next claim.
+    old total and budget are deleted. Drivers of the old search notice at their next claim. Who
+    has the study open sees the direction that it had.
     """
     engine = locking_engine(storage)
     trial, attribute = models.TrialModel, models.StudyUserAttributeModel
@@ -179,6 +182,13 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
                 update(attribute)
                 .where(attribute.study_id == study_id, attribute.key == IDENTITY)
                 .values(value_json=json.dumps(identity))
+                .execution_options(synchronize_session=False)
+            )
+            direction = models.StudyDirectionModel
+            session.execute(
+                update(direction)
+                .where(direction.study_id == study_id, direction.objective == 0)
+                .values(direction=as_optuna(objective_in(identity).direction))
                 .execution_options(synchronize_session=False)
             )
             session.execute(

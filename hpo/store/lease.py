@@ -39,6 +39,7 @@ from hpo.store.available import count_finished, is_any_open, is_dead
 from hpo.store.claim import Lease, take_over
 from hpo.store.connections import close_idle
 from hpo.store.database import DatabaseRetry, locking_engine
+from hpo.store.directions import read_direction
 from hpo.store.pausing import (
     KnownTrial,
     Planning,
@@ -51,6 +52,7 @@ from hpo.store.pausing import (
 )
 from hpo.store.shared_budget import SharedBudget, settle
 from hpo.store.trial_rows import TrialRows
+from trainer.direction import Direction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +88,7 @@ class LeaseManager:
         self._identity = identity
         self._retry = retry
         self.total = 0  # what the drivers had agreed on at the last claim
+        self._direction: Direction | None = None  # once it was read
         self._engine = locking_engine(storage)
         self.budget = SharedBudget(self._engine, study_id)
         self._owns_engine = self._engine is not storage.engine
@@ -145,6 +148,7 @@ class LeaseManager:
                     promotion=promotion,
                     here=here,
                     expired=now - dt.timedelta(seconds=self.lease_s),
+                    direction=self._read_direction(connection),
                     time=time,
                 )
                 lease = promote_or_start(connection, self._study_id, token, terms)
@@ -254,7 +258,8 @@ class LeaseManager:
 
         def read() -> list[KnownTrial]:
             with self._engine.begin() as connection:
-                return read_known(connection, self._study_id)
+                direction = self._read_direction(connection)
+                return read_known(connection, self._study_id, direction)
 
         return self._wait(read)
 
@@ -299,6 +304,11 @@ class LeaseManager:
         if self._identity is not None:
             check_identity(agreed, self._identity)
         return max(num_trials, int(agreed.get(NUM_TRIALS) or 0))
+
+    def _read_direction(self, connection: Connection) -> Direction:
+        if self._direction is None:
+            self._direction = read_direction(connection, self._study_id)
+        return self._direction
 
     def _lock_study(self, connection: Connection) -> dt.datetime:
         """Wait for the study's lock; return the database's clock as it was before that."""

@@ -22,8 +22,8 @@ from hpo.keys import END, PAUSED, SPENT, TOKEN
 from hpo.records import PauseRecord
 from hpo.store.available import count_trials
 from hpo.store.claim import Lease, promote, start_new
-from hpo.store.ranking import rank
 from hpo.store.trial_rows import TrialRows
+from trainer.direction import Direction
 
 MAX_TOLD = 50  # trials in one transaction, for which all drivers wait
 
@@ -37,7 +37,7 @@ class KnownTrial:
     """A trial that has not failed, as all drivers see it.
 
     Attributes:
-        values: score after each epoch, from the first on.
+        values: score after each epoch, from the first on, as it was measured.
         paused: where it waits at a rung, None if it does not.
         seconds: what it took so far (`hpo.results.provenance.Stopwatch`), where that is asked for.
     """
@@ -110,6 +110,7 @@ class Terms:
         promotion: the rule, None where no trial is ever paused.
         here: numbers of the paused trials whose state this driver can read.
         expired: a lease that was renewed before is over.
+        direction: which of two scores is the better one.
         time: None for a study without a budget of time.
     """
 
@@ -117,6 +118,7 @@ class Terms:
     promotion: Promotion | None
     here: Collection[int]
     expired: dt.datetime
+    direction: Direction
     time: TimeLeft | None = None
 
 
@@ -140,7 +142,9 @@ def promote_or_start(
     all_started = num_taken >= terms.total
     known: list[KnownTrial] = []
     if terms.promotion is not None or terms.time is not None:
-        known = read_known(connection, study_id, with_seconds=terms.time is not None)
+        known = read_known(
+            connection, study_id, terms.direction, with_seconds=terms.time is not None
+        )
     if terms.time is not None and not all_started:
         all_started = not terms.time.planning.may_start(known, terms.time.seconds)
     waiting = [each for each in known if each.paused is not None]
@@ -149,9 +153,9 @@ def promote_or_start(
         if number is None and all_started and waiting and not _is_any_open(known, terms):
             number = _choose(known, terms, None, all_started=True)
             if number is None and terms.time is not None:
-                number, ends = _best_if_paused(known), True
+                number, ends = _best_if_paused(known, terms.direction), True
             if number is None:
-                _tell_pruned(connection, token, waiting[:MAX_TOLD])
+                _tell_pruned(connection, token, waiting[:MAX_TOLD], terms.direction)
                 return None
             if number not in terms.here and not _is_silent(connection, study_id, terms.expired):
                 return None
@@ -181,10 +185,14 @@ def _choose(
     )
 
 
-def _best_if_paused(known: Sequence[KnownTrial]) -> int | None:
+def _best_if_paused(known: Sequence[KnownTrial], direction: Direction) -> int | None:
     """Return the number of the best trial, if that is paused."""
     scored = [each for each in known if each.values]
-    best = max(scored, key=lambda each: rank(max(each.values), each.number), default=None)
+    best = max(
+        scored,
+        key=lambda each: direction.rank(direction.best(each.values), each.number),
+        default=None,
+    )
     return best.number if best is not None and best.paused is not None else None
 
 
@@ -203,7 +211,7 @@ def read_paused(connection: Connection, study_id: int) -> dict[int, PauseRecord]
 
 
 def read_known(
-    connection: Connection, study_id: int, *, with_seconds: bool = False
+    connection: Connection, study_id: int, direction: Direction, *, with_seconds: bool = False
 ) -> list[KnownTrial]:
     """Return our trials that have not failed, with their curves, and what they took if asked."""
     is_theirs = _Token.key.is_(None) & (_Trial.state != TrialState.WAITING)
@@ -236,7 +244,7 @@ def read_known(
             number,
             state,
             began,
-            _by_epoch(curves.get(trial_id, {})),
+            _by_epoch(curves.get(trial_id, {}), direction),
             json.loads(text) if state == TrialState.WAITING and text else None,
             seconds.get(trial_id, {}),
         )
@@ -260,11 +268,12 @@ def _read_seconds(connection: Connection, study_id: int) -> dict[int, dict[str, 
     return found
 
 
-def _by_epoch(curve: Mapping[int, float]) -> tuple[float, ...]:
+def _by_epoch(curve: Mapping[int, float], direction: Direction) -> tuple[float, ...]:
     """Return a curve without gaps: an engine may leave out epochs."""
     values: list[float] = []
     for epoch in range(1, max(curve, default=0) + 1):
-        values.append(curve.get(epoch, values[-1] if values else min(curve.values())))
+        before = values[-1] if values else direction.worst(curve.values())
+        values.append(curve.get(epoch, before))
     return tuple(values)
 
 
@@ -290,7 +299,9 @@ def _is_silent(connection: Connection, study_id: int, expired: dt.datetime) -> b
     return last is None or last < expired
 
 
-def _tell_pruned(connection: Connection, token: str, waiting: Sequence[KnownTrial]) -> None:
+def _tell_pruned(
+    connection: Connection, token: str, waiting: Sequence[KnownTrial], direction: Direction
+) -> None:
     """End trials that never went on, at the time at which they were paused."""
     for each in waiting:
         assert each.paused is not None
@@ -299,6 +310,6 @@ def _tell_pruned(connection: Connection, token: str, waiting: Sequence[KnownTria
         rows.annotate({TOKEN: token, END: end})  # with the token it is known for one of ours
         rows.forget(PAUSED)
         if each.values:
-            rows.set_value(max(each.values))
+            rows.set_value(direction.best(each.values))
         last_s = dt.timedelta(seconds=float(each.paused.get("last_s", 0)))
         rows.set_state(TrialState.PRUNED, ended=each.started and each.started + last_s)

@@ -22,6 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.keys import ATTEMPT, END
 from hpo.records import OUT_OF_TIME
+from hpo.store.directions import direction_in
+from trainer.direction import Direction
 from trainer.errors import ConfigError
 
 
@@ -70,8 +72,9 @@ class SnapshotStorage(_CachedStorage):
         """
         with self.one_look(study_id):
             self._own.draft = copy.deepcopy(self.get_trial(trial_id))
+            direction = direction_in(self, study_id)
             self._own.trials = [
-                shown(_as_seen(trial, first_rung)) for trial in self._own.trials or ()
+                shown(_as_seen(trial, first_rung, direction)) for trial in self._own.trials or ()
             ]
             try:
                 yield self._own.draft
@@ -120,7 +123,7 @@ class SnapshotStorage(_CachedStorage):
         return self._own.draft is not None and self._own.draft._trial_id == trial_id
 
 
-def _as_seen(trial: FrozenTrial, first_rung: int | None) -> FrozenTrial:
+def _as_seen(trial: FrozenTrial, first_rung: int | None, direction: Direction) -> FrozenTrial:
     """Return a trial as `SnapshotStorage.draft` shows it."""
     if trial.state == TrialState.PRUNED and trial.values and _ran_out_of_time(trial):
         seen = copy.copy(trial)
@@ -132,7 +135,7 @@ def _as_seen(trial: FrozenTrial, first_rung: int | None) -> FrozenTrial:
     if trial.state.is_finished() or not is_ours or not has_reached:
         return trial
     seen = copy.copy(trial)
-    seen.state, seen.values = TrialState.PRUNED, [max(curve.values())]
+    seen.state, seen.values = TrialState.PRUNED, [direction.best(curve.values())]
     return seen
 
 

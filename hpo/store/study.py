@@ -26,14 +26,15 @@ from hpo.keys import (
     TITLE,
     TOKEN,
 )
-from hpo.objective import DEFAULT, OBJECTIVE, Objective
+from hpo.objective import DEFAULT, OBJECTIVE, Objective, objective_in
 from hpo.records import end_of
 from hpo.scoring_rules import EARLIER, SCORING_KEY
 from hpo.store.agreement import agree, peek, start_over
 from hpo.store.database import retry_first_start
-from hpo.store.ranking import DIRECTION, UNSCORED, peak, peak_epoch, rank
+from hpo.store.directions import direction_of
 from hpo.store.sampling import SnapshotStorage
 from trainer.bounded import finite
+from trainer.direction import UNSCORED, Direction
 
 _ABSENT = {OBJECTIVE: DEFAULT.key}  # what it means that an identity lacks a name
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # towards the total
@@ -66,9 +67,16 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     storage = SnapshotStorage(rdb)
     study = retry_first_start(
         lambda: optuna.create_study(
-            study_name=wanted.name, storage=storage, direction=DIRECTION, load_if_exists=True
+            study_name=wanted.name,
+            storage=storage,
+            direction=wanted.objective.direction.value,
+            load_if_exists=True,
         )
     )
+    names = optuna.get_all_study_names(storage)
+    stored = direction_of(study)
+    if stored != wanted.objective.direction and IDENTITY not in study.user_attrs:
+        raise _other_direction(wanted, stored, names)  # another driver makes it at this moment
     identity = dict(wanted.identity)
     attributes = {
         TITLE: wanted.title,
@@ -83,11 +91,13 @@ def open_study(wanted: WantedStudy, rdb: RDBStorage, *, may_move: bool = False) 
     refuse_other_study(
         wanted,
         agreed,
-        optuna.get_all_study_names(storage),
+        names,
         may_move=may_move,
         may_start_over=lambda: start_over(rdb, study._study_id, identity),
     )
     assert agreed is not None  # else refused
+    if stored != wanted.objective.direction:  # it has been started over
+        study = optuna.load_study(study_name=wanted.name, storage=SnapshotStorage(rdb))
     if is_sqlite and agreed[SQLITE_HOST] != socket.gethostname():
         study.set_user_attr(SQLITE_HOST, socket.gethostname())
     if study.metric_names != [wanted.objective.name]:  # of an earlier release
@@ -150,6 +160,8 @@ def refuse_other_study(
     # Where nothing came of another search, nothing is mixed.
     if stored == identity or may_start_over():
         return
+    if (direction := objective_in(stored).direction) != wanted.objective.direction:
+        raise _other_direction(wanted, direction, taken)
     rules = stored.get(SCORING_KEY, EARLIER)
     if rules != identity[SCORING_KEY]:
         raise UsageError(
@@ -166,6 +178,16 @@ def refuse_other_study(
     raise UsageError(
         f"study {wanted.name!r} exists and searches something else:\n{lines}\n"
         f"use {free} for a new study, or the same options as before to go on with it"
+    )
+
+
+def _other_direction(wanted: WantedStudy, stored: Direction, taken: Sequence[str]) -> UsageError:
+    """Return the error of a study whose scores are compared the other way: that never changes."""
+    objective = wanted.objective
+    return UsageError(
+        f"study {wanted.name!r} is to {stored} its score, and this search is to "
+        f"{objective.direction} {objective}; use --study-name "
+        f"{shlex.quote(_free_name(wanted.name, taken))}, or the --objective as before"
     )
 
 
@@ -197,13 +219,13 @@ def recorded_state(trial: FrozenTrial) -> str:
     return "PAUSED" if is_paused(trial) else trial.state.name
 
 
-def score(trial: FrozenTrial) -> float | None:
+def score(trial: FrozenTrial, direction: Direction) -> float | None:
     """Return a trial's score, whatever its state: the best one of its epochs.
 
     It is also the value that the study has of it; Optuna's own `tell` keeps a pruned trial's last.
     A foreign trial has none: it has no model to be the best, and what it tells may be anything.
     """
-    return None if is_foreign(trial) else peak(trial.intermediate_values)
+    return None if is_foreign(trial) else direction.best_score(trial.intermediate_values)
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:
@@ -226,14 +248,20 @@ def last_score(trial: FrozenTrial) -> float | None:
     return values[max(values)] if values else None
 
 
-def best_epoch(trial: FrozenTrial) -> int | None:
+def best_epoch(trial: FrozenTrial, direction: Direction) -> int | None:
     """Return the epoch of the score, the first of equals."""
-    return peak_epoch(trial.intermediate_values)
+    return direction.best_epoch(trial.intermediate_values)
 
 
-def trial_rank(trial: FrozenTrial) -> tuple[float, int]:
-    """Return a trial's rank (`hpo.store.ranking`): the best one's is the greatest."""
-    return rank(score(trial), trial.number)
+def trial_rank(trial: FrozenTrial, direction: Direction) -> tuple[float, int]:
+    """Return a trial's rank (`Direction.rank`): the best one's is the greatest."""
+    return direction.rank(score(trial, direction), trial.number)
+
+
+def best_first(trials: Iterable[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
+    """Return those of some trials that have a score, the best first."""
+    ranked = sorted(trials, key=lambda trial: trial_rank(trial, direction), reverse=True)
+    return [trial for trial in ranked if trial_rank(trial, direction) > UNSCORED]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -247,15 +275,18 @@ def best_of_optuna(study: optuna.Study) -> FrozenTrial | None:
     Foreign trials are among them.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda trial: rank(trial.value, trial.number), default=None)
+    direction = direction_of(study)
+    return max(complete, key=lambda trial: direction.rank(trial.value, trial.number), default=None)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the finished trial with the best score, of equals the earliest."""
-    return best_of(finished_trials(study))
+    return best_of(finished_trials(study), direction_of(study))
 
 
-def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+def best_of(trials: Iterable[FrozenTrial], direction: Direction) -> FrozenTrial | None:
     """Return the best trial of some, None where none has a score."""
-    best = max(trials, key=trial_rank, default=None)
-    return best if best is not None and trial_rank(best) > UNSCORED else None
+    best = max(trials, key=lambda trial: trial_rank(trial, direction), default=None)
+    if best is None or trial_rank(best, direction) == UNSCORED:
+        return None
+    return best

@@ -153,11 +153,12 @@ def _best_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     Raises:
         UsageError: there are none, or they were chosen on the test images.
     """
-    from hpo.store.study import finished_trials, score, trial_rank
+    from hpo.store.directions import direction_of
+    from hpo.store.study import best_first, finished_trials
 
     chosen: dict[str, FrozenTrial] = {}
-    for trial in sorted(finished_trials(study), key=trial_rank, reverse=True):
-        if score(trial) is not None and run_of(trial.user_attrs):
+    for trial in best_first(finished_trials(study), direction_of(study)):
+        if run_of(trial.user_attrs):
             chosen.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     trials = list(chosen.values())[:top]
     if not trials:

@@ -91,7 +91,7 @@ def _row(
     return {
         "trial": str(trial.number),
         "values": describe_values(trial.params),
-        "selected": f"{score(trial):.4f}",
+        "selected": f"{score(trial, objective.direction):.4f}",
         "seeds": str(len(results)),
         **({} if objective.is_default else {objective.key: spread(results, "score")}),
         "dice_dataset": spread(results, "dice_dataset"),

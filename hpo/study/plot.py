@@ -15,7 +15,7 @@ import typer
 from hpo.command_line import as_options
 from hpo.errors import UsageError
 from hpo.folders import WorkFolders
-from hpo.objective import DEFAULT, objective_of
+from hpo.objective import DEFAULT, Objective, objective_of
 from hpo.study.common import opened_study, say
 from hpo.study.options import StudyOptions
 from trainer.wording import counted
@@ -55,7 +55,8 @@ def plot(options: PlotOptions) -> None:
     with opened_study(options.study) as study:
         paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
         found = sorted([*finished_trials(study), *paused], key=lambda trial: trial.number)
-        trials = [trial for trial in found if score(trial) is not None]
+        objective = objective_of(study.user_attrs)
+        trials = [t for t in found if score(t, objective.direction) is not None]
         if not trials:
             raise UsageError(
                 f"study {study.study_name!r} has no finished trial of rml-optimize yet"
@@ -63,12 +64,11 @@ def plot(options: PlotOptions) -> None:
         folders = WorkFolders.of(options.study.output_dir, study.study_name)
         folder = (options.to or folders.plots).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        name = objective_of(study.user_attrs).key
         drawings: dict[str, Callable[[list[FrozenTrial]], Any]] = {
-            "history.png": partial(_history, name=name),
-            "parameters.png": partial(_parameters, score_name=name),
-            "importance.png": _importance,
-            "curves.png": partial(_curves, name=name),
+            "history.png": partial(_history, objective=objective),
+            "parameters.png": partial(_parameters, objective=objective),
+            "importance.png": partial(_importance, objective=objective),
+            "curves.png": partial(_curves, objective=objective),
         }
         for file, draw in drawings.items():
             figure = draw(trials)
@@ -77,7 +77,7 @@ def plot(options: PlotOptions) -> None:
             say(f"wrote {folder / file}")
 
 
-def _history(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
+def _history(trials: list[FrozenTrial], objective: Objective = DEFAULT) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -85,24 +85,25 @@ def _history(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     axes = figure.subplots()
     for state, chosen in _by_state(trials).items():
         numbers = [trial.number for trial in chosen]
-        axes.scatter(numbers, _scores(chosen), s=16, c=COLOURS[state], label=state)
+        axes.scatter(numbers, _scores(chosen, objective), s=16, c=COLOURS[state], label=state)
     finished = _finished(trials)
-    line = list(accumulate(_scores(finished), max))
+    direction = objective.direction
+    line = list(accumulate(_scores(finished, objective), lambda *two: direction.best(two)))
     if finished:
         axes.step([t.number for t in finished], line, where="post", c="black", label="best")
-    axes.set(xlabel="trial", ylabel=name)
+    axes.set(xlabel="trial", ylabel=objective.key)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
     return figure
 
 
-def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any:
+def _parameters(trials: list[FrozenTrial], objective: Objective = DEFAULT) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
     from hpo.store.states import state_name
-    from hpo.store.study import trial_rank
+    from hpo.store.study import best_of
 
     names = _searched(trials)
     columns = max(1, min(MAX_COLUMNS, len(names)))
@@ -111,21 +112,23 @@ def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    best = max(_finished(trials), key=trial_rank, default=None)
+    best = best_of(_finished(trials), objective.direction)
     for name, axes in zip(names, grid.flat, strict=False):
         chosen = [trial for trial in trials if name in trial.params]
         places = _places(axes, [trial.params[name] for trial in chosen])
         for state, colour in COLOURS.items():
             points = [
                 (x, y)
-                for x, y, trial in zip(places, _scores(chosen), chosen, strict=True)
+                for x, y, trial in zip(places, _scores(chosen, objective), chosen, strict=True)
                 if state_name(trial) == state
             ]
             if points:
                 axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, c=colour)
         if best is not None and best in chosen:
             place = places[chosen.index(best)]
-            axes.scatter([place], _scores([best]), s=90, marker="*", c="black", zorder=3)
+            axes.scatter(
+                [place], _scores([best], objective), s=90, marker="*", c="black", zorder=3
+            )
         if getattr(chosen[0].distributions[name], "log", False):
             axes.set_xscale("log")
             # a decade has one name; its parts are named only where there is no decade to name
@@ -133,7 +136,7 @@ def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any
             axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.set_xlabel(name)
     for row in grid:
-        row[0].set_ylabel(score_name)
+        row[0].set_ylabel(objective.key)
     marks = [Line2D([], [], c=COLOURS[s], marker="o", ls="", label=s) for s in _by_state(trials)]
     if best is not None:
         marks.append(Line2D([], [], c="black", marker="*", ms=9, ls="", label="best"))
@@ -141,14 +144,13 @@ def _parameters(trials: list[FrozenTrial], score_name: str = DEFAULT.key) -> Any
     return figure
 
 
-def _importance(trials: list[FrozenTrial]) -> Any:
+def _importance(trials: list[FrozenTrial], objective: Objective = DEFAULT) -> Any:
     from matplotlib.figure import Figure
 
     from hpo.report.importance import MIN_TRIALS, importances
 
-    found = sorted(
-        importances(_finished(trials), _searched(trials)).items(), key=lambda entry: entry[1]
-    )
+    shares = importances(_finished(trials), _searched(trials), objective.direction)
+    found = sorted(shares.items(), key=lambda entry: entry[1])
     figure = Figure(figsize=(8, 1.4 + 0.35 * max(1, len(found))), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh([name for name, _ in found], [share for _, share in found], color="tab:blue")
@@ -202,18 +204,18 @@ def _places(axes: Any, values: list[Any]) -> list[float]:
     return places
 
 
-def _curves(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
+def _curves(trials: list[FrozenTrial], objective: Objective = DEFAULT) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     from hpo.store.states import state_name
-    from hpo.store.study import trial_rank
+    from hpo.store.study import best_first, best_of
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    best = max(_finished(trials), key=trial_rank, default=None)
-    others = sorted((trial for trial in trials if trial is not best), key=trial_rank)
-    others = others[-(MAX_CURVES - 1) :]
+    best = best_of(_finished(trials), objective.direction)
+    others = best_first((each for each in trials if each is not best), objective.direction)
+    others = others[: MAX_CURVES - 1][::-1]  # the better ones on top
     for trial in [*others, *([] if best is None else [best])]:
         epochs = sorted(trial.intermediate_values)
         is_best = trial is best
@@ -227,7 +229,7 @@ def _curves(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
             ms=3,
             label=f"best: trial {trial.number}" if is_best else None,
         )
-    axes.set(xlabel="epoch", ylabel=name)
+    axes.set(xlabel="epoch", ylabel=objective.key)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for state in _by_state(others):
         axes.plot([], [], c=COLOURS[state], label=state)
@@ -235,7 +237,8 @@ def _curves(trials: list[FrozenTrial], name: str = DEFAULT.key) -> Any:
     return figure
 
 
-def _scores(trials: list[FrozenTrial]) -> list[float]:
+def _scores(trials: list[FrozenTrial], objective: Objective) -> list[float]:
     from hpo.store.study import score
 
-    return [value for trial in trials if (value := score(trial)) is not None]
+    found = (score(trial, objective.direction) for trial in trials)
+    return [value for value in found if value is not None]

@@ -11,6 +11,7 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -33,6 +34,7 @@ from hpo.keys import BUDGET, PAUSED, TOKEN
 from hpo.records import RunRecord
 from hpo.store import clock
 from hpo.store.budget import Budget
+from trainer.direction import Direction
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _METADATA = MetaData()
@@ -42,6 +44,11 @@ _STUDIES = Table(
 _STUDY_ATTRIBUTES = Table(
     "study_user_attributes", _METADATA,
     Column("study_id", Integer), Column("key", String), Column("value_json", String),
+)  # fmt: skip
+_DIRECTIONS = Table(
+    "study_directions", _METADATA,
+    Column("study_id", Integer), Column("objective", Integer),
+    Column("direction", Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")),
 )  # fmt: skip
 _TRIALS = Table(
     "trials", _METADATA,
@@ -137,6 +144,18 @@ class StudyReader:
         found = self._rows(query)
         return json.loads(found[0][0]) if found else None
 
+    @cached_property
+    def direction(self) -> Direction:
+        """Which of two scores is the better one, in the study's first objective."""
+        query = select(_DIRECTIONS.c.direction).where(
+            _DIRECTIONS.c.study_id == self._study_id, _DIRECTIONS.c.objective == 0
+        )
+        is_minimized = [(str(text),) for (text,) in self._rows(query)] == [("MINIMIZE",)]
+        return Direction.MINIMIZE if is_minimized else Direction.MAXIMIZE
+
+    def _best_first(self, value: ColumnElement[float]) -> ColumnElement[float]:
+        return value.asc() if self.direction.is_lower_better else value.desc()
+
     def states(self) -> dict[str, int]:
         """Return how many trials are in each state; those that wait at a rung are PAUSED."""
         query = (
@@ -175,7 +194,7 @@ class StudyReader:
             select(_TRIALS.c.trial_id, _TRIALS.c.number, value, _VALUES.c.step)
             .join(_VALUES, _VALUES.c.trial_id == _TRIALS.c.trial_id)
             .where(self._is_counted(states), _TRIALS.c.trial_id.in_(_OURS), value.is_not(None))
-            .order_by(value.desc(), _TRIALS.c.number, _VALUES.c.step)  # hpo.store.ranking
+            .order_by(self._best_first(value), _TRIALS.c.number, _VALUES.c.step)  # `Direction`
             .limit(1)
         )
         found = self._rows(query)
@@ -256,10 +275,11 @@ class StudyReader:
         )
         rows = self._rows(query)
         values = _VALUES.c
+        best_of = func.min if self.direction.is_lower_better else func.max
         curves = {
             trial_id: (epoch, best)
             for trial_id, epoch, best in self._rows(
-                select(values.trial_id, func.max(values.step), func.max(values.intermediate_value))
+                select(values.trial_id, func.max(values.step), best_of(values.intermediate_value))
                 .where(values.trial_id.in_([row[0] for row in rows]))
                 .group_by(values.trial_id)
             )

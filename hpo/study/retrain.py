@@ -17,7 +17,6 @@ from hpo.objective import Objective
 from hpo.records import RunRecord, run_of
 from hpo.results.metrics import curve_of
 from hpo.run.oneshot import run_config
-from hpo.store.ranking import peak_epoch
 from hpo.study.recorded import placed_config, recorded_config
 from hpo.worker_files import copy_file, remove
 from trainer import rundir
@@ -92,7 +91,8 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     config = placed_config(recorded_config(run.provenance), run.provenance, data.mounts, launcher)
     config["seed"] = derived_seed(int(config.get("seed") or 0), run.seed, "confirm")
     set_path(config, "checkpoints.keep", "best")
-    config["checkpoints"].pop("best_by", None)
+    for key in ("best_by", "best_direction"):
+        config["checkpoints"].pop(key, None)
     keep_best(config, data.objective, launcher)
     if get_path(config, "checkpoints.resume_when_done") is not None:
         # Stopped after the training, before the test's end: the next call goes on from there.
@@ -106,7 +106,7 @@ def retrain(run: Run, data: TrainingData, slot: Slot, stopping: Event) -> dict[s
     if trained.exit_code != 0 or not trained.evaluations:
         raise HpoError(f"training ended with exit code {trained.exit_code}:\n{trained.log_tail}")
     curve = curve_of(train_dir, config, trained.evaluations, data.objective)
-    best_epoch = peak_epoch(curve)
+    best_epoch = data.objective.direction.best_epoch(curve)
     if best_epoch is None:
         raise HpoError(f"the training's metrics have no {data.objective}")
     _empty(run.test_dir, stopping)

@@ -17,11 +17,11 @@ from hpo.objective import Objective, objective_in
 from hpo.records import noted_score, notes_score
 from hpo.run.progress import optuna_means
 from hpo.store.budget import is_open_ended
-from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
 from hpo.wording import describe_left, describe_time, describe_values, format_seconds
+from trainer.direction import Direction
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -72,7 +72,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     objective = objective_in(reader.attribute(IDENTITY))
     ends = reader.notes(END)
     foreign = reader.foreign()
-    best = _best(ends, num_finished - len(foreign)) or reader.best()
+    best = _best(ends, num_finished - len(foreign), reader.direction) or reader.best()
     rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
@@ -105,6 +105,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
         if rate and left and is_alive and not states.get("PAUSED")
         else None,
         "objective": objective.key,
+        "direction": reader.direction,
         "best": {
             "trial": best.number,
             objective.key: best.score,
@@ -122,7 +123,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     }
 
 
-def _best(ends: list[Note], num_finished: int) -> Best | None:
+def _best(ends: list[Note], num_finished: int, direction: Direction) -> Best | None:
     """Return the best of the finished trials by what they noted, None unless all have noted it.
 
     Among the values of 10,000 trials the database would look for it longer than all else takes.
@@ -131,7 +132,11 @@ def _best(ends: list[Note], num_finished: int) -> Best | None:
     if len(counted) < num_finished or not all(notes_score(end.value) for end in counted):
         return None
     scored = [(noted_score(end.value), end) for end in counted]
-    value, best = max(scored, key=lambda each: rank(each[0], each[1].number), default=(None, None))
+    value, best = max(
+        scored,
+        key=lambda each: direction.rank(each[0], each[1].number),
+        default=(None, None),
+    )
     if value is None or best is None:
         return None
     return Best(best.trial_id, best.number, value, best.value["epoch"])
@@ -153,11 +158,12 @@ def _best_of_optuna(
     found = [(each.value, each.number) for each in whole if each.value is not None]
     if num_ours := num_complete - len(whole):
         complete = [end for end in ends if end.state == "COMPLETE"]
-        if best := _best(complete, num_ours) or reader.best(("COMPLETE",)):
+        best = _best(complete, num_ours, reader.direction) or reader.best(("COMPLETE",))
+        if best is not None:
             found.append((best.score, best.number))
     if not found:
         return None
-    value, number = max(found, key=lambda entry: rank(*entry))
+    value, number = max(found, key=lambda entry: reader.direction.rank(*entry))
     is_foreign = any(each.number == number for each in foreign)
     return {"trial": number, objective.key: value, "is_foreign": is_foreign}
 

@@ -16,6 +16,7 @@ from hpo.results.metrics import describe_classes
 from hpo.run.progress import optuna_means
 from hpo.study.common import say, say_prose
 from hpo.wording import fold
+from trainer.direction import Direction
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -44,9 +45,10 @@ def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[s
         "trial": trial.number,
         "state": recorded_state(trial).lower(),
         **({} if objective.is_default else {"objective": objective.key}),
-        objective.key: score(trial),
+        **({"direction": objective.direction} if objective.direction.is_lower_better else {}),
+        objective.key: score(trial, objective.direction),
         "foreign_value": trial.value if is_foreign(trial) else None,
-        "epoch": best_epoch(trial),
+        "epoch": best_epoch(trial, objective.direction),
         "dice_per_class": end.get("dice_per_class"),
         f"last_{objective}": last_score(trial),
         "epochs": max(values, default=0),
@@ -75,12 +77,15 @@ def _time(moment: dt.datetime | None) -> str | None:
     return moment.isoformat(" ", "seconds") if moment else None
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Draw a curve as one line of bars, from its least to its greatest value."""
+def sparkline(values: Sequence[float], direction: Direction = DEFAULT.direction) -> str:
+    """Draw a curve as one line of bars, from its least to its greatest value.
+
+    Of a long one each bar is of several epochs, and shows the best of them.
+    """
     if not values:
         return ""
     step = max(1, -(-len(values) // MAX_BARS))
-    shown = [max(values[i : i + step]) for i in range(0, len(values), step)]
+    shown = [direction.best(values[i : i + step]) for i in range(0, len(values), step)]
     low, high = min(shown), max(shown)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0
     return "".join(BARS[round((value - low) * scale)] for value in shown)
@@ -102,8 +107,10 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
     say(tabulate(rows, tablefmt="plain", disable_numparse=True))
     curve = list(entry["curve"].values())
     if curve:
+        direction = Direction(entry.get("direction", DEFAULT.direction))
+        best = direction.best(curve)
         say_prose(
-            f"curve: {sparkline(curve)} first {curve[0]:.4f}, best {max(curve):.4f} (epoch "
+            f"curve: {sparkline(curve, direction)} first {curve[0]:.4f}, best {best:.4f} (epoch "
             f"{entry['epoch']}), last {curve[-1]:.4f} (epoch {entry['epochs']})"
         )
     if with_log:

@@ -41,7 +41,7 @@ def trials(options: TrialsOptions) -> None:
 
     In the order of their numbers, or with --top the best ones, the best first.
     """
-    from hpo.store.study import score, trial_rank
+    from hpo.store.study import best_first
 
     if options.as_csv and options.as_json:
         raise UsageError("--csv and --json exclude each other; give one")
@@ -49,8 +49,7 @@ def trials(options: TrialsOptions) -> None:
         found = study.get_trials(deepcopy=False)
         objective = objective_of(study.user_attrs)
     if options.top is not None:
-        found = [trial for trial in found if score(trial) is not None]
-        found = sorted(found, key=trial_rank, reverse=True)[: options.top]
+        found = best_first(found, objective.direction)[: options.top]
     rows = [_row(trial, objective) for trial in found]
     if options.as_json:
         show_json(rows)
@@ -69,8 +68,8 @@ def _row(trial: FrozenTrial, objective: Objective) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": state_name(trial),
-        objective.key: score(trial),
-        "epoch": best_epoch(trial),
+        objective.key: score(trial, objective.direction),
+        "epoch": best_epoch(trial, objective.direction),
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": None if seconds is None else round(seconds, 1),
         "host": end.get("host") or run.get("host"),

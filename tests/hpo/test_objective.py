@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import optuna
 import pytest
-from support import Run, list_acc, one_error, optimize, standin_settings
+from support import Run, list_acc, one_error, optimize, standin_settings, write_discs
 
 RISING = [0.1, 0.2, 0.3]
 
@@ -136,8 +138,20 @@ def test_worker_without_the_figure_ends_the_search_in_one_line(
     assert len(load(tmp_path).trials) == 1, "the others would fail alike"
 
 
-@pytest.mark.parametrize("key", ["loss", "boundary:minimize", "-loss", "", "epoch", "a\x1bb"])
-def test_objective_that_cannot_be_maximized_is_refused(
+@pytest.mark.parametrize(
+    "key",
+    [
+        "loss",
+        "loss:minimize",
+        "boundary:min",
+        "dice_per_image:minimize",
+        "-loss",
+        "",
+        "epoch",
+        "a\x1bb",
+    ],
+)
+def test_objective_that_trials_cannot_be_compared_by_is_refused(
     discs: Path, run: Run, tmp_path: Path, key: str
 ) -> None:
     result = search(run, discs, tmp_path, {}, f"--objective={key}")
@@ -172,6 +186,57 @@ def test_metric_of_ones_own_chooses_the_best_model(
     # on these images, of which none is empty, it is the mean over images, which we compute too
     assert tested["score"] == pytest.approx(tested["dice_per_image"])
     assert f"digits_dice {tested['score']:.4f}, dice_dataset " in result.stdout
+
+
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_epoch_without_the_figure_counts_as_none_at_all(
+    discs: Path, run: Run, tmp_path: Path, pruner: str
+) -> None:
+    settings = {"metrics": {"0": entries(None, 0.5, None), "1": entries(0.2, 0.3, 0.4)}}
+    more = ("--objective", "dice_per_image", "--pruner", pruner)
+    result = search(run, discs, tmp_path, settings, *more)
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, second = load(tmp_path).trials
+    assert second.value == 0.4
+    assert first.intermediate_values[1] == 0.0
+    if pruner == "none":
+        assert (first.value, first.intermediate_values[3]) == (0.5, 0.0)
+        model = json.loads((tmp_path / "best_model/trial.json").read_text())
+        assert (model["trial"], model["epoch"], model["score"]) == (0, 2, 0.5)
+
+
+def test_promoted_trial_without_the_figure_is_not_trained_anew(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    bad = [*entries(0.5), *entries(1e300, 0.9)]
+    settings = {
+        "metrics": {"0": entries(0.1, 0.2, 0.3), "1": bad, "2": entries(0.2, 0.2, 0.2)},
+        "capabilities": ["checkpoints.keep", "checkpoints.resume", "checkpoints.pause_after"],
+    }
+    result = search(
+        run, discs, tmp_path, settings, "--objective", "dice_per_image", "--num-trials", 3
+    )
+    assert "once more" not in result.stdout
+    assert len(list((tmp_path / "runs").glob("*/trial_00001/attempt_*"))) == 2
+
+
+def test_class_that_no_scored_mask_shows_is_nothing_to_compare_by(
+    run: Run, tmp_path: Path
+) -> None:
+    data = write_discs(tmp_path / "data")
+    for part in ("train", "test"):
+        for path in (data / part / "targets").iterdir():
+            mask = (cv2.imread(str(path), 0) > 0).astype(np.uint8)
+            mask[:3, :3] = 2 if part == "train" else 0
+            cv2.imwrite(str(path), mask)
+    names = ("--loss", "NLL", "--set", 'data.class_names=["tissue","cyst","lesion"]', "--dry-run")
+    of_class = ("--objective", "dice_dataset.lesion")
+    message = one_error(run("rml-optimize", *optimize(data, *names, *of_class)))
+    assert "no mask of the test images shows lesion" in message
+    assert "they show tissue, cyst" in message
+    more = ("--select-on", "validation", *of_class)
+    result = run("rml-optimize", *optimize(data, *names, *more))
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_paused_trials_go_on_by_the_objective(discs: Path, run: Run, tmp_path: Path) -> None:
@@ -209,4 +274,4 @@ def test_objective_of_a_study_file(discs: Path, run: Run, tmp_path: Path) -> Non
     result = run("rml-optimize", *arguments)
     assert "dice_dataset.foreground at the network's size 32x32" in result.stdout, result.stderr
     file.write_text(text.format("loss"))
-    assert "nothing is minimized" in one_error(run("rml-optimize", *arguments))
+    assert "trials are not compared by it" in one_error(run("rml-optimize", *arguments))

@@ -30,6 +30,7 @@ from hpo.run.pausing import Pausing
 from hpo.store.claim import Lease
 from hpo.store.pausing import KnownTrial
 from trainer import rundir
+from trainer.direction import Direction
 
 DYING = Path(__file__).with_name("dying_driver.py")
 ABLE = {"capabilities": ["checkpoints.resume", "checkpoints.pause_after", "--serve"]}
@@ -278,7 +279,7 @@ def test_paused_and_promoted_trial_equals_one_that_was_not(
 
 def test_state_that_has_gone_on_meanwhile_is_not_dropped(tmp_path: Path) -> None:
     folders = WorkFolders(output=tmp_path, study=tmp_path / "runs/s")
-    pausing = Pausing(folders=folders, num_epochs=9, is_able=True)
+    pausing = Pausing(folders=folders, num_epochs=9, is_able=True, direction=Direction.MAXIMIZE)
     known = []
     for number in range(4):
         for attempt in (1, 2):

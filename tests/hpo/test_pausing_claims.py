@@ -21,13 +21,16 @@ from hpo.store.claim import Lease
 from hpo.store.database import close_storage, open_storage
 from hpo.store.lease import LeaseManager
 from hpo.store.study import is_paused, score, seconds_of
+from trainer.direction import Direction
 
 SECONDS = {"total": 7.0, "first_epoch": 4.0, "further_epochs": 0.0}
 
 
 def rule(folder: Path = Path("here"), *, num_epochs: int = 9, is_able: bool = True) -> Pausing:
     folders = WorkFolders(output=folder, study=folder / "runs/s")
-    return Pausing(folders=folders, num_epochs=num_epochs, is_able=is_able)
+    return Pausing(
+        folders=folders, num_epochs=num_epochs, is_able=is_able, direction=Direction.MAXIMIZE
+    )
 
 
 def claim(office: LeaseManager, num_trials: int, pausing: Pausing | None = None) -> Lease | None:
@@ -81,7 +84,7 @@ def test_promoted_trial_goes_on_in_its_row_to_the_next_rung(
         assert pause(office, lease, value)
     waiting = study.get_trials(deepcopy=False)[1]
     assert is_paused(waiting)
-    assert (score(waiting), seconds_of(waiting)) == (0.3, 7.0)
+    assert (score(waiting, Direction.MAXIMIZE), seconds_of(waiting)) == (0.3, 7.0)
     lease = claim(office, 99)
     assert lease is not None
     assert (lease.trial_id, lease.attempt) == (leases[1].trial_id, 2)
@@ -130,7 +133,7 @@ def test_paused_trials_are_told_as_pruned_when_nothing_runs_or_may_go_on(
     assert [trial.value for trial in trials] == [0.1, 0.5, 0.2]
     assert office.num_finished() == 3
     for trial in (trials[0], trials[2]):
-        assert score(trial) == trial.value
+        assert score(trial, Direction.MAXIMIZE) == trial.value
         assert trial.user_attrs[END]["end"] == "pruned"
         assert PAUSED not in trial.user_attrs
         assert seconds_of(trial) == 7.0

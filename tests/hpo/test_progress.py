@@ -19,6 +19,7 @@ from hpo.plan.spec import StudySpec
 from hpo.run.outcome import Outcome
 from hpo.run.progress import SILENCE_S, LiveReporter, PlainReporter, Tally
 from hpo.run.settings import show_settings
+from trainer.direction import Direction
 
 
 def test_long_trial_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +66,7 @@ def test_only_the_reason_is_called_an_error_and_the_log_is_shown_as_a_log(
 def test_finished_trials_line_on_a_terminal_has_its_values() -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=80, force_terminal=True, color_system=None)
-    tally = Tally(3, 0, None)
+    tally = Tally(3, 0, None, Direction.MAXIMIZE)
     reporter = LiveReporter(console, num_slots=1, num_epochs=5, tally=tally)
     chosen = {"optimizer.type": "RMSprop", "optimizer.learning_rate[RMSprop]": 0.001234}
     reporter.trial_started(7, 0, chosen)

@@ -84,6 +84,18 @@ def make_study(output: Path, number: int = 30, *, name: str = "made") -> optuna.
     return study
 
 
+def make_minimized(number: int) -> optuna.Study:
+    """Return the study whose values are the negative of those of `make_study`, minimized."""
+    study = optuna.create_study(study_name="minimized", direction="minimize")
+    for trial in make_trials(number):
+        if trial.value is not None:
+            trial.value = -trial.value
+        trial.intermediate_values = {e: -v for e, v in trial.intermediate_values.items()}
+        study.add_trial(trial)
+    study.set_user_attr(IDENTITY, {"objective": "distance", "direction": "minimize"})
+    return study
+
+
 def winner(study: optuna.Study) -> int:
     """Return the number of the best trial, be it pruned."""
     scores = {t.number: t.value for t in study.get_trials() if t.value is not None}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_study import EVIL, make_study, winner
+from made_study import EVIL, make_minimized, make_study, winner
 from playwright.sync_api import Browser, Page, sync_playwright
 from support import require
 
@@ -96,6 +96,30 @@ def test_table_is_sorted_and_filtered(browser: Browser, tmp_path: Path) -> None:
     assert opened.page.inner_text("#shown") == f"{len(expected)} of 61 trials"
     assert set(opened.column(2)) == {"pruned"}
     opened.context.close()
+
+
+def test_page_of_a_minimized_study_is_that_of_the_negative_upside_down(
+    browser: Browser, tmp_path: Path
+) -> None:
+    studies = make_study(tmp_path, 60), make_minimized(60)
+    tables, steps, heights, colours = [], [], [], []
+    for index, study in enumerate(studies):
+        opened = Opened(browser, write_report(study, tmp_path / str(index)), 1280, "light")
+        tables.append(opened.column(1))
+        path = opened.page.locator("#history-plot path.step").get_attribute("d")
+        steps.append(path.count("V"))
+        circles = opened.page.locator("#history-plot circle")
+        heights.append(circles.evaluate_all("(all) => all.map((c) => +c.getAttribute('cy'))"))
+        lines = opened.page.locator("#parallel-plot path.trial")
+        colours.append(lines.evaluate_all("(all) => all.map((line) => line.style.stroke)"))
+        opened.context.close()
+    assert tables[0] == tables[1]
+    assert steps[0] == steps[1] > 1
+    assert colours[0] == colours[1]
+    middle = heights[0][0] + heights[1][0]
+    assert [a + b for a, b in zip(*heights, strict=True)] == pytest.approx(
+        [middle] * len(heights[0]), abs=0.5
+    )
 
 
 def test_masks_and_predictions_are_hidden_and_shown(browser: Browser, tmp_path: Path) -> None:

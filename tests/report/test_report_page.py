@@ -33,6 +33,7 @@ from hpo.report.cases import (
 from hpo.report.facts import MAX_DRAWN
 from hpo.report.importance import importances
 from hpo.report.page import write_report
+from trainer.direction import Direction
 
 
 class Headings(HTMLParser):
@@ -116,10 +117,10 @@ def test_table_has_every_trial_and_drawings_the_best_of_many(tmp_path: Path) -> 
 
 def test_learning_rate_that_decides_is_what_mattered() -> None:
     trials = [trial for trial in make_trials(200) if trial.state != TrialState.FAIL]
-    found = importances(trials, ["optimizer.learning_rate", "loss.function"])
+    found = importances(trials, ["optimizer.learning_rate", "loss.function"], Direction.MAXIMIZE)
     assert sum(found.values()) == pytest.approx(1)
     assert found["optimizer.learning_rate"] > 0.9
-    assert importances(trials[:9], ["optimizer.learning_rate"]) == {}
+    assert importances(trials[:9], ["optimizer.learning_rate"], Direction.MAXIMIZE) == {}
 
 
 def test_worst_and_typical_images_are_chosen_by_their_dice() -> None:

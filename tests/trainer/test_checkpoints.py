@@ -136,7 +136,7 @@ def test_figure_that_is_not_there_is_named_with_those_that_are(worker: Worker) -
     ("settings", "expected"),
     [
         ({"keep": "all", "best_by": "dice_per_image"}, 'best_by needs keep: "best"'),
-        ({"keep": "best", "best_by": "loss"}, "loss is the better the lower"),
+        ({"keep": "best", "best_by": "loss"}, "loss is no figure to compare by"),
     ],
 )
 def test_best_by_that_cannot_work_is_refused(worker: Worker, settings, expected) -> None:

@@ -28,6 +28,7 @@ from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
 from trainer.metrics.counts import SegmentationCounts
+from trainer.metrics.plugin_metrics import best_direction
 from trainer.metrics.regression import RegressionCounts
 from trainer.networks import NetworkFacts
 from trainer.networks.blueprint import make_blueprint
@@ -197,7 +198,10 @@ class _Run:
             config.optimizer, self.network.parameters(), capturable=capturable
         )
         batches = self._batches(self.data.train, config.data.batch_size)
+        direction = best_direction(config.checkpoints, config.metrics.plugins)
         used = self._used(optimizer, batches)
+        if config.checkpoints.best_by is not None:
+            used["checkpoints.best_direction"] = direction.value
         log_used(self.log, used)
         learning_rate = LearningRate(
             config.optimizer, optimizer, tensor=capturable and not needs_closure(optimizer)
@@ -206,7 +210,7 @@ class _Run:
             network=self.network,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            keeper=CheckpointKeeper(config.checkpoints, config.num_epochs),
+            keeper=CheckpointKeeper(config.checkpoints, config.num_epochs, direction=direction),
             intensity_range=self.data.train.stored_range,
         )
         num_done = 0

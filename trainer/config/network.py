@@ -12,7 +12,7 @@ from trainer.config.data import Data
 from trainer.config.loss import LOSSES, Loss
 from trainer.config.messages import unknown_key_error, unknown_name_error
 from trainer.config.optimizers import OPTIMIZERS, SGD, Optimizer
-from trainer.figures import LOWER_IS_BETTER
+from trainer.figures import DICE_DATASET, LOWER_IS_BETTER, is_share
 from trainer.plugins import METRICS_GROUP, plugin_names
 
 
@@ -26,6 +26,10 @@ class Checkpoints(Section):
     keep: Literal["all", "best"] = "all"
     # Ours. Which figure of metrics.jsonl makes an epoch the best; None: the accuracy.
     best_by: str | None = None
+    # Ours. Whether its highest or its lowest is the best; None: what a metric of yours says.
+    best_direction: Annotated[
+        Literal["maximize", "minimize"] | None, named("maximize", "minimize")
+    ] = None
     # Ours. Go on where a killed run with the same `save` stopped.
     resume: bool = False
     # Ours. Keep the last state of a run that is done, so that it can be given more epochs.
@@ -43,11 +47,20 @@ class Checkpoints(Section):
             raise PydanticCustomError("pause", "pause_after needs resume, to go on from its state")
         if self.best_by is not None and self.keep != "best":
             raise PydanticCustomError("best_by", 'best_by needs keep: "best"')
-        if self.best_by in LOWER_IS_BETTER:
+        if self.best_by in LOWER_IS_BETTER and self.best_by not in plugin_names(METRICS_GROUP):
             raise PydanticCustomError(
                 "best_by",
-                "{key} is the better the lower; expected a figure that is the better the higher",
+                "{key} is no figure to compare by; expected a Dice or a metric of your own",
                 {"key": self.best_by},
+            )
+        if self.best_direction is not None and self.best_by is None:
+            raise PydanticCustomError("best_by", "best_direction needs best_by")
+        key = self.best_by or DICE_DATASET
+        if self.best_direction == "minimize" and is_share(key):
+            raise PydanticCustomError(
+                "best_by",
+                "{key} is the better the higher, so best_direction cannot be minimize",
+                {"key": key},
             )
         return self
 
@@ -163,6 +176,7 @@ EXTENSIONS = (
     "metrics.at_size",
     "checkpoints.keep",
     "checkpoints.best_by",
+    "checkpoints.best_direction",
     "checkpoints.resume",
     "checkpoints.resume_when_done",
     "checkpoints.pause_after",

@@ -8,8 +8,49 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.network import Checkpoints
+from trainer.direction import Direction
 from trainer.errors import ConfigError
-from trainer.plugins import METRICS_GROUP, describe, describe_plugin, load_plugin
+from trainer.figures import is_share
+from trainer.plugins import (
+    METRICS_GROUP,
+    describe,
+    describe_plugin,
+    direction_of,
+    load_plugin,
+    worst_of,
+)
+
+
+def best_direction(checkpoints: Checkpoints, plugins: Sequence[str]) -> Direction:
+    """Return which figures make an epoch the best one.
+
+    Raises:
+        ConfigError: the config says something else than the plug-in metric.
+    """
+    name, asked = checkpoints.best_by, checkpoints.best_direction
+    if name is None or name not in plugins:
+        return Direction(asked or Direction.MAXIMIZE)
+    found = direction_of(name)
+    if asked is not None and asked != found:
+        raise ConfigError(
+            f"checkpoints.best_direction: {asked} was asked for, and plug-in "
+            f"{describe_plugin(METRICS_GROUP, name)} is to {found}, as its `direction` says: "
+            "install the same version of it wherever it is used"
+        )
+    return found
+
+
+def worst_figure(checkpoints: Checkpoints, plugins: Sequence[str]) -> float | None:
+    """Return what the figure that makes an epoch the best one counts as where it is undefined.
+
+    Raises:
+        ConfigError: the plug-in metric says nonsense.
+    """
+    name = checkpoints.best_by
+    if name is None or name not in plugins:
+        return 0.0 if name is not None and is_share(name) else None
+    return worst_of(name)
 
 
 class PluginMetrics:
@@ -22,6 +63,7 @@ class PluginMetrics:
             ConfigError: one cannot be loaded.
         """
         self._functions = {name: load_plugin(METRICS_GROUP, name) for name in names}
+        self._directions = {name: direction_of(name) for name in names}
         self._values: dict[str, list[float]] = {name: [] for name in names}
 
     @property
@@ -31,7 +73,7 @@ class PluginMetrics:
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the functions out of what processes send each other: not all can be pickled."""
-        return {"_functions": {}, "_values": self._values}
+        return {**self.__dict__, "_functions": {}}
 
     def update(self, predicted_NHW: NDArray[np.int64], target_NHW: NDArray[np.int64]) -> None:
         """Add a batch of predicted and true class ids.
@@ -56,8 +98,17 @@ class PluginMetrics:
             values.extend(other._values[name])
 
     def means(self) -> dict[str, float]:
-        """Return each metric's mean over the images where it is a number, else NaN."""
-        return {name: _mean(values) for name, values in self._values.items()}
+        """Return each metric's mean over the images where it is a number, else NaN.
+
+        NaN, too, where it is to be minimized and infinite for an image: left out, the image that
+        a model fails at, such as a distance to an empty mask, would make that model the better.
+        """
+        return {
+            name: math.nan
+            if math.inf in values and self._directions[name].is_lower_better
+            else _mean(values)
+            for name, values in self._values.items()
+        }
 
     def of_image(self, index: int) -> dict[str, float]:
         """Return the figures of one image."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.config import Checkpoints
 from trainer.data.intensity import IntensityRange
+from trainer.direction import Direction
 from trainer.errors import TrainerError
 from trainer.rundir import RESUME, aside_name, checkpoint_file
 
@@ -82,6 +83,7 @@ class CheckpointKeeper:
         best: the best accuracy so far, or the best of the figure that `best_by` names, where only
             the best checkpoint is kept.
         kept: the file of that one.
+        direction: which of two figures is the better one.
         replaced: files that a killed run would have removed next.
     """
 
@@ -90,6 +92,7 @@ class CheckpointKeeper:
     best: float | None = None
     kept: Path | None = None
     replaced: list[Path] = field(default_factory=list)
+    direction: Direction = Direction.MAXIMIZE
 
     @property
     def keeps_one(self) -> bool:
@@ -122,10 +125,11 @@ class CheckpointKeeper:
         if not self.keeps_one:
             is_kept = epoch % self.settings.interval == 0 or epoch == self.num_epochs
             return path if is_kept else None
-        if accuracy is not None and self.best is not None and accuracy <= self.best:
-            return None
-        self.best, self.kept = accuracy, path
-        return path
+        best = self.best
+        if accuracy is None or best is None or self.direction.is_better(accuracy, best):
+            self.best, self.kept = accuracy, path
+            return path
+        return None
 
     def remove_leftovers(self, epoch: int) -> None:
         """Remove what a killed run has left in the folder that no run goes on with.
