@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from hpo.errors import DIAGNOSES, HpoError, StorageError
+from hpo.errors import DIAGNOSES, HpoError, StorageError, describe_fault
 from hpo.wording import fold
 from trainer.errors import TrainerError
 from trainer.log import escape_unprintable, printable
@@ -66,10 +67,12 @@ def run_app(command: Callable[..., object], arguments: Sequence[str] | None) -> 
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # shown whole, unless it has a line of its own
         found = next(filter(None, (diagnose(error) for diagnose in DIAGNOSES)), None)
         if found is None:
-            raise
+            errors.print("".join(traceback.format_exception(error)), markup=False)
+            errors.print(f"error: {describe_fault(error)}", markup=False)
+            return HpoError.exit_code
         errors.print(f"error: {found}", markup=False)
         return StorageError.exit_code
     return 0

@@ -17,11 +17,35 @@ HpoError                  1   what was asked for could not be finished
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
+
+ROOT = Path(__file__).parents[1]
+_PACKAGES = tuple(f"{ROOT / name}/" for name in ("hpo", "trainer", "studies"))
 
 # Asked about an error that nobody foresaw, for the line to print instead of a traceback.
 DIAGNOSES: list[Callable[[BaseException], str | None]] = []
+
+
+def is_ours(file: str) -> bool:
+    """Say whether a frame's file is one of this program's."""
+    return file.startswith(_PACKAGES)
+
+
+def describe_fault(error: BaseException) -> str:
+    """Say of an error that nobody foresaw that it is the program's, and where."""
+    ours = [
+        f", in {Path(frame.f_code.co_filename).relative_to(ROOT)}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if is_ours(frame.f_code.co_filename)
+    ]
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return (
+        f"a fault of the program itself ({what}{ours[-1] if ours else ''}); please report it with "
+        "the lines above"
+    )
 
 
 class HpoError(Exception):

@@ -310,6 +310,8 @@ def _read_database(path: Path) -> None:
             run_app(make_app([name]), [name, *words, *more])
             for name, more in (("list", ()), ("status", ()), ("show", ("--trial", "1")))
         ]
+    if "Traceback" in shown.getvalue():
+        raise AssertionError(shown.getvalue())
     if any(codes):
         raise HpoError(shown.getvalue())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from hpo.plan.space import Categorical, Dimension, Range, Scalar, SearchSpace, p
 from hpo.plan.studyfile import STUDY_FILE, StudyFile
 from hpo.store.first_trials import FirstTrial
 from hpo.store.study import best_first
+from trainer.config.messages import hint
 from trainer.direction import Direction
 from trainer.errors import ConfigError
 from trainer.keypath import get_path, parse_setting
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 TRY = "--try"
 # Of another study's best configurations, tried first; five delay what this study finds itself.
 NUM_LIKE = 3
+# Fields as `list_acc.json` names them, which are none of the config.
+BRIEF = {
+    "optimizer": "optimizer.type",
+    "lr": "optimizer.learning_rate",
+    "loss": "loss.function",
+}
 
 
 def first_trials(
@@ -45,7 +51,7 @@ def first_trials(
         as_params(fields, file.space(), file.config, where)
         with contextlib.suppress(UsageError):
             tries.append(as_params(fields, space, base, where))
-    return tuple(FirstTrial(json.dumps(values, sort_keys=True), values) for values in tries)
+    return tuple(map(FirstTrial, tries))
 
 
 def best_like(
@@ -64,7 +70,7 @@ def best_like(
         if not values or not fits:
             continue
         if all(values != each.values for each in found):
-            found.append(FirstTrial(f"like {name}, {len(found) + 1}", values))
+            found.append(FirstTrial(values))
         if len(found) == NUM_LIKE:
             break
     if not found:
@@ -170,10 +176,14 @@ def _meant(found: list[Dimension], given: Mapping[str, Any], where: str) -> Dime
 def _refuse_fixed(
     key: str, value: Any, space: SearchSpace, base: Mapping[str, Any], where: str
 ) -> None:
+    known = list(dict.fromkeys(each.key for each in space.dimensions))
+    fields = [each for each in known if each.endswith(f".{key}") or each.startswith(f"{key}.")]
+    meant = [BRIEF[key]] if key in BRIEF else fields
+    if meant:
+        raise UsageError(f"{where}: {key} is no field; did you mean {' or '.join(meant)}?")
     fixed = get_path(base, key)
     if fixed is not None and fixed == value:
         return
     if fixed is not None:
         raise UsageError(f"{where}: {key} is not searched, it is {fixed!r} in all trials")
-    known = ", ".join(dict.fromkeys(each.key for each in space.dimensions))
-    raise UsageError(f"{where}: {key} is not searched; known: {known}")
+    raise UsageError(f"{where}: {key} is not searched; {hint(key, known)}")

@@ -156,9 +156,10 @@ class _Planner:
             )
         first = first_trials(file, search, space, base)
         if search.like is not None:
-            tried = like_trials(search.like, options.output, space, name)
+            tried = like_trials(search.like, options.output, space, name, warnings.append)
             num_tries = len(search.try_first or ())
             first = (*first[:num_tries], *tried, *first[num_tries:])
+        first = tuple({each.text: each for each in first}.values())
         check_fields(base, space)
         fixed_layers = base.pop("layers", None)
         is_synthetic = file.generator is not None and options.data.data is None

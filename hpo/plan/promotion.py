@@ -83,9 +83,11 @@ def to_promote(
         is_timed: the time that is left decides how much is spent.
     """
     known = list(standings)
+    if not any(map(_waits, known)):
+        return None
     for epoch in sorted(rungs, reverse=True):
         for each in _best(known, epoch, eta, all_started):
-            if each.state == "paused" and each.can_resume and _rung(each, rungs) == epoch:
+            if _waits(each) and _rung(each, rungs) == epoch:
                 return each.number
     if not all_started or num_epochs is None:
         return None
@@ -104,8 +106,7 @@ def _most_promising(
         else len(each.values)
         for each in known
     )
-    paused = [each for each in known if each.state == "paused" and each.can_resume]
-    if not paused or (limit is not None and spent >= limit * len(known) * stages[-1]):
+    if limit is not None and spent >= limit * len(known) * stages[-1]:
         return None
     ahead: dict[int, float] = {stages[-1]: 0.0}  # stage -> what is gained from there to the end
     for start, end in reversed(list(pairwise(stages))):
@@ -116,13 +117,18 @@ def _most_promising(
         ]
         ahead[start] = ahead[end] + (median(gains) if gains else 0.0)
     best = max(
-        paused,
+        filter(_waits, known),
         key=lambda each: (
             max(each.values) + ahead.get(_rung(each, stages) or 0, 0.0),
             -each.number,
         ),
     )
     return best.number
+
+
+def _waits(standing: Standing) -> bool:
+    """Say whether a trial may be gone on with; one without any score promises nothing."""
+    return standing.state == "paused" and standing.can_resume and bool(standing.values)
 
 
 def share_of(num_trials: int) -> float:

@@ -139,7 +139,8 @@ class StudyFile(Section):
         hours: as the option; without num_trials as many trials as fit.
         share_ranges: as the option.
         tracker: as the option, one name or several.
-        small: what `--small` puts in the place of these, for a machine without a GPU.
+        small: what `--small` puts in the place of these, for a machine without a GPU; with a
+            `search` of its own it has none of the study's `first`.
     """
 
     title: str
@@ -232,6 +233,8 @@ def load_study(folder: Path, *, small: bool = False) -> StudyFile:
         kept = dict(content)
         if "layers" in study.small:  # other weights fit it, or none
             kept.pop("transfer_learning", None)
+        if "search" in study.small:  # what suits another space may be outside this one
+            kept.pop("first", None)
         reduced = StudyFile.model_validate({**kept, **study.small})
         reduced = reduced.model_copy(update={"config": {**study.config, **reduced.config}})
     except OSError as error:

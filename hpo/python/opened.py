@@ -233,7 +233,7 @@ def open_study(
 
 def open_at(url: str, name: str | None, output: str | PathLike[str]) -> OpenedStudy:
     """Open a study by its database's URL."""
-    rdb = open_storage(url)
+    rdb = open_storage(url, makes_tables=False)
     try:
         storage = get_storage(rdb)
         chosen = choose_study(name, optuna.get_all_study_names(storage))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import optuna
 from rich.console import Console
 
 from hpo.dataset.survey import NOT_SURVEYED
+from hpo.keys import IDENTITY, NUM_TRIALS
 from hpo.launchers.slots import reserve_slots
 from hpo.plan.options import Options
 from hpo.plan.pruners import PROMOTION
@@ -16,7 +18,7 @@ from hpo.plan.spec import StudySpec
 from hpo.plan.trackers import tracked_search
 from hpo.results.artifacts import open_model_store
 from hpo.run.launcher import check_known, pick_launcher
-from hpo.run.settings import settings_rows, show_settings, tracker_rows
+from hpo.run.settings import lowers_nothing, settings_rows, show_settings, tracker_rows
 from hpo.run.stored_pruner import with_stored_pruner
 from hpo.store.agreement import peek
 from hpo.store.databaseurl import choose_url, default_url
@@ -62,6 +64,10 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     Data, network and their fit were checked when `spec` was planned; what the search refuses
     after that is refused here, too.
     """
+
+    def warn(text: str) -> None:
+        console.print(f"warning: {text}", markup=False)
+
     reservation = reserve_slots(options.worker.slots())
     reservation.close()
     launcher, why = pick_launcher(spec, options, num_slots=len(reservation.slots))
@@ -71,14 +77,18 @@ def show_dry_run(spec: StudySpec, options: Options, console: Console) -> None:
     )
     if spec.survey.fingerprint != NOT_SURVEYED:  # else nothing is known of what the study reads
         known = peek(url, spec.name)
-        spec = with_stored_pruner(spec, None if known is None else known.attributes)
+        attributes = None if known is None else known.attributes
+        spec = with_stored_pruner(spec, attributes)
         check_study(spec.wanted(), url, may_move=output.move_here)
+        if attributes is not None and attributes.get(IDENTITY) == spec.identity():
+            total = max(spec.num_trials, int(attributes.get(NUM_TRIALS) or 0))
+            spec = replace(spec, num_trials=total)
+            if (note := lowers_nothing(options.search.num_trials, total)) is not None:
+                warn(note)
     if output.artifacts and "://" in output.artifacts:  # a folder would be made
         open_model_store(output.artifacts)
     try:  # it may have started a worker to ask what it knows
-        check_known(
-            spec, options, launcher, lambda text: console.print(f"warning: {text}", markup=False)
-        )
+        check_known(spec, options, launcher, warn)
         rows = [*settings_rows(spec), ("workers", reservation.text), ("launcher", why)]
         rows.append(("limits of each", launcher.limits()))
         search = tracked_search(spec, dict(settings_rows(spec)))

@@ -27,7 +27,7 @@ from hpo.run.progress import Tally, make_reporter
 from hpo.run.reporting import make_cases, note_about, report_at_end
 from hpo.run.same_curves import SameCurves
 from hpo.run.search import Search, tally_of
-from hpo.run.settings import settings_rows, show_settings, tracker_rows
+from hpo.run.settings import lowers_nothing, settings_rows, show_settings, tracker_rows
 from hpo.run.stopping import StopRequest
 from hpo.run.stored_pruner import read_attributes, with_stored_pruner
 from hpo.run.summary import Ending, show_summary
@@ -128,6 +128,8 @@ def _compose(
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
     spec = replace(spec, num_trials=total)
+    if (note := lowers_nothing(options.search.num_trials, total)) is not None:
+        warn(note)
     if num_left := retry.call(put_first, rdb, study._study_id, spec.first, total):
         warn(
             f"{counted(num_left, 'configuration')} to try first left out: the study has its "

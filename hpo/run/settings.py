@@ -13,6 +13,7 @@ from hpo.plan.promotion import ETA, rungs
 from hpo.plan.pruners import NO_PRUNER, PROMOTION
 from hpo.plan.shared_ranges import SharedRanges
 from hpo.plan.spec import StudySpec
+from hpo.store.budget import is_open_ended
 from hpo.trackers import Tracker
 from hpo.wording import describe_values, fold
 
@@ -61,6 +62,19 @@ def _trials_text(spec: StudySpec) -> str:
     if spec.is_open_ended:
         return f"as many as fit into the time, {spec.num_epochs} epochs each"
     return f"{spec.num_trials} in the study, {spec.num_epochs} epochs each"
+
+
+def lowers_nothing(asked: int | None, total: int) -> str | None:
+    """Say that a --num-trials below the study's total is of no effect, None where it is not."""
+    if asked is None or asked >= total:
+        return None
+    begun = (
+        "was begun without a limit of trials" if is_open_ended(total) else f"has {total} trials"
+    )
+    return (
+        f"the study {begun}; --num-trials {asked} does not lower it (another --study-name begins "
+        "one that ends there)"
+    )
 
 
 def _alike_rows(spec: StudySpec) -> list[tuple[str, str]]:

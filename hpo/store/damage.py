@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sysconfig
+import traceback
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 from sqlalchemy import URL
 
-from hpo.errors import DIAGNOSES, StorageError
+from hpo.errors import DIAGNOSES, StorageError, is_ours
 
 MAX_CHECKED_BYTES = 2**27  # a second; of a larger file the damage shows when it is met
 BUSY_S = 1.0
@@ -19,8 +20,13 @@ REMEDY = (
     "rml-study doctor looks at it again"
 )
 _SIGNS = ("malformed", "could not decode", "not a database", "corrupt")
-# What reads rows: an error there, of a file that opens, is what its rows hold.
-_READERS = ("sqlalchemy", "optuna/storages", "hpo/store", "hpo/study/queries")
+# Of a file that opens, an error is of what its rows hold where one of these raises it: what reads
+# rows for us, or a reader of ours itself.
+_LIBRARIES = ("/sqlalchemy/", "/optuna/storages/")
+_READERS = ("/hpo/store/", "/hpo/study/queries.py")
+_RETRY = "/hpo/store/database.py"  # nearly all that a search does runs inside its retry
+_OF_ROWS = (LookupError, ValueError, TypeError, AttributeError, OverflowError)
+_STDLIB = (sysconfig.get_path("stdlib"), "<frozen ")
 _opened: dict[Path, None] = {}  # the last opened is last
 
 
@@ -75,16 +81,26 @@ def _diagnose(error: BaseException) -> str | None:
         ((path, found) for path in reversed(_opened) if (found := _check(path))),
         (next(reversed(_opened)), ""),
     )
-    if not found and not is_damage(error) and not _comes_of_rows(error.__traceback__):
+    if not found and not is_damage(error) and not _comes_of_rows(error):
         return None
     reason = found or " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return f"{path}: the study's database cannot be read ({reason}); it may be damaged: {REMEDY}"
 
 
-def _comes_of_rows(traceback: TracebackType | None) -> bool:
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-        name = traceback.tb_frame.f_code.co_filename
-        if any(part in name for part in _READERS):
-            return True
-    return False
+def _comes_of_rows(error: BaseException) -> bool:
+    """Say whether a row that makes no sense has led to an error, not a fault of the program."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [
+        index for index, file in enumerate(files) if is_ours(file) and not file.endswith(_RETRY)
+    ]
+    if not ours:
+        return False
+    deepest = ours[-1]
+    below = [file for file in files[deepest + 1 :] if _is_library(file)]
+    if below:
+        return any(part in file for file in below for part in _LIBRARIES)
+    return isinstance(error, _OF_ROWS) and any(part in files[deepest] for part in _READERS)
+
+
+def _is_library(file: str) -> bool:
+    return not file.startswith(_STDLIB) or "site-packages" in file

@@ -35,7 +35,7 @@ from hpo.store.databaseurl import (
     show_url,
     why_unreachable,
 )
-from hpo.store.schema import check_schema
+from hpo.store.schema import check_schema, has_studies
 
 FIRST_START_TRIES = 8  # several drivers on an empty database create its tables at once
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # Optuna wraps some of them
@@ -74,12 +74,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
+def open_storage(
+    url: str, lease_s: float = DEFAULT_LEASE_S, *, makes_tables: bool = True
+) -> RDBStorage:
     """Connect to a database and make Optuna's tables where they are missing.
 
     Args:
         url: SQLAlchemy's.
         lease_s: of the study's trials; nobody waits as long for an answer or a lock.
+        makes_tables: False to leave a database as it is, and refuse one without studies' tables.
 
     Raises:
         StorageError: bad URL, missing driver, no answer, or a database of another program or
@@ -88,7 +91,10 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     parsed = parse_url(url)
     shown = show_url(parsed)
     if parsed.get_backend_name() == "sqlite":
-        _make_folder(parsed, shown)
+        if makes_tables:
+            _make_folder(parsed, shown)
+        elif not Path(str(parsed.database)).exists():  # SQLite would make it
+            raise StorageError(f"--storage {shown}: no such file")
         refuse_damaged(parsed)
     # RDBStorage formats the URL, so braces (in a password, say) must be doubled.
     escaped = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
@@ -96,8 +102,10 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
 
     def open_one() -> RDBStorage:
         try:
-            _look(parsed, settings)
-            return RDBStorage(escaped, engine_kwargs=settings)
+            _look(parsed, settings, may_be_empty=makes_tables)
+            return RDBStorage(
+                escaped, engine_kwargs=settings, skip_table_creation=not makes_tables
+            )
         except BaseException:
             abandon(settings)
             raise
@@ -112,11 +120,16 @@ def open_storage(url: str, lease_s: float = DEFAULT_LEASE_S) -> RDBStorage:
     return storage
 
 
-def _look(url: URL, settings: Mapping[str, Any]) -> None:
+def _look(url: URL, settings: Mapping[str, Any], *, may_be_empty: bool) -> None:
     """Refuse a database that is not Optuna's, before Optuna makes its tables there."""
     engine = create_engine(url, **settings)
     try:
         check_schema(engine)
+        if not may_be_empty and not has_studies(engine):
+            raise StorageError(
+                f"--storage {show_url(url)}: the database has no studies yet; name that of a "
+                "search that was begun"
+            )
     except SQLAlchemyError as error:
         if is_other_server(error, url):  # at once: each try would take as long
             raise StorageError(

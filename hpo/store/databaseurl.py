@@ -23,6 +23,7 @@ DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 SERVERS = {"postgresql": "PostgreSQL", "mysql": "MySQL or MariaDB", "mariadb": "MariaDB"}
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL's protocol: answered by S or N
+_QUERY_PASSWORDS = {"password", "passwd"}  # as drivers take it, too
 FILE_KEYS = {"ssl_ca", "ssl_cert", "ssl_key"}  # PyMySQL's errors don't name the file
 
 Warn = Callable[[str], None]
@@ -49,17 +50,23 @@ def choose_url(storage: str | None, storage_file: Path | None, warn: Warn) -> st
     if storage is not None and storage_file is not None:
         raise UsageError("--storage and --storage-file exclude each other; drop one of the two")
     if storage is not None:
-        if _password(storage):
-            warn(
-                "--storage: every user of this machine can read the password in the list of "
-                f"processes; put the URL into a file for --storage-file, or into {URL_VARIABLE}"
-            )
+        remedy = f"put the URL into a file for --storage-file, or into {URL_VARIABLE}"
+        warn_of_password(storage, "--storage", remedy, warn)
         return storage
     if storage_file is None and os.environ.get(FILE_VARIABLE):
         return _read_url(Path(os.environ[FILE_VARIABLE]), FILE_VARIABLE, warn)
     if storage_file is not None:
         return _read_url(storage_file, "--storage-file", warn)
     return os.environ.get(URL_VARIABLE) or None
+
+
+def warn_of_password(url: str, option: str, remedy: str, warn: Warn) -> None:
+    """Say what it means that a URL stands on the command line, if it holds a password."""
+    if _has_password(url):
+        warn(
+            f"{option}: every user of this machine can read the password in the list of "
+            f"processes; {remedy}"
+        )
 
 
 def _read_url(path: Path, where: str, warn: Warn) -> str:
@@ -73,16 +80,17 @@ def _read_url(path: Path, where: str, warn: Warn) -> str:
         raise UsageError(f"{where} {path}: cannot be read ({reason})") from None
     if not url or "\n" in url:
         raise UsageError(f"{where} {path}: expected one line, the database's URL")
-    if readers and _password(url):
+    if readers and _has_password(url):
         warn(f"{where} {path}: others can read the password in it; chmod 600 {path}")
     return url
 
 
-def _password(url: str) -> str | None:
+def _has_password(url: str) -> bool:
     try:
-        return make_url(url).password
+        parsed = make_url(url)
     except (ArgumentError, ValueError):
-        return None
+        return False
+    return bool(parsed.password) or not _QUERY_PASSWORDS.isdisjoint(parsed.query)
 
 
 def parse_url(url: str) -> URL:

@@ -1,7 +1,7 @@
 """Puts configurations that are to be tried into the study, each once, before others are sampled.
 
-Each is a trial that waits, with its values as Optuna's `enqueue_trial` has them, and its own text
-as an attribute: by that a driver that starts later, or again, knows that it is there.
+Each is a trial that waits, with its values as Optuna's `enqueue_trial` has them, and with an
+attribute: by both a driver that starts later, or again, knows that it is there.
 """
 
 from __future__ import annotations
@@ -25,18 +25,30 @@ from hpo.store.trial_rows import TrialRows
 _Study, _Trial = models.StudyModel, models.TrialModel
 _Attribute, _Note = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
 
+_VALUES = "fixed_params"  # Optuna's, of what `enqueue_trial` has put there
+
 
 @dataclass(frozen=True)
 class FirstTrial:
     """A configuration to be tried.
 
     Attributes:
-        text: tells it from others; the study tries no text twice.
         values: by their names in the study; what is left out is sampled.
     """
 
-    text: str
     values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """What tells it from others, whoever asks for it; the study tries none twice."""
+        # 1 and 1.0 are one value, as JSON two
+        return json.dumps(
+            {
+                key: float(value) if type(value) is int else value
+                for key, value in self.values.items()
+            },
+            sort_keys=True,
+        )
 
 
 def put_first(
@@ -77,18 +89,23 @@ def put_first(
 
 
 def _tried(connection: Connection, study_id: int) -> set[str]:
+    """Return the texts of what was tried, by its values: the text stored may be another one.
+
+    Earlier releases wrote "like STUDY, 1", for one.
+    """
     rows = connection.scalars(
-        select(_Attribute.value_json)
-        .join(_Trial, _Trial.trial_id == _Attribute.trial_id)
-        .where(_Trial.study_id == study_id, _Attribute.key == FIRST)
+        select(_Note.value_json)
+        .join(_Trial, _Trial.trial_id == _Note.trial_id)
+        .join(_Attribute, _Attribute.trial_id == _Trial.trial_id)
+        .where(_Trial.study_id == study_id, _Note.key == _VALUES, _Attribute.key == FIRST)
     )
-    return {json.loads(row) for row in rows}
+    return {FirstTrial(json.loads(row)).text for row in rows}
 
 
 def _enqueue(connection: Connection, study_id: int, number: int, first: FirstTrial) -> None:
     trial = insert(_Trial).values(number=number, study_id=study_id, state=TrialState.WAITING)
     key: Any = connection.execute(trial).inserted_primary_key
     trial_id = int(key.trial_id)
-    note = {"trial_id": trial_id, "key": "fixed_params", "value_json": json.dumps(first.values)}
+    note = {"trial_id": trial_id, "key": _VALUES, "value_json": json.dumps(first.values)}
     connection.execute(insert(_Note).values(note))
     TrialRows(connection, trial_id).annotate({FIRST: first.text})

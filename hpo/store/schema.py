@@ -55,6 +55,11 @@ def check_schema(engine: Engine) -> None:
         raise OtherDatabaseError(f"--storage {show_url(engine.url)}: {found}")
 
 
+def has_studies(engine: Engine) -> bool:
+    """Say whether a database has the tables of studies, or is new and empty."""
+    return {"studies", "version_info"} <= set(inspect(engine).get_table_names())
+
+
 def _describe_other(connection: Connection) -> str | None:
     inspector = inspect(connection)
     tables = set(inspector.get_table_names())

@@ -111,7 +111,7 @@ def opened_study(options: StudyOptions) -> Iterator[optuna.Study]:
 
     from hpo.store.database import close_storage, open_storage
 
-    rdb = open_storage(database_url(options))
+    rdb = open_storage(database_url(options), makes_tables=False)
     try:
         cached = get_storage(rdb)
         chosen = choose_study(options.study_name, optuna.get_all_study_names(cached))

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,10 @@ from sqlalchemy import make_url
 from hpo.console import run_app
 from hpo.dataset.content_hashes import _read
 from hpo.errors import StorageError, UsageError
+from hpo.plan.promotion import share_of
 from hpo.plan.studyfile import load_study
 from hpo.store.damage import is_damage, refuse_damaged
-from hpo.store.database import close_storage, is_away, open_storage
+from hpo.store.database import DatabaseRetry, close_storage, is_away, open_storage
 from hpo.study.cli import make_app
 from studies.prepare.folder import find_samples
 from studies.prepare.pipeline import Settings, prepare
@@ -66,6 +68,51 @@ def test_rows_that_make_no_sense_end_in_one_line(database, tmp_path, capfd):
     code = run_app(make_app(["show"]), ["show", "--trial", "1", "--storage", url])
     said = capfd.readouterr().err
     assert code == 2 and "s.db: the study's database cannot be read" in said and "doctor" in said
+
+
+class _Storage:
+    """Optuna's, as a search uses it: all it asks runs inside our retry."""
+
+    def __init__(self, database):
+        url = f"sqlite:///{database}"
+        self.rdb = open_storage(url)
+        self.retry = DatabaseRetry(make_url(url), threading.Event(), print)
+
+    def choose(self):
+        return self.retry.call(share_of, 0)
+
+    def read(self):
+        return self.retry.call(self.rdb.get_all_trials, 1)
+
+
+def test_fault_of_the_program_is_told_as_its_own(database, capfd):
+    storage = _Storage(database)
+    assert run_app(lambda **_: storage.choose(), []) == 1
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert last.startswith("error: a fault of the program itself (ZeroDivisionError: ")
+    assert "in hpo/plan/promotion.py, line " in last and "report it" in last
+    close_storage(storage.rdb)
+
+
+def test_fault_is_told_as_damage_where_the_file_is_damaged(database, capfd):
+    storage = _Storage(database)
+    close_storage(storage.rdb)
+    with database.open("r+b") as file:
+        file.seek(4096 * 3)
+        file.write(os.urandom(4096) * 4)
+    assert run_app(lambda **_: storage.choose(), []) == 2
+    assert "s.db: the study's database cannot be read" in capfd.readouterr().err
+
+
+def test_row_that_makes_no_sense_is_told_as_damage_within_a_search(database, capfd):
+    storage = _Storage(database)
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE trial_params SET distribution_json = '{\"name\": 7}'")
+    connection.close()
+    assert run_app(lambda **_: storage.read(), []) == 2
+    assert "s.db: the study's database cannot be read" in capfd.readouterr().err
+    close_storage(storage.rdb)
 
 
 def test_whole_database_and_one_in_use_are_no_damage(database):

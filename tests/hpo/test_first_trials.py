@@ -1,4 +1,4 @@
-"""Configurations that are tried before others are sampled: `first`, `--try`, `--like`."""
+"""Configurations that are tried before others are sampled: `first`, `--try`; see test_like.py."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from support import (
     wait_for,
 )
 
+from hpo.keys import FIRST
 from hpo.store.database import close_storage, open_storage
 from hpo.store.first_trials import FirstTrial, put_first
 from hpo.store.lease import LeaseManager
@@ -88,7 +89,7 @@ def test_tries_survive_kills(discs: Path, run: Run, tmp_path: Path) -> None:
 def test_drivers_that_start_at_once_try_each_once(url: str) -> None:
     rdb = open_storage(url)
     study = optuna.create_study(study_name="s", storage=rdb, direction="maximize")
-    wanted = [FirstTrial(str(number), {"x": number}) for number in range(6)]
+    wanted = [FirstTrial({"x": number}) for number in range(6)]
 
     def one_driver(_: int) -> list[int]:
         own = open_storage(url)
@@ -117,13 +118,18 @@ def test_drivers_that_start_at_once_try_each_once(url: str) -> None:
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("optimizer.typ=sgd", "known: optimizer.type"),
+        ("optimizer.typ=sgd", "did you mean 'optimizer.type'? Known: optimizer.type"),
         ("optimizer.type=LARS", "not in the search space"),
         ("optimizer.type=Adamm", "did you mean 'Adam'"),
         (f"{RATE}=0.5", "not in the search space (0.0001 .. 0.1"),
         (f"{RATE}=fast", "not in the search space"),
         (f"{RATE}=true", "not in the search space"),
         ("loss.function=BCE", "it is 'Dice' in all trials"),
+        ("optimizer=adam,lr=0.001", "optimizer is no field; did you mean optimizer.type?"),
+        ("lr=0.001", "lr is no field; did you mean optimizer.learning_rate?"),
+        ("learning_rate=0.001", "did you mean optimizer.learning_rate?"),
+        ("type=SGD", "did you mean optimizer.type?"),
+        ("loss=dice", "did you mean loss.function?"),
         ("nonsense", "expected KEY=VALUE"),
         (f"{RATE}=0.1,{RATE}=0.01", "is there twice"),
     ],
@@ -221,57 +227,17 @@ def test_a_study_that_starts_over_tries_them_again(discs: Path, run: Run, tmp_pa
     assert rates(tmp_path).count(0.05) == 1
 
 
-@pytest.mark.parametrize(
-    "like", ["{folder}", "{folder}#{name}", "sqlite:///{folder}/rml_optimize.db", "{name}"]
-)
-def test_best_of_another_study_is_tried_first(
-    discs: Path, run: Run, tmp_path: Path, like: str
-) -> None:
-    earlier, name = tmp_path / "earlier", discs.parent.name
-    worker = standin_settings(tmp_path, {})
-    command = optimize(discs, "--worker", worker, "--jobs", 1, *SEARCH)
-    result = run("rml-optimize", *command, "--num-trials", 6, "--output-dir", earlier)
-    assert result.returncode == 0, result.stdout + result.stderr
-    best = sorted(list_acc(earlier), key=lambda entry: -entry["max_acc"])  # type: ignore[operator]
-    # By its name alone it is one of the same database.
-    folder = earlier if like == "{name}" else tmp_path / "next"
-    result = run(
-        "rml-optimize", *command, "--num-trials", 4, "--study-name", "next",
-        "--like", like.format(folder=earlier, name=name), "--output-dir", folder,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert rates(folder)[:3] == [entry["lr"] for entry in best[:3]]
-    # What it found is none of this study's trials.
-    assert [entry["number"] for entry in list_acc(folder)] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("like", ["{folder}", "{folder}#{name}", "{name}"])
-def test_likeness_to_itself_is_refused(discs: Path, run: Run, tmp_path: Path, like: str) -> None:
-    command = optimize(discs, "--worker", standin_settings(tmp_path, {}), "--jobs", 1, *SEARCH)
-    result = run("rml-optimize", *command, "--num-trials", 2)
-    assert result.returncode == 0, result.stdout + result.stderr
-    text = like.format(folder=tmp_path / "runs/..", name=discs.parent.name)
-    message = one_error(run("rml-optimize", *command, "--num-trials", 6, "--like", text))
-    assert "this search's own study" in message
-    assert len(list_acc(tmp_path)) == 2
-
-
-def test_likeness_that_cannot_be_read_is_named(discs: Path, run: Run, tmp_path: Path) -> None:
-    worker = standin_settings(tmp_path, {})
-    command = optimize(discs, "--worker", worker, "--jobs", 1, *SEARCH)
-    assert "--like nowhere" in one_error(run("rml-optimize", *command, "--like", "nowhere"))
-    result = run("rml-optimize", *command, "--num-trials", 1)
-    assert result.returncode == 0, result.stdout + result.stderr
-    again = [*command, "--study-name", "again"]
-    wrong = one_error(run("rml-optimize", *again, "--like", f"{tmp_path}#discz"))
-    assert discs.parent.name in wrong
-    other = ["--set", "optimizer.type=SGD", "--set", f"{RATE}=0.1", "--search",
-             "optimizer.momentum=0.1..0.9"]  # fmt: skip
-    nothing = [*optimize(discs, "--worker", worker), "--loss", "dice", *other]
-    message = one_error(
-        run("rml-optimize", *nothing, "--like", discs.parent.name, "--study-name", "other")
-    )
-    assert "no finished trial whose values are in this search's space" in message
+def test_what_an_earlier_release_has_tried_is_not_tried_again(url: str) -> None:
+    rdb = open_storage(url)
+    study = optuna.create_study(study_name="s", storage=rdb, direction="maximize")
+    study.enqueue_trial({"x": 1, "y": 0.5}, user_attrs={FIRST: "like earlier, 1"})
+    study.enqueue_trial({"y": 0.25})  # somebody's own
+    wanted = [FirstTrial({"y": 0.5, "x": 1.0}), FirstTrial({"y": 0.25})]
+    for _ in range(2):
+        assert put_first(rdb, study._study_id, wanted, 9) == 0
+        fixed = [each.system_attrs["fixed_params"] for each in study.get_trials(deepcopy=False)]
+        assert fixed == [{"x": 1, "y": 0.5}, {"y": 0.25}, {"y": 0.25}]
+    close_storage(rdb)
 
 
 def test_dry_run_shows_them(discs: Path, run: Run, tmp_path: Path) -> None:

@@ -67,3 +67,14 @@ def test_a_trial_whose_state_is_elsewhere_is_left_to_others() -> None:
     away = Standing(1, (0.49,), "paused", can_resume=False)
     others = [flat(number, 0.5, 1, "ended") for number in range(3, 9)]
     assert choose([WHOLE, away, flat(2, 0.2, 1), *others]) == 2
+
+
+def test_nothing_goes_on_where_nothing_is_paused() -> None:
+    assert choose([]) is None  # all were a plain Optuna script's, say
+    assert choose([WHOLE, flat(1, 0.5, 1, "ended")]) is None
+
+
+def test_a_paused_trial_without_any_score_is_passed_over() -> None:
+    others = [flat(number, 0.4, 1, "ended") for number in range(2, 9)]
+    assert choose([WHOLE, Standing(1, (), "paused"), *others]) is None
+    assert choose([WHOLE, Standing(1, (), "paused"), flat(9, 0.3, 1), *others]) == 9

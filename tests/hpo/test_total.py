@@ -46,11 +46,28 @@ def test_driver_with_a_smaller_number_uses_the_studys(
     num_failed = len(states(tmp_path))
     standin_settings(tmp_path, {"end": {str(number): 60 + number for number in range(20)}})
     result = run("rml-optimize", *arguments, "--num-trials", 4)
+    assert "the study has 40 trials; --num-trials 4 does not lower it" in result.stdout
     assert "40 in the study" in result.stdout  # the table of settings
     assert "/40 trials" in result.stdout
     assert not re.search(r"\d/4 trials", result.stdout)
     assert "--max-failed 10" in one_error(result, code=1)  # a quarter of the study's
     assert len(states(tmp_path)) == num_failed + 10
+
+
+def test_a_number_of_trials_that_lowers_nothing_is_said_to(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {})
+    arguments = optimize(discs, "--worker", worker, "--jobs", 1, "--num-epochs", 1)
+    result = run("rml-optimize", *arguments, "--hours", 0.002)
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = "the study was begun without a limit of trials; --num-trials 1 does not lower it"
+    for extra in ((), ("--dry-run",)):
+        result = run("rml-optimize", *arguments, "--num-trials", 1, "--hours", 0.002, *extra)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stdout.count(told) == 1
+        assert "as many as fit into the time" in result.stdout
+    assert "lower it" not in run("rml-optimize", *arguments, "--hours", 0.002).stdout
 
 
 def test_running_driver_hears_of_a_larger_total(discs: Path, tmp_path: Path) -> None:

@@ -33,6 +33,43 @@ STUDIES = {
     "jsrt": write_jsrt,
 }
 
+# What each study tries before it samples, as its settings show it.
+FIRST = {
+    "breast_cancer": [
+        "type=Adam learning_rate[Adam]=0.001 function=Dice",
+        "type=RMSprop learning_rate[RMSprop]=0.001 function=Dice",
+        "type=SGD learning_rate[SGD]=0.1 function=Dice",
+        "type=Adam learning_rate[Adam]=0.0014 function=BCE",
+    ],
+    "brain_mri": [
+        'type=Adam learning_rate[Adam]=0.0001 lr_scheduler={"type": "Exponential", "gamma": 0.95} '
+        "function=Dice"
+    ],
+    "oxford_pets": ["type=RMSprop learning_rate[RMSprop]=0.001 function=Dice"],
+    "sunnybrook": ["layers=fcn8s type=SGD learning_rate[SGD]=0.0001 momentum[SGD]=0.9"],
+    "jsrt": [
+        "layers=light_unet type=Adam learning_rate=0.001 "
+        'lr_scheduler={"type": "Exponential", "gamma": 1.0} function=NLL'
+    ],
+}
+SMALL_FIRST = {
+    "breast_cancer": [FIRST["breast_cancer"][index] for index in (0, 1, 3)],
+    "brain_mri": [],
+    "oxford_pets": [],
+    "sunnybrook": [],
+    "jsrt": [],
+}
+
+
+def tried_first(text: str) -> list[str]:
+    """Return what a table of settings says of what is tried first."""
+    rows: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            name, value = (cell.strip() for cell in line.strip("|").split("|", 1))
+            rows = [*rows, [name, value]] if name else [*rows[:-1], [*rows[-1], value]]
+    return [" ".join(values) for name, *values in rows if name == "tried first"]
+
 
 @pytest.fixture
 def optimize(
@@ -62,6 +99,7 @@ def test_dry_run_needs_no_data(optimize: Rml, tmp_path: Path, name: str) -> None
     assert config["data"]["transforms"][0] == {"resize": list(study.resize)}
     assert len(config["data"]["transforms"]) == 1 + len(study.transforms)
     assert {path.name for path in (tmp_path / "runs" / name).iterdir()} == {"inputs"}
+    assert tried_first(text) == FIRST[name]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -227,20 +265,56 @@ def test_small_form_fits_the_data_and_keeps_the_rest_of_the_study(
     assert config["data"]["batch_size"] < study.config["data.batch_size"]
     assert config["data"]["test_batch_size"] == study.config["data.test_batch_size"]
     assert small.group_by == study.group_by
+    assert tried_first(text) == SMALL_FIRST[name]
+
+
+@pytest.mark.parametrize(
+    "name, options, kept",
+    [
+        ("breast_cancer", ("--optimizers", "adam"), [0, 3]),
+        ("breast_cancer", ("--set", "loss.function=BCE"), [3]),
+        ("breast_cancer", ("--lr-range-max", "0.01"), [0, 1, 3]),
+        ("brain_mri", ("--search", "optimizer.learning_rate=1e-3..1e-2:log"), []),
+        ("sunnybrook", ("--layers", "unet:width=4,depth=2"), []),
+        ("jsrt", ("--optimizers", "adamw"), []),
+    ],
+)
+def test_what_is_tried_first_is_passed_over_where_an_option_narrows_the_space(
+    optimize: Rml, name: str, options: tuple[str, ...], kept: list[int]
+) -> None:
+    result = optimize("--study", name, "--dry-run", *options)
+    assert result.returncode == 0, result.stderr
+    shown = tried_first(result.stdout)
+    assert len(shown) == len(kept)
+    for text, index in zip(shown, kept, strict=True):
+        rate = re.findall(r"=(0\.\d+)", FIRST[name][index])
+        assert re.findall(r"=(0\.\d+)", text) == rate
+
+
+def test_a_small_form_has_the_studys_first_unless_its_space_is_another(tmp_path: Path) -> None:
+    folder = find_study("brain_mri")
+    first = load_study(folder).first
+    assert first and not load_study(folder, small=True).first
+    text = (folder / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(re.sub(r"(?s)\[\[small.search\]\].*", "", text))
+    assert load_study(tmp_path, small=True).first == first
 
 
 def test_chest_study_is_the_courses_and_small_enough_for_a_cpu(optimize: Rml) -> None:
     study, small = (load_study(find_study("jsrt"), small=each) for each in (False, True))
-    assert study.space().choices("layers") == ("fcn", "large_fcn", "light_unet")
+    assert study.space().choices("layers")[:3] == ("fcn", "large_fcn", "light_unet")
     assert (study.num_epochs, study.config["data.batch_size"]) == (50, 3)
     result = optimize("--study", "jsrt", "--small", "--dry-run")
     assert result.returncode == 0, result.stderr
     config = sampled_config(result.stdout)
-    assert config["data"]["batch_size"] == 3
-    assert config["data"]["transforms"] == [{"resize": [128, 128]}, {"random_affine": 0.1}]
+    assert config["data"]["batch_size"] == 4
+    assert config["data"]["transforms"] == [{"resize": [256, 256]}, {"random_affine": 0.1}]
+    assert config["loss"]["function"] == "Dice"
+    assert config["loss"].get("weight") is None
     assert config["num_epochs"] == small.num_epochs < study.num_epochs
     assert small.num_trials < study.num_trials
-    assert small.space().choices("layers") == ("fcn", "unet:width=16,depth=4")
+    assert small.layers == "unet:width=16,depth=4"
+    assert tried_first(result.stdout) == SMALL_FIRST["jsrt"]
 
 
 def test_chest_studys_names_are_those_of_the_channels() -> None:
