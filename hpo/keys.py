@@ -26,6 +26,7 @@ ATTEMPT = "attempt"  # of those that were started, the last
 CRASHES = "crashes"  # attempts that ended in a crash of the worker
 UNTIL = "rml:until"  # the epoch after which it pauses next; without it, the first rung
 PAUSED = "rml:paused"  # of a trial that waits at a rung: where, and with what it ends if it stays
+BEGAN = "rml:began"  # when a trial that was taken anew was first taken: UTC, as text
 SPENT = "rml:spent"  # seconds of the attempts that gave it back or paused it
 DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
 PROVENANCE = "rml:provenance"  # with what and where it runs

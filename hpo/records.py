@@ -6,6 +6,8 @@ whoever reads one has to do without. They hold what JSON holds.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
@@ -155,6 +157,23 @@ def paused_of(attributes: Mapping[str, Any]) -> PauseRecord:
 def recorded_model(attributes: Mapping[str, Any]) -> ModelRecord:
     """Return a trial's model, be it of its last attempt or of one that died."""
     return cast("ModelRecord", _record(attributes, MODEL))
+
+
+def began_text(started: dt.datetime) -> str:
+    """Return the attribute BEGAN of a trial; as texts, earlier ones come first.
+
+    Args:
+        started: its first start, as Optuna's tables hold it: UTC, without saying so.
+    """
+    return started.replace(tzinfo=dt.UTC).isoformat(" ", "microseconds")
+
+
+def read_began(value: object) -> dt.datetime | None:
+    """Return what `began_text` was made of; None of what is no such text."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str):
+            return dt.datetime.fromisoformat(value).astimezone(dt.UTC).replace(tzinfo=None)
+    return None
 
 
 def _record(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.keys import TESTED
 from hpo.records import end_of, run_of
 from hpo.report.importance import importances
-from hpo.store.durations import span_s
+from hpo.store.durations import span_s, study_start
 from hpo.store.states import state_name
 from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seconds_of
 
@@ -76,7 +76,6 @@ def read_facts(study: optuna.Study) -> StudyFacts:
     states: dict[str, int] = defaultdict(int)
     for trial in trials:
         states[state_name(trial)] += 1
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     attributes = study.user_attrs
     test = attributes.get(TESTED.format(best.number)) if best is not None else None
     return StudyFacts(
@@ -84,7 +83,7 @@ def read_facts(study: optuna.Study) -> StudyFacts:
         test=test if isinstance(test, dict) else {},
         num_finished=len(counted),
         states=dict(states),
-        started=min(starts, default=None),
+        started=study_start(trials),
         span_s=span_s(trials),
         hosts=tuple(_hosts(trials)),
         failures=tuple(_failures(trials)),

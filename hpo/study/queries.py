@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from hpo.keys import BUDGET, PAUSED, TOKEN
-from hpo.records import RunRecord
+from hpo.keys import BEGAN, BUDGET, PAUSED, TOKEN
+from hpo.records import RunRecord, read_began
 from hpo.store import clock
 from hpo.store.budget import Budget
 
@@ -73,6 +73,7 @@ _HEARTBEATS = Table(
 DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state
+_BEGAN = _ATTRIBUTES.alias()
 _OURS = select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == TOKEN)
 
 
@@ -119,6 +120,14 @@ class Running:
         """Whether its driver has been heard of within three of its own leases."""
         lease_s = float(self.provenance.get("lease_s", DEFAULT_LEASE_S))
         return self.silent_s is not None and self.silent_s < 3 * lease_s
+
+
+class Pace(NamedTuple):
+    """How many trials have finished in a time, up to the last one."""
+
+    num_finished: int
+    begin: dt.datetime
+    end: dt.datetime
 
 
 class StudyReader:
@@ -213,27 +222,44 @@ class StudyReader:
             for trial_id, number, state, text in self._rows(query)
         ]
 
-    def last_completions(self, number: int) -> list[tuple[dt.datetime, dt.datetime]]:
-        """Return start and end (UTC) of the trials that finished last, the latest first."""
+    def pace(self, number: int) -> Pace | None:
+        """Return how fast trials finish, by the last ones that did; None where none has.
+
+        The times are UTC.
+        """
+        end = _TRIALS.c.datetime_complete
         query = (
-            select(_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete)
-            .where(
-                self._is_counted(),
-                _TRIALS.c.datetime_start.is_not(None),
-                _TRIALS.c.datetime_complete.is_not(None),
-            )
-            .order_by(_TRIALS.c.datetime_complete.desc())
+            select(_TRIALS.c.datetime_start, end, _BEGAN.c.value_json)
+            .outerjoin(_BEGAN, _has_begun())
+            .where(self._is_counted(), _TRIALS.c.datetime_start.is_not(None), end.is_not(None))
+            .order_by(end.desc())
             .limit(number)
         )
-        return [(start, end) for start, end in self._rows(query)]
+        last = self._rows(query)
+        if not last:
+            return None
+        begin = min(_first(start, text) for start, _, text in last)
+        # Others, too: a trial that was paused may have begun long before the last ones.
+        ((num_finished,),) = self._rows(
+            select(func.count()).where(self._is_counted(), end >= begin)
+        )
+        return Pace(int(num_finished), begin, last[0][1])
 
     def span(self) -> tuple[dt.datetime, dt.datetime] | None:
         """Return the first trial's start and the last one's end (UTC), if there are both."""
-        query = select(
-            func.min(_TRIALS.c.datetime_start), func.max(_TRIALS.c.datetime_complete)
-        ).where(_TRIALS.c.study_id == self._study_id)
-        ((start, end),) = self._rows(query)
-        return (start, end) if start is not None and end is not None else None
+        query = (
+            select(
+                func.min(_TRIALS.c.datetime_start),
+                func.max(_TRIALS.c.datetime_complete),
+                func.min(_BEGAN.c.value_json),
+            )
+            .outerjoin(_BEGAN, _has_begun())
+            .where(_TRIALS.c.study_id == self._study_id)
+        )
+        ((start, end, text),) = self._rows(query)
+        if start is None or end is None:
+            return None
+        return _first(start, text), end
 
     def running(self, provenance: str) -> list[Running]:
         """Return the trials that are claimed; `provenance` is the attribute that says where."""
@@ -304,6 +330,16 @@ def study_names(engine: Engine) -> dict[str, int]:
     query = select(_STUDIES.c.study_name, _STUDIES.c.study_id).order_by(_STUDIES.c.study_id)
     with engine.connect() as connection:
         return {name: int(number) for name, number in connection.execute(query)}
+
+
+def _has_begun() -> ColumnElement[bool]:
+    return (_BEGAN.c.trial_id == _TRIALS.c.trial_id) & (_BEGAN.c.key == BEGAN)
+
+
+def _first(start: dt.datetime, text: str | None) -> dt.datetime:
+    """Return the first of a trial's last start and its attribute BEGAN, which it may lack."""
+    began = read_began(json.loads(text)) if text else None
+    return start if began is None else min(start, began)
 
 
 def _decode(value: float, distribution: str) -> Any:

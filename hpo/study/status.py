@@ -16,11 +16,12 @@ from hpo.keys import END, IDENTITY, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.objective import Objective, objective_in
 from hpo.records import noted_score, notes_score
 from hpo.run.progress import optuna_means
+from hpo.store import clock
 from hpo.store.budget import is_open_ended
 from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
-from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
+from hpo.study.queries import COUNTED, Best, Foreign, Note, Pace, Running, StudyReader
 from hpo.wording import describe_left, describe_time, describe_values, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
@@ -73,7 +74,7 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     ends = reader.notes(END)
     foreign = reader.foreign()
     best = _best(ends, num_finished - len(foreign)) or reader.best()
-    rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
+    rate = _rate(reader.pace(RATE_WINDOW), clock.utc_now() if running else None)
     is_alive = any(trial.is_alive for trial in running)
     num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
     if budget is not None:
@@ -162,21 +163,18 @@ def _best_of_optuna(
     return {"trial": number, objective.key: value, "is_foreign": is_foreign}
 
 
-def _rate(
-    completions: list[tuple[dt.datetime, dt.datetime]], now: dt.datetime | None
-) -> float | None:
-    """Return trials per second over the last ones that finished; a pause before them is no part.
+def _rate(pace: Pace | None, now: dt.datetime | None) -> float | None:
+    """Return trials per second since the first of the last ones began; what was before is no part.
 
     While trials run, time passes up to now, so a study that slows down shows it.
     """
-    if not completions:
+    if pace is None:
         return None
-    begin = min(start for start, _ in completions)
-    end = completions[0][1]
+    num_finished, begin, end = pace
     if now is not None:
         end = max(end, min(now, end + (end - begin)))
     seconds = (end - begin).total_seconds()
-    return len(completions) / seconds if seconds > 0 else None
+    return num_finished / seconds if seconds > 0 else None
 
 
 def _describe_running(trial: Running, objective: Objective) -> dict[str, Any]:

@@ -28,6 +28,7 @@ MIN_CHARS = 24  # of a value, however narrow the screen is
 
 def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
+    from hpo.store.durations import first_start
     from hpo.store.study import (
         best_epoch,
         is_foreign,
@@ -50,7 +51,7 @@ def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[s
         "dice_per_class": end.get("dice_per_class"),
         f"last_{objective}": last_score(trial),
         "epochs": max(values, default=0),
-        "started": _time(trial.datetime_start),
+        "started": _time(first_start(trial)),
         "seconds": None if seconds is None else round(seconds, 1),
         "durations": end.get("seconds"),
         "end": end.get("end"),
