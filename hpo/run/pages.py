@@ -32,7 +32,7 @@ from hpo.results.pictures import attach, picture_names, store_pictures
 from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
-from hpo.store.notes import is_there, write_note
+from hpo.store.notes import lock_notes, write_note
 from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import best_trial, score
 
@@ -92,7 +92,7 @@ class DashboardPages:
 
         Args:
             trial: the trial.
-            num_trials: of the study; a large one's pages would be slow.
+            num_trials: of the study, as far as is known; a large one's pages would be slow.
         """
         noted = NotedTrial(
             number=trial.number,
@@ -149,7 +149,7 @@ class DashboardPages:
             with self._warning():
                 files = self._store_new(trial_id, draw())
         with self._engine.begin() as connection:
-            if not is_there(connection, self._study_id):  # deleted, as the search says
+            if not lock_notes(connection, self._study_id):  # deleted, as the search says
                 return
             attach(connection, trial_id, files)
             if num_trials <= MAX_NOTED:
@@ -170,7 +170,7 @@ class DashboardPages:
 
     def _show_study(self, note: str) -> None:
         with self._engine.begin() as connection:
-            if is_there(connection, self._study_id):
+            if lock_notes(connection, self._study_id):
                 write_note(connection, self._study_id, None, note)
 
     def _work(self) -> None:

@@ -243,7 +243,7 @@ def _show_best(session: _Session, tested: TestScore | None) -> None:
     text = None if tested is None else str(tested)
     session.pages.study_told(session.study, text)
     if (best := best_trial(session.study)) is not None:
-        session.pages.best_told(best, text, session.spec.num_trials)
+        session.pages.best_told(best, text, session.spec.num_expected(best.number + 1))
 
 
 def _complete_list(session: _Session) -> None:
