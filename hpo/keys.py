@@ -19,6 +19,7 @@ BUDGET = "rml:budget"  # the hours that it may take, and since when; see hpo.sto
 ABOUT = "rml:about"  # what its report says of the data and of how trials are compared
 TESTED = "rml:test:{}"  # the test score of that trial's model
 TEST_TASK = "rml:testing"  # the lease on the final test
+DRIVER = "rml:driver:{}"  # that driver's sign of life; a system attribute
 
 # Attributes of a trial.
 TOKEN = "lease"  # whose the trial is

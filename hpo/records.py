@@ -123,6 +123,13 @@ class ModelRecord(TypedDict, total=False):
     entry: ModelEntry
 
 
+class PresenceRecord(TypedDict):
+    """The attribute DRIVER of a study: when a driver gave a sign of life."""
+
+    renewed: float  # seconds since 1970, by the database's clock
+    lease_s: float  # its own
+
+
 def about(attributes: Mapping[str, Any]) -> AboutRecord:
     """Return what a study with those attributes says of itself, empty of an earlier release's."""
     return cast("AboutRecord", _record(attributes, ABOUT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import optuna
@@ -50,7 +51,9 @@ def run_session(
     The summary is printed even where the search or the final test fails.
     """
     with noticing_deletion(spec.name):
-        session = _compose(spec, options, console, stopping)
+        with contextlib.ExitStack() as undo:
+            session = _compose(spec, options, console, stopping, undo)
+            undo.pop_all()
         tested, failure = _run(session)
         _report(session, tested, failure)
 
@@ -80,9 +83,16 @@ class _Session:
 
 
 def _compose(
-    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
+    spec: StudySpec,
+    options: Options,
+    console: Console,
+    stopping: StopRequest,
+    undo: contextlib.ExitStack,
 ) -> _Session:
-    """Reserve slots, open the study, choose the launcher, and show the settings."""
+    """Reserve slots, open the study, choose the launcher, and show the settings.
+
+    What others see of it is taken back by `undo`.
+    """
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
@@ -108,6 +118,8 @@ def _compose(
         identity=spec.identity(),
         retry=retry,
     )
+    retry.call(lease_manager.presence.enter)
+    undo.callback(lease_manager.presence.leave)
     retry.call(lease_manager.budget.ask, spec.hours)
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
@@ -233,6 +245,7 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
     finally:
         session.launcher.close()
         session.reservation.close()
+        session.lease_manager.presence.leave()
         session.lease_manager.close()
         session.task_lease.close()
         session.pages.close(is_stopped=session.stopping.is_set())

@@ -49,6 +49,7 @@ from hpo.store.pausing import (
     read_known,
     read_paused,
 )
+from hpo.store.presence import Presence
 from hpo.store.shared_budget import SharedBudget, settle
 from hpo.store.trial_rows import TrialRows
 
@@ -88,6 +89,7 @@ class LeaseManager:
         self.total = 0  # what the drivers had agreed on at the last claim
         self._engine = locking_engine(storage)
         self.budget = SharedBudget(self._engine, study_id)
+        self.presence = Presence(self._engine, study_id, owner=owner, lease_s=lease_s)
         self._owns_engine = self._engine is not storage.engine
 
     def claim(
@@ -170,11 +172,6 @@ class LeaseManager:
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
         return self._as_owner(lease, lambda rows: None)
-
-    def ping(self) -> None:
-        """Ask the database for a sign of life."""
-        with self._engine.connect() as connection:
-            connection.execute(select(1))
 
     def set_params(self, lease: Lease, trial: FrozenTrial) -> bool:
         """Store the parameters of a trial, if it is still ours; say whether it is."""

@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from hpo.keys import BEGAN, BUDGET, PAUSED, TOKEN
-from hpo.records import RunRecord, read_began
+from hpo.keys import BEGAN, BUDGET, DRIVER, PAUSED, TOKEN
+from hpo.records import PresenceRecord, RunRecord, read_began
 from hpo.store import clock
 from hpo.store.budget import Budget
 
@@ -41,6 +41,10 @@ _STUDIES = Table(
 )  # fmt: skip
 _STUDY_ATTRIBUTES = Table(
     "study_user_attributes", _METADATA,
+    Column("study_id", Integer), Column("key", String), Column("value_json", String),
+)  # fmt: skip
+_SYSTEM_ATTRIBUTES = Table(
+    "study_system_attributes", _METADATA,
     Column("study_id", Integer), Column("key", String), Column("value_json", String),
 )  # fmt: skip
 _TRIALS = Table(
@@ -70,6 +74,7 @@ _HEARTBEATS = Table(
     "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
 )  # fmt: skip
 
+NUM_LEASES = 3  # of its own within which a driver is heard of, or it is dead
 DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state
@@ -117,9 +122,9 @@ class Running:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its driver has been heard of within three of its own leases."""
+        """Whether its driver has been heard of lately."""
         lease_s = float(self.provenance.get("lease_s", DEFAULT_LEASE_S))
-        return self.silent_s is not None and self.silent_s < 3 * lease_s
+        return self.silent_s is not None and self.silent_s < NUM_LEASES * lease_s
 
 
 class Pace(NamedTuple):
@@ -300,6 +305,20 @@ class StudyReader:
             )
             for trial_id, number, start, heartbeat, text in rows
         ]
+
+    def has_driver(self) -> bool:
+        """Say whether a driver is at work, be it between two trials."""
+        columns = _SYSTEM_ATTRIBUTES.c
+        query = select(columns.value_json).where(
+            columns.study_id == self._study_id,
+            columns.key.startswith(DRIVER.format(""), autoescape=True),
+        )
+        records: list[PresenceRecord] = [json.loads(text) for (text,) in self._rows(query)]
+        if not records:
+            return False
+        with self._engine.connect() as connection:
+            now = clock.database_seconds(connection)
+        return any(now - each["renewed"] < NUM_LEASES * each["lease_s"] for each in records)
 
     def now(self) -> dt.datetime:
         """Return the database's clock, as it writes heartbeats."""

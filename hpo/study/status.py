@@ -63,6 +63,8 @@ def status(options: StatusOptions) -> None:
 
 def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     """Return where a study stands, ready for JSON."""
+    # First, or one that ends its last trial and leaves meanwhile would seem to have stopped short.
+    has_driver = reader.has_driver()
     states = reader.states()
     num_finished = states.get("COMPLETE", 0) + states.get("PRUNED", 0)
     budget = reader.budget()
@@ -75,12 +77,13 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     foreign = reader.foreign()
     best = _best(ends, num_finished - len(foreign)) or reader.best()
     rate = _rate(reader.pace(RATE_WINDOW), clock.utc_now() if running else None)
-    is_alive = any(trial.is_alive for trial in running)
+    is_alive = has_driver or any(trial.is_alive for trial in running)
     num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
     if budget is not None:
         is_done = budget.is_done or bool(total and num_finished >= total)
     else:
-        is_done = num_finished >= total if total else not running and not num_open
+        is_open = bool(is_alive or running or num_open)
+        is_done = num_finished >= total if total else bool(states) and not is_open
     left = max(0, total - num_finished) if total else None
     return {
         "study": name,
