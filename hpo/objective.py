@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.keys import IDENTITY
+from hpo.wording import SHORT_NAME
 from trainer.errors import ConfigError
 from trainer.figures import DICE_DATASET, DICE_PER_IMAGE, LOWER_IS_BETTER, figure_of, of_class
 
@@ -55,7 +56,7 @@ class Objective:
     @property
     def short_name(self) -> str:
         """What is written before a score in a line on a trial."""
-        return "Dice" if self.is_default else self.key
+        return SHORT_NAME if self.is_default else self.key
 
     def read(self, entry: Mapping[str, Any]) -> float:
         """Return the score in a line of `metrics.jsonl`.

@@ -26,6 +26,13 @@ const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const stateName = (row) => D.states[D.state[row]];
 const colour = (row) => `var(--${stateName(row)}, var(--soft))`;
 const figure = (value) => (value === null ? "–" : value.toFixed(4));
+function scored(value) {
+  // as hpo.wording.format_score
+  if (value === null || D.is_share) return figure(value);
+  const size = Math.abs(value);
+  if (size >= 1000 && size < 1e7) return value.toFixed(0);
+  return value !== 0 && size < 1e-4 ? value.toExponential(3) : value.toPrecision(4);
+}
 function shown(value) {
   if (value === null || value === undefined) return "–";
   return typeof value === "number" ? String(+value.toPrecision(4)) : value;
@@ -43,7 +50,7 @@ const shortNames = (() => {
   return D.params.map((p, i) => (last.filter((n) => n === last[i]).length > 1 ? p.name : last[i]));
 })();
 function describe(row) {
-  const lines = [`trial ${D.number[row]}, ${stateName(row)}: ${figure(D.score[row])}`];
+  const lines = [`trial ${D.number[row]}, ${stateName(row)}: ${scored(D.score[row])}`];
   D.params.forEach((p, i) => {
     const value = D.values[row][i];
     if (value !== null) lines.push(`${shortNames[i]} ${shown(value)}`);
@@ -103,7 +110,7 @@ function logTicks(low, high, room) {
   const tens = ticks([1]);
   return tens.filter((_, i) => i % Math.ceil(tens.length / Math.max(1, room)) === 0);
 }
-const tickText = (t) => (t !== 0 && (Math.abs(t) < 1e-3 || Math.abs(t) >= 1e5) ? t.toExponential(0) : String(t));
+const tickText = (t) => (t !== 0 && (Math.abs(t) < 1e-3 || Math.abs(t) >= 1e5) ? t.toExponential() : String(t));
 
 // Where most trials are: a few that learned nothing would press the good ones together.
 const range = (() => {
@@ -118,7 +125,7 @@ const scoreScale = (from, to) => {
   const y = scale(range.low, range.high, from, to);
   return (value) => y(Math.max(value, range.low));
 };
-const edge = () => (range.cut ? `Below ${range.low.toFixed(2)}: at the lower edge.` : "");
+const edge = () => (range.cut ? `Below ${D.is_share ? range.low.toFixed(2) : shown(range.low)}: at the lower edge.` : "");
 function frame(id, height, margin) {
   const holder = typeof id === "string" ? byId(id) : id;
   if (!holder) return null;

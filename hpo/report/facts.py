@@ -22,6 +22,7 @@ from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seco
 
 MAX_DRAWN = 1000  # trials in a drawing
 MAX_POINTS = 80  # of a curve
+CURVE_DIGITS = 5  # of a score in it
 NUM_TOP = 100  # the best trials are drawn in any case
 
 
@@ -209,7 +210,7 @@ def _curve(trial: FrozenTrial) -> list[list[float]]:
         step = len(epochs) / MAX_POINTS
         kept = {epochs[int(i * step)] for i in range(MAX_POINTS)} | {epochs[-1]}
         epochs = sorted(kept | {best_epoch(trial) or epochs[0]})
-    return [[float(e) for e in epochs], [round(values[e], 4) for e in epochs]]
+    return [[float(e) for e in epochs], [float(f"{values[e]:.{CURVE_DIGITS}g}") for e in epochs]]
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,7 @@ from hpo.store.databaseurl import describe_error
 from hpo.store.notes import lock_notes, write_note
 from hpo.store.ranking import peak, peak_epoch
 from hpo.store.study import best_trial, score
+from hpo.wording import format_score
 
 Draw = Callable[[], Mapping[str, bytes]]  # returns file name -> PNG
 
@@ -125,9 +126,8 @@ class DashboardPages:
         best = best_trial(study)
         found = None
         if best is not None:
-            found = (
-                f"trial {best.number}, {score_name(self._spec.objective.key)} {score(best):.4f}"
-            )
+            key, value = self._spec.objective.key, score(best) or 0.0
+            found = f"trial {best.number}, {score_name(key)} {format_score(value, key)}"
             found += "" if tested is None else f"; {code(tested)}"
         note = study_note(
             self._spec, about(study.user_attrs), host=socket.gethostname(), best=found
@@ -199,5 +199,6 @@ class DashboardPages:
 
 def _curve(number: int, curve: Mapping[int, float], objective: str) -> dict[str, bytes]:
     name = objective.encode("ascii", "replace").decode()[:MAX_NAME]
-    title = f"trial {number}: {name} {peak(curve):.4f} at epoch {peak_epoch(curve)}"
+    best = format_score(peak(curve) or 0.0, objective)
+    title = f"trial {number}: {name} {best} at epoch {peak_epoch(curve)}"
     return {"curve.png": curve_picture(curve, title)}

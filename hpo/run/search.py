@@ -295,4 +295,5 @@ def tally_of(
         None if best is None or value is None else (value, best.number),
         [trial.number for trial in trials if is_paused(trial)],
         budget,
+        spec.objective.key,
     )

@@ -22,7 +22,7 @@ from hpo.store.ranking import rank
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import COUNTED, Best, Foreign, Note, Pace, Running, StudyReader
-from hpo.wording import describe_left, describe_time, describe_values, format_seconds
+from hpo.wording import describe_left, describe_time, describe_values, format_score, format_seconds
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
 RATE_WINDOW = 20  # trials that the rate is taken from
@@ -262,14 +262,18 @@ def _show(entry: dict[str, Any]) -> None:
     best, key = entry["best"], entry["objective"]
     if best is not None:
         say_prose(
-            f"  best: trial {best['trial']}, {key} {best[key]:.4f} "
+            f"  best: trial {best['trial']}, {key} {format_score(best[key], key)} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
     other = entry["best_of_optuna"]
     if other is not None and (best is None or other["trial"] != best["trial"]):
-        means = optuna_means(other["trial"], other[key], is_foreign=other["is_foreign"])
+        means = optuna_means(other["trial"], other[key], key, is_foreign=other["is_foreign"])
         say_prose(f"  Optuna's best: {means}")
-    for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
+    running = [
+        {**row, key: row[key] if row[key] is None else format_score(row[key], key)}
+        for row in entry["running"]
+    ]
+    for heading, rows in (("hosts", entry["hosts"]), ("running", running)):
         if rows:
             say_prose(f"\n{heading}")
             show_table(rows[:MAX_ROWS])
