@@ -15,10 +15,13 @@ from trainer.figures import DICE_DATASET, DICE_PER_IMAGE, LOWER_IS_BETTER, figur
 OBJECTIVE = "objective"  # in a study's identity; absent where it is the default
 MAX_CHARS = 100
 _NAMES = {DICE_DATASET: "Dice (data set)", DICE_PER_IMAGE: "Dice (per image)"}
-# Columns of tables that have one for the score; none is a figure of our metrics.
+# What tables and JSON have beside the score, by its name; none is a figure of our metrics.
 _TAKEN = (
     "trial", "number", "state", "epoch", "epochs", "seconds", "host", "params", "study", "seed",
     "attempt", "score", "objective", "is_foreign", "end", "message", "curve", "config", "data",
+    "best_of_optuna", "code", "cpu", "dice_per_class", "durations", "foreign_value", "gpus",
+    "image", "launcher", "log_tail", "requeued_from", "run_dir", "seeds", "selected", "silent_s",
+    "started", "test", "uid", "user", "values",
 )  # fmt: skip
 
 

@@ -10,6 +10,13 @@ import pytest
 from optuna_dashboard import get_note
 from support import Run, list_acc, one_error, optimize, standin_settings
 
+from hpo.errors import UsageError
+from hpo.objective import Objective, parse_objective
+from hpo.python.opened import _columns
+from hpo.study.queries import Running
+from hpo.study.status import _describe_running
+from hpo.study.trial_report import describe_trial
+from hpo.study.trials import _row
 from hpo.wording import format_score
 
 RISING = [0.1, 0.2, 0.3]
@@ -188,6 +195,26 @@ def test_objective_that_cannot_be_maximized_is_refused(
     result = search(run, discs, tmp_path, {}, f"--objective={key}")
     assert "--objective" in one_error(result)
     assert not (tmp_path / "rml_optimize.db").exists()
+
+
+def test_no_metric_has_a_name_beside_which_its_score_is_said() -> None:
+    """Else one would take the place of the other."""
+    objective, own = Objective("boundary"), {"boundary", "last_boundary"}
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.COMPLETE, value=0.5)
+    running = Running(0, None, None, 1, 0.5, {})
+    found = {
+        *describe_trial(trial, objective),
+        *_row(trial, objective),
+        *_describe_running(running, objective),
+        *_columns(objective.key),
+        *("test", "best_of_optuna"),  # of `rml-study best`
+        *("trial", "epoch", "params", "is_foreign"),  # of the best in `rml-study status`
+        *("values", "selected", "seeds"),  # of `rml-study confirm`
+    }
+    assert own < found
+    for name in found - own:
+        with pytest.raises(UsageError, match="is no figure of an evaluation"):
+            parse_objective(name)
 
 
 def test_our_worker_refuses_a_figure_that_it_does_not_measure(
