@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.objective import DEFAULT
 from hpo.keys import END, PROVENANCE
 from hpo.run.outcome import AttemptResult, Outcome
 from hpo.run.progress import Tally
@@ -61,7 +62,7 @@ def test_all_agree_on_the_best_of_equals(study: optuna.Study) -> None:
     assert best is not None
     assert optunas is not None
     assert (best.number, optunas.number, best_epoch(best)) == (1, 1, 2)
-    tally = tally_of(SimpleNamespace(num_trials=4), study.get_trials())
+    tally = tally_of(SimpleNamespace(num_trials=4, objective=DEFAULT), study.get_trials())
     assert tally.best == (0.7, 1)
     reader = StudyReader(study._storage._backend.engine, study._study_id)
     found = reader.best()
@@ -77,7 +78,9 @@ def test_a_study_without_scores_has_no_best_trial() -> None:
     study = optuna.create_study(direction="maximize")
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED))
     assert best_trial(study) is None
-    assert tally_of(SimpleNamespace(num_trials=1), study.get_trials()).best is None
+    assert (
+        tally_of(SimpleNamespace(num_trials=1, objective=DEFAULT), study.get_trials()).best is None
+    )
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
