@@ -13,7 +13,7 @@ connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
 either: the tables are written directly, by SQLAlchemy's Core. This module, `claim`, `available`,
-`trial_rows`, `task_lease` and `agreement` know Optuna's tables (5.0:
+`trial_rows`, `task_lease`, `presence` and `agreement` know Optuna's tables (5.0:
 `optuna.storages._rdb.models`), `sampling` uses its private names and `hpo.study.queries` reads its
 tables, which is why that version is pinned.
 """

@@ -10,8 +10,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.objective import DEFAULT
 from hpo.keys import END, PROVENANCE
+from hpo.objective import DEFAULT
 from hpo.run.outcome import AttemptResult, Outcome
 from hpo.run.progress import Tally
 from hpo.run.search import tally_of
