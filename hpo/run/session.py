@@ -108,8 +108,6 @@ def _compose(
     retry.call(note_about, spec, study)
     labels = driver_labels(retry.call(lambda: study.user_attrs)[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
-    stopping.before_leaving(launcher.close)
     lease_manager = LeaseManager(
         rdb,
         study._study_id,
@@ -118,8 +116,11 @@ def _compose(
         identity=spec.identity(),
         retry=retry,
     )
+    undo.callback(lease_manager.close)
     retry.call(lease_manager.presence.enter)
     undo.callback(lease_manager.presence.leave)
+    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
+    stopping.before_leaving(launcher.close)
     retry.call(lease_manager.budget.ask, spec.hours)
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
