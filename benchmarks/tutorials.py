@@ -30,6 +30,7 @@ from hpo.dataset.datafolder import Part
 from hpo.folders import read_json
 from hpo.keys import PROVENANCE
 from hpo.run.progress import describe_values
+from hpo.store.durations import span_s
 from hpo.store.study import best_trial, finished_trials
 from trainer.data.images import read_mask
 
@@ -46,7 +47,6 @@ def row(folder: Path) -> dict[str, Any]:
     trials, best = finished_trials(study), best_trial(study)
     assert best is not None, f"{folder}: no finished trial"
     model, test = (read_json(folder / "best_model" / f"{part}.json") for part in ("trial", "test"))
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     ran = best.user_attrs.get(PROVENANCE, {})
     devices = sorted({str(gpu.get("name")) for gpu in ran.get("gpus", ())})
@@ -61,7 +61,7 @@ def row(folder: Path) -> dict[str, Any]:
         "95 % interval": f"{low:.3f} .. {high:.3f}" if low is not None else ABSENT,
         "dice_per_image": _figure(test.get("dice_per_image")),
         "test images": test.get("num_images", ABSENT),
-        "minutes": f"{(max(ends) - min(starts)).total_seconds() / 60:.1f}",
+        "minutes": f"{span_s(trials) / 60:.1f}",
         "hardware": ", ".join(devices) or _cpu(ran.get("cpu") or {}),
         "date": max(ends).date().isoformat(),
     }

@@ -19,6 +19,7 @@ BUDGET = "rml:budget"  # the hours that it may take, and since when; see hpo.sto
 ABOUT = "rml:about"  # what its report says of the data and of how trials are compared
 TESTED = "rml:test:{}"  # the test score of that trial's model
 TEST_TASK = "rml:testing"  # the lease on the final test
+DRIVER = "rml:driver:{}"  # that driver's sign of life; a system attribute
 
 # Attributes of a trial.
 TOKEN = "lease"  # whose the trial is
@@ -26,6 +27,7 @@ ATTEMPT = "attempt"  # of those that were started, the last
 CRASHES = "crashes"  # attempts that ended in a crash of the worker
 UNTIL = "rml:until"  # the epoch after which it pauses next; without it, the first rung
 PAUSED = "rml:paused"  # of a trial that waits at a rung: where, and with what it ends if it stays
+BEGAN = "rml:began"  # when a trial that was taken anew was first taken: UTC, as text
 SPENT = "rml:spent"  # seconds of the attempts that gave it back or paused it
 DEATHS = "deaths"  # [drivers that died in a row without an epoch more, last epoch by then]
 PROVENANCE = "rml:provenance"  # with what and where it runs

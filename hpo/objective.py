@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo.errors import UsageError
 from hpo.keys import IDENTITY
+from hpo.wording import SHORT_NAME
 from trainer.direction import Direction
 from trainer.errors import ConfigError
 from trainer.figures import (
@@ -24,10 +25,13 @@ OBJECTIVE = "objective"  # in a study's identity; absent where it is the default
 DIRECTION = "direction"  # likewise; absent where the objective is maximized
 MAX_CHARS = 100
 _NAMES = {DICE_DATASET: "Dice (data set)", DICE_PER_IMAGE: "Dice (per image)"}
-# Columns of tables that have one for the score; none is a figure of our metrics.
+# What tables and JSON have beside the score, by its name; none is a figure of our metrics.
 _TAKEN = (
     "trial", "number", "state", "epoch", "epochs", "seconds", "host", "params", "study", "seed",
     "attempt", "score", "objective", "is_foreign", "end", "message", "curve", "config", "data",
+    "best_of_optuna", "code", "cpu", "dice_per_class", "durations", "foreign_value", "gpus",
+    "image", "launcher", "log_tail", "requeued_from", "run_dir", "seeds", "selected", "silent_s",
+    "started", "test", "uid", "user", "values",
 )  # fmt: skip
 
 
@@ -69,7 +73,7 @@ class Objective:
     @property
     def short_name(self) -> str:
         """What is written before a score in a line on a trial."""
-        return "Dice" if self.is_default else self.key
+        return SHORT_NAME if self.is_default else self.key
 
     @property
     def identity(self) -> dict[str, str]:

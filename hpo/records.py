@@ -6,6 +6,8 @@ whoever reads one has to do without. They hold what JSON holds.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
@@ -122,6 +124,13 @@ class ModelRecord(TypedDict, total=False):
     entry: ModelEntry
 
 
+class PresenceRecord(TypedDict):
+    """The attribute DRIVER of a study: when a driver gave a sign of life."""
+
+    renewed: float  # seconds since 1970, by the database's clock
+    lease_s: float  # its own
+
+
 def about(attributes: Mapping[str, Any]) -> AboutRecord:
     """Return what a study with those attributes says of itself, empty of an earlier release's."""
     return cast("AboutRecord", _record(attributes, ABOUT))
@@ -156,6 +165,23 @@ def paused_of(attributes: Mapping[str, Any]) -> PauseRecord:
 def recorded_model(attributes: Mapping[str, Any]) -> ModelRecord:
     """Return a trial's model, be it of its last attempt or of one that died."""
     return cast("ModelRecord", _record(attributes, MODEL))
+
+
+def began_text(started: dt.datetime) -> str:
+    """Return the attribute BEGAN of a trial; as texts, earlier ones come first.
+
+    Args:
+        started: its first start, as Optuna's tables hold it: UTC, without saying so.
+    """
+    return started.replace(tzinfo=dt.UTC).isoformat(" ", "microseconds")
+
+
+def read_began(value: object) -> dt.datetime | None:
+    """Return what `began_text` was made of; None of what is no such text."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str):
+            return dt.datetime.fromisoformat(value).astimezone(dt.UTC).replace(tzinfo=None)
+    return None
 
 
 def _record(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.figures import is_share
+
 ABSENT = "–"
+SHORT_NAME = "Dice"  # of the score that is the default, in a line on a trial
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -48,6 +51,20 @@ def format_size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def format_score(value: float, name: str) -> str:
+    """Return a score: a share with four decimals, any other figure with four significant digits.
+
+    Args:
+        value: may be of any size.
+        name: of the objective, or its short name.
+    """
+    if name == SHORT_NAME or is_share(name):
+        return f"{value:.4f}"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value + 0.0:#.4g}"  # no minus before a zero
 
 
 def describe_time(span_s: float, busy_s: float) -> str:

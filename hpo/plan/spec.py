@@ -97,6 +97,10 @@ class StudySpec:
         """Whether it has as many trials as fit into its hours."""
         return is_open_ended(self.num_trials)
 
+    def num_expected(self, num_known: int) -> int:
+        """Return how many trials there will be, or those that are known where nobody knows."""
+        return num_known if self.is_open_ended else self.num_trials
+
     @property
     def scored_at(self) -> str:
         """Say at which size predictions are compared with masks."""

@@ -32,6 +32,13 @@ const isCounted = (row) => D.counted.includes(D.state[row]);
 const countedFirst = (a, b) => isCounted(b) - isCounted(a);
 const colour = (row) => `var(--${stateName(row)}, var(--soft))`;
 const figure = (value) => (value === null ? "–" : value.toFixed(4));
+function scored(value) {
+  // as hpo.wording.format_score
+  if (value === null || D.is_share) return figure(value);
+  const size = Math.abs(value);
+  if (size >= 1000 && size < 1e7) return value.toFixed(0);
+  return value !== 0 && size < 1e-4 ? value.toExponential(3) : value.toPrecision(4);
+}
 function shown(value) {
   if (value === null || value === undefined) return "–";
   return typeof value === "number" ? String(+value.toPrecision(4)) : value;
@@ -54,7 +61,7 @@ function valueText(row, i) {
   return D.params[i].choices && value !== null ? D.params[i].choices[value] : shown(value);
 }
 function describe(row) {
-  const lines = [`trial ${D.number[row]}, ${stateName(row)}: ${figure(D.score[row])}`];
+  const lines = [`trial ${D.number[row]}, ${stateName(row)}: ${scored(D.score[row])}`];
   D.params.forEach((p, i) => {
     if (D.values[row][i] !== null) lines.push(`${shortNames[i]} ${valueText(row, i)}`);
   });
@@ -113,7 +120,7 @@ function logTicks(low, high, room) {
   const tens = ticks([1]);
   return tens.filter((_, i) => i % Math.ceil(tens.length / Math.max(1, room)) === 0);
 }
-const tickText = (t) => (t !== 0 && (Math.abs(t) < 1e-3 || Math.abs(t) >= 1e5) ? t.toExponential(0) : String(t));
+const tickText = (t) => (t !== 0 && (Math.abs(t) < 1e-3 || Math.abs(t) >= 1e5) ? t.toExponential() : String(t));
 
 // Where most trials are: a few that learned nothing would press the good ones together.
 const range = (() => {
@@ -132,8 +139,9 @@ const scoreScale = (from, to) => {
   const y = scale(range.low, range.high, from, to);
   return (value) => y(clamp(value, range.low, range.high));
 };
-const lowerEdge = (low) => `Below ${low.toFixed(2)}: at the lower edge. `;
-const upperEdge = (high) => `Above ${high.toFixed(2)}: at the upper edge. `;
+const atEdge = (value) => (D.is_share ? value.toFixed(2) : shown(value));
+const lowerEdge = (low) => `Below ${atEdge(low)}: at the lower edge. `;
+const upperEdge = (high) => `Above ${atEdge(high)}: at the upper edge. `;
 const edge = () => {
   const [below, above] = D.lower_is_better ? [range.over, range.cut] : [range.cut, range.over];
   return ((below ? lowerEdge(range.low) : "") + (above ? upperEdge(range.high) : "")).trim();

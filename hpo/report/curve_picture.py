@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 WIDTH_PX, HEIGHT_PX = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 40  # margins
 MAX_TICKS = 6
+MAX_DECIMALS = 4  # of a number beside the axis, for want of room
 INK, GRID, LINE, BEST = (60, 60, 60), (225, 225, 225), (180, 119, 31), (14, 127, 255)  # BGR
 _SHIFT = 4  # coordinates with fractions of a pixel, of 1/16
 Point = tuple[float, float]
@@ -42,10 +43,11 @@ def curve_picture(curve: Mapping[int, float], best: int, title: str) -> bytes:
         )
 
     decimals = max(1, -math.floor(math.log10(step)))
+    style = f".{decimals}f" if decimals <= MAX_DECIMALS else ".3g"
     for i in range(round((high - low) / step) + 1):
         _line(sheet, place(first, low + i * step), place(last, low + i * step), GRID)
         y = place(first, low + i * step)[1]
-        _text(sheet, f"{low + i * step:.{decimals}f}", (LEFT - 8, y + 4), align=1.0)
+        _text(sheet, f"{low + i * step:{style}}", (LEFT - 8, y + 4), align=1.0)
     for epoch in range(first, last + 1, max(1, math.ceil((last - first) / MAX_TICKS))):
         x = place(epoch, low)[0]
         _text(sheet, str(epoch), (x, HEIGHT_PX - BOTTOM + 16), align=0.5)
@@ -66,7 +68,8 @@ def curve_picture(curve: Mapping[int, float], best: int, title: str) -> bytes:
 
 def _scale(low: float, high: float) -> tuple[float, float, float]:
     """Return where the axis begins and ends, and the step between its numbers."""
-    room = max(high - low, 0.01)
+    # A hundredth of the score itself is no more than noise.
+    room = max(high - low, 0.01 * min(1.0, max(abs(low), abs(high)))) or 0.01
     step = 10 ** math.floor(math.log10(room / (MAX_TICKS - 1)))
     step = next(step * k for k in (1, 2, 5, 10) if room / (step * k) <= MAX_TICKS - 1)
     begin = math.floor(low / step) * step

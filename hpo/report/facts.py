@@ -17,13 +17,14 @@ from hpo.keys import TESTED
 from hpo.records import end_of, run_of
 from hpo.report.importance import importances
 from hpo.store.directions import direction_of
-from hpo.store.durations import span_s
+from hpo.store.durations import span_s, study_start
 from hpo.store.states import NAMES, state_name
 from hpo.store.study import COUNTED, best_epoch, best_of, is_paused, score, seconds_of
 from trainer.direction import Direction
 
 MAX_DRAWN = 1000  # trials in a drawing
 MAX_POINTS = 80  # of a curve
+CURVE_DIGITS = 5  # of a score in it
 NUM_TOP = 100  # the best trials are drawn in any case
 _COUNTED_NAMES = {NAMES[state] for state in COUNTED}
 
@@ -80,7 +81,6 @@ def read_facts(study: optuna.Study) -> StudyFacts:
     states: dict[str, int] = defaultdict(int)
     for trial in trials:
         states[state_name(trial)] += 1
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     attributes = study.user_attrs
     test = attributes.get(TESTED.format(best.number)) if best is not None else None
     return StudyFacts(
@@ -88,7 +88,7 @@ def read_facts(study: optuna.Study) -> StudyFacts:
         test=test if isinstance(test, dict) else {},
         num_finished=len(counted),
         states=dict(states),
-        started=min(starts, default=None),
+        started=study_start(trials),
         span_s=span_s(trials),
         hosts=tuple(_hosts(trials)),
         failures=tuple(_failures(trials)),
@@ -244,7 +244,7 @@ def _curve(trial: FrozenTrial, direction: Direction) -> list[list[float]]:
         step = len(epochs) / MAX_POINTS
         kept = {epochs[int(i * step)] for i in range(MAX_POINTS)} | {epochs[-1]}
         epochs = sorted(kept | {best_epoch(trial, direction) or epochs[0]})
-    return [[float(e) for e in epochs], [round(values[e], 4) for e in epochs]]
+    return [[float(e) for e in epochs], [float(f"{values[e]:.{CURVE_DIGITS}g}") for e in epochs]]
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from hpo.plan.spec import StudySpec
 from hpo.records import AboutRecord, EndRecord, noted_score
 from hpo.report.markdown import code, code_block, prose
 from hpo.results.metrics import describe_classes
-from hpo.wording import describe_values, format_seconds
+from hpo.wording import describe_values, format_score, format_seconds
 from trainer import rundir
 from trainer.figures import DICE_DATASET
 
@@ -120,10 +120,10 @@ def _result(end: EndRecord, selected_on: str, num_epochs: int) -> str:
     score = noted_score(end)
     if score is None:
         return "**No score**"
-    name = score_name(end.get("objective", DICE_DATASET))
+    objective = end.get("objective", DICE_DATASET)
     return (
-        f"**{name} {score:.4f}** at epoch {end.get('epoch')} of {num_epochs}, "
-        f"on {prose(selected_on)}"
+        f"**{score_name(objective)} {format_score(score, objective)}** "
+        f"at epoch {end.get('epoch')} of {num_epochs}, on {prose(selected_on)}"
     )
 
 

@@ -29,6 +29,7 @@ from hpo.report.markup import as_json, esc
 from hpo.report.sections import SECTIONS
 from hpo.results.models import find_model
 from trainer import rundir
+from trainer.figures import is_share
 
 SCRIPTS = ("base.js", "plots.js", "table.js")  # of one scope, in this order
 HEAD_BYTES = 4096  # of a report, which says whose it is
@@ -87,7 +88,8 @@ def render(report: Report) -> str:
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
     written = dt.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    names = {"score_name": report.objective.short_name}
+    objective = report.objective
+    names = {"score_name": objective.short_name, "is_share": is_share(objective.key)}
     data = {**report.facts.data, **names, "images": _image_data(report.cases)}
     return f"""<!doctype html>
 <html lang="en">

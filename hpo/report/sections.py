@@ -13,7 +13,7 @@ from hpo.report.content import Report
 from hpo.report.markup import code, esc, facts_list, table
 from hpo.report.use import paper_section, use_section
 from hpo.store.study import best_epoch, score
-from hpo.wording import ABSENT, format_seconds
+from hpo.wording import ABSENT, format_score, format_seconds
 from trainer.wording import counted
 
 MAX_NUMBERS = 12
@@ -25,12 +25,13 @@ def _winner(report: Report) -> str:
         return "<p class=big-note>No trial is finished and has a score yet.</p>"
     direction = objective.direction
     test, value = facts.test, score(best, direction) or 0.0
+    shown = format_score(value, objective.key)
     of_epochs = max(best.intermediate_values, default=0)
     chosen_on = report.about.get("selected_on") or report.identity.get(
         "select on", "its own images"
     )
     if "dice_dataset" in test:
-        head = float(test["dice_dataset"])
+        head = f"{test['dice_dataset']:.4f}"
         label = f"Dice on {counted(int(test['num_images']), 'test image')} that chose nothing"
         interval, note = test.get("interval"), "no interval: the worker left no table of images"
         if (number := test.get("num_drawn")) is not None:
@@ -38,13 +39,13 @@ def _winner(report: Report) -> str:
             note = f"no interval, {drawn} are too few"
             if interval:
                 note = f"95 % interval {interval[0]:.4f} – {interval[1]:.4f}, over {drawn}"
-        bar = _interval_bar(head, interval) if interval else ""
+        bar = _interval_bar(float(test["dice_dataset"]), interval) if interval else ""
     else:
-        head, note, bar = value, "", ""
+        head, note, bar = shown, "", ""
         label = f"{objective.short_name} on {chosen_on}"
     how = (
         f"Trial {best.number} had the {direction.superlative} {objective} of the "
-        f"{facts.num_finished} trials that finished: {value:.4f} at its best epoch, "
+        f"{facts.num_finished} trials that finished: {shown} at its best epoch, "
         f"{best_epoch(best, direction)} of {of_epochs}, on {chosen_on}."
     )
     warning = ""
@@ -73,7 +74,7 @@ def _winner(report: Report) -> str:
     values = [(name, _value(value)) for name, value in best.params.items()]
     return (
         '<div class="hero"><div class="score">'
-        f'<p class="number">{head:.4f}</p><p class="label">{esc(label)}</p>'
+        f'<p class="number">{head}</p><p class="label">{esc(label)}</p>'
         f'{bar}<p class="note">{esc(note)}</p></div>'
         f"<div><h3>Values of trial {best.number}</h3>{facts_list(values)}</div>"
         f"<div><h3>Its figures</h3>{facts_list(figures)}</div></div>"
@@ -87,8 +88,9 @@ def _scores(report: Report, value: float) -> list[tuple[str, str]]:
     objective, test = report.objective, report.facts.test
     if objective.is_default:
         return [(objective.key, f"{test.get('dice_dataset', value):.4f}")]
-    own = _number(test.get("score")) if test else f"{value:.4f}"
-    return [(objective.key, own), ("dice_dataset", _number(test.get("dice_dataset")))]
+    own = test.get("score") if test else value
+    shown = "" if own is None else format_score(own, objective.key)
+    return [(objective.key, shown), ("dice_dataset", _number(test.get("dice_dataset")))]
 
 
 def _interval_bar(value: float, interval: list[float]) -> str:

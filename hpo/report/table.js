@@ -8,7 +8,7 @@ function makeTable() {
   const columns = [
     { name: "trial", value: (r) => D.number[r], text: (r) => String(D.number[r]) },
     { name: "state", left: true, value: stateName, text: stateName, dot: true },
-    { name: D.score_name, value: (r) => D.score[r], text: (r) => figure(D.score[r]), down: !D.lower_is_better, ranks: true },
+    { name: D.score_name, value: (r) => D.score[r], text: (r) => scored(D.score[r]), down: !D.lower_is_better, ranks: true },
     { name: "best epoch", value: (r) => D.epoch[r], text: (r) => (D.epoch[r] === null ? "–" : `${D.epoch[r]} of ${D.epochs[r]}`) },
     { name: "time", value: (r) => D.seconds[r], text: (r) => seconds(D.seconds[r]) },
     ...(hasHosts ? [{ name: "host", left: true, value: (r) => D.hosts[D.host[r]], text: (r) => D.hosts[D.host[r]] }] : []),

@@ -10,7 +10,7 @@ import trainer
 from hpo.report.content import Report
 from hpo.report.markup import code, esc
 from hpo.store.study import score
-from hpo.wording import ABSENT, describe_values, latex
+from hpo.wording import ABSENT, describe_values, format_score, latex
 
 LOADER = "load_model"  # of `trainer`
 CONFIRMED = ("confirm.md", "confirm.tex")
@@ -79,10 +79,12 @@ def paper_table(report: Report) -> tuple[str, str]:
     assert best is not None
     part = "test" if report.selected_on_test else "validation"
     row = {"trial": str(best.number), "values": describe_values(best.params)}
-    row[f"{report.objective}, {part}"] = f"{score(best, report.objective.direction):.4f}"
+    key = report.objective.key
+    value = score(best, report.objective.direction) or 0.0
+    row[f"{key}, {part}"] = format_score(value, key)
     if "dice_dataset" in test:
-        if test.get("score") is not None and report.objective.key not in test:
-            row[f"{report.objective}, test"] = f"{test['score']:.4f}"
+        if test.get("score") is not None and key not in test:
+            row[f"{key}, test"] = format_score(test["score"], key)
         row["dice_dataset, test"] = f"{test['dice_dataset']:.4f}"
         interval = test.get("interval")
         row["95 % interval"] = "{:.4f} .. {:.4f}".format(*interval) if interval else ABSENT

@@ -68,10 +68,12 @@ def picture_names(connection: Connection, trial_id: int) -> set[str]:
 
 
 def attach(connection: Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
-    """Write what `store_pictures` has returned, of new files."""
+    """Write what `store_pictures` has returned, but for files that the trial has by now."""
+    known = picture_names(connection, trial_id) if attributes else set()
     rows = [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
         for key, value in attributes.items()
+        if json.loads(value)["filename"] not in known
     ]
     if rows:
         connection.execute(insert(_Attribute), rows)

@@ -37,6 +37,7 @@ from hpo.results.model_folder import TEST_FILE, copy_model
 from hpo.run.oneshot import run_config
 from hpo.store.study import best_trial
 from hpo.store.task_lease import TaskLease
+from hpo.wording import ABSENT, format_score
 from hpo.worker_files import remove
 from trainer import rundir
 from trainer.keypath import get_path, set_path
@@ -86,7 +87,8 @@ class TestScore:
     def __str__(self) -> str:
         text = ""
         if self.objective is not None:
-            text = f"{self.objective} {'–' if self.score is None else f'{self.score:.4f}'}, "
+            own = ABSENT if self.score is None else format_score(self.score, self.objective)
+            text = f"{self.objective} {own}, "
         text += f"dice_dataset {self.dice_dataset:.4f}"
         if self.interval is not None or self.num_drawn is not None:
             found = Interval(self.interval, self.num_drawn or 0, self.drawn or "images")

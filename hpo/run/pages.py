@@ -34,8 +34,9 @@ from hpo.run.final_test import TestScore
 from hpo.run.settings import selection_text
 from hpo.store.database import DATABASE_ERRORS, locking_engine
 from hpo.store.databaseurl import describe_error
-from hpo.store.notes import is_there, write_note
+from hpo.store.notes import lock_notes, write_note
 from hpo.store.study import best_trial, score
+from hpo.wording import format_score
 
 Draw = Callable[[], Mapping[str, bytes]]  # returns file name -> PNG
 
@@ -93,7 +94,7 @@ class DashboardPages:
 
         Args:
             trial: the trial.
-            num_trials: of the study; a large one's pages would be slow.
+            num_trials: of the study, as far as is known; a large one's pages would be slow.
         """
         noted = NotedTrial(
             number=trial.number,
@@ -129,8 +130,8 @@ class DashboardPages:
         found = None
         if best is not None:
             objective = self._spec.objective
-            value = score(best, objective.direction)
-            found = f"trial {best.number}, {score_name(objective.key)} {value:.4f}"
+            value = format_score(score(best, objective.direction) or 0.0, objective.key)
+            found = f"trial {best.number}, {score_name(objective.key)} {value}"
             found += "" if tested is None else f"; {code(tested)}"
         note = study_note(
             self._spec, about(study.user_attrs), host=socket.gethostname(), best=found
@@ -152,7 +153,7 @@ class DashboardPages:
             with self._warning():
                 files = self._store_new(trial_id, draw())
         with self._engine.begin() as connection:
-            if not is_there(connection, self._study_id):  # deleted, as the search says
+            if not lock_notes(connection, self._study_id):  # deleted, as the search says
                 return
             attach(connection, trial_id, files)
             if num_trials <= MAX_NOTED:
@@ -173,7 +174,7 @@ class DashboardPages:
 
     def _show_study(self, note: str) -> None:
         with self._engine.begin() as connection:
-            if is_there(connection, self._study_id):
+            if lock_notes(connection, self._study_id):
                 write_note(connection, self._study_id, None, note)
 
     def _work(self) -> None:
@@ -216,5 +217,6 @@ def _curve(number: int, curve: Mapping[int, float], objective: Objective) -> dic
     epoch = objective.direction.best_epoch(curve)
     if epoch is None:
         return {}
-    title = f"trial {number}: {name} {curve[epoch]:.4f} at epoch {epoch}"
+    best = format_score(curve[epoch], objective.key)
+    title = f"trial {number}: {name} {best} at epoch {epoch}"
     return {"curve.png": curve_picture(curve, epoch, title)}

@@ -13,7 +13,8 @@ from rich.table import Column
 
 from hpo.console import tell
 from hpo.store.budget import is_open_ended
-from hpo.wording import describe_left, describe_values, format_seconds
+from hpo.wording import SHORT_NAME, describe_left, describe_values, format_score, format_seconds
+from trainer.figures import DICE_DATASET
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ class Tally:
         direction: Direction,
         paused: Collection[int] = (),
         budget: SharedBudget | None = None,
+        objective: str = DICE_DATASET,
     ) -> None:
         self.num_trials = num_trials
+        self._objective = objective
         self.num_finished = num_finished
         self.best = best
         self._direction = direction
@@ -146,7 +149,7 @@ class Tally:
         if self._paused:
             text += f", {len(self._paused)} paused"
         if self.best is not None:
-            text += f", best {self.best[0]:.4f} (trial {self.best[1]})"
+            text += f", best {format_score(self.best[0], self._objective)} (trial {self.best[1]})"
         budget = None if self._budget is None else self._budget.now
         if budget is not None:
             text += f", {describe_left(budget.hours, budget.left_s, self.seconds_left)}"
@@ -155,11 +158,12 @@ class Tally:
         return text
 
 
-def optuna_means(number: int, value: float, *, is_foreign: bool) -> str:
+def optuna_means(number: int, value: float, objective: str, *, is_foreign: bool) -> str:
     """Return what Optuna calls the best trial, where that is another one."""
+    text = f"trial {number} with {format_score(value, objective)}"
     if is_foreign:
-        return f"trial {number} with {value:.4f}, which was not made by rml-optimize"
-    return f"trial {number} with {value:.4f}, of complete trials only"
+        return f"{text}, which was not made by rml-optimize"
+    return f"{text}, of complete trials only"
 
 
 def describe_outcome(outcome: Outcome, score_name: str) -> str:
@@ -168,7 +172,7 @@ def describe_outcome(outcome: Outcome, score_name: str) -> str:
     if outcome.end in UNFINISHED:  # its score is none of the study's
         text += f" after {outcome.num_epochs} epoch{'s' * (outcome.num_epochs != 1)}"
     elif outcome.score is not None:
-        text += f" {score_name} {outcome.score:.4f}"
+        text += f" {score_name} {format_score(outcome.score, score_name)}"
         text += f" (epoch {outcome.epoch} of {outcome.num_epochs})"
     text += f" in {format_seconds(outcome.seconds)}"
     return f"{text}: {outcome.message}" if outcome.message else text
@@ -180,7 +184,7 @@ class PlainReporter:
     A slot that has been silent for two minutes says which epoch it has reached.
     """
 
-    def __init__(self, console: Console, score_name: str = "Dice") -> None:
+    def __init__(self, console: Console, score_name: str = SHORT_NAME) -> None:
         self._console = console
         self._score_name = score_name
         self._lock = threading.Lock()
@@ -200,7 +204,7 @@ class PlainReporter:
         now = time.monotonic()
         if now - self._last_line.get(slot, now) >= SILENCE_S:
             self._last_line[slot] = now
-            self._line(f"trial {number:3d} epoch {epoch}, {self._score_name} {best:.4f} so far")
+            self._line(f"trial {number:3d} epoch {epoch}, {self._scored(best)} so far")
 
     def attempt_ended(self, number: int, attempt: int, attempt_result: AttemptResult) -> None:
         """Print why."""
@@ -227,6 +231,9 @@ class PlainReporter:
     def close(self) -> None:
         """Nothing to end."""
 
+    def _scored(self, value: float) -> str:
+        return f"{self._score_name} {format_score(value, self._score_name)}"
+
     def _line(self, text: str) -> None:
         with self._lock:
             stamp = time.strftime("%H:%M:%S")
@@ -243,7 +250,7 @@ class LiveReporter(PlainReporter):
         num_slots: int,
         num_epochs: int,
         tally: Tally,
-        score_name: str = "Dice",
+        score_name: str = SHORT_NAME,
     ) -> None:
         super().__init__(console, score_name)
         self._num_epochs = num_epochs
@@ -281,7 +288,7 @@ class LiveReporter(PlainReporter):
         self._progress.update(
             self._slots[slot],
             completed=epoch,
-            note=f"epoch {epoch}/{self._num_epochs}, {self._score_name} {best:.4f}",
+            note=f"epoch {epoch}/{self._num_epochs}, {self._scored(best)}",
         )
         self._show()
 
@@ -308,7 +315,12 @@ class LiveReporter(PlainReporter):
 
 
 def make_reporter(
-    console: Console, *, num_slots: int, num_epochs: int, tally: Tally, score_name: str = "Dice"
+    console: Console,
+    *,
+    num_slots: int,
+    num_epochs: int,
+    tally: Tally,
+    score_name: str = SHORT_NAME,
 ) -> PlainReporter:
     """Return the live display on a terminal, plain lines elsewhere."""
     if console.is_terminal:

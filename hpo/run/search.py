@@ -301,4 +301,5 @@ def tally_of(
         direction,
         [trial.number for trial in trials if is_paused(trial)],
         budget,
+        spec.objective.key,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import optuna
@@ -54,7 +55,9 @@ def run_session(
     The summary is printed even where the search or the final test fails.
     """
     with noticing_deletion(spec.name):
-        session = _compose(spec, options, console, stopping)
+        with contextlib.ExitStack() as undo:
+            session = _compose(spec, options, console, stopping, undo)
+            undo.pop_all()
         try:
             tested, failure = _run(session)
         except BaseException:
@@ -93,9 +96,16 @@ class _Session:
 
 
 def _compose(
-    spec: StudySpec, options: Options, console: Console, stopping: StopRequest
+    spec: StudySpec,
+    options: Options,
+    console: Console,
+    stopping: StopRequest,
+    undo: contextlib.ExitStack,
 ) -> _Session:
-    """Reserve slots, open the study, choose the launcher, and show the settings."""
+    """Reserve slots, open the study, choose the launcher, and show the settings.
+
+    What others see of it is taken back by `undo`.
+    """
 
     def warn(text: str) -> None:
         console.print(f"warning: {text}", markup=False)
@@ -114,8 +124,6 @@ def _compose(
     trackers = make_trackers(spec.trackers, tracked)
     labels = driver_labels(attributes[DATABASE_ID])
     owner = f"{labels[HOST]}/{labels[SESSION]}"
-    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
-    stopping.before_leaving(launcher.close)
     lease_manager = LeaseManager(
         rdb,
         study._study_id,
@@ -124,6 +132,11 @@ def _compose(
         identity=spec.identity(),
         retry=retry,
     )
+    undo.callback(lease_manager.close)
+    retry.call(lease_manager.presence.enter)
+    undo.callback(lease_manager.presence.leave)
+    launcher, why = pick_launcher(spec, options, labels, warn, stopping, len(reservation.slots))
+    stopping.before_leaving(launcher.close)
     retry.call(lease_manager.budget.ask, spec.hours)
     # Another driver may have asked for more.
     total = retry.call(lease_manager.num_trials, spec.num_trials)
@@ -262,6 +275,7 @@ def _run(session: _Session) -> tuple[TestScore | None, HpoError | TrainerError |
     finally:
         session.launcher.close()
         session.reservation.close()
+        session.lease_manager.presence.leave()
         session.lease_manager.close()
         session.task_lease.close()
         session.pages.close(is_stopped=session.stopping.is_set())
@@ -272,7 +286,7 @@ def _show_best(session: _Session, tested: TestScore | None) -> None:
     text = None if tested is None else str(tested)
     session.pages.study_told(session.study, text)
     if (best := best_trial(session.study)) is not None:
-        session.pages.best_told(best, text, session.spec.num_trials)
+        session.pages.best_told(best, text, session.spec.num_expected(best.number + 1))
 
 
 def _complete_list(session: _Session) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -27,7 +28,7 @@ from hpo.store.budget import HOUR_S, Budget
 from hpo.store.databaseurl import DATABASE_FILE
 from hpo.store.durations import busy_s, span_s
 from hpo.store.study import best_of, best_of_optuna, finished_trials, is_foreign, score
-from hpo.wording import describe_time, describe_values, format_seconds
+from hpo.wording import describe_time, describe_values, format_score, format_seconds
 from trainer.wording import counted
 
 MIN_TRIALS_FOR_QUARTILES = 8
@@ -55,6 +56,7 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     def say(text: str = "") -> None:
         tell(console, text)
 
+    shown = partial(format_score, name=spec.objective.key)
     say()
     if spec.is_synthetic:
         say(DEMO_BANNER)
@@ -76,14 +78,16 @@ def show_summary(spec: StudySpec, study: optuna.Study, ending: Ending, console: 
     line = f"best trial: number {number}, of {among}, {pruned} of them pruned"
     if len(scores) >= MIN_TRIALS_FOR_QUARTILES:
         quartile = len(scores) // 4
-        line += f"; half of all reach {scores[quartile]:.4f} to {scores[-1 - quartile]:.4f}"
+        line += f"; half of all reach {shown(scores[quartile])} to {shown(scores[-1 - quartile])}"
     say(line)
     say(f"  parameters: {describe_values(best.params)}")
-    say(f"  {spec.objective} {value:.4f} on {selection_text(spec)}{direction.remark}")
+    say(f"  {spec.objective} {shown(value)} on {selection_text(spec)}{direction.remark}")
     _explain_score(spec, value, has_model=ending.model_of == number, say=say)
     other = best_of_optuna(study)
     if other is not None and other.value is not None and other.number != number:
-        text = optuna_means(other.number, other.value, is_foreign=is_foreign(other))
+        text = optuna_means(
+            other.number, other.value, spec.objective.key, is_foreign=is_foreign(other)
+        )
         why = "" if is_foreign(other) else "it is not complete; "
         say(f"  ({why}Optuna's best is {text})")
     if ending.model_of is not None and ending.model_of != number:

@@ -145,15 +145,14 @@ class Teller:
             curve=attempt_result.curve,
             is_paused=is_paused,
         )
-        self.pages.trial_told(told, self.spec.num_trials)
+        self.pages.trial_told(told, self.spec.num_expected(job.number + 1))
 
     def _record_pause(self, job: Job) -> None:
         """Remove states that are not needed any more, and write the list."""
         assert self.pausing is not None
         known = self.lease_manager.known_trials()
         # Where nobody knows how many will come: those that are here are half of them, say.
-        expected = 2 * len(known) if self.spec.is_open_ended else self.spec.num_trials
-        self.pausing.drop_states(known, expected)
+        self.pausing.drop_states(known, self.spec.num_expected(2 * len(known)))
         try:
             self.retry.call(self.results.refresh_list_acc, self.study)
         except OSError as error:

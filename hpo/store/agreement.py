@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sqlalchemy.orm import sessionmaker
 from hpo.errors import StorageError, UsageError
 from hpo.keys import BUDGET, FIRST, IDENTITY, NUM_TRIALS, PAUSED
 from hpo.objective import objective_in
+from hpo.store import clock
 from hpo.store.connections import engine_settings
 from hpo.store.damage import refuse_damaged
 from hpo.store.database import locking_engine
@@ -175,7 +175,7 @@ def start_over(storage: RDBStorage, study_id: int, identity: Mapping[str, str]) 
             session.execute(
                 update(trial)
                 .where(trial.study_id == study_id, trial.state == TrialState.WAITING)
-                .values(state=TrialState.FAIL, datetime_complete=dt.datetime.now())
+                .values(state=TrialState.FAIL, datetime_complete=clock.utc_now())
                 .execution_options(synchronize_session=False)
             )
             session.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
@@ -22,12 +22,31 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
 _Attribute = models.TrialUserAttributeModel
 _Paused, _Attempt = aliased(_Attribute), aliased(_Attribute)
+# The column itself: the model's attribute of that name is converted to local time.
+STARTED: Any = _Trial.__table__.c.datetime_start
+_FREE: Any = select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat, STARTED).outerjoin(
+    _Heartbeat, _Heartbeat.trial_id == _Trial.trial_id
+)
 
 
 def is_dead(now: dt.datetime, lease_s: float) -> ColumnElement[bool]:
     """Say of a heartbeat whether the lease is over."""
     expired = now - dt.timedelta(seconds=lease_s)
     return _Heartbeat.heartbeat.is_(None) | (_Heartbeat.heartbeat < expired)
+
+
+class Free(NamedTuple):
+    """A trial that may be taken."""
+
+    trial_id: int
+    state: TrialState
+    heartbeat: dt.datetime | None
+    started: dt.datetime | None  # UTC, as the column has it
+
+
+def find(connection: Connection, trial_id: int) -> Free:
+    """Return a trial by its id."""
+    return Free(*connection.execute(_FREE.where(_Trial.trial_id == trial_id)).one())
 
 
 def find_free(
@@ -37,8 +56,8 @@ def find_free(
     spared: Collection[str] | None,
     *,
     begun_only: bool = False,
-) -> tuple[int, TrialState, dt.datetime | None] | None:
-    """Return the first trial that may be taken: its id, state and heartbeat.
+) -> Free | None:
+    """Return the first trial that may be taken.
 
     First come those of silent drivers, then what was given back, then what somebody has enqueued;
     a trial that is paused waits for `hpo.store.pausing`.
@@ -54,9 +73,7 @@ def find_free(
         is_anothers = _Attribute.key.is_not(None) & _Attribute.value_json.not_in(tokens)
         is_free |= (_Trial.state == TrialState.RUNNING) & is_dead & is_anothers
     found: Any = connection.execute(
-        select(_Trial.trial_id, _Trial.state, _Heartbeat.heartbeat)
-        .outerjoin(_Heartbeat, _Heartbeat.trial_id == _Trial.trial_id)
-        .outerjoin(_Attribute, _has_token())
+        _FREE.outerjoin(_Attribute, _has_token())
         .outerjoin(_Paused, (_Paused.trial_id == _Trial.trial_id) & (_Paused.key == PAUSED))
         .outerjoin(_Attempt, (_Attempt.trial_id == _Trial.trial_id) & (_Attempt.key == ATTEMPT))
         .where(_Trial.study_id == study_id, is_free)
@@ -66,7 +83,7 @@ def find_free(
         )
         .limit(1)
     ).first()
-    return found and tuple(found)
+    return found and Free(*found)
 
 
 def count_trials(connection: Connection, study_id: int) -> tuple[int, int]:

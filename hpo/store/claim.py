@@ -9,10 +9,12 @@ from typing import Any
 
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, false, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, false, func, insert, update
 
-from hpo.keys import ATTEMPT, CRASHES, DEATHS, PAUSED, SPENT, TOKEN, UNTIL
-from hpo.store.available import find_free
+from hpo.keys import ATTEMPT, BEGAN, CRASHES, DEATHS, PAUSED, SPENT, TOKEN, UNTIL
+from hpo.records import began_text
+from hpo.store import clock
+from hpo.store.available import Free, find, find_free
 from hpo.store.trial_rows import TrialRows
 
 _Trial, _Heartbeat = models.TrialModel, models.TrialHeartbeatModel
@@ -51,7 +53,7 @@ def start_new(connection: Connection, study_id: int, token: str, number: int) ->
         number=number,
         study_id=study_id,
         state=TrialState.RUNNING,
-        datetime_start=dt.datetime.now(),
+        datetime_start=clock.utc_now(),
     )
     key: Any = connection.execute(trial).inserted_primary_key
     trial_id = int(key.trial_id)
@@ -82,16 +84,12 @@ def take_over(
     found = find_free(connection, study_id, is_late, spared, begun_only=begun_only)
     if found is None:
         return None
-    trial_id, state, heartbeat = found
-    return _take(connection, token, trial_id, state, heartbeat, is_late)
+    return _take(connection, token, found, is_late)
 
 
 def promote(connection: Connection, token: str, trial_id: int, until: int) -> Lease | None:
     """Take a trial that is paused, to train it until another epoch."""
-    heartbeat = connection.scalar(
-        select(_Heartbeat.heartbeat).where(_Heartbeat.trial_id == trial_id)
-    )
-    lease = _take(connection, token, trial_id, TrialState.WAITING, heartbeat, false())
+    lease = _take(connection, token, find(connection, trial_id), false())
     if lease is None:
         return None
     rows = TrialRows(connection, trial_id)
@@ -103,11 +101,10 @@ def promote(connection: Connection, token: str, trial_id: int, until: int) -> Le
 def _take(
     connection: Connection,
     token: str,
-    trial_id: int,
-    state: TrialState,
-    heartbeat: dt.datetime | None,
+    found: Free,
     is_late: ColumnElement[bool],
 ) -> Lease | None:
+    trial_id, state, heartbeat, started = found
     beat = update(_Heartbeat).where(_Heartbeat.trial_id == trial_id)
     if state == TrialState.RUNNING:
         beat = beat.where(is_late)
@@ -119,17 +116,22 @@ def _take(
         update(_Trial)
         .where(_Trial.trial_id == trial_id, _Trial.state == state)
         # Else the time between the attempts would count as the trial's.
-        .values(state=TrialState.RUNNING, datetime_start=dt.datetime.now())
+        .values(state=TrialState.RUNNING, datetime_start=clock.utc_now())
     )
     if taken.rowcount != 1:
         return None
-    return _continue(TrialRows(connection, trial_id), token, has_died=state == TrialState.RUNNING)
+    rows = TrialRows(connection, trial_id)
+    return _continue(rows, token, started, has_died=state == TrialState.RUNNING)
 
 
-def _continue(rows: TrialRows, token: str, *, has_died: bool) -> Lease:
-    """Count the next attempt at a trial that was taken over."""
-    known = rows.attributes((ATTEMPT, CRASHES, DEATHS, UNTIL, SPENT))
+def _continue(
+    rows: TrialRows, token: str, started: dt.datetime | None, *, has_died: bool
+) -> Lease:
+    """Count the next attempt at a trial that was taken over, and keep when the first began."""
+    known = rows.attributes((ATTEMPT, BEGAN, CRASHES, DEATHS, UNTIL, SPENT))
     written = {TOKEN: token, ATTEMPT: 1 + known.get(ATTEMPT, 0)}
+    if BEGAN not in known and started is not None:
+        written[BEGAN] = began_text(started)
     num_deaths = 0
     if has_died:
         before, last_epoch = known.get(DEATHS, (0, 0))

@@ -1,7 +1,11 @@
-"""The clocks of leases, and of a study's budget: they go on while the machine sleeps."""
+"""The clocks of leases, and of a study's budget: they go on while the machine sleeps.
+
+And the time of day of trials' starts and ends.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 from sqlalchemy import Connection, text
@@ -24,3 +28,8 @@ def seconds() -> float:
 def database_seconds(connection: Connection) -> float:
     """Return the seconds since 1970 by the database's clock, which all drivers share."""
     return float(connection.scalar(text(f"SELECT {_DATABASE_SECONDS[connection.dialect.name]}")))
+
+
+def utc_now() -> dt.datetime:
+    """Return the time of day as Optuna's tables hold it: UTC, without saying so."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -13,7 +13,7 @@ connection breaks before the answer.
 
 Every statement is a round trip, and every transaction a write to the disk, so there are few of
 either: the tables are written directly, by SQLAlchemy's Core. This module, `claim`, `available`,
-`trial_rows`, `task_lease` and `agreement` know Optuna's tables (5.0:
+`trial_rows`, `task_lease`, `presence` and `agreement` know Optuna's tables (5.0:
 `optuna.storages._rdb.models`), `sampling` uses its private names and `hpo.study.queries` reads its
 tables, which is why that version is pinned.
 """
@@ -50,6 +50,7 @@ from hpo.store.pausing import (
     read_known,
     read_paused,
 )
+from hpo.store.presence import Presence
 from hpo.store.shared_budget import SharedBudget, settle
 from hpo.store.trial_rows import TrialRows
 from trainer.direction import Direction
@@ -91,6 +92,7 @@ class LeaseManager:
         self._direction: Direction | None = None  # once it was read
         self._engine = locking_engine(storage)
         self.budget = SharedBudget(self._engine, study_id)
+        self.presence = Presence(self._engine, study_id, owner=owner, lease_s=lease_s)
         self._owns_engine = self._engine is not storage.engine
 
     def claim(
@@ -174,11 +176,6 @@ class LeaseManager:
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if somebody else has the trial or it is finished."""
         return self._as_owner(lease, lambda rows: None)
-
-    def ping(self) -> None:
-        """Ask the database for a sign of life."""
-        with self._engine.connect() as connection:
-            connection.execute(select(1))
 
     def set_params(self, lease: Lease, trial: FrozenTrial) -> bool:
         """Store the parameters of a trial, if it is still ours; say whether it is."""

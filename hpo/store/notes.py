@@ -26,7 +26,7 @@ def write_note(connection: Connection, study_id: int, trial_id: int | None, text
     """Write the note of a trial, or of the study, unless there is one that is not ours.
 
     Args:
-        connection: in a transaction that locks from its first statement on.
+        connection: in a transaction that has begun with `lock_notes`.
         study_id: the study's.
         trial_id: the trial's, None for the study's own note.
         text: in Markdown.
@@ -57,10 +57,15 @@ def write_note(connection: Connection, study_id: int, trial_id: int | None, text
     return True
 
 
-def is_there(connection: Connection, study_id: int) -> bool:
-    """Say whether a study is there: SQLite would take a note of one that is not."""
+def lock_notes(connection: Connection, study_id: int) -> bool:
+    """Wait for the lock of the study's claims; say whether the study is there.
+
+    Other drivers write notes, too. On servers each row of a note locks the study in passing, so
+    any other order than that of the claims, which begin with it, would be a deadlock. Where there
+    is no study, SQLite would take a note of it.
+    """
     query = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
-    return connection.scalar(query) is not None
+    return connection.scalar(query.with_for_update()) is not None
 
 
 def _keys(trial_id: int | None) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import aliased
 
 from hpo.keys import END, PAUSED, SPENT, TOKEN
 from hpo.records import PauseRecord
-from hpo.store.available import count_trials
+from hpo.store.available import STARTED, count_trials
 from hpo.store.claim import Lease, promote, start_new
 from hpo.store.trial_rows import TrialRows
 from trainer.direction import Direction
@@ -215,9 +215,7 @@ def read_known(
 ) -> list[KnownTrial]:
     """Return our trials that have not failed, with their curves, and what they took if asked."""
     is_theirs = _Token.key.is_(None) & (_Trial.state != TrialState.WAITING)
-    # The column itself: the model's attribute of that name is converted to local time.
-    started: Any = _Trial.__table__.c.datetime_start
-    columns: Any = (_Trial.trial_id, _Trial.number, _Trial.state, started)
+    columns: Any = (_Trial.trial_id, _Trial.number, _Trial.state, STARTED)
     trials: Any = connection.execute(
         select(*columns, _Attribute.value_json)
         .outerjoin(

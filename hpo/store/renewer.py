@@ -1,4 +1,4 @@
-"""Renews a driver's leases in the background."""
+"""Renews a driver's leases, and its sign of life, in the background."""
 
 from __future__ import annotations
 
@@ -93,5 +93,4 @@ class Renewer:
                 with self._lock:
                     if lease.token in self._held:  # it may have been finished meanwhile
                         self._lost.add(lease.token)
-        if not held:
-            self._lease_manager.ping()
+        self._lease_manager.presence.renew()

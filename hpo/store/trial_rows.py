@@ -17,6 +17,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from hpo.store import clock
+
 _Trial, _Objective = models.TrialModel, models.TrialValueModel
 _Attribute, _Param = models.TrialUserAttributeModel, models.TrialParamModel
 _Value = models.TrialIntermediateValueModel
@@ -95,8 +97,7 @@ class TrialRows:
         """Set the trial's state; the time of its end too, if it is one, by default now."""
         columns: dict[str, Any] = {"state": state}
         if state.is_finished():
-            # naive, as Optuna writes it
-            columns["datetime_complete"] = ended or dt.datetime.now()
+            columns["datetime_complete"] = ended or clock.utc_now()
         self.connection.execute(
             update(_Trial).where(_Trial.trial_id == self.trial_id).values(columns)
         )

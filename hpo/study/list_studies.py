@@ -10,6 +10,9 @@ from hpo.objective import objective_in
 from hpo.study.common import choose_study, database_url, reading, say, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
 from hpo.study.queries import StudyReader, study_names
+from hpo.wording import format_score
+
+BEST = "best "  # a column of the score of that name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +42,16 @@ def list_studies(options: ListOptions) -> None:
                     "finished": states.get("COMPLETE", 0) + states.get("PRUNED", 0),
                     "running": states.get("RUNNING", 0),
                     "failed": states.get("FAIL", 0),
-                    f"best {objective}": best.score if best else None,
+                    f"{BEST}{objective}": best.score if best else None,
                 }
             )
     if options.as_json:
         show_json(rows)
     elif rows:
-        show_table(rows)
+        show_table([{key: _text(key, value) for key, value in row.items()} for row in rows])
     else:
         say("no studies")
+
+
+def _text(key: str, value: object) -> object:
+    return format_score(value, key.removeprefix(BEST)) if isinstance(value, float) else value

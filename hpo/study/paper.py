@@ -14,8 +14,9 @@ from hpo.objective import DEFAULT, Objective
 from hpo.records import run_of
 from hpo.results.metrics import WITH, WITHOUT
 from hpo.store.study import score
-from hpo.wording import ABSENT, describe_values, latex
+from hpo.wording import ABSENT, describe_values, format_score, latex
 from trainer import rundir
+from trainer.figures import DICE_DATASET
 from trainer.keypath import get_path
 from trainer.wording import counted
 
@@ -91,9 +92,13 @@ def _row(
     return {
         "trial": str(trial.number),
         "values": describe_values(trial.params),
-        "selected": f"{score(trial, objective.direction):.4f}",
+        "selected": format_score(score(trial, objective.direction) or 0.0, objective.key),
         "seeds": str(len(results)),
-        **({} if objective.is_default else {objective.key: spread(results, "score")}),
+        **(
+            {}
+            if objective.is_default
+            else {objective.key: spread(results, "score", objective.key)}
+        ),
         "dice_dataset": spread(results, "dice_dataset"),
         "95 % interval": str(interval) if interval else ABSENT,
         "dice_per_image": spread(results, "dice_per_image"),
@@ -114,10 +119,14 @@ def _classes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for e in results for name in e.get("dice_per_class") or {}))
 
 
-def spread(results: Sequence[Mapping[str, Any]], key: str) -> str:
+def spread(results: Sequence[Mapping[str, Any]], key: str, objective: str = DICE_DATASET) -> str:
     """Return mean ± standard deviation of a figure; the mean alone for one training."""
     values = [entry[key] for entry in results if entry.get(key) is not None]
     if not values:
         return ABSENT
-    mean = f"{statistics.fmean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    mean = format_score(statistics.fmean(values), objective)
+    return (
+        f"{mean} ± {format_score(statistics.stdev(values), objective)}"
+        if len(values) > 1
+        else mean
+    )

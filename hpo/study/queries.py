@@ -30,8 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from hpo.keys import BUDGET, PAUSED, TOKEN
-from hpo.records import RunRecord
+from hpo.keys import BEGAN, BUDGET, DRIVER, PAUSED, TOKEN
+from hpo.records import PresenceRecord, RunRecord, read_began
 from hpo.store import clock
 from hpo.store.budget import Budget
 from trainer.direction import Direction
@@ -49,6 +49,10 @@ _DIRECTIONS = Table(
     "study_directions", _METADATA,
     Column("study_id", Integer), Column("objective", Integer),
     Column("direction", Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")),
+)  # fmt: skip
+_SYSTEM_ATTRIBUTES = Table(
+    "study_system_attributes", _METADATA,
+    Column("study_id", Integer), Column("key", String), Column("value_json", String),
 )  # fmt: skip
 _TRIALS = Table(
     "trials", _METADATA,
@@ -77,9 +81,11 @@ _HEARTBEATS = Table(
     "trial_heartbeats", _METADATA, Column("trial_id", Integer), Column("heartbeat", DateTime)
 )  # fmt: skip
 
+NUM_LEASES = 3  # of its own within which a driver is heard of, or it is dead
 DEFAULT_LEASE_S = 30.0  # of a trial that has recorded none yet
 COUNTED = ("COMPLETE", "PRUNED")
 _STATE = _TRIALS.c.state
+_BEGAN = _ATTRIBUTES.alias()
 _OURS = select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == TOKEN)
 
 
@@ -123,9 +129,17 @@ class Running:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its driver has been heard of within three of its own leases."""
+        """Whether its driver has been heard of lately."""
         lease_s = float(self.provenance.get("lease_s", DEFAULT_LEASE_S))
-        return self.silent_s is not None and self.silent_s < 3 * lease_s
+        return self.silent_s is not None and self.silent_s < NUM_LEASES * lease_s
+
+
+class Pace(NamedTuple):
+    """How many trials have finished in a time, up to the last one."""
+
+    num_finished: int
+    begin: dt.datetime
+    end: dt.datetime
 
 
 class StudyReader:
@@ -232,27 +246,44 @@ class StudyReader:
             for trial_id, number, state, text in self._rows(query)
         ]
 
-    def last_completions(self, number: int) -> list[tuple[dt.datetime, dt.datetime]]:
-        """Return start and end (UTC) of the trials that finished last, the latest first."""
+    def pace(self, number: int) -> Pace | None:
+        """Return how fast trials finish, by the last ones that did; None where none has.
+
+        The times are UTC.
+        """
+        end = _TRIALS.c.datetime_complete
         query = (
-            select(_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete)
-            .where(
-                self._is_counted(),
-                _TRIALS.c.datetime_start.is_not(None),
-                _TRIALS.c.datetime_complete.is_not(None),
-            )
-            .order_by(_TRIALS.c.datetime_complete.desc())
+            select(_TRIALS.c.datetime_start, end, _BEGAN.c.value_json)
+            .outerjoin(_BEGAN, _has_begun())
+            .where(self._is_counted(), _TRIALS.c.datetime_start.is_not(None), end.is_not(None))
+            .order_by(end.desc())
             .limit(number)
         )
-        return [(start, end) for start, end in self._rows(query)]
+        last = self._rows(query)
+        if not last:
+            return None
+        begin = min(_first(start, text) for start, _, text in last)
+        # Others, too: a trial that was paused may have begun long before the last ones.
+        ((num_finished,),) = self._rows(
+            select(func.count()).where(self._is_counted(), end >= begin)
+        )
+        return Pace(int(num_finished), begin, last[0][1])
 
     def span(self) -> tuple[dt.datetime, dt.datetime] | None:
         """Return the first trial's start and the last one's end (UTC), if there are both."""
-        query = select(
-            func.min(_TRIALS.c.datetime_start), func.max(_TRIALS.c.datetime_complete)
-        ).where(_TRIALS.c.study_id == self._study_id)
-        ((start, end),) = self._rows(query)
-        return (start, end) if start is not None and end is not None else None
+        query = (
+            select(
+                func.min(_TRIALS.c.datetime_start),
+                func.max(_TRIALS.c.datetime_complete),
+                func.min(_BEGAN.c.value_json),
+            )
+            .outerjoin(_BEGAN, _has_begun())
+            .where(_TRIALS.c.study_id == self._study_id)
+        )
+        ((start, end, text),) = self._rows(query)
+        if start is None or end is None:
+            return None
+        return _first(start, text), end
 
     def running(self, provenance: str) -> list[Running]:
         """Return the trials that are claimed; `provenance` is the attribute that says where."""
@@ -295,6 +326,20 @@ class StudyReader:
             for trial_id, number, start, heartbeat, text in rows
         ]
 
+    def has_driver(self) -> bool:
+        """Say whether a driver is at work, be it between two trials."""
+        columns = _SYSTEM_ATTRIBUTES.c
+        query = select(columns.value_json).where(
+            columns.study_id == self._study_id,
+            columns.key.startswith(DRIVER.format(""), autoescape=True),
+        )
+        records: list[PresenceRecord] = [json.loads(text) for (text,) in self._rows(query)]
+        if not records:
+            return False
+        with self._engine.connect() as connection:
+            now = clock.database_seconds(connection)
+        return any(now - each["renewed"] < NUM_LEASES * each["lease_s"] for each in records)
+
     def now(self) -> dt.datetime:
         """Return the database's clock, as it writes heartbeats."""
         (value,) = self._rows(select(func.now()))[0]
@@ -324,6 +369,16 @@ def study_names(engine: Engine) -> dict[str, int]:
     query = select(_STUDIES.c.study_name, _STUDIES.c.study_id).order_by(_STUDIES.c.study_id)
     with engine.connect() as connection:
         return {name: int(number) for name, number in connection.execute(query)}
+
+
+def _has_begun() -> ColumnElement[bool]:
+    return (_BEGAN.c.trial_id == _TRIALS.c.trial_id) & (_BEGAN.c.key == BEGAN)
+
+
+def _first(start: dt.datetime, text: str | None) -> dt.datetime:
+    """Return the first of a trial's last start and its attribute BEGAN, which it may lack."""
+    began = read_began(json.loads(text)) if text else None
+    return start if began is None else min(start, began)
 
 
 def _decode(value: float, distribution: str) -> Any:

@@ -16,11 +16,12 @@ from hpo.keys import END, IDENTITY, NUM_TRIALS, PROVENANCE, TITLE
 from hpo.objective import Objective, objective_in
 from hpo.records import noted_score, notes_score
 from hpo.run.progress import optuna_means
+from hpo.store import clock
 from hpo.store.budget import is_open_ended
 from hpo.study.common import database_url, open_reader, reading, say_prose, show_json, show_table
 from hpo.study.options import AsJson, StudyOptions
-from hpo.study.queries import COUNTED, Best, Foreign, Note, Running, StudyReader
-from hpo.wording import describe_left, describe_time, describe_values, format_seconds
+from hpo.study.queries import COUNTED, Best, Foreign, Note, Pace, Running, StudyReader
+from hpo.wording import describe_left, describe_time, describe_values, format_score, format_seconds
 from trainer.direction import Direction
 
 EXIT_CODES = {"finished": 0, "running": 3, "stopped": 4}
@@ -62,6 +63,8 @@ def status(options: StatusOptions) -> None:
 
 def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     """Return where a study stands, ready for JSON."""
+    # First, or one that ends its last trial and leaves meanwhile would seem to have stopped short.
+    has_driver = reader.has_driver()
     states = reader.states()
     num_finished = states.get("COMPLETE", 0) + states.get("PRUNED", 0)
     budget = reader.budget()
@@ -73,13 +76,14 @@ def read_status(name: str, reader: StudyReader) -> dict[str, Any]:
     ends = reader.notes(END)
     foreign = reader.foreign()
     best = _best(ends, num_finished - len(foreign), reader.direction) or reader.best()
-    rate = _rate(reader.last_completions(RATE_WINDOW), reader.now() if running else None)
-    is_alive = any(trial.is_alive for trial in running)
+    rate = _rate(reader.pace(RATE_WINDOW), clock.utc_now() if running else None)
+    is_alive = has_driver or any(trial.is_alive for trial in running)
     num_open = states.get("WAITING", 0) + states.get("PAUSED", 0)
     if budget is not None:
         is_done = budget.is_done or bool(total and num_finished >= total)
     else:
-        is_done = num_finished >= total if total else not running and not num_open
+        is_open = bool(is_alive or running or num_open)
+        is_done = num_finished >= total if total else bool(states) and not is_open
     left = max(0, total - num_finished) if total else None
     return {
         "study": name,
@@ -168,21 +172,18 @@ def _best_of_optuna(
     return {"trial": number, objective.key: value, "is_foreign": is_foreign}
 
 
-def _rate(
-    completions: list[tuple[dt.datetime, dt.datetime]], now: dt.datetime | None
-) -> float | None:
-    """Return trials per second over the last ones that finished; a pause before them is no part.
+def _rate(pace: Pace | None, now: dt.datetime | None) -> float | None:
+    """Return trials per second since the first of the last ones began; what was before is no part.
 
     While trials run, time passes up to now, so a study that slows down shows it.
     """
-    if not completions:
+    if pace is None:
         return None
-    begin = min(start for start, _ in completions)
-    end = completions[0][1]
+    num_finished, begin, end = pace
     if now is not None:
         end = max(end, min(now, end + (end - begin)))
     seconds = (end - begin).total_seconds()
-    return len(completions) / seconds if seconds > 0 else None
+    return num_finished / seconds if seconds > 0 else None
 
 
 def _describe_running(trial: Running, objective: Objective) -> dict[str, Any]:
@@ -267,14 +268,18 @@ def _show(entry: dict[str, Any]) -> None:
     best, key = entry["best"], entry["objective"]
     if best is not None:
         say_prose(
-            f"  best: trial {best['trial']}, {key} {best[key]:.4f} "
+            f"  best: trial {best['trial']}, {key} {format_score(best[key], key)} "
             f"(epoch {best['epoch']}), {describe_values(best['params'])}"
         )
     other = entry["best_of_optuna"]
     if other is not None and (best is None or other["trial"] != best["trial"]):
-        means = optuna_means(other["trial"], other[key], is_foreign=other["is_foreign"])
+        means = optuna_means(other["trial"], other[key], key, is_foreign=other["is_foreign"])
         say_prose(f"  Optuna's best: {means}")
-    for heading, rows in (("hosts", entry["hosts"]), ("running", entry["running"])):
+    running = [
+        {**row, key: row[key] if row[key] is None else format_score(row[key], key)}
+        for row in entry["running"]
+    ]
+    for heading, rows in (("hosts", entry["hosts"]), ("running", running)):
         if rows:
             say_prose(f"\n{heading}")
             show_table(rows[:MAX_ROWS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from hpo.records import end_of, run_of
 from hpo.results.metrics import describe_classes
 from hpo.run.progress import optuna_means
 from hpo.study.common import say, say_prose
-from hpo.wording import fold
+from hpo.wording import fold, format_score
 from trainer.direction import Direction
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MIN_CHARS = 24  # of a value, however narrow the screen is
 
 def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[str, Any]:
     """Return what is known of a trial, ready for JSON."""
+    from hpo.store.durations import first_start
     from hpo.store.study import (
         best_epoch,
         is_foreign,
@@ -52,7 +54,7 @@ def describe_trial(trial: FrozenTrial, objective: Objective = DEFAULT) -> dict[s
         "dice_per_class": end.get("dice_per_class"),
         f"last_{objective}": last_score(trial),
         "epochs": max(values, default=0),
-        "started": _time(trial.datetime_start),
+        "started": _time(first_start(trial)),
         "seconds": None if seconds is None else round(seconds, 1),
         "durations": end.get("seconds"),
         "end": end.get("end"),
@@ -95,8 +97,10 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
     """Print what is known of a trial, with the end of its log."""
     from tabulate import tabulate
 
+    objective = entry.get("objective", DEFAULT.key)
+    shown = partial(format_score, name=objective)
     rows: list[tuple[str, object]] = [
-        (key, _text(key, value, entry.get("objective", DEFAULT.key)))
+        (key, _text(key, value, objective))
         for key, value in entry.items()
         if value is not None and key not in ("params", "curve", "config", "log_tail")
     ]
@@ -110,8 +114,8 @@ def show_trial(entry: dict[str, Any], *, with_log: bool) -> None:
         direction = Direction(entry.get("direction", DEFAULT.direction))
         best = direction.best(curve)
         say_prose(
-            f"curve: {sparkline(curve, direction)} first {curve[0]:.4f}, best {best:.4f} (epoch "
-            f"{entry['epoch']}), last {curve[-1]:.4f} (epoch {entry['epochs']})"
+            f"curve: {sparkline(curve, direction)} first {shown(curve[0])}, best {shown(best)} "
+            f"(epoch {entry['epoch']}), last {shown(curve[-1])} (epoch {entry['epochs']})"
         )
     if with_log:
         _show_log(entry)
@@ -133,10 +137,14 @@ def _text(key: str, value: Any, objective: str) -> str:
     if key == "data":
         return f"hash {value.get('hash')}, folder {value.get('folder')}"
     if key == "best_of_optuna":
-        return optuna_means(value["trial"], value[objective], is_foreign=value["is_foreign"])
+        return optuna_means(
+            value["trial"], value[objective], objective, is_foreign=value["is_foreign"]
+        )
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items() if part)
-    return f"{value:.4f}" if key in (objective, f"last_{objective}") else str(value)
+    if key in (objective, f"last_{objective}"):
+        return format_score(value, objective)
+    return str(value)
 
 
 def _show_log(entry: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from hpo.objective import Objective, objective_of
 from hpo.records import end_of, run_of
 from hpo.study.common import opened_study, say, say_prose, show_json
 from hpo.study.options import AsJson, StudyOptions
-from hpo.wording import ABSENT, format_seconds
+from hpo.wording import ABSENT, format_score, format_seconds
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -101,7 +101,9 @@ def _show(rows: Sequence[Mapping[str, Any]], objective: Objective) -> None:
         {
             "trial": row["trial"],
             "state": row["state"],
-            name: ABSENT if row[objective.key] is None else f"{row[objective.key]:.4f}",
+            name: ABSENT
+            if row[objective.key] is None
+            else format_score(row[objective.key], objective.key),
             "epoch": ABSENT if row["epoch"] is None else f"{row['epoch']} of {row['epochs']}",
             "time": ABSENT if row["seconds"] is None else format_seconds(row["seconds"]),
             **({"host": row["host"] or ABSENT} if len(hosts) > 1 else {}),

@@ -9,7 +9,17 @@ import cv2
 import numpy as np
 import optuna
 import pytest
+from optuna_dashboard import get_note
 from support import Run, list_acc, one_error, optimize, standin_settings, write_discs
+
+from hpo.errors import UsageError
+from hpo.objective import Objective, parse_objective
+from hpo.python.opened import _columns
+from hpo.study.queries import Running
+from hpo.study.status import _describe_running
+from hpo.study.trial_report import describe_trial
+from hpo.study.trials import _row
+from hpo.wording import format_score
 
 RISING = [0.1, 0.2, 0.3]
 
@@ -80,6 +90,48 @@ def test_score_is_the_figure_that_was_asked_for_wherever_it_is_said(
     page = (tmp_path / "report.html").read_text()
     assert f"had the highest {key} of" in page
     assert f'"score_name": "{key}"' in page or f'"score_name":"{key}"' in page
+
+
+def test_small_score_is_shown_with_its_digits_wherever_it_is_said(
+    discs: Path, run: Run, tmp_path: Path
+) -> None:
+    metrics = {
+        "0": [{"plugins": {"boundary": value}} for value in (-3e-5, -2.3456e-5, -2.4e-5)],
+        "1": [{"plugins": {"boundary": value}} for value in (-9e-5, -8e-5, -7e-5)],
+    }
+    result = search(run, discs, tmp_path, {"metrics": metrics}, "--objective", "boundary")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "boundary -2.346e-05 (epoch 2 of 3)" in result.stdout
+    assert "best -2.346e-05 (trial 0)" in result.stdout
+    assert "  boundary -2.346e-05 on the test images" in result.stdout
+    for command in (("status",), ("best",), ("trials",), ("show", "--trial", "0"), ("list",)):
+        assert "-2.346e-05" in run("rml-study", *command).stdout, command
+    page = (tmp_path / "report.html").read_text()
+    assert "-2.346e-05 at its best epoch" in page
+    assert "[-3e-05,-2.3456e-05,-2.4e-05]" in page.replace(" ", "")
+    for text in (result.stdout, page):
+        assert "-0.0000" not in text
+    note = get_note(optuna.Trial(load(tmp_path), load(tmp_path).trials[0]._trial_id))
+    assert "-2.346e-05" in note
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("dice_dataset", 0.87412, "0.8741"),
+        ("dice_dataset", 1e-9, "0.0000"),
+        ("Dice", 0.5, "0.5000"),
+        ("dice_dataset.lesion", 0.03123, "0.0312"),
+        ("boundary", 0.6, "0.6000"),
+        ("boundary", -0.0, "0.000"),
+        ("boundary", -12.3456, "-12.35"),
+        ("boundary", -1e-5, "-1.000e-05"),
+        ("boundary", 12345.6, "12346"),
+        ("boundary", 1.25e9, "1.250e+09"),
+    ],
+)
+def test_scores_have_as_many_digits_as_they_need(key: str, value: float, shown: str) -> None:
+    assert format_score(value, key) == shown
 
 
 @pytest.mark.parametrize(
@@ -157,6 +209,26 @@ def test_objective_that_trials_cannot_be_compared_by_is_refused(
     result = search(run, discs, tmp_path, {}, f"--objective={key}")
     assert "--objective" in one_error(result)
     assert not (tmp_path / "rml_optimize.db").exists()
+
+
+def test_no_metric_has_a_name_beside_which_its_score_is_said() -> None:
+    """Else one would take the place of the other."""
+    objective, own = Objective("boundary"), {"boundary", "last_boundary"}
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.COMPLETE, value=0.5)
+    running = Running(0, None, None, 1, 0.5, {})
+    found = {
+        *describe_trial(trial, objective),
+        *_row(trial, objective),
+        *_describe_running(running, objective),
+        *_columns(objective.key),
+        *("test", "best_of_optuna"),  # of `rml-study best`
+        *("trial", "epoch", "params", "is_foreign"),  # of the best in `rml-study status`
+        *("values", "selected", "seeds"),  # of `rml-study confirm`
+    }
+    assert own < found
+    for name in found - own:
+        with pytest.raises(UsageError, match="is no figure of an evaluation"):
+            parse_objective(name)
 
 
 def test_our_worker_refuses_a_figure_that_it_does_not_measure(

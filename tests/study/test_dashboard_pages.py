@@ -198,6 +198,19 @@ def test_large_studies_have_no_pictures_and_the_largest_no_notes(
     assert get_note(study)
 
 
+def test_search_by_time_alone_has_notes_and_pictures(
+    run: Run, discs: Path, tmp_path: Path
+) -> None:
+    worker = standin_settings(tmp_path, {})
+    search(run, discs, tmp_path, "--worker", worker, "--hours", 0.002, "--pruner", "none")
+    study = opened(tmp_path)
+    whole = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert whole
+    for trial in whole:
+        assert "**dice_dataset 0." in note_of(study, trial.number)
+        assert get_all_artifact_meta(trial, storage=study._storage)
+
+
 def test_a_search_does_not_fail_for_pictures_that_cannot_be_stored(
     run: Run, discs: Path, tmp_path: Path
 ) -> None:
