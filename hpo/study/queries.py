@@ -237,7 +237,7 @@ class StudyReader:
             select(_TRIALS.c.datetime_start, end, _BEGAN.c.value_json)
             .outerjoin(_BEGAN, _has_begun())
             .where(self._is_counted(), _TRIALS.c.datetime_start.is_not(None), end.is_not(None))
-            .order_by(end.desc())
+            .order_by(end.desc(), _TRIALS.c.number.desc())
             .limit(number)
         )
         last = self._rows(query)
