@@ -66,7 +66,7 @@ def clean(options: CleanOptions) -> None:
         # given back, or paused at a rung: to be resumed
         waiting = reader.numbers("WAITING")
         needed = busy | waiting | _not_stored(folders, reader)
-        found = list(_find_files(folders, needed, is_busy=bool(busy)))
+        found = list(_find_files(folders, needed, is_busy=bool(busy) or reader.has_driver()))
         found += _find_containers(name, reader)
     if not found:
         say(f"nothing to clean in {folder}, and no orphan containers")
@@ -137,7 +137,7 @@ def _find_containers(study: str, reader: StudyReader) -> list[Leftover]:
         for trial in reader.running(PROVENANCE)
         if trial.provenance.get("host") == host and trial.is_alive
     ]
-    if alive or database is None:
+    if alive or reader.has_driver(host) or database is None:
         return []
     try:
         from hpo.launchers.container import ENGINE_ERRORS

@@ -256,7 +256,7 @@ class StudyReader:
             select(_TRIALS.c.datetime_start, end, _BEGAN.c.value_json)
             .outerjoin(_BEGAN, _has_begun())
             .where(self._is_counted(), _TRIALS.c.datetime_start.is_not(None), end.is_not(None))
-            .order_by(end.desc())
+            .order_by(end.desc(), _TRIALS.c.number.desc())
             .limit(number)
         )
         last = self._rows(query)
@@ -326,12 +326,13 @@ class StudyReader:
             for trial_id, number, start, heartbeat, text in rows
         ]
 
-    def has_driver(self) -> bool:
-        """Say whether a driver is at work, be it between two trials."""
+    def has_driver(self, host: str | None = None) -> bool:
+        """Say whether a driver is at work, on that host or any, be it between two trials."""
         columns = _SYSTEM_ATTRIBUTES.c
+        owners = "" if host is None else f"{host}/"
         query = select(columns.value_json).where(
             columns.study_id == self._study_id,
-            columns.key.startswith(DRIVER.format(""), autoescape=True),
+            columns.key.startswith(DRIVER.format(owners), autoescape=True),
         )
         records: list[PresenceRecord] = [json.loads(text) for (text,) in self._rows(query)]
         if not records:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sqlite3
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -237,6 +238,23 @@ def test_replay_trains_to_the_same_numbers(run: Run, trained: Path) -> None:
     recorded, repeated = (np.loadtxt(path)[:, 2:] for path in (first, again))  # loss, accuracy
     np.testing.assert_allclose(repeated, recorded, atol=1e-4)
     assert recorded[0, 0] > recorded[-1, 0]  # it has learned
+
+
+def test_clean_leaves_what_a_driver_between_two_trials_needs(run: Run, searched: Path) -> None:
+    cache = searched / "runs/s/cache"
+    cache.mkdir(exist_ok=True)
+    (cache / "images.bin").write_bytes(b"x" * 5000)
+    record = json.dumps({"renewed": time.time(), "lease_s": 60})
+    change(
+        searched,
+        "INSERT INTO study_system_attributes (study_id, key, value_json) "
+        f"VALUES (1, 'rml:driver:{os.uname().nodename}/x', '{record}')",
+    )
+    study(run, searched, "clean", "--yes")
+    assert (cache / "images.bin").exists()
+    change(searched, "DELETE FROM study_system_attributes WHERE key LIKE 'rml:driver:%'")
+    study(run, searched, "clean", "--yes")
+    assert not cache.exists()
 
 
 def test_clean_removes_what_is_listed_and_nothing_else(run: Run, searched: Path) -> None:
