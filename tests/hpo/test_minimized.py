@@ -113,7 +113,7 @@ def test_lowest_is_the_best_wherever_it_is_said(discs: Path, run: Run, tmp_path:
     for command in (("best",), ("show", "--trial", "1"), ("list",), ("status",)):
         shown = run("rml-study", *command).stdout
         assert "0.6000" in shown or "0.6" in shown.split(), (command, shown)
-    assert "best 0.6000 (epoch 2), last 4.0000" in run("rml-study", "best").stdout
+    assert "best 0.6000 (epoch 2), last 4.000" in run("rml-study", "best").stdout
     top = json.loads(run("rml-study", "trials", "--top", 3, "--json").stdout)
     assert [(each["trial"], each["distance"]) for each in top] == [(1, 0.6), (0, 1.5), (2, 7.0)]
     page = (tmp_path / "report.html").read_text()
