@@ -114,7 +114,7 @@ def test_a_search_writes_what_the_page_has(classes: Path, run: Run, tmp_path: Pa
         "rml-optimize", *optimize(classes, "--num-trials", 1, "--num-epochs", 1),
         "--select-on", "validation", "--objective", "dice_dataset.class_1",
         "--set", 'metrics.plugins=["flat"]', "--set", "metrics.at_size=both",
-        "--set", "metrics.hd95=true", PYTHONPATH=str(tmp_path / "site"),
+        "--set", "metrics.hd95=true", "--launcher", "local", PYTHONPATH=str(tmp_path / "site"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (entry,) = list_acc(tmp_path)
