@@ -143,13 +143,15 @@ def test_study_runs_from_the_publishers_archive(
     result = rml_data("prepare", name, "--source", "raw", "--out", "data")
     assert result.returncode == 0, result.stderr
     assert rml_data("check", "data").returncode == 0
-    result = run("rml-optimize", "--study", name, "--num-trials", 1, "--num-epochs", 1,
+    loss = ("--loss", "NLL") if name == "jsrt" else ()
+    result = run("rml-optimize", "--study", name, *loss, "--num-trials", 1, "--num-epochs", 1,
                  "--layers", "unet:width=4,depth=2", "--resize", "32,32", "--jobs", 1,
                  "--set", "data.batch_size=32", *LOCAL)  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(list_acc(tmp_path)) == 1
     config = json.loads((tmp_path / "best_model/config.json").read_text())["neural_network"]
     assert config["data"]["transforms"][0] == {"resize": [32, 32]}
+    assert (config["loss"].get("weight") is not None) == (name == "jsrt")
     assert "used for this only" in result.stdout
     check_offered_commands(run, tmp_path, result.stdout)
 
