@@ -11,6 +11,7 @@ from hpo.report.content import Report
 from hpo.report.markup import code, esc
 from hpo.store.study import score
 from hpo.wording import ABSENT, describe_values, format_score, latex
+from trainer.figures import DICE_DATASET, DICE_PER_IMAGE
 
 LOADER = "load_model"  # of `trainer`
 CONFIRMED = ("confirm.md", "confirm.tex")
@@ -83,7 +84,7 @@ def paper_table(report: Report) -> tuple[str, str]:
     value = score(best, report.objective.direction) or 0.0
     row[f"{key}, {part}"] = format_score(value, key)
     if "dice_dataset" in test:
-        if test.get("score") is not None and key not in test:
+        if test.get("score") is not None and key not in (DICE_DATASET, DICE_PER_IMAGE):
             row[f"{key}, test"] = format_score(test["score"], key)
         row["dice_dataset, test"] = f"{test['dice_dataset']:.4f}"
         interval = test.get("interval")

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from support import names
 
 from hpo.folders import WorkFolders
-from hpo.keys import END, PAUSED, SPENT, TESTED
+from hpo.keys import END, IDENTITY, PAUSED, SPENT, TESTED
 from hpo.report.cases import (
     NUM_BEST,
     NUM_TYPICAL,
@@ -98,6 +98,17 @@ def test_winner_is_shown_with_its_test_score_and_how_it_was_chosen(page: Path) -
     assert f"of the 30 trials that finished: {best.value:.4f}" in text
     assert "on 20% of the training images" in text
     assert "SYNTHETIC DATA." in text
+
+
+def test_papers_table_has_the_test_figure_of_the_objective(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    identity, key = study.user_attrs[IDENTITY], TESTED.format(winner(study))
+    tested = study.user_attrs[key] | {"dice_with_background": 0.9321, "score": 0.9321}
+    study.set_user_attr(IDENTITY, identity | {"objective": "dice_with_background"})
+    study.set_user_attr(key, tested)
+    text = write_report(study, tmp_path).read_text()
+    assert "dice_with_background, test" in text.split("<h3>Markdown</h3>")[1]
+    assert "0.9321" in text.split("<h3>Markdown</h3>")[1]
 
 
 def test_table_has_every_trial_and_drawings_the_best_of_many(tmp_path: Path) -> None:
