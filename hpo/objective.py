@@ -131,17 +131,14 @@ def parse_objective(text: str) -> Objective:
 
 
 def _directed(key: str, asked: Direction | None) -> Objective:
-    known = None
+    known, worst = None, None
     if is_share(key):
-        known = Direction.MAXIMIZE
+        known, worst = Direction.MAXIMIZE, 0.0
     elif key in plugin_names(METRICS_GROUP):
-        known = direction_of(key)
+        known, worst = direction_of(key), worst_of(key)
     if known is not None and asked not in (None, known):
         remedy = "" if is_share(key) else f", unless its `direction` is {asked.value!r}"
         raise UsageError(f"--objective {key}:{asked}: {key} is to {known}{remedy}")
-    worst = 0.0 if is_share(key) else None
-    if key in plugin_names(METRICS_GROUP):
-        worst = worst_of(key)
     return Objective(key, known or asked or Direction.MAXIMIZE, worst)
 
 

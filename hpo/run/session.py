@@ -64,7 +64,9 @@ def run_session(
             session.tracking.close(SearchEnd(state="failed"), is_stopped=True)
             raise
         is_stopped = stopping.is_set() and failure is None
-        best = None if is_stopped or failure else session.retry.call(best_trial, session.study)
+        best = None
+        if spec.trackers and not is_stopped and failure is None:
+            best = session.retry.call(best_trial, session.study)
         end = how_it_ended(best, tested, failure, spec.objective.direction, is_stopped=is_stopped)
         session.tracking.close(end, is_stopped=stopping.is_set())
         _report(session, tested, failure)

@@ -28,7 +28,7 @@ from trainer.loading.batches import Batches
 from trainer.log import Log
 from trainer.losses import build_loss
 from trainer.metrics.counts import SegmentationCounts
-from trainer.metrics.plugin_metrics import best_direction
+from trainer.metrics.plugin_metrics import best_direction, worst_figure
 from trainer.metrics.regression import RegressionCounts
 from trainer.networks import NetworkFacts
 from trainer.networks.blueprint import make_blueprint
@@ -199,6 +199,7 @@ class _Run:
         )
         batches = self._batches(self.data.train, config.data.batch_size)
         direction = best_direction(config.checkpoints, config.metrics.plugins)
+        worst = worst_figure(config.checkpoints, config.metrics.plugins)
         used = self._used(optimizer, batches)
         if config.checkpoints.best_by is not None:
             used["checkpoints.best_direction"] = direction.value
@@ -210,7 +211,9 @@ class _Run:
             network=self.network,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            keeper=CheckpointKeeper(config.checkpoints, config.num_epochs, direction=direction),
+            keeper=CheckpointKeeper(
+                config.checkpoints, config.num_epochs, direction=direction, worst=worst
+            ),
             intensity_range=self.data.train.stored_range,
         )
         num_done = 0

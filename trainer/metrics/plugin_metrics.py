@@ -48,9 +48,9 @@ def worst_figure(checkpoints: Checkpoints, plugins: Sequence[str]) -> float | No
         ConfigError: the plug-in metric says nonsense.
     """
     name = checkpoints.best_by
-    if name is None or name not in plugins:
-        return 0.0 if name is not None and is_share(name) else None
-    return worst_of(name)
+    if name is None or is_share(name):
+        return 0.0
+    return worst_of(name) if name in plugins else None
 
 
 class PluginMetrics:

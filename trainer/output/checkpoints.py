@@ -84,6 +84,7 @@ class CheckpointKeeper:
             the best checkpoint is kept.
         kept: the file of that one.
         direction: which of two figures is the better one.
+        worst: what a figure counts as that is undefined, None to refuse that.
         replaced: files that a killed run would have removed next.
     """
 
@@ -93,6 +94,7 @@ class CheckpointKeeper:
     kept: Path | None = None
     replaced: list[Path] = field(default_factory=list)
     direction: Direction = Direction.MAXIMIZE
+    worst: float | None = None
 
     @property
     def keeps_one(self) -> bool:

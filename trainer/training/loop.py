@@ -18,7 +18,6 @@ from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictions import Destination
 from trainer.figures import figure_of
 from trainer.log import Log
-from trainer.metrics.plugin_metrics import worst_figure
 from trainer.metrics.records import Evaluation, Step
 from trainer.output.checkpoints import weights_content
 from trainer.output.files import EvaluationRecord, OutputFiles
@@ -139,8 +138,8 @@ class EpochLoop:
             value = round(scores.accuracy, 9)
         else:
             entry = {"epoch": epoch, **scores.as_json()}
-            undefined = worst_figure(self.config.checkpoints, self.config.metrics.plugins)
-            value = figure_of(entry, best_by, "checkpoints.best_by", undefined)
+            worst = self.training.keeper.worst
+            value = figure_of(entry, best_by, "checkpoints.best_by", worst)
         path = self.training.keeper.after_epoch(epoch, value)
         if path is None:
             return None
