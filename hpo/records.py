@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-from hpo.keys import ABOUT, END, MODEL, PAUSED, PROVENANCE
+from hpo.keys import ABOUT, END, MODEL, PROVENANCE
 
 
 class AboutRecord(TypedDict, total=False):
@@ -155,11 +155,6 @@ def noted_score(end: Mapping[str, Any]) -> float | None:
     """Return the score that a trial's end notes, None where it has none, or notes none."""
     value = end.get("score", end.get("dice_dataset"))
     return value if isinstance(value, float | int) else None
-
-
-def paused_of(attributes: Mapping[str, Any]) -> PauseRecord:
-    """Return where a trial that waits is paused; an empty record if it is not."""
-    return cast("PauseRecord", _record(attributes, PAUSED))
 
 
 def recorded_model(attributes: Mapping[str, Any]) -> ModelRecord:
